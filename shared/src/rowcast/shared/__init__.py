@@ -1,1 +1,1 @@
-"""."""
+"""What both sides of rowcast share: the contracts (events, table shapes, row images), configuration, errors."""

@@ -1,0 +1,85 @@
+"""The outbox tables, in the application's own metadata, so that ``create_all`` and Alembic see them.
+
+``docs/architecture.md`` says what their columns mean; capture and triggers write them, the relay empties them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+PREFIX = "rowcast_"
+
+# SQLite gives only an INTEGER PRIMARY KEY its own sequence; AUTOINCREMENT (below) keeps it from using an id again.
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_Document = sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+def _name(length: int) -> sa.types.TypeEngine[str]:
+    """Names compare byte for byte on every engine."""
+    return sa.String(length).with_variant(
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxTables:
+    """The tables that rowcast adds to a primary database."""
+
+    outbox: sa.Table
+    shape: sa.Table
+    lease: sa.Table
+    claim: sa.Table
+
+
+def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
+    """Adds the tables to ``metadata``, or finds them there. They live in the connection's default schema."""
+    return OutboxTables(
+        outbox=_table(
+            metadata,
+            "rowcast_outbox",
+            sa.Column("id", _Id, sa.Identity(), primary_key=True, autoincrement=True),
+            sa.Column("tx", _name(64), nullable=False),
+            sa.Column("ts_ms", sa.BigInteger, nullable=False),
+            sa.Column("complete", sa.Boolean(create_constraint=False)),
+            # An engine that cuts or empties a text it finds too long must fail the application's commit instead.
+            sa.Column(
+                "changes", _Document, sa.CheckConstraint("changes <> ''", name="rowcast_outbox_changes"), nullable=False
+            ),
+        ),
+        shape=_table(
+            metadata,
+            "rowcast_shape",
+            sa.Column("table_name", _name(255), primary_key=True),
+            sa.Column("version", _name(16), primary_key=True),
+            sa.Column("created_ms", sa.BigInteger, nullable=False),
+            sa.Column("shape", _Document, nullable=False),
+        ),
+        lease=_table(
+            metadata,
+            "rowcast_lease",
+            sa.Column("source", _name(100), primary_key=True),
+        ),
+        claim=_table(
+            metadata,
+            "rowcast_claim",
+            sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        ),
+    )
+
+
+def _table(metadata: sa.MetaData, name: str, *columns: sa.Column[Any]) -> sa.Table:
+    if name in metadata.tables:
+        return metadata.tables[name]
+    return sa.Table(
+        name,
+        metadata,
+        *columns,
+        info={"rowcast": False},
+        sqlite_autoincrement=name == "rowcast_outbox",
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )

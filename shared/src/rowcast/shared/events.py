@@ -1,0 +1,133 @@
+"""The messages of the topics: names, keys, envelopes, transaction metadata (Debezium's form, JSON without schema).
+
+``docs/reference/*.schema.json`` describe each kind for other programs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from rowcast.shared.errors import DataError
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def table_topic(source: str, schema: str, table: str) -> str:
+    """``<source>.<schema>.<table>``; what Kafka does not allow in a name becomes ``_``, as Debezium does."""
+    return _ILLEGAL.sub("_", f"{source}.{schema}.{table}")
+
+
+def transaction_topic(source: str) -> str:
+    """Where BEGIN and END of every transaction go, all to partition 0."""
+    return f"{_ILLEGAL.sub('_', source)}.transaction"
+
+
+def schema_topic(source: str) -> str:
+    """Where the tables' shapes go, all to partition 0; compacted."""
+    return f"{_ILLEGAL.sub('_', source)}.schema"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """One change event, as a consumer needs it. ``after`` is None for a delete; ``key`` is the key's columns."""
+
+    op: str
+    key: dict[str, Any]
+    after: dict[str, Any] | None
+    source: str
+    schema: str
+    table: str
+    lsn: int
+    ts_ms: int
+    transaction: str | None
+    total_order: int
+    shape_version: str | None
+
+    @property
+    def full_name(self) -> str:
+        """``schema.table``."""
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEvent:
+    """BEGIN or END. ``data_collections`` maps ``schema.table`` to its number of events (END only)."""
+
+    status: str
+    id: str
+    ts_ms: int
+    lsn: int
+    event_count: int = 0
+    data_collections: Mapping[str, int] | None = None
+
+
+def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
+    """Reads one message of a table topic. Raises DataError, with the reason, if it is no change event."""
+    try:
+        envelope = orjson.loads(value)
+        key_columns: Any = orjson.loads(key) if key else None
+        source = envelope["source"]
+        op = envelope["op"]
+        transaction = envelope.get("transaction")
+        event = ChangeEvent(
+            op, key_columns, envelope["after"], source["name"], source["schema"], source["table"], source["lsn"],
+            source["ts_ms"], transaction["id"] if transaction else None,
+            transaction["total_order"] if transaction else 0, source.get("shape"),
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"not a change event: {_reason(error)}") from error
+    if op not in ("c", "u", "d", "r", "t"):
+        raise DataError(f"not a change event: unknown op {op!r}")
+    if type(event.lsn) is not int:
+        raise DataError(f"not a change event: source.lsn is {event.lsn!r}, not a number")
+    if op != "t" and not isinstance(key_columns, dict):
+        raise DataError("not a change event: the message key is not an object of the primary key's columns")
+    if op in ("c", "u", "r") and not isinstance(event.after, dict):
+        raise DataError(f"not a change event: op {op!r} without a row in 'after'")
+    return event
+
+
+def parse_transaction(value: bytes) -> TransactionEvent:
+    """Reads one message of the transaction topic. Raises DataError, with the reason, if it is none."""
+    try:
+        data = orjson.loads(value)
+        collections = data.get("data_collections")
+        event = TransactionEvent(
+            data["status"], data["id"], data["ts_ms"], data["lsn"], data.get("event_count") or 0,
+            None if collections is None else {c["data_collection"]: c["event_count"] for c in collections},
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"not a transaction event: {_reason(error)}") from error
+    if event.status not in ("BEGIN", "END") or type(event.lsn) is not int:
+        raise DataError(f"not a transaction event: status {event.status!r}, lsn {event.lsn!r}")
+    return event
+
+
+def transaction_value(event: TransactionEvent) -> bytes:
+    """The value of a BEGIN or END message; its key is ``{"id": …}``."""
+    collections = event.data_collections
+    return orjson.dumps(
+        {
+            "status": event.status,
+            "id": event.id,
+            "ts_ms": event.ts_ms,
+            "event_count": event.event_count if event.status == "END" else None,
+            "data_collections": None
+            if collections is None
+            else [{"data_collection": name, "event_count": n} for name, n in collections.items()],
+            "lsn": event.lsn,
+        }
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, orjson.JSONDecodeError):
+        return f"invalid JSON ({error})"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return f"wrong form ({error})"
