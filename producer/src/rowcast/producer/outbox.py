@@ -56,6 +56,8 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("table_name", _name(255), primary_key=True),
             sa.Column("version", _name(16), primary_key=True),
             sa.Column("created_ms", sa.BigInteger, nullable=False),
+            # Whether rows were there when the capture first wrote: they are not in the topics until a snapshot.
+            sa.Column("rows_before", sa.Boolean(create_constraint=False), nullable=False),
             sa.Column("shape", _Document, nullable=False),
         ),
         lease=_table(

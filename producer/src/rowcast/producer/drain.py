@@ -1,0 +1,245 @@
+"""The drain: at commit, one statement re-reads the touched keys and writes their images into the outbox.
+
+It is compiled once for each combination of tables. A row that is there becomes ``c`` or ``u``, a row that is gone ``d``;
+one that came and went within the transaction leaves nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from rowcast.producer.clock import now_ms
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.tables import CapturedTable
+from rowcast.producer.touched import Key, TouchedKey
+from rowcast.shared.images import Concatenation, RowImage
+
+KEYS_PER_ROW = 2_000
+"""An outbox row holds at most this many changes; a larger transaction takes several."""
+
+SINGLES = 32
+"""The same where the engine has no arrays, and each key is a part of the statement of its own."""
+
+OWN = {"rowcast_own": True}
+"""Execution options that mark rowcast's own statements for its listeners."""
+
+_LOCK_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Keys of one table that share an op. ``count`` 0 means an array of any length."""
+
+    table: CapturedTable
+    existed: bool
+    count: int
+
+
+class _Compiled:
+    """A statement made ready once: its text, and how each parameter becomes what the driver takes."""
+
+    def __init__(self, statement: sa.Insert, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        self._sql = str(compiled)
+        self._positions = compiled.positiontup if compiled.positional else None
+        types = {name: bind.type.dialect_impl(dialect) for name, bind in compiled.binds.items()}
+        self._processors = {name: type_.bind_processor(dialect) for name, type_ in types.items()}
+
+    def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> None:
+        ready = {
+            name: parameters[name] if process is None else process(parameters[name])
+            for name, process in self._processors.items()
+        }
+        values = ready if self._positions is None else tuple(ready[name] for name in self._positions)
+        connection.exec_driver_sql(self._sql, values, execution_options=OWN)
+
+
+class Drain:
+    """Writes transactions' changes into the outbox of one engine."""
+
+    def __init__(self, outbox: OutboxTables, dialect: Dialect) -> None:
+        self._outbox = outbox.outbox
+        self._dialect = dialect
+        self._compiled: dict[tuple[_Group, ...], _Compiled] = {}
+        # One parameter for any number of keys where the engine has arrays.
+        self._has_arrays = dialect.name == "postgresql"
+        self._own_transaction_id = dialect.name == "postgresql"
+        self._row_locks = dialect.name != "sqlite"
+
+    def write(self, connection: Connection, touched: Mapping[CapturedTable, dict[Key, TouchedKey]]) -> None:
+        """Runs inside the application's transaction, while it holds the locks of all that it changed."""
+        if self._row_locks:
+            touched = {table: self._locked(connection, table, keys) for table, keys in touched.items()}
+        runs = list(self._runs(touched))
+        pieces = list(_pieces(runs, KEYS_PER_ROW if self._has_arrays else SINGLES))
+        transaction = None if self._own_transaction_id else uuid.uuid4().hex
+        for i, piece in enumerate(pieces):
+            # Only the last row can say that it is the last: the relay looks for more behind any other.
+            self._write_piece(connection, piece, transaction, True if i == len(pieces) - 1 else None)
+
+    def _runs(
+        self, touched: Mapping[CapturedTable, dict[Key, TouchedKey]]
+    ) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
+        for table, keys in touched.items():
+            # Old rows first: a changed key is a delete, then a create.
+            for existed in (True, False):
+                if chosen := [key for key, state in keys.items() if state.existed is existed]:
+                    yield table, existed, chosen
+
+    def _locked(
+        self, connection: Connection, table: CapturedTable, keys: dict[Key, TouchedKey]
+    ) -> dict[Key, TouchedKey]:
+        """Takes the missing locks. What is not there to be locked was not changed by this transaction."""
+        missing = [key for key, state in keys.items() if not state.locked]
+        if not missing:
+            return keys
+        held: set[Key] = set()
+        columns = table.key_columns
+        for start in range(0, len(missing), _LOCK_CHUNK):
+            chunk = missing[start : start + _LOCK_CHUNK]
+            named = columns[0].in_([k[0] for k in chunk]) if len(columns) == 1 else sa.tuple_(*columns).in_(chunk)
+            held.update(map(tuple, connection.execute(sa.select(*columns).where(named).with_for_update())))
+        return {key: state for key, state in keys.items() if state.locked or key in held}
+
+    def _write_piece(
+        self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]], transaction: str | None,
+        complete: bool | None,
+    ) -> None:  # fmt: skip
+        groups = []
+        parameters: dict[str, Any] = {"rowcast_complete": complete}
+        if transaction is not None:
+            parameters["rowcast_tx"] = transaction
+        for g, (table, existed, keys) in enumerate(piece):
+            many = self._has_arrays and len(keys) > 1
+            groups.append(_Group(table, existed, 0 if many else len(keys)))
+            for c in range(len(table.key_columns)):
+                if many:
+                    parameters[f"k{g}_{c}"] = [key[c] for key in keys]
+                else:
+                    for n, key in enumerate(keys):
+                        parameters[f"k{g}_{c}_{n}"] = key[c]
+        signature = tuple(groups)
+        compiled = self._compiled.get(signature)
+        if compiled is None:
+            if len(self._compiled) > 500:
+                self._compiled.clear()
+            compiled = self._compiled[signature] = _Compiled(self._statement(signature), self._dialect)
+        compiled.execute(connection, parameters)
+
+    def _statement(self, groups: Sequence[_Group]) -> sa.Insert:
+        """INSERT … SELECT of one outbox row, if any of the groups has a change to tell."""
+        parts = [part for g, group in enumerate(groups) for part in self._parts(g, group)]
+        text = sa.select(_joined(parts).label("changes")).subquery("lines")
+        transaction = (
+            sa.cast(sa.func.txid_current(), sa.String)
+            if self._own_transaction_id
+            else sa.bindparam("rowcast_tx", type_=sa.String)
+        )
+        complete = sa.bindparam("rowcast_complete", type_=sa.Boolean)
+        row = sa.select(transaction, now_ms(self._dialect), complete, text.c.changes).where(
+            text.c.changes != sa.literal_column("''")
+        )
+        return self._outbox.insert().from_select(["tx", "ts_ms", "complete", "changes"], row)
+
+    def _parts(self, g: int, group: _Group) -> Iterator[ColumnElement[str]]:
+        columns = group.table.key_columns
+        if group.count == 0:
+            yield self._array_part(g, group)
+            return
+        for n in range(group.count):
+            binds = [sa.bindparam(f"k{g}_{c}_{n}", type_=column.type) for c, column in enumerate(columns)]
+            found = (
+                sa.select(_row_line(group))
+                .where(*(column == bind for column, bind in zip(columns, binds, strict=True)))
+                .scalar_subquery()
+            )
+            yield sa.func.coalesce(found, _gone_line(group, binds))
+
+    def _array_part(self, g: int, group: _Group) -> ColumnElement[str]:
+        # LATERAL with OFFSET 0 keeps the planner at one index look-up a key, whatever it thought of the table's size
+        # when it made the plan.
+        columns = group.table.key_columns
+        arrays = [sa.bindparam(f"k{g}_{c}", type_=postgresql.ARRAY(column.type)) for c, column in enumerate(columns)]
+        names = [f"k{c}" for c in range(len(columns))]
+        keys = (
+            sa.func.unnest(*arrays)
+            .table_valued(
+                *(sa.column(name, column.type) for name, column in zip(names, columns, strict=True)),
+                with_ordinality="n",
+            )
+            .render_derived(name=f"keys{g}")
+        )
+        given = [keys.c[name] for name in names]
+        row = (
+            sa.select(_row_line(group).label("line"))
+            .where(*(column == key for column, key in zip(columns, given, strict=True)))
+            .correlate(keys)
+            .offset(sa.literal_column("0"))
+            .lateral(f"rows{g}")
+        )
+        line = sa.func.coalesce(row.c.line, _gone_line(group, given))
+        text = sa.func.string_agg(line, postgresql.aggregate_order_by(sa.literal_column("''"), keys.c.n))
+        return (
+            sa.select(sa.func.coalesce(text, sa.literal_column("''")))
+            .select_from(keys.outerjoin(row, sa.true()))
+            .scalar_subquery()
+        )
+
+
+def _prefix(group: _Group, op: str) -> str:
+    table = group.table
+    return f'{{"t":{orjson.dumps(table.full_name).decode()},"v":"{table.version}","op":"{op}","k":'
+
+
+def _key_image(group: _Group, values: Sequence[ColumnElement[Any]]) -> RowImage:
+    types = group.table.types
+    columns = group.table.key_columns
+    return RowImage([(str(c.name), v, types[str(c.name)]) for c, v in zip(columns, values, strict=True)])
+
+
+def _row_line(group: _Group) -> ColumnElement[str]:
+    table = group.table
+    image = RowImage([(str(c.name), c, table.types[str(c.name)]) for c in table.table.columns])
+    op = "u" if group.existed else "c"
+    return Concatenation(_prefix(group, op), _key_image(group, table.key_columns), ',"a":', image, "}\n")
+
+
+def _gone_line(group: _Group, values: Sequence[ColumnElement[Any]]) -> ColumnElement[str]:
+    """What to write for a key without a row: a delete if the row was there before the transaction, else nothing."""
+    if not group.existed:
+        return sa.literal_column("''")
+    return Concatenation(_prefix(group, "d"), _key_image(group, values), "}\n")
+
+
+def _joined(parts: Sequence[ColumnElement[str]]) -> ColumnElement[str]:
+    return parts[0] if len(parts) == 1 else Concatenation(*parts)
+
+
+def _pieces(
+    runs: Sequence[tuple[CapturedTable, bool, list[Key]]], limit: int
+) -> Iterator[list[tuple[CapturedTable, bool, list[Key]]]]:
+    """Cuts the runs into what one statement takes: at most ``limit`` keys."""
+    piece: list[tuple[CapturedTable, bool, list[Key]]] = []
+    room = limit
+    for table, existed, keys in runs:
+        rest = iter(keys)
+        while chunk := list(islice(rest, room)):
+            piece.append((table, existed, chunk))
+            room -= len(chunk)
+            if room == 0:
+                yield piece
+                piece, room = [], limit
+    if piece:
+        yield piece

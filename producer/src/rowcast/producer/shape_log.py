@@ -1,0 +1,96 @@
+"""Writes the captured tables' shapes beside the outbox, in or before the first transaction that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from rowcast.producer.clock import now_ms
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.tables import CapturedTable, wanted_tables
+from rowcast.producer.touched import Key, Touched, TouchedKey
+from rowcast.shared.errors import ConfigurationError
+
+
+class ShapeLog:
+    """The shapes of one engine's captured tables. ``confirmed``: all are committed, nothing is left to do."""
+
+    def __init__(
+        self,
+        outbox: OutboxTables,
+        metadata: sa.MetaData,
+        captured: Callable[[Connection, sa.Table], CapturedTable | None],
+    ) -> None:
+        self._outbox = outbox
+        self._metadata = metadata
+        self._captured = captured
+        self._count = -1
+
+    @property
+    def confirmed(self) -> bool:
+        """False again once the metadata has grown."""
+        return self._count == len(self._metadata.tables)
+
+    def write(
+        self,
+        connection: Connection,
+        touched: Touched,
+        folded: Mapping[CapturedTable, dict[Key, TouchedKey]],
+    ) -> None:
+        """Writes the shapes that are not there yet, in the application's transaction.
+
+        Raises ConfigurationError if the outbox tables do not exist.
+        """
+        shape = self._outbox.shape
+        for own in (shape, self._outbox.outbox):
+            if not connection.dialect.has_table(connection, own.name):
+                raise ConfigurationError(
+                    f"the capture is installed, but the table {own.name} does not exist in {connection.engine.url}. "
+                    "Create the outbox tables: metadata.create_all(engine), or an Alembic migration."
+                )
+        count = len(self._metadata.tables)
+        known = {tuple(row) for row in connection.execute(sa.select(shape.c.table_name, shape.c.version))}
+        seen = {name for name, _ in known}
+        missing = [t for t in self._tables(connection) if (t.full_name, t.version) not in known]
+        for table in missing:
+            rows_before = table.full_name not in seen and _has_rows_beyond(connection, table, folded.get(table, {}))
+            connection.execute(
+                _insert_unless_there(connection, shape),
+                {
+                    "table_name": table.full_name,
+                    "version": table.version,
+                    "rows_before": rows_before,
+                    "shape": table.shape.to_json().decode(),
+                },
+            )
+            touched.shapes_written = True
+        if not missing and not touched.shapes_written:
+            self._count = count
+
+    def _tables(self, connection: Connection) -> Iterator[CapturedTable]:
+        for table in wanted_tables(self._metadata):
+            captured = self._captured(connection, table)
+            # A model whose table was never created has nothing to say.
+            if captured is not None and connection.dialect.has_table(connection, table.name, schema=table.schema):
+                yield captured
+
+
+def _has_rows_beyond(connection: Connection, table: CapturedTable, keys: Mapping[Key, Any]) -> bool:
+    """Whether rows exist that this transaction has not touched: they came before the capture."""
+    some = sa.select(sa.literal_column("1")).select_from(table.table).limit(len(keys) + 1).subquery()
+    return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() > len(keys)
+
+
+def _insert_unless_there(connection: Connection, table: sa.Table) -> sa.Insert:
+    """Another process may write the same at the same time."""
+    values = {"created_ms": now_ms(connection.dialect)}
+    match connection.dialect.name:
+        case "postgresql":
+            return postgresql.insert(table).values(values).on_conflict_do_nothing()
+        case "sqlite":
+            return sqlite.insert(table).values(values).on_conflict_do_nothing()
+    return mysql.insert(table).values(values).on_duplicate_key_update(table_name=table.c.table_name)

@@ -1,0 +1,89 @@
+"""Which rows a transaction has touched, as noted by the listeners, in order, savepoint by savepoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rowcast.producer.tables import CapturedTable
+
+Key = tuple[Any, ...]
+
+
+class Touch(Enum):
+    """What the statement did to the key."""
+
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One statement's keys. ``locked``: this transaction is known to hold these rows' locks."""
+
+    table: CapturedTable
+    touch: Touch
+    keys: tuple[Key, ...]
+    locked: bool
+
+
+@dataclass(slots=True)
+class TouchedKey:
+    """A key after folding: whether its row was there before the transaction, and whether its lock is held."""
+
+    existed: bool
+    locked: bool
+
+
+@dataclass(slots=True)
+class Touched:
+    """The notes of one connection's transaction.
+
+    What was noted inside a savepoint goes when the savepoint is rolled back: its row's lock is gone with it, and an
+    image that is read without the lock may be older than one that another transaction has already written.
+    """
+
+    notes: list[Note] = field(default_factory=list)
+    _savepoints: list[tuple[str, int]] = field(default_factory=list)
+    shapes_written: bool = False
+
+    def note(self, table: CapturedTable, touch: Touch, keys: Iterable[Key], *, locked: bool) -> None:
+        """Notes the keys that a statement touched."""
+        if keys := tuple(keys):
+            self.notes.append(Note(table, touch, keys, locked))
+
+    def savepoint(self, name: str) -> None:
+        """A savepoint begins."""
+        self._savepoints.append((name, len(self.notes)))
+
+    def rollback_to(self, name: str) -> None:
+        """A savepoint is rolled back: it, and all that began after it, leave nothing."""
+        for i in range(len(self._savepoints) - 1, -1, -1):
+            if self._savepoints[i][0] == name:
+                del self.notes[self._savepoints[i][1] :]
+                del self._savepoints[i:]
+                return
+
+    def release(self, name: str) -> None:
+        """A savepoint is released: what it noted stays."""
+        for i in range(len(self._savepoints) - 1, -1, -1):
+            if self._savepoints[i][0] == name:
+                del self._savepoints[i:]
+                return
+
+    def fold(self) -> Mapping[CapturedTable, dict[Key, TouchedKey]]:
+        """Each key once, tables and keys in the order of their first touch."""
+        tables: dict[CapturedTable, dict[Key, TouchedKey]] = {}
+        for note in self.notes:
+            keys = tables.setdefault(note.table, {})
+            existed = note.touch is not Touch.INSERT
+            for key in note.keys:
+                known = keys.get(key)
+                if known is None:
+                    keys[key] = TouchedKey(existed, note.locked)
+                elif note.locked:
+                    known.locked = True
+        return tables
