@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -46,9 +45,8 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("ts_ms", sa.BigInteger, nullable=False),
             sa.Column("complete", sa.Boolean(create_constraint=False)),
             # An engine that cuts or empties a text it finds too long must fail the application's commit instead.
-            sa.Column(
-                "changes", _Document, sa.CheckConstraint("changes <> ''", name="rowcast_outbox_changes"), nullable=False
-            ),
+            sa.Column("changes", _Document, nullable=False),
+            sa.CheckConstraint("changes <> ''", name="rowcast_outbox_changes"),
         ),
         shape=_table(
             metadata,
@@ -73,7 +71,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
     )
 
 
-def _table(metadata: sa.MetaData, name: str, *columns: sa.Column[Any]) -> sa.Table:
+def _table(metadata: sa.MetaData, name: str, *columns: sa.schema.SchemaItem) -> sa.Table:
     if name in metadata.tables:
         return metadata.tables[name]
     return sa.Table(
