@@ -1,0 +1,142 @@
+"""Does Kafka answer, and do the topics keep what a replica is built from?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from rowcast.producer.outbox import outbox_tables
+from rowcast.shared import kafka as clients
+from rowcast.shared.config import Settings
+from rowcast.shared.databases import open_engine
+from rowcast.shared.errors import ConfigurationError, RowcastError, UnreachableError
+from rowcast.shared.events import schema_topic, table_topic, transaction_topic
+from rowcast.shared.parts import Finding, Verdict
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+_AREA = "Kafka"
+_EXTRA = "relay"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    name: str
+    policy: str
+    one_partition: bool = False
+
+
+def kafka(settings: Settings) -> Iterator[Finding]:
+    """The findings about Kafka and this source's topics."""
+    try:
+        properties = settings.require_kafka()
+        metadata = clients.reach(properties, _EXTRA)
+    except ConfigurationError as error:
+        yield Finding(_AREA, Verdict.configuration, str(error))
+        return
+    except UnreachableError as error:
+        yield Finding(_AREA, Verdict.unreachable, str(error))
+        return
+    brokers = len(metadata.brokers)
+    yield Finding(
+        _AREA, Verdict.ok, f"{brokers} broker{'s' if brokers > 1 else ''} at {properties['bootstrap.servers']}"
+    )
+    if clients.is_embedded(properties, _EXTRA):
+        yield Finding(
+            _AREA,
+            Verdict.warning,
+            "this is the embedded Kafka: in memory, without fencing or isolation",
+            "for demonstrations and fast tests only; point [kafka] at a real one",
+        )
+        return
+    admin = clients.new_admin(properties, _EXTRA)
+    wanted = _wanted(settings)
+    for topic in wanted:
+        if topic.name not in metadata.topics:
+            yield Finding(
+                _AREA, Verdict.warning, f"topic {topic.name} does not exist yet", "the relay makes it when it needs it"
+            )
+    present = [topic for topic in wanted if topic.name in metadata.topics]
+    faults = [*_policies(admin, present), *_replication(metadata, present, settings)]
+    yield from faults
+    if present and not faults:
+        yield Finding(_AREA, Verdict.ok, f"{len(present)} topics, kept as they must be")
+
+
+def _wanted(settings: Settings) -> list[_Wanted]:
+    source = settings.source
+    own = [
+        _Wanted(transaction_topic(source), "delete", one_partition=True),
+        _Wanted(schema_topic(source), "compact", one_partition=True),
+    ]
+    return [*own, *(_Wanted(name, "compact") for name in _table_topics(settings))]
+
+
+def _table_topics(settings: Settings) -> list[str]:
+    """The topics of the tables that have a shape; none if the primary cannot tell, which is another check's finding."""
+    if settings.primary is None:
+        return []
+    shape = outbox_tables(sa.MetaData()).shape
+    try:
+        engine = open_engine(settings.primary.sqlalchemy_url, "primary", pooled=False)
+        with engine.connect() as connection:
+            names = connection.scalars(sa.select(shape.c.table_name).distinct().order_by(shape.c.table_name)).all()
+    except (RowcastError, exc.DBAPIError):
+        return []
+    return [table_topic(settings.source, *name.split(".", 1)) for name in names]
+
+
+def _policies(admin: AdminClient, topics: list[_Wanted]) -> Iterator[Finding]:
+    """A table's topic that is not compacted forgets rows; a transaction topic that is loses its boundaries."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+    wanted = {ConfigResource(ResourceType.TOPIC, topic.name): topic for topic in topics}
+    if not wanted:
+        return
+    for resource, answer in admin.describe_configs(list(wanted), request_timeout=10).items():
+        topic = wanted[resource]
+        try:
+            policy = answer.result()["cleanup.policy"].value
+        except KafkaException as error:
+            yield Finding(
+                _AREA,
+                Verdict.warning,
+                f"topic {topic.name}: its settings cannot be read ({error.args[0].str()})",
+                f"allow DescribeConfigs, or see to cleanup.policy={topic.policy} yourself",
+            )
+            continue
+        if policy != topic.policy:
+            yield Finding(
+                _AREA,
+                Verdict.missing,
+                f"topic {topic.name} has cleanup.policy={policy}, not {topic.policy}",
+                f"kafka-configs.sh --alter --entity-type topics --entity-name {topic.name} "
+                f"--add-config cleanup.policy={topic.policy}",
+            )
+
+
+def _replication(metadata: Any, topics: list[_Wanted], settings: Settings) -> Iterator[Finding]:
+    wanted = settings.topics.replication_factor
+    for topic in topics:
+        partitions = metadata.topics[topic.name].partitions.values()
+        replicas = min(len(p.replicas) for p in partitions)
+        if replicas < wanted or (wanted == -1 and replicas == 1 < len(metadata.brokers)):
+            yield Finding(
+                _AREA,
+                Verdict.warning,
+                f"topic {topic.name} has {replicas} replica{'s' if replicas > 1 else ''} of each message",
+                "losing that broker loses the topic: add replicas with kafka-reassign-partitions.sh",
+            )
+        if topic.one_partition and len(partitions) > 1:
+            yield Finding(
+                _AREA,
+                Verdict.warning,
+                f"topic {topic.name} has {len(partitions)} partitions; all but the first stay empty",
+                "nothing is lost; make it with one partition the next time",
+            )

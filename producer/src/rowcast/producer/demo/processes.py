@@ -1,0 +1,126 @@
+"""Relay and worker as their real selves: commands of their own, told to stop by SIGTERM, never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import orjson
+
+from rowcast.producer.demo.places import Places
+from rowcast.shared.errors import RowcastError
+
+_STOP_S = 15.0
+_TOLD_EVERY_S = 0.2
+
+
+class RealProcess:
+    """``rowcast <command>`` as a process. Its JSON log goes to a file, which is also where the demo reads its progress."""
+
+    def __init__(self, places: Places, command: str, *arguments: str) -> None:
+        self.command = command
+        self._log = places.log(command)
+        options = [f"--config={places.config}", "--log-format=json", f"--progress-interval={_TOLD_EVERY_S}"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                rowcast(command, *arguments, *options),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+                # Ctrl-C is for the demo alone: it stops the others in its own order.
+                start_new_session=True,
+            )
+        self._reader = self._log.open("rb")
+        self._partial = b""
+        self._figures: dict[str, Any] = {}
+
+    def figures(self) -> dict[str, Any]:
+        """The latest progress that it told.
+
+        Raises RowcastError, with the end of its log, if it has ended by itself.
+        """
+        if self._process.poll() is not None:
+            raise RowcastError(
+                f"`rowcast {self.command}` ended by itself, with exit code {self._process.returncode}:\n"
+                f"{_tail(self._log)}"
+            )
+        self._read()
+        return self._figures
+
+    def _read(self) -> None:
+        *lines, self._partial = (self._partial + self._reader.read()).split(b"\n")
+        for line in lines:
+            try:
+                self._figures.update(orjson.loads(line))
+            except orjson.JSONDecodeError:
+                continue
+
+    def stop(self) -> int:
+        """SIGTERM, the batch in hand, and the exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._read()
+        self._reader.close()
+        return self._process.returncode
+
+
+@contextmanager
+def running(places: Places, *commands: Sequence[str]) -> Iterator[list[RealProcess]]:
+    """Runs ``rowcast`` commands for the length of the block; however it ends, they end with it."""
+    started: list[RealProcess] = []
+    try:
+        for command in commands:
+            started.append(RealProcess(places, *command))
+        yield started
+    finally:
+        for process in started:
+            process.stop()
+
+
+def rowcast(*arguments: str) -> list[str]:
+    """The command line of a ``rowcast`` command in this very installation."""
+    return [sys.executable, "-m", "rowcast.shared.cli", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without the user's own rowcast settings, which would win over the demo's file."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith("ROWCAST_")}
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is running is stopped and not left behind."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tail(log: Path, lines: int = 5) -> str:
+    told = []
+    for line in log.read_bytes().splitlines()[-lines:]:
+        try:
+            told.append("  " + str(orjson.loads(line)["message"]))
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            told.append("  " + line.decode(errors="replace"))
+    return "\n".join(told) or "  (it logged nothing)"

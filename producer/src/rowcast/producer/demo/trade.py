@@ -1,0 +1,212 @@
+"""The shop's day: a seeded mix of everything that an application does to its rows.
+
+Each action is one transaction through the ORM. What it returns is the number of rows that it changed for good, so that
+the demo can say what should arrive.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from sqlalchemy import insert, update
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.orm import Session, sessionmaker
+
+from rowcast.producer.demo.shop import Customer, Order, OrderLine, Product
+
+_FIRST = "Ada Björn Chloé Dmitri Ece Fatima Grace Hiro Inès Jürgen Kofi Łucja María Nia Omar Priya Zoë".split()
+_LAST = "Adeyemi Brown Çelik Dubois Eriksson Fernández García Haddad Ivanova Jones Kim Lindqvist Müller Nowak".split()
+_THINGS = "lamp kettle chair desk clock scarf teapot notebook bicycle umbrella radio blanket".split()
+_KINDS = "red blue oak steel woollen folding antique tiny grand paper".split()
+
+_FIRST_DAY = datetime(2026, 1, 1, 8, 0, 0)
+
+
+class _ChangedTheirMind(Exception):
+    """A customer leaves before paying: the transaction is rolled back."""
+
+
+class Shop:
+    """Trades through ``sessions``; the same seed does the same things in the same order."""
+
+    def __init__(self, sessions: sessionmaker[Session], seed: int) -> None:
+        self._sessions = sessions
+        self._random = random.Random(seed)
+        self._customers: list[int] = []
+        self._products: list[int] = []
+        self._orders: list[int] = []
+        self._registered = 0
+        self._clock = _FIRST_DAY
+        self._actions: list[tuple[int, Callable[[Session], int]]] = [
+            (44, self._place_order),
+            (14, self._register),
+            (18, self._move_on),
+            (8, self._change_order),
+            (6, self._cancel),
+            (4, self._leave_before_paying),
+            (4, self._take_back_a_gift),
+            (1, self._raise_prices),
+            (1, self._import_customers),
+        ]
+
+    def open(self) -> int:
+        """Fills the shelves and welcomes the first customers, in one transaction."""
+        with self._sessions.begin() as session:
+            products = [
+                Product(
+                    sku=f"SKU-{n:04}",
+                    name=f"{self._random.choice(_KINDS)} {self._random.choice(_THINGS)}",
+                    price=self._price(),
+                    stock=self._random.randint(200, 900),
+                )
+                for n in range(60)
+            ]
+            customers = [self._new_customer() for _ in range(40)]
+            session.add_all([*products, *customers])
+            session.flush()
+            self._products = [p.id for p in products]
+            self._customers = [c.id for c in customers]
+            return len(products) + len(customers)
+
+    def trade(self, transactions: int | None = None) -> Iterator[int]:
+        """Does one transaction at each step, for ever if no number is given, and gives the rows it changed."""
+        weights = [weight for weight, _ in self._actions]
+        while transactions is None or transactions > 0:
+            transactions = transactions and transactions - 1
+            (_, act) = self._random.choices(self._actions, weights)[0]
+            try:
+                with self._sessions.begin() as session:
+                    changed = act(session)
+            except _ChangedTheirMind:
+                changed = 0
+            yield changed
+
+    # -- what happens in a shop
+
+    def _place_order(self, session: Session) -> int:
+        order, changed = self._filled_basket(session)
+        session.flush()
+        self._orders.append(order.id)
+        return changed
+
+    def _register(self, session: Session) -> int:
+        customer = self._new_customer()
+        session.add(customer)
+        session.flush()
+        self._customers.append(customer.id)
+        return 1
+
+    def _move_on(self, session: Session) -> int:
+        """An order is paid, then sent."""
+        order = self._some_order(session)
+        if order is None or order.status == "sent":
+            return 0
+        order.status = "paid" if order.status == "placed" else "sent"
+        return 1
+
+    def _change_order(self, session: Session) -> int:
+        """One line more of something, and the orphan of a line that is taken out."""
+        order = self._some_order(session)
+        if order is None:
+            return 0
+        changed = 0
+        if len(order.lines) > 1:
+            order.lines.remove(order.lines[0])
+            changed += 1
+        order.lines[-1].quantity += 1
+        return changed + 1
+
+    def _cancel(self, session: Session) -> int:
+        """The lines go with their order."""
+        order = self._some_order(session)
+        if order is None or order.status == "sent":
+            return 0
+        self._orders.remove(order.id)
+        changed = 1 + len(order.lines)
+        session.delete(order)
+        return changed
+
+    def _leave_before_paying(self, session: Session) -> int:
+        """Everything was written already; none of it may be seen anywhere else."""
+        self._filled_basket(session)
+        session.flush()
+        raise _ChangedTheirMind
+
+    def _take_back_a_gift(self, session: Session) -> int:
+        """The order stays, what happened inside the savepoint does not."""
+        order, changed = self._filled_basket(session)
+        session.flush()
+        savepoint = session.begin_nested()
+        session.add(self._line(order.id, 99, self._some_product(session)))
+        order.note = "with a gift"
+        session.flush()
+        savepoint.rollback()
+        order.note = "without a gift"
+        self._orders.append(order.id)
+        # The note comes on top of the order's insert, but it is one row, once.
+        return changed
+
+    def _raise_prices(self, session: Session) -> int:
+        """One statement for many rows, which no object in the session knows of."""
+        chosen = self._random.sample(self._products, k=len(self._products) // 3)
+        result = session.execute(
+            update(Product).where(Product.id.in_(chosen)).values(price=Product.price + Decimal("0.10"))
+        )
+        assert isinstance(result, CursorResult)
+        return result.rowcount
+
+    def _import_customers(self, session: Session) -> int:
+        """A Core insert of several rows, without objects."""
+        rows = [self._customer_values() for _ in range(10)]
+        session.execute(insert(Customer.__table__), rows)  # type: ignore[arg-type]  # it is a Table
+        return len(rows)
+
+    # -- pieces
+
+    def _filled_basket(self, session: Session) -> tuple[Order, int]:
+        """A new order with one to four lines, and their number with the order and the shelves."""
+        self._clock += timedelta(seconds=self._random.randint(5, 90), microseconds=self._random.randrange(1_000_000))
+        order = Order(customer_id=self._random.choice(self._customers), placed=self._clock, status="placed")
+        session.add(order)
+        session.flush()
+        chosen = self._random.sample(self._products, k=self._random.randint(1, 4))
+        for number, product_id in enumerate(chosen, start=1):
+            product = session.get_one(Product, product_id)
+            line = self._line(order.id, number, product)
+            product.stock -= line.quantity
+            session.add(line)
+        return order, 1 + 2 * len(chosen)
+
+    def _line(self, order_id: int, number: int, product: Product) -> OrderLine:
+        return OrderLine(
+            order_id=order_id,
+            line=number,
+            product_id=product.id,
+            quantity=self._random.randint(1, 3),
+            price=product.price,
+        )
+
+    def _some_order(self, session: Session) -> Order | None:
+        return session.get_one(Order, self._random.choice(self._orders)) if self._orders else None
+
+    def _some_product(self, session: Session) -> Product:
+        return session.get_one(Product, self._random.choice(self._products))
+
+    def _new_customer(self) -> Customer:
+        return Customer(**self._customer_values())
+
+    def _customer_values(self) -> dict[str, object]:
+        self._registered += 1
+        first, last = self._random.choice(_FIRST), self._random.choice(_LAST)
+        return {
+            "name": f"{first} {last}",
+            "email": f"{first}.{last}.{self._registered}@example.org".lower(),
+            "vip": self._random.random() < 0.1,
+            "joined": self._clock,
+        }
+
+    def _price(self) -> Decimal:
+        return Decimal(self._random.randint(150, 20_000)) / 100

@@ -1,0 +1,137 @@
+"""Log lines on standard error: text for people, JSON for machines, secrets starred in both.
+
+Results of a command (tables, reports, ``--json``) go to standard output, so that they can be piped.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+# One console for log lines, progress and errors: rich then writes log lines above a progress line, not through it.
+stderr = Console(stderr=True, highlight=False)
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}
+# No quotes or commas: what follows an innocent host:port in a JSON line is not a password.
+_PASSWORD_IN_URL = re.compile(r"(://[^\s:/@\"',]*:)[^\s@/\"',]+@")
+_STARS = "***"
+# Starring out a shorter secret wherever its text occurs would eat ordinary words.
+_SHORTEST_SECRET = 4
+
+
+class LogFormat(StrEnum):
+    """What a log line looks like."""
+
+    text = "text"
+    json = "json"
+
+
+class LogLevel(StrEnum):
+    """The least severe line that is shown."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+class Mask:
+    """Stars out passwords in URLs, and every secret it was told, in any text."""
+
+    def __init__(self) -> None:
+        self._secrets: tuple[str, ...] = ()
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """From now on these texts are shown as stars."""
+        known = set(self._secrets)
+        for secret in secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                # As it is, as it stands in a URL, and as it stands in a JSON line.
+                known |= {secret, quote(secret, safe=""), orjson.dumps(secret).decode()[1:-1]}
+        # The longer first: one secret may be part of another.
+        self._secrets = tuple(sorted(known, key=len, reverse=True))
+
+    def __call__(self, text: str) -> str:
+        text = _PASSWORD_IN_URL.sub(rf"\1{_STARS}@", text)
+        for secret in self._secrets:
+            text = text.replace(secret, _STARS)
+        return text
+
+
+mask = Mask()
+
+
+def extras(record: logging.LogRecord) -> dict[str, Any]:
+    """What the caller gave as ``extra={…}``."""
+    return {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ts, level, logger, message, the extras, and exception with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "ts": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            # An extra may not take the place of a field above.
+            **{k: v for k, v in extras(record).items() if k not in ("ts", "level", "logger", "exception")},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return mask(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+
+
+class TextFormatter(logging.Formatter):
+    """``time LEVEL logger: message key=value``, and the traceback below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        pairs = "".join(f" {k}={v}" for k, v in extras(record).items())
+        line = f"{_timestamp(record)} {record.levelname} {record.name}: {record.getMessage()}{pairs}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return mask(line)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Text lines, coloured by severity where a terminal shows them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stderr.print(Text(self.format(record), style=_STYLES.get(record.levelname, "")), soft_wrap=True)
+        except Exception:  # noqa: BLE001  # as every logging.Handler: a line that cannot be written stops nothing
+            self.handleError(record)
+
+
+def configure(log_format: LogFormat, level: LogLevel) -> None:
+    """Sends this process's log lines to standard error. Other libraries' lines only from warnings up."""
+    handler: logging.Handler
+    if log_format is LogFormat.json:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler = _ConsoleHandler()
+        handler.setFormatter(TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("rowcast").setLevel(level.upper())
+    # warnings.warn becomes a log line too: JSON readers get nothing but JSON.
+    logging.captureWarnings(True)

@@ -1,0 +1,175 @@
+"""The options that every command takes, and how a command's body is run: logs set up, known failures told in one line.
+
+``rowcast.producer.commands`` and ``rowcast.consumer.commands`` decorate their functions with ``command``; the entry
+points of the group ``rowcast.commands`` name the results. The configuration is imported when it is read: help and shell
+completion do without SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from rowcast.shared import logs
+
+if TYPE_CHECKING:
+    from rowcast.shared.config import Settings
+
+_log = logging.getLogger("rowcast.cli")
+
+_PANEL = "Every command"
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How the command was called, beyond its own arguments."""
+
+    config: Path | None = None
+    log_format: logs.LogFormat = logs.LogFormat.text
+    log_level: logs.LogLevel = logs.LogLevel.info
+
+    def settings(self) -> Settings:
+        """The configuration; from here on its secrets are starred in whatever is shown.
+
+        Raises ConfigurationError.
+        """
+        from rowcast.shared.config import load
+
+        settings = load(self.config)
+        logs.mask.add(_secrets(settings))
+        return settings
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    """What ``Settings.masked`` hides."""
+    for database in (settings.primary, *settings.replicas.values()):
+        if database is not None and database.sqlalchemy_url.password:
+            yield str(database.sqlalchemy_url.password)
+    shown = settings.masked()["kafka"]
+    yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends, for ``--version``."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"rowcast {version('rowcast')}")
+        raise typer.Exit
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar="ROWCAST_CONFIG",
+        metavar="PATH",
+        help="The configuration file (default: ./rowcast.toml).",
+        rich_help_panel=_PANEL,
+    ),
+]
+LogFormatOption = Annotated[
+    logs.LogFormat,
+    typer.Option(
+        "--log-format",
+        envvar="ROWCAST_LOG_FORMAT",
+        help="Log lines on standard error as text or as JSON.",
+        rich_help_panel=_PANEL,
+    ),
+]
+LogLevelOption = Annotated[
+    logs.LogLevel,
+    typer.Option(
+        "--log-level", envvar="ROWCAST_LOG_LEVEL", help="The least severe lines shown.", rich_help_panel=_PANEL
+    ),
+]
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=show_version, is_eager=True, help="Show the version and exit.", rich_help_panel=_PANEL
+    ),
+]
+
+
+def _common(config: bool) -> list[inspect.Parameter]:
+    options: list[tuple[str, Any, Any]] = [
+        ("log_format", LogFormatOption, logs.LogFormat.text),
+        ("log_level", LogLevelOption, logs.LogLevel.info),
+        ("version", VersionOption, False),
+    ]
+    if config:
+        options.insert(0, ("config", ConfigOption, None))
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for name, annotation, default in options
+    ]
+
+
+def command(*, config: bool = True) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Makes a command of ``body(invocation, **its own options) -> exit code``; None is 0.
+
+    ``config=False``: for a command that reads no configuration file.
+    """
+
+    def decorate(body: Callable[..., int | None]) -> Callable[..., None]:
+        own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
+
+        def run(
+            *,
+            log_format: logs.LogFormat,
+            log_level: logs.LogLevel,
+            version: bool,
+            config: Path | None = None,
+            **own: Any,
+        ) -> None:
+            del version  # its callback has seen to it
+            logs.configure(log_format, log_level)
+            code = _run(body, Invocation(config, log_format, log_level), own)
+            raise typer.Exit(code)
+
+        parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *_common(config)]
+        run.__name__, run.__doc__ = body.__name__, _paragraphs(body.__doc__ or "")
+        # Typer reads the signature and the annotations.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _paragraphs(doc: str) -> str:
+    """The terminal's width breaks lines, not the source's."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(doc))
+
+
+def _run(body: Callable[..., int | None], invocation: Invocation, own: dict[str, Any]) -> int:
+    try:
+        return body(invocation, **own) or 0
+    except (typer.Exit, typer.Abort, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001  # told in one line if it is known, else with its traceback
+        from rowcast.shared import failures
+
+        failure = failures.known(error)
+        if failure is None:
+            _log.critical("this is a bug in rowcast, please report it", exc_info=error)
+            return failures.BUG
+        _log.debug("where it came from", exc_info=error)
+        tell(failure.message, invocation.log_format, exit_code=failure.exit_code)
+        return failure.exit_code
+
+
+def tell(message: str, log_format: logs.LogFormat, *, exit_code: int) -> None:
+    """One error for the user, on standard error."""
+    if log_format is logs.LogFormat.json:
+        _log.error(message, extra={"exit_code": exit_code})
+        return
+    logs.stderr.print(Text.assemble(("error: ", "bold red"), logs.mask(message)), soft_wrap=True)

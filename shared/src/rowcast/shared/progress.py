@@ -1,0 +1,128 @@
+"""How far long work is: a line that moves where a terminal is attached, a log line now and then where none is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Annotated, TypeVar
+
+import typer
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from rowcast.shared import logs
+
+State = TypeVar("State")
+
+_REDRAWS_PER_S = 10
+
+IntervalOption = Annotated[
+    float,
+    typer.Option(
+        "--progress-interval",
+        envvar="ROWCAST_PROGRESS_INTERVAL",
+        metavar="SECONDS",
+        min=0.05,
+        help="Where no terminal is attached, tell progress this often, if there is any.",
+    ),
+]
+DEFAULT_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How far it is. ``values`` are shown by name, in order; a bar needs ``done`` and ``total``."""
+
+    values: Mapping[str, object] = field(default_factory=dict)
+    done: int | None = None
+    total: int | None = None
+
+    def text(self) -> str:
+        """``events 1,234 · lsn 99``."""
+        return " · ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in self.values.items())
+
+
+def fields_of(state: object) -> Figures:
+    """The numbers and texts of a dataclass, by their names."""
+    values = {f.name: getattr(state, f.name) for f in fields(state)}  # type: ignore[arg-type]  # any dataclass
+    return Figures({name.replace("_", " "): v for name, v in values.items() if isinstance(v, int | float | str)})
+
+
+@contextmanager
+def progress(
+    what: str,
+    figures: Callable[[State], Figures],
+    *,
+    log: logging.Logger,
+    log_format: logs.LogFormat,
+    interval: float = DEFAULT_INTERVAL_S,
+) -> Iterator[Callable[[State], None]]:
+    """Gives the function to call whenever the work has moved on; a call costs nothing.
+
+    ``what`` is the line's beginning (``published``, ``comparing``).
+    """
+    latest: list[State] = []
+
+    def moved(state: State) -> None:
+        latest[:] = [state]
+
+    def now() -> Figures:
+        return figures(latest[0]) if latest else Figures()
+
+    shown = _moving_line(what, now) if on_terminal(log_format) else _log_lines(what, now, log, interval)
+    with shown:
+        yield moved
+
+
+def on_terminal(log_format: logs.LogFormat) -> bool:
+    """Whether somebody looks: a terminal is attached, and it is not meant to get JSON."""
+    return logs.stderr.is_terminal and log_format is logs.LogFormat.text
+
+
+@contextmanager
+def _moving_line(what: str, now: Callable[[], Figures]) -> Iterator[None]:
+    spinner = Spinner("dots")
+
+    def line() -> Table:
+        at = now()
+        bar = [ProgressBar(total=at.total, completed=at.done or 0, width=30)] if at.total is not None else []
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(spinner, Text(what, "bold"), *bar, at.text())
+        return grid
+
+    with Live(get_renderable=line, console=logs.stderr, refresh_per_second=_REDRAWS_PER_S, transient=True):
+        yield
+
+
+@contextmanager
+def _log_lines(what: str, now: Callable[[], Figures], log: logging.Logger, interval: float) -> Iterator[None]:
+    told = Figures()
+    over = threading.Event()
+
+    def say() -> None:
+        nonlocal told
+        at = now()
+        # Nothing to say of work that has not moved.
+        if at != told:
+            told = at
+            share = {"done": at.done, "total": at.total} if at.total is not None else {}
+            log.info(what, extra={**at.values, **share})
+
+    def tick() -> None:
+        while not over.wait(interval):
+            say()
+
+    ticking = threading.Thread(target=tick, name="rowcast-progress", daemon=True)
+    ticking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        ticking.join()
+        say()
