@@ -1,0 +1,7 @@
+"""Where things are."""
+
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+REPOSITORY = TESTS.parent
+CACHE = REPOSITORY / ".cache" / "servers"

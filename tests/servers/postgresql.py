@@ -1,0 +1,113 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+from . import install
+from .container import Container, compose_image
+from .guard import Guard
+from .process import Process, folder_for_unprivileged, free_port, unprivileged
+from .server import DatabaseServer, ServerError
+
+# Two-phase commit is off by default, and a parametrised suite holds more than the 100 connections now and then.
+_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "20"}
+# Safe against a killed server, not against a machine that loses power. synchronous_commit stays on: without it a killed
+# server forgets what it has confirmed.
+_FAST = {"fsync": "off", "full_page_writes": "off"}
+
+
+class PostgreSQL(DatabaseServer):
+    name = "postgresql"
+    user = "rowcast"
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
+
+    def create_database(self, name: str) -> str:
+        self._execute(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        for gid in self._prepared_transactions(name):
+            self._execute(f"ROLLBACK PREPARED '{gid}'", database=name)
+        self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    @classmethod
+    def as_process(cls, folder: Path, guard: Guard, *, durable: bool) -> PostgreSQL:
+        port = free_port()
+        home = folder_for_unprivileged(folder / "postgresql")
+        data = home / "data"
+        password_file = folder / "postgresql.password"
+        password_file.write_text(cls.password)
+        password_file.chmod(0o644)
+        binaries = install.postgresql_binaries()
+        initdb = [str(binaries / "initdb"), "-D", str(data), "-U", cls.user, f"--pwfile={password_file}"]
+        initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+        done = subprocess.run(
+            initdb,
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **unprivileged(),
+        )
+        if done.returncode != 0:
+            raise ServerError(f"initdb failed:\n{done.stdout}")
+        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *_options(durable)]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+        process = Process(
+            command,
+            folder=home,
+            guard=guard,
+            identity=unprivileged(),
+            stop_signal=signal.SIGINT,
+            # SIGKILL would leave its children and shared memory behind: "immediate" shutdown is its crash.
+            crash_signal=signal.SIGQUIT,
+        )
+        return cls(process, port)
+
+    @classmethod
+    def as_container(cls, guard: Guard, *, durable: bool) -> PostgreSQL:
+        port = free_port()
+        environment = {
+            "POSTGRES_USER": cls.user,
+            "POSTGRES_PASSWORD": cls.password,
+            "POSTGRES_DB": "postgres",
+            "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C",
+        }
+        container = Container(
+            compose_image("primary"),
+            ports={port: 5432},
+            guard=guard,
+            environment=environment,
+            arguments=["postgres", *_options(durable)],
+        )
+        return cls(container, port)
+
+    def _probe(self) -> None:
+        self._execute("SELECT 1")
+
+    def _execute(self, statement: str, database: str = "postgres") -> None:
+        import psycopg
+
+        with psycopg.connect(self._conninfo(database), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _prepared_transactions(self, database: str) -> list[str]:
+        import psycopg
+
+        query = "SELECT gid FROM pg_prepared_xacts WHERE database = %s"
+        with psycopg.connect(self._conninfo("postgres")) as connection:
+            return [gid for (gid,) in connection.execute(query, [database])]
+
+    def _conninfo(self, database: str) -> str:
+        return self.url(database).replace("+psycopg", "") + "?connect_timeout=5"
+
+
+def _options(durable: bool) -> list[str]:
+    settings = _SETTINGS if durable else _SETTINGS | _FAST
+    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
