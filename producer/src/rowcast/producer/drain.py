@@ -1,7 +1,7 @@
 """The drain: at commit, one statement re-reads the touched keys and writes their images into the outbox.
 
-It is compiled once for each combination of tables. A row that is there becomes ``c`` or ``u``, a row that is gone ``d``;
-one that came and went within the transaction leaves nothing.
+It is compiled once for each combination of tables. A row that is there becomes ``c`` or ``u``, a row that is gone
+``d``; one that came and went within the transaction leaves nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.tables import CapturedTable
-from rowcast.producer.touched import Key, TouchedKey
+from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key
 from rowcast.shared.images import Concatenation, RowImage
 
 KEYS_PER_ROW = 2_000
@@ -78,7 +78,7 @@ class Drain:
         self._own_transaction_id = dialect.name == "postgresql"
         self._row_locks = dialect.name != "sqlite"
 
-    def write(self, connection: Connection, touched: Mapping[CapturedTable, dict[Key, TouchedKey]]) -> None:
+    def write(self, connection: Connection, touched: Folded) -> None:
         """Runs inside the application's transaction, while it holds the locks of all that it changed."""
         if self._row_locks:
             touched = {table: self._locked(connection, table, keys) for table, keys in touched.items()}
@@ -89,20 +89,16 @@ class Drain:
             # Only the last row can say that it is the last: the relay looks for more behind any other.
             self._write_piece(connection, piece, transaction, True if i == len(pieces) - 1 else None)
 
-    def _runs(
-        self, touched: Mapping[CapturedTable, dict[Key, TouchedKey]]
-    ) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
+    def _runs(self, touched: Folded) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
         for table, keys in touched.items():
             # Old rows first: a changed key is a delete, then a create.
-            for existed in (True, False):
-                if chosen := [key for key, state in keys.items() if state.existed is existed]:
-                    yield table, existed, chosen
+            for existed in (EXISTED, 0):
+                if chosen := [key for key, flags in keys.items() if flags & EXISTED == existed]:
+                    yield table, bool(existed), chosen
 
-    def _locked(
-        self, connection: Connection, table: CapturedTable, keys: dict[Key, TouchedKey]
-    ) -> dict[Key, TouchedKey]:
+    def _locked(self, connection: Connection, table: CapturedTable, keys: Mapping[Key, int]) -> Mapping[Key, int]:
         """Takes the missing locks. What is not there to be locked was not changed by this transaction."""
-        missing = [key for key, state in keys.items() if not state.locked]
+        missing = [key for key, flags in keys.items() if not flags & LOCKED]
         if not missing:
             return keys
         held: set[Key] = set()
@@ -111,7 +107,7 @@ class Drain:
             chunk = missing[start : start + _LOCK_CHUNK]
             named = columns[0].in_([k[0] for k in chunk]) if len(columns) == 1 else sa.tuple_(*columns).in_(chunk)
             held.update(map(tuple, connection.execute(sa.select(*columns).where(named).with_for_update())))
-        return {key: state for key, state in keys.items() if state.locked or key in held}
+        return {key: flags for key, flags in keys.items() if flags & LOCKED or key in held}
 
     def _write_piece(
         self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]], transaction: str | None,
@@ -141,7 +137,9 @@ class Drain:
     def _statement(self, groups: Sequence[_Group]) -> sa.Insert:
         """INSERT … SELECT of one outbox row, if any of the groups has a change to tell."""
         parts = [part for g, group in enumerate(groups) for part in self._parts(g, group)]
-        text = sa.select(_joined(parts).label("changes")).subquery("lines")
+        # LIMIT, of the one row there is: otherwise the planner copies the text into the condition, and every image is
+        # made twice.
+        text = sa.select(_joined(parts).label("changes")).limit(sa.literal_column("1")).subquery("lines")
         transaction = (
             sa.cast(sa.func.txid_current(), sa.String)
             if self._own_transaction_id

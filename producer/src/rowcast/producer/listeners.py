@@ -199,7 +199,7 @@ class EngineListeners:
         else:
             pending.keys = self._keys_to_change(connection, pending, rekeying, cascading)
         if rekeying:
-            if condition is not None and isinstance(statement, Update):
+            if condition is not None and isinstance(statement, Update) and pending.new_keys is None:
                 pending.new_keys = statements.new_keys(statement, table.key_columns, sets, condition.keys(sets))
             if pending.new_keys is None:
                 self._return_keys(connection, pending)
@@ -224,6 +224,11 @@ class EngineListeners:
         if can_return and one_set and not (rekeying or cascading or statements.has_own_returning(statement)):
             return None
         pending.selected = True
+        if isinstance(statement, Update) and rekeying and one_set and not can_return:
+            old, pending.new_keys = statements.select_rekeyed(
+                connection, statement, pending.table.key_columns, pending.sets[0]
+            )
+            return old
         return statements.select_keys(connection, statement, pending.table.key_columns, pending.sets)
 
     def _return_keys(self, connection: Connection, pending: _Pending) -> None:
@@ -280,7 +285,7 @@ class EngineListeners:
         elif statements.has_own_returning(statement):
             keys = statements.peek_returned_keys(result, table.key_columns)
         else:
-            keys = statements.inserted_keys(result, len(table.key_columns))
+            keys = statements.inserted_keys(result, table.key_columns, pending.sets)
         if keys is None:
             _warn(table.full_name, "an INSERT that does not return the new rows' keys", str(statement))
             return

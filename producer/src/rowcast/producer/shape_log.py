@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.tables import CapturedTable, wanted_tables
-from rowcast.producer.touched import Key, Touched, TouchedKey
+from rowcast.producer.touched import Folded, Key, Touched
 from rowcast.shared.errors import ConfigurationError
 
 
@@ -39,7 +39,7 @@ class ShapeLog:
         self,
         connection: Connection,
         touched: Touched,
-        folded: Mapping[CapturedTable, dict[Key, TouchedKey]],
+        folded: Folded,
     ) -> None:
         """Writes the shapes that are not there yet, in the application's transaction.
 

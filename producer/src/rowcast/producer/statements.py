@@ -135,8 +135,16 @@ def is_upsert(statement: Insert) -> bool:
     return statement._post_values_clause is not None or bool(statement._prefixes)
 
 
-def inserted_keys(result: CursorResult[Any], width: int) -> tuple[Key, ...] | None:
+def inserted_keys(
+    result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], sets: Parameters
+) -> tuple[Key, ...] | None:
     """The keys of inserted rows as SQLAlchemy knows them; None if one of them is not known."""
+    if all(column.key in sets[0] for column in key_columns):
+        # The application gave them; SQLAlchemy would make a row object of each.
+        given = [[parameters[column.key] for parameters in sets] for column in key_columns]
+        if not any(value is None or isinstance(value, ClauseElement) for values in given for value in values):
+            return tuple(zip(*given, strict=True))
+    width = len(key_columns)
     keys = tuple(tuple(row) if row is not None else (None,) * width for row in result.inserted_primary_key_rows)
     return None if any(value is None for key in keys for value in key) else keys
 
@@ -221,6 +229,26 @@ def select_keys(
         for row in connection.execute(query, dict(parameters)):
             keys[tuple(row)] = None
     return tuple(keys)
+
+
+def select_rekeyed(
+    connection: Connection, statement: Update, key_columns: Sequence[sa.Column[Any]], parameters: Mapping[str, Any]
+) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """As select_keys, and with each old key the new one, for a statement that computes it; old ones first.
+
+    The expressions are evaluated before the statement, on the same locked rows: one that is volatile would differ.
+    """
+    assigned = dict(assignments(statement))
+    after = [
+        sa.type_coerce(assigned.get(str(column.name), parameters.get(column.key, column)), column.type).label(f"new{i}")
+        for i, column in enumerate(key_columns)
+    ]
+    query = sa.select(*key_columns, *after).with_for_update(of=key_columns[0].table)
+    if statement.whereclause is not None:
+        query = query.where(statement.whereclause)
+    rows = [tuple(row) for row in connection.execute(query, dict(parameters))]
+    width = len(key_columns)
+    return tuple(row[:width] for row in rows), tuple(row[width:] for row in rows)
 
 
 def dml_inside(result: Any) -> list[UpdateBase]:

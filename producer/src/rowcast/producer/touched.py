@@ -30,12 +30,13 @@ class Note:
     locked: bool
 
 
-@dataclass(slots=True)
-class TouchedKey:
-    """A key after folding: whether its row was there before the transaction, and whether its lock is held."""
+EXISTED = 1
+"""A folded key's flag: its row was there before the transaction."""
+LOCKED = 2
+"""A folded key's flag: this transaction is known to hold its row's lock."""
 
-    existed: bool
-    locked: bool
+Folded = Mapping[CapturedTable, Mapping[Key, int]]
+"""Per table, each touched key once, with its flags; tables and keys in the order of their first touch."""
 
 
 @dataclass(slots=True)
@@ -74,16 +75,16 @@ class Touched:
                 del self._savepoints[i:]
                 return
 
-    def fold(self) -> Mapping[CapturedTable, dict[Key, TouchedKey]]:
-        """Each key once, tables and keys in the order of their first touch."""
-        tables: dict[CapturedTable, dict[Key, TouchedKey]] = {}
+    def fold(self) -> Folded:
+        """What the transaction has touched, each key once: its first touch says whether its row was there before."""
+        tables: dict[CapturedTable, dict[Key, int]] = {}
         for note in self.notes:
             keys = tables.setdefault(note.table, {})
-            existed = note.touch is not Touch.INSERT
+            locked = LOCKED if note.locked else 0
+            flags = locked if note.touch is Touch.INSERT else locked | EXISTED
+            if not keys:
+                keys.update(dict.fromkeys(note.keys, flags))
+                continue
             for key in note.keys:
-                known = keys.get(key)
-                if known is None:
-                    keys[key] = TouchedKey(existed, note.locked)
-                elif note.locked:
-                    known.locked = True
+                keys[key] = keys[key] | locked if key in keys else flags
         return tables
