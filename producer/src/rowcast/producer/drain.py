@@ -139,7 +139,8 @@ class Drain:
         parts = [part for g, group in enumerate(groups) for part in self._parts(g, group)]
         # LIMIT, of the one row there is: otherwise the planner copies the text into the condition, and every image is
         # made twice.
-        text = sa.select(_joined(parts).label("changes")).limit(sa.literal_column("1")).subquery("lines")
+        one, none = sa.literal_column("1"), sa.literal_column("0")
+        text = sa.select(_joined(parts).label("changes")).limit(one).offset(none).subquery("lines")
         transaction = (
             sa.cast(sa.func.txid_current(), sa.String)
             if self._own_transaction_id
