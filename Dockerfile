@@ -1,0 +1,22 @@
+# One image for app, relay and workers: docker-compose.yml says which command each runs.
+FROM python:3.12-slim AS build
+RUN pip install --no-cache-dir --disable-pip-version-check 'uv>=0.13,<1'
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+WORKDIR /app
+COPY pyproject.toml uv.lock ./
+# The libraries change less often than the code: a layer of their own.
+RUN uv sync --frozen --no-group dev --extra all --no-install-project
+COPY README.md LICENSE ./
+COPY shared shared
+COPY producer producer
+COPY consumer consumer
+RUN uv sync --frozen --no-group dev --extra all --no-editable
+
+FROM python:3.12-slim
+RUN useradd --system --uid 10001 --create-home rowcast
+COPY --from=build /app/.venv /app/.venv
+COPY examples /app/examples
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
+USER rowcast
+WORKDIR /home/rowcast
+CMD ["rowcast", "--help"]
