@@ -1,4 +1,4 @@
-"""The consuming side's commands: worker, verify, status. As on the producing side, imports wait until a command runs."""
+"""The consuming side's commands: worker, verify, status. Imports wait until a command runs."""
 
 from __future__ import annotations
 

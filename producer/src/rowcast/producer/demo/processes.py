@@ -22,7 +22,7 @@ _TOLD_EVERY_S = 0.2
 
 
 class RealProcess:
-    """``rowcast <command>`` as a process. Its JSON log goes to a file, which is also where the demo reads its progress."""
+    """``rowcast <command>`` as a process. Its JSON log goes to a file, where the demo reads its progress."""
 
     def __init__(self, places: Places, command: str, *arguments: str) -> None:
         self.command = command

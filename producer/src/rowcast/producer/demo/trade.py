@@ -17,10 +17,16 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from rowcast.producer.demo.shop import Customer, Order, OrderLine, Product
 
-_FIRST = "Ada Björn Chloé Dmitri Ece Fatima Grace Hiro Inès Jürgen Kofi Łucja María Nia Omar Priya Zoë".split()
-_LAST = "Adeyemi Brown Çelik Dubois Eriksson Fernández García Haddad Ivanova Jones Kim Lindqvist Müller Nowak".split()
-_THINGS = "lamp kettle chair desk clock scarf teapot notebook bicycle umbrella radio blanket".split()
-_KINDS = "red blue oak steel woollen folding antique tiny grand paper".split()
+_FIRST = (
+    "Ada", "Björn", "Chloé", "Dmitri", "Ece", "Fatima", "Grace", "Hiro", "Inès", "Jürgen", "Kofi", "Łucja", "María",
+    "Nia", "Omar", "Priya", "Zoë",
+)  # fmt: skip
+_LAST = (
+    "Adeyemi", "Brown", "Çelik", "Dubois", "Eriksson", "Fernández", "García", "Haddad", "Ivanova", "Jones", "Kim",
+    "Lindqvist", "Müller", "Nowak",
+)  # fmt: skip
+_KINDS = ("red", "blue", "oak", "steel", "woollen", "folding", "antique", "tiny", "grand", "paper")
+_THINGS = ("lamp", "kettle", "chair", "desk", "clock", "scarf", "teapot", "notebook", "bicycle", "umbrella", "radio")
 
 _FIRST_DAY = datetime(2026, 1, 1, 8, 0, 0)
 

@@ -1,0 +1,87 @@
+"""What the demo shows while it runs: rows on the left, events in the middle, the replica on the right."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from rowcast.shared import logs
+from rowcast.shared.progress import Figures, on_terminal, progress
+
+_log = logging.getLogger("rowcast.demo")
+
+_REDRAWS_PER_S = 8
+
+
+@dataclass(slots=True)
+class Tally:
+    """The run so far. Rows are the shop's own count; events are what relay and worker tell."""
+
+    planned: int
+    transactions: int = 0
+    rows: int = 0
+    published: int = 0
+    applied: int = 0
+    phase: str = "starting"
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.started
+
+    @property
+    def lag(self) -> int:
+        """Rows that the shop has written and the replica has not."""
+        return max(0, self.rows - self.applied)
+
+
+@contextmanager
+def view(tally: Tally, log_format: logs.LogFormat) -> Iterator[None]:
+    """Shows ``tally`` for the length of the block: a live table on a terminal, else a line each second."""
+    if on_terminal(log_format):
+        with Live(
+            get_renderable=lambda: _panel(tally), console=logs.stderr, refresh_per_second=_REDRAWS_PER_S, transient=False
+        ):
+            yield
+        return
+    with progress("demo", _figures, log=_log, log_format=log_format, interval=1.0) as moved:
+        moved(tally)
+        yield
+
+
+def _figures(tally: Tally) -> Figures:
+    return Figures(
+        {
+            "phase": tally.phase,
+            "rows_written": tally.rows,
+            "events_published": tally.published,
+            "events_applied": tally.applied,
+            "lag": tally.lag,
+        }
+    )
+
+
+def _panel(tally: Tally) -> Panel:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
+    table.add_column("shop (the application)")
+    table.add_column("relay → Kafka")
+    table.add_column("worker → replica")
+    table.add_column("lag", justify="right")
+    table.add_row(
+        f"[bold]{tally.rows:,}[/] rows in {tally.transactions:,} transactions",
+        f"[bold]{tally.published:,}[/] events published",
+        f"[bold]{tally.applied:,}[/] events applied",
+        f"[bold]{tally.lag:,}[/] rows",
+    )
+    table.add_row(ProgressBar(total=tally.planned, completed=tally.transactions, width=34))
+    return Panel(table, title=f"rowcast demo · {tally.phase}", subtitle=f"{tally.seconds:.1f} s")
