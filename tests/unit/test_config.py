@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from rowcast.shared.config import Settings, load
+from rowcast.shared.config import RelaySettings, ReplicaSettings, Settings, TopicSettings, load
 from rowcast.shared.errors import ConfigurationError
 
 WHOLE = """
@@ -36,8 +38,6 @@ lease_ms = 8000
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No file and no environment but the test's."""
-    import os
-
     for name in [n for n in os.environ if n.startswith("ROWCAST_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -172,3 +172,20 @@ def test_what_a_command_needs_is_asked_for_by_name() -> None:
         settings.require_primary()
     with pytest.raises(ConfigurationError, match=r"ROWCAST_KAFKA__BOOTSTRAP_SERVERS"):
         settings.require_kafka()
+
+
+def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/configuration.md").read_text("utf-8")
+    rows = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            key, variable, default, _ = (cell.strip() for cell in line.strip("|").split("|", 3))
+            rows[variable.strip("`")] = (key.strip("`"), default)
+    sections = {"TOPICS": TopicSettings, "RELAY": RelaySettings, "REPLICAS__NAME": ReplicaSettings}
+    for prefix, section in sections.items():
+        for name, field in section.model_fields.items():
+            key, default = rows.pop(f"ROWCAST_{prefix}__{name.upper()}")
+            assert key == name
+            expected = "required" if field.is_required() else json.dumps(field.default)
+            assert default.split(" (")[0].strip("`") == expected, key
+    assert set(rows) == {"ROWCAST_SOURCE", "ROWCAST_PRIMARY__URL", "ROWCAST_KAFKA__BOOTSTRAP_SERVERS"}
