@@ -70,8 +70,11 @@ def _missing_packages(names: tuple[str, ...]) -> list[str]:
             missing.append("maven")
     if "postgresql" in names and _postgresql() is None:
         missing.append("postgresql")
-    if "mariadb" in names and not (_find("mariadbd") and _find("mariadb-install-db")):
-        missing.append("mariadb-server-core")
+    if "mariadb" in names:
+        if not (_find("mariadbd") and _find("mariadb-install-db")):
+            missing.append("mariadb-server-core")
+        if not _find("my_print_defaults"):  # mariadb-install-db calls it
+            missing.append("mariadb-client-core")
     return missing
 
 
