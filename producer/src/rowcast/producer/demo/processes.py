@@ -26,9 +26,9 @@ class RealProcess:
 
     def __init__(self, places: Places, command: str, *arguments: str) -> None:
         self.command = command
-        self._log = places.log(command)
+        self.log = places.log(command)
         options = [f"--config={places.config}", "--log-format=json", f"--progress-interval={_TOLD_EVERY_S}"]
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 rowcast(command, *arguments, *options),
                 stdin=subprocess.DEVNULL,
@@ -38,7 +38,7 @@ class RealProcess:
                 # Ctrl-C is for the demo alone: it stops the others in its own order.
                 start_new_session=True,
             )
-        self._reader = self._log.open("rb")
+        self._reader = self.log.open("rb")
         self._partial = b""
         self._figures: dict[str, Any] = {}
 
@@ -50,7 +50,7 @@ class RealProcess:
         if self._process.poll() is not None:
             raise RowcastError(
                 f"`rowcast {self.command}` ended by itself, with exit code {self._process.returncode}:\n"
-                f"{_tail(self._log)}"
+                f"{_tail(self.log)}"
             )
         self._read()
         return self._figures

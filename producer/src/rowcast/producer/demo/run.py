@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import sessionmaker
 
 from rowcast.producer import Capture
-from rowcast.producer.demo.ending import say_goodbye
+from rowcast.producer.demo.ending import tell_ending
 from rowcast.producer.demo.places import REPLICA_NAME, Places, fresh_database, places, write_config
 from rowcast.producer.demo.processes import RealProcess, ended_by_signals, environment, rowcast, running
 from rowcast.producer.demo.shop import Base
@@ -32,6 +31,9 @@ _log = logging.getLogger("rowcast.demo")
 _TRANSACTIONS_PER_S = 150
 _CATCH_UP_S = 60.0
 _LOOK_S = 0.05
+
+_NEXT_LSN = sa.text("SELECT next_lsn FROM rowcast_lease WHERE source = :source")
+_APPLIED_LSN = sa.text("SELECT lsn FROM rowcast_replica WHERE source = :source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
     except KeyboardInterrupt:
         _log.warning("stopped before the databases were compared")
         return 1
-    say_goodbye(demo, where, tally, equal=equal)
+    tell_ending(where, tally, equal=equal, kafka_stays=demo.kafka is not None)
     return 0 if equal else 1
 
 
@@ -132,13 +134,26 @@ def _catch_up(
     given_up = time.monotonic() + _CATCH_UP_S
     while True:
         _take_down(tally, relay, worker)
-        ...
+        if _caught_up(primary, replica, source):
+            return
         if time.monotonic() > given_up:
             raise RowcastError(
-                f"the replica has not caught up after {_CATCH_UP_S:.0f} s: "
-                f"see {relay.log} and {worker.log}."
+                f"the replica has not caught up after {_CATCH_UP_S:.0f} s. See {relay.log} and {worker.log}."
             )
         time.sleep(_LOOK_S)
+
+
+def _caught_up(primary: Engine, replica: Engine, source: str) -> bool:
+    """Nothing is left in the outbox, and what was published last is what was applied last."""
+    with primary.connect() as connection:
+        if connection.scalar(sa.select(sa.func.count()).select_from(sa.table("rowcast_outbox"))):
+            return False
+        published = connection.scalar(_NEXT_LSN, {"source": source})
+    if not sa.inspect(replica).has_table("rowcast_replica"):
+        return False
+    with replica.connect() as connection:
+        applied = connection.scalar(_APPLIED_LSN, {"source": source})
+    return published is not None and applied is not None and applied + 1 >= published
 
 
 def _verify(where: Places) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -59,23 +59,31 @@ class Shop:
         ]
 
     def open(self) -> int:
-        """Fills the shelves and welcomes the first customers, in one transaction."""
+        """Fills the shelves and welcomes the first customers, at once; a shop that was open before goes on."""
         with self._sessions.begin() as session:
-            products = [
-                Product(
-                    sku=f"SKU-{n:04}",
-                    name=f"{self._random.choice(_KINDS)} {self._random.choice(_THINGS)}",
-                    price=self._price(),
-                    stock=self._random.randint(200, 900),
-                )
-                for n in range(60)
-            ]
-            customers = [self._new_customer() for _ in range(40)]
-            session.add_all([*products, *customers])
+            new = [] if session.scalar(select(Product.id).limit(1)) else [*self._stock(), *self._first_customers()]
+            session.add_all(new)
             session.flush()
-            self._products = [p.id for p in products]
-            self._customers = [c.id for c in customers]
-            return len(products) + len(customers)
+            self._products = list(session.scalars(select(Product.id).order_by(Product.id)))
+            self._customers = list(session.scalars(select(Customer.id).order_by(Customer.id)))
+            self._orders = list(session.scalars(select(Order.id).order_by(Order.id)))
+            # No e-mail address twice: each customer so far took one number, and has at least that id.
+            self._registered = self._customers[-1]
+            return len(new)
+
+    def _stock(self) -> list[Product]:
+        return [
+            Product(
+                sku=f"SKU-{n:04}",
+                name=f"{self._random.choice(_KINDS)} {self._random.choice(_THINGS)}",
+                price=Decimal(self._random.randint(150, 20_000)) / 100,
+                stock=self._random.randint(200, 900),
+            )
+            for n in range(60)
+        ]
+
+    def _first_customers(self) -> list[Customer]:
+        return [self._new_customer() for _ in range(40)]
 
     def trade(self, transactions: int | None = None) -> Iterator[int]:
         """Does one transaction at each step, for ever if no number is given, and gives the rows it changed."""
@@ -213,6 +221,3 @@ class Shop:
             "vip": self._random.random() < 0.1,
             "joined": self._clock,
         }
-
-    def _price(self) -> Decimal:
-        return Decimal(self._random.randint(150, 20_000)) / 100

@@ -50,7 +50,10 @@ def view(tally: Tally, log_format: logs.LogFormat) -> Iterator[None]:
     """Shows ``tally`` for the length of the block: a live table on a terminal, else a line each second."""
     if on_terminal(log_format):
         with Live(
-            get_renderable=lambda: _panel(tally), console=logs.stderr, refresh_per_second=_REDRAWS_PER_S, transient=False
+            get_renderable=lambda: _panel(tally),
+            console=logs.stderr,
+            refresh_per_second=_REDRAWS_PER_S,
+            transient=False,
         ):
             yield
         return

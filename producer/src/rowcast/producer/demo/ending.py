@@ -1,0 +1,84 @@
+"""What the demo leaves behind, and three commands to go on with. Each works as printed, from where the demo was run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+from sqlalchemy.engine import URL
+
+from rowcast.producer.demo.places import REPLICA_NAME, Places
+from rowcast.producer.demo.view import Tally
+
+
+def tell_ending(where: Places, tally: Tally, *, equal: bool, kafka_stays: bool) -> None:
+    """Prints the result to standard output. ``kafka_stays``: the brokers outlive this process."""
+    console = Console(highlight=False)
+    if not equal:
+        console.print(
+            Text(
+                f"\nThe replica differs from the primary. Logs: {where.log('relay')}, {where.log('worker')}", "bold red"
+            )
+        )
+        return
+    console.print(
+        Text.assemble(
+            ("\nPrimary and replica are equal.", "bold green"),
+            f" {tally.rows:,} row changes in {tally.transactions:,} transactions, "
+            f"{tally.published:,} events, {tally.seconds:.1f} s.\n"
+            f"  primary  {where.primary}\n  replica  {where.replica}\n\nTo go on:",
+        ),
+        soft_wrap=True,
+    )
+    for command, why in next_commands(where, kafka_stays=kafka_stays):
+        console.print(Text.assemble(f"  {command}", (f"  # {why}", "dim")), soft_wrap=True)
+
+
+def next_commands(where: Places, *, kafka_stays: bool) -> list[tuple[str, str]]:
+    """Three commands, and why one would want them."""
+    config = shlex.quote(_shown(where.config))
+    verify = f"{_rowcast()} verify {REPLICA_NAME} --config {config}"
+    commands = []
+    if look := _query(where.replica, "SELECT status, count(*) FROM orders GROUP BY status"):
+        commands.append((look, "look into the replica"))
+    else:
+        commands.append((f"cat {config}", "the configuration of this run, a start for your own"))
+    commands.append((verify, "compare both databases again"))
+    if kafka_stays:
+        commands.append((f"{_rowcast()} status --config {config}", "backlog and lag"))
+    elif change := _query(where.replica, "UPDATE customers SET name = 'Nobody' WHERE id = 1"):
+        commands.append((f"{change}; {verify}", "change a row, and see it found"))
+    else:
+        commands.append((f"{_rowcast()} demo --seed 2", "another day in the shop, on SQLite"))
+    return commands
+
+
+def _query(database: URL, statement: str) -> str | None:
+    """A command that runs SQL on an SQLite file; None on other engines, whose shells may not be installed."""
+    if database.get_backend_name() != "sqlite" or not database.database:
+        return None
+    file = shlex.quote(_shown(Path(database.database)))
+    if shutil.which("sqlite3"):
+        return f'sqlite3 {file} "{statement}"'
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2])); c.commit()"
+    return f'{shlex.quote(_shown(Path(sys.executable)))} -c {shlex.quote(program)} {file} "{statement}"'
+
+
+def _rowcast() -> str:
+    """``rowcast``, with its directory if the shell would not find it."""
+    own = Path(sys.executable).with_name("rowcast")
+    found = shutil.which("rowcast")
+    if not own.exists() or (found is not None and Path(found).samefile(own)):
+        return "rowcast"
+    return shlex.quote(_shown(own))
+
+
+def _shown(path: Path) -> str:
+    """From the working directory if it lies below, else in full."""
+    relative = os.path.relpath(path)
+    return str(path.absolute()) if relative.startswith("..") else relative
