@@ -62,11 +62,24 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             metadata,
             "rowcast_lease",
             sa.Column("source", _name(100), primary_key=True),
+            # Who leads, for people to read; the epoch alone decides. Times are milliseconds of the database's clock.
+            sa.Column("owner", _name(255)),
+            sa.Column("epoch", sa.BigInteger, nullable=False),
+            sa.Column("expires_ms", sa.BigInteger, nullable=False),
+            sa.Column("next_lsn", sa.BigInteger, nullable=False),
+            sa.Column("published_lsn", sa.BigInteger, nullable=False),
+            # JSON: the transaction that the last claim left unfinished.
+            sa.Column("carried", _Document),
         ),
         claim=_table(
             metadata,
             "rowcast_claim",
-            sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("first_lsn", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("last_lsn", sa.BigInteger, nullable=False),
+            # JSON: the outbox ids in the order of publishing; the transaction unfinished before and after them.
+            sa.Column("outbox_ids", _Document, nullable=False),
+            sa.Column("carried", _Document),
+            sa.Column("left_unfinished", _Document),
         ),
     )
 

@@ -1,0 +1,76 @@
+"""The rows of a claim, split into changes: how many lsns they take, and what they leave unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from rowcast.producer.relay.lines import Change, LineHead, LineSplitter
+from rowcast.producer.relay.reading import OutboxRow
+from rowcast.producer.relay.unfinished import Unfinished
+from rowcast.shared.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """One outbox row's changes."""
+
+    id: int
+    tx: str
+    ts_ms: int
+    changes: Sequence[Change]
+
+
+class DamagedRowError(DataError):
+    """An outbox row that cannot be published, and nothing after it."""
+
+    def __init__(self, row_id: int, tx: str, reason: str) -> None:
+        super().__init__(
+            f"row {row_id} of rowcast_outbox (transaction {tx}): {reason}. Nothing is published past it: mend the row, "
+            "or delete its transaction's rows, and the replicas will lack its changes."
+        )
+        self.row_id = row_id
+
+
+def split_row(row: OutboxRow, splitter: LineSplitter) -> BatchRow:
+    """Raises DamagedRowError."""
+    try:
+        return BatchRow(row.id, row.tx, row.ts_ms, splitter.split(row.changes))
+    except DataError as error:
+        raise DamagedRowError(row.id, row.tx, str(error)) from error
+
+
+def heads_in(rows: Sequence[BatchRow]) -> Iterator[tuple[BatchRow, LineHead]]:
+    """Each line head once, with the row that names it first."""
+    seen: set[LineHead] = set()
+    for row in rows:
+        for head, _, _ in row.changes:
+            if head not in seen:
+                seen.add(head)
+                yield row, head
+
+
+def event_count(rows: Sequence[BatchRow]) -> int:
+    """The number of changes: tombstones, BEGIN and END are none."""
+    return sum(len(row.changes) for row in rows)
+
+
+def lsn_count(rows: Sequence[BatchRow], carried: Unfinished | None, goes_on: bool) -> int:
+    """One for each change, BEGIN and END; ``goes_on``: the last transaction does not end with these rows."""
+    transactions = sum(1 for _ in groupby(rows, key=lambda row: row.tx))
+    continued = carried is not None and carried.tx == rows[0].tx
+    return event_count(rows) + 2 * transactions - continued - goes_on
+
+
+def left_unfinished(rows: Sequence[BatchRow], carried: Unfinished | None, end_id: int | None) -> Unfinished | None:
+    """What is left after these rows. ``end_id``: see ``Selection``."""
+    if end_id is None:
+        return None
+    tx = rows[-1].tx
+    counts = dict(carried.counts) if carried is not None and carried.tx == tx else {}
+    last = [row for row in rows if row.tx == tx]
+    for row in last:
+        for head, _, _ in row.changes:
+            counts[head.table] = counts.get(head.table, 0) + 1
+    return Unfinished(tx, last[-1].id, end_id, counts)

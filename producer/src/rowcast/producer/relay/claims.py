@@ -1,0 +1,144 @@
+"""Claims: which outbox rows go out under which lsns, written down before anything is produced.
+
+After a crash the successor finds them and publishes those that Kafka has not committed again, with the same lsns.
+The rows and their claim are deleted only when Kafka has committed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import orjson
+import sqlalchemy as sa
+
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.lease import Lease, LeaseRow
+from rowcast.producer.relay.reading import Outbox
+from rowcast.producer.relay.unfinished import Unfinished
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``outbox_ids`` in the order of publishing take the lsns ``first_lsn`` to ``last_lsn``, BEGIN and END included.
+
+    ``carried``: the transaction that the claim before left unfinished and this one goes on with; ``unfinished``: the
+    one that this claim leaves.
+    """
+
+    first_lsn: int
+    last_lsn: int
+    outbox_ids: tuple[int, ...]
+    carried: Unfinished | None
+    unfinished: Unfinished | None
+
+
+class Claims:
+    """The claims of the leader of one epoch. ``lease`` is the row as this leader wrote it last."""
+
+    def __init__(
+        self, connections: Connections, tables: OutboxTables, lease_row: LeaseRow, outbox: Outbox, lease: Lease
+    ) -> None:
+        self._connections = connections
+        self._table = tables.claim
+        self._lease_row = lease_row
+        self._outbox = outbox
+        self._pending: list[Claim] = self._recorded()
+        self._published: list[Claim] = []
+        self._claimed = {id_ for claim in self._pending for id_ in claim.outbox_ids}
+        self.lease = lease
+
+    def _recorded(self) -> list[Claim]:
+        row = self._table.c
+        found = self._connections.reader.execute(
+            sa.select(row.first_lsn, row.last_lsn, row.outbox_ids, row.carried, row.left_unfinished).order_by(
+                row.first_lsn
+            )
+        )
+        return [
+            Claim(
+                first, last, tuple(orjson.loads(ids)), Unfinished.from_json(carried), Unfinished.from_json(unfinished)
+            )
+            for first, last, ids, carried, unfinished in found
+        ]
+
+    @property
+    def pending(self) -> Sequence[Claim]:
+        """Those that Kafka is not known to have committed, in order."""
+        return self._pending
+
+    @property
+    def claimed(self) -> Collection[int]:
+        """The outbox ids of every claim whose rows are not deleted yet."""
+        return self._claimed
+
+    @property
+    def unfinished(self) -> Unfinished | None:
+        """The transaction that the last claim left unfinished."""
+        return Unfinished.from_json(self.lease.carried)
+
+    def committed(self, lsn: int) -> None:
+        """Kafka has committed everything up to ``lsn``: ``settle`` or the next ``record`` deletes it."""
+        self._published += [claim for claim in self._pending if claim.last_lsn <= lsn]
+        self._pending = [claim for claim in self._pending if claim.last_lsn > lsn]
+
+    def record(self, outbox_ids: Sequence[int], lsns: int, unfinished: Unfinished | None) -> Claim:
+        """Writes the next claim, which takes ``lsns`` lsns. Raises FencedError if another relay has taken over."""
+        lease = self.lease
+        claim = Claim(
+            lease.next_lsn,
+            lease.next_lsn + lsns - 1,
+            tuple(outbox_ids),
+            Unfinished.from_json(lease.carried),
+            unfinished,
+        )
+        carried = unfinished.to_json() if unfinished else None
+        self._write(Lease(lease.epoch, lease.next_lsn + lsns, self._published_lsn(), carried), claim)
+        self._pending.append(claim)
+        self._claimed.update(outbox_ids)
+        return claim
+
+    def settle(self) -> None:
+        """Deletes what Kafka has committed. Raises FencedError if another relay has taken over."""
+        if self._published:
+            self._write(Lease(self.lease.epoch, self.lease.next_lsn, self._published_lsn(), self.lease.carried), None)
+
+    def start_above(self, lsn: int) -> None:
+        """The next lsn is above ``lsn``. Raises FencedError if another relay has taken over."""
+        self._write(Lease(self.lease.epoch, lsn + 1, self._published_lsn(), self.lease.carried), None)
+
+    def renew(self) -> None:
+        """A sign of life. Raises FencedError if another relay has taken over."""
+        self._lease_row.renew(self.lease)
+
+    def _published_lsn(self) -> int:
+        return self._published[-1].last_lsn if self._published else self.lease.published_lsn
+
+    def _write(self, next_: Lease, claim: Claim | None) -> None:
+        done = [id_ for published in self._published for id_ in published.outbox_ids]
+        writer = self._connections.writer
+        with writer.begin():
+            # First: whoever is fenced must not get as far as a delete.
+            self._lease_row.swap(self.lease, next_)
+            if claim is not None:
+                writer.execute(sa.insert(self._table), _as_row(claim))
+            if done:
+                writer.execute(
+                    sa.delete(self._table).where(self._table.c.first_lsn == sa.bindparam("lsn")),
+                    [{"lsn": published.first_lsn} for published in self._published],
+                )
+                self._outbox.delete(done)
+        self.lease = next_
+        self._published.clear()
+        self._claimed.difference_update(done)
+
+
+def _as_row(claim: Claim) -> dict[str, object]:
+    return {
+        "first_lsn": claim.first_lsn,
+        "last_lsn": claim.last_lsn,
+        "outbox_ids": orjson.dumps(claim.outbox_ids).decode(),
+        "carried": claim.carried.to_json() if claim.carried else None,
+        "left_unfinished": claim.unfinished.to_json() if claim.unfinished else None,
+    }

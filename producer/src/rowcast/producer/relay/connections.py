@@ -1,0 +1,47 @@
+"""The relay's own two connections to the primary."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from sqlalchemy.engine import Connection, Engine
+
+
+class Connections:
+    """``reader`` is in autocommit: each statement sees what is committed by then, and holds no lock and no snapshot.
+
+    ``writer`` is for short transactions that touch the relay's own rows, by primary key, at READ COMMITTED: under
+    MariaDB's REPEATABLE READ they would lock the gaps that the application inserts into.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.dialect = engine.dialect
+        self._opened: list[Connection] = []
+        try:
+            self.reader = self._open(engine, "AUTOCOMMIT")
+            self.writer = self._open(engine, None if engine.dialect.name == "sqlite" else "READ COMMITTED")
+            if engine.dialect.name == "postgresql":
+                # A plan made while the outbox was empty would still sort all of it when it holds millions of rows.
+                self.reader.exec_driver_sql("SET plan_cache_mode = force_custom_plan")
+                self.reader.exec_driver_sql("SET enable_seqscan = off")
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, engine: Engine, isolation: str | None) -> Connection:
+        connection = engine.connect()
+        self._opened.append(connection)
+        return connection.execution_options(isolation_level=isolation) if isolation else connection
+
+    def close(self) -> None:
+        """Closes them for good: the pool does not get a connection back that has the relay's settings."""
+        for connection in self._opened:
+            connection.invalidate()
+            connection.close()
+        self._opened.clear()
+
+    def __enter__(self) -> Connections:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

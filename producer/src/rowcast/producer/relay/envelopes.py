@@ -1,0 +1,106 @@
+"""From claimed rows to messages: BEGIN, change events, tombstones, END, with their lsns.
+
+An envelope is put together from bytes: what is the same for all changes of a table is made once, the row image goes
+in as the database wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import TypeAlias
+
+import orjson
+
+from rowcast.producer.relay.batches import BatchRow
+from rowcast.producer.relay.claims import Claim
+from rowcast.producer.relay.lines import LineHead
+from rowcast.producer.relay.tables import Tables
+from rowcast.shared.events import TransactionEvent, transaction_topic, transaction_value
+
+Message: TypeAlias = tuple[str, bytes | None, bytes, int]
+"""Topic, value, key, partition (-1: by key), in the order that the producer takes them."""
+
+BY_KEY = -1
+
+
+class Envelopes:
+    """Makes the messages of one source."""
+
+    def __init__(self, source: str, database: str, tables: Tables) -> None:
+        self._tables = tables
+        self._transaction_topic = transaction_topic(source)
+        self._source = b',"source":{"version":%b,"connector":"rowcast","name":%b,"ts_ms":' % (
+            orjson.dumps(version("rowcast")),
+            orjson.dumps(source),
+        )
+        self._database = orjson.dumps(database)
+        self._parts: dict[LineHead, tuple[str, bytes, bytes]] = {}
+
+    def messages(self, claim: Claim, rows: Sequence[BatchRow], now_ms: int) -> Iterator[Message]:
+        """All that the claim publishes, in order. ``now_ms`` becomes the envelopes' own ``ts_ms``."""
+        lsn = claim.first_lsn
+        tx = None
+        counts: dict[str, int] = {}
+        ts_ms = 0
+        for row in rows:
+            if row.tx != tx:
+                if tx is not None:
+                    yield self._end(tx, ts_ms, lsn, counts)
+                    lsn += 1
+                tx = row.tx
+                if claim.carried is not None and claim.carried.tx == tx:
+                    counts = dict(claim.carried.counts)
+                else:
+                    counts = {}
+                    yield self._boundary(TransactionEvent("BEGIN", tx, row.ts_ms, lsn))
+                    lsn += 1
+            ts_ms = row.ts_ms
+            yield from self._events(row, lsn, counts, now_ms)
+            lsn += len(row.changes)
+        if tx is not None and claim.unfinished is None:
+            yield self._end(tx, ts_ms, lsn, counts)
+            lsn += 1
+        assert lsn == claim.last_lsn + 1, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn - 1}"
+
+    def _events(self, row: BatchRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[Message]:
+        total = sum(counts.values())
+        tx = orjson.dumps(row.tx)
+        parts: dict[LineHead, tuple[str, bytes, bytes]] = {}
+        for head, key, after in row.changes:
+            part = parts.get(head)
+            if part is None:
+                topic, middle, rest = self._of_head(head)
+                middle = b'%b%d%b%b,"lsn":' % (self._source, row.ts_ms, middle, tx)
+                rest = b'%b%d,"transaction":{"id":%b,"total_order":' % (rest, now_ms, tx)
+                part = parts[head] = topic, middle, rest
+            topic, middle, rest = part
+            total += 1
+            order = counts[head.table] = counts.get(head.table, 0) + 1
+            value = b'{"before":null,"after":%b%b%d%b%d,"data_collection_order":%d}}' % (
+                b"null" if after is None else after, middle, lsn, rest, total, order,
+            )  # fmt: skip
+            yield topic, value, key, BY_KEY
+            if after is None:
+                yield topic, None, key, BY_KEY
+            lsn += 1
+
+    def _of_head(self, head: LineHead) -> tuple[str, bytes, bytes]:
+        """The topic, and what stands between ``source.ts_ms`` and ``txId``, and between ``lsn`` and ``ts_ms``."""
+        part = self._parts.get(head)
+        if part is None:
+            table = self._tables.of(head)
+            middle = b',"snapshot":"false","db":%b,"schema":%b,"table":%b,"txId":' % (
+                self._database, orjson.dumps(table.schema), orjson.dumps(table.name),
+            )  # fmt: skip
+            rest = b',"origin":null,"shape":%b},"op":%b,"ts_ms":' % (
+                orjson.dumps(head.version), orjson.dumps(head.op),
+            )  # fmt: skip
+            part = self._parts[head] = table.topic, middle, rest
+        return part
+
+    def _end(self, tx: str, ts_ms: int, lsn: int, counts: dict[str, int]) -> Message:
+        return self._boundary(TransactionEvent("END", tx, ts_ms, lsn, sum(counts.values()), counts))
+
+    def _boundary(self, event: TransactionEvent) -> Message:
+        return self._transaction_topic, transaction_value(event), orjson.dumps({"id": event.id}), 0

@@ -1,0 +1,238 @@
+"""The leader's work: claim, produce, commit in Kafka, delete; in that order, whatever happens in between."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.relay.batches import (
+    BatchRow,
+    DamagedRowError,
+    event_count,
+    heads_in,
+    left_unfinished,
+    lsn_count,
+    split_row,
+)
+from rowcast.producer.relay.claims import Claim, Claims
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.envelopes import BY_KEY, Envelopes, Message
+from rowcast.producer.relay.lease import LeaseRow
+from rowcast.producer.relay.lines import LineSplitter
+from rowcast.producer.relay.publisher import Publisher
+from rowcast.producer.relay.reading import Outbox
+from rowcast.producer.relay.selection import Limits, Selection, select_next
+from rowcast.producer.relay.tables import Tables, TableVersion
+from rowcast.producer.relay.topics import Topics
+from rowcast.shared.config import RelaySettings
+from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.events import schema_topic
+
+_log = logging.getLogger("rowcast.relay")
+
+CLAIM_BYTES = 8 * 1024 * 1024
+"""A claim's rows are in memory at once: it takes no more than this, or a single row."""
+
+_CLAIMS_IN_FLIGHT = 4
+"""Rows of this many full claims, and Kafka's transaction is committed before its time: claimed rows cost each look."""
+
+
+class Leader:
+    """One epoch's leader. Any error ends it; whoever leads next, perhaps the same process, starts with ``take_over``.
+
+    ``on_events`` is told the number of events handed to Kafka.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        tables: OutboxTables,
+        lease_row: LeaseRow,
+        epoch: int,
+        publisher: Publisher,
+        topics: Topics,
+        source: str,
+        database: str,
+        settings: RelaySettings,
+        on_events: Callable[[int], None],
+    ) -> None:
+        self._connections = connections
+        self._own_tables = tables
+        self._lease_row = lease_row
+        self._epoch = epoch
+        self._publisher = publisher
+        self._topics = topics
+        self._source = source
+        self._settings = settings
+        self._on_events = on_events
+        self._limits = Limits(settings.claim_rows, CLAIM_BYTES)
+        self._outbox = Outbox(connections, tables)
+        self._splitter = LineSplitter()
+        self._tables = Tables(connections, tables, source)
+        self._envelopes = Envelopes(source, database, self._tables)
+        self._renewed_at = time.monotonic()
+        self._sent_at = 0.0
+        self._sent_lsn = 0
+        self._claims: Claims | None = None
+
+    def take_over(self) -> None:
+        """Fences the predecessor and publishes what it has left. The lease has been taken before.
+
+        The order matters: tests/unit/protocol_model.py checks it.
+        """
+        self._publisher.fence()
+        # A relay that slept since it took the lease has just fenced its successor: it finds out here.
+        lease = self._lease_row.look(self._epoch)
+        self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
+        self._topics.ensure_own()
+        marker = self._publisher.marker()
+        if marker is not None:
+            claims.committed(marker)
+            if marker >= lease.next_lsn:
+                _log.warning(
+                    "Kafka has events of this source up to lsn %d, the database knows of none above %d: was it "
+                    "restored from a backup? Going on above Kafka's",
+                    marker,
+                    lease.next_lsn - 1,
+                )
+                claims.start_above(marker)
+        elif lease.published_lsn:
+            _log.warning(
+                "Kafka does not know what it committed of this source: is the cluster new, or was the relay away for "
+                "longer than offsets are kept? What is recorded as not committed is published again"
+            )
+        claims.settle()
+        self._sent_lsn = max(marker or 0, lease.published_lsn)
+        self._publish_shapes(self._tables.all_published())
+        for claim in list(claims.pending):
+            _log.info("publishing again what the predecessor claimed: lsn %d to %d", claim.first_lsn, claim.last_lsn)
+            self._send(claim, self._rows_of(claim))
+            # One by one: what cannot be published must not hold back what came before it.
+            self.commit()
+
+    @property
+    def committed_lsn(self) -> int:
+        """The highest lsn that Kafka is known to have committed."""
+        published = self._held.lease.published_lsn
+        pending = self._held.pending
+        return pending[0].first_lsn - 1 if pending else max(self._sent_lsn, published)
+
+    @property
+    def _held(self) -> Claims:
+        assert self._claims is not None, "take_over comes first"
+        return self._claims
+
+    def work(self) -> bool:
+        """Claims and publishes the next rows; False if there are none. Commits in Kafka and deletes when it is time.
+
+        Raises DamagedRowError when the next transaction cannot be published; everything before it is committed then.
+        """
+        claimed = self._claim_next()
+        if claimed is not None:
+            self._send(*claimed)
+            self._sent_at = time.monotonic()
+        if self._commit_is_due(idle=claimed is None):
+            self.commit()
+        if claimed is None:
+            self._held.settle()
+        self.keep_lease()
+        return claimed is not None
+
+    def commit(self) -> None:
+        """Commits the open Kafka transaction. What it held is deleted with the next claim, or by ``settle``."""
+        if self._publisher.begun_at is not None:
+            self._publisher.commit(self._sent_lsn)
+            self._held.committed(self._sent_lsn)
+
+    def finish(self) -> None:
+        """Commits and deletes all that is sent."""
+        self.commit()
+        self._held.settle()
+
+    def keep_lease(self) -> None:
+        """Renews the lease when a third of it has gone by. Raises FencedError if another relay has taken over."""
+        now = time.monotonic()
+        if now - self._renewed_at > self._settings.lease_ms / 3000:
+            if self._claims is None:
+                self._lease_row.look(self._epoch)
+            else:
+                self._claims.renew()
+            self._renewed_at = now
+
+    def _claim_next(self) -> tuple[Claim, list[BatchRow]] | None:
+        claims = self._held
+        selection = select_next(self._outbox, claims.claimed, claims.unfinished, self._limits)
+        try:
+            rows = self._rows(selection)
+        except DamagedRowError as error:
+            selection = selection.before(error.row_id)
+            if not selection.heads:
+                self.finish()
+                raise
+            rows = self._rows(selection)
+        if not rows:
+            return None
+        carried = claims.unfinished
+        lsns = lsn_count(rows, carried, selection.end_id is not None)
+        claim = claims.record([row.id for row in rows], lsns, left_unfinished(rows, carried, selection.end_id))
+        self._renewed_at = time.monotonic()
+        return claim, rows
+
+    def _rows(self, selection: Selection) -> list[BatchRow]:
+        ids = [head.id for head in selection.heads]
+        rows = self._split(ids) if ids else []
+        if len(rows) < len(ids):
+            raise RetriableError("outbox rows have gone between two looks at them: looking again")
+        return rows
+
+    def _rows_of(self, claim: Claim) -> list[BatchRow]:
+        rows = self._split(claim.outbox_ids)
+        if len(rows) < len(claim.outbox_ids):
+            self._held.renew()
+            raise DataError(
+                f"the claim of lsn {claim.first_lsn} to {claim.last_lsn} in rowcast_claim names outbox rows that are "
+                "gone. Restore them, or delete the claim's row: the replicas will lack its changes."
+            )
+        return rows
+
+    def _split(self, ids: Sequence[int]) -> list[BatchRow]:
+        rows = [split_row(row, self._splitter) for row in self._outbox.rows(ids)]
+        for row, head in heads_in(rows):
+            try:
+                self._tables.of(head)
+            except DataError as error:
+                raise DamagedRowError(row.id, row.tx, str(error)) from error
+        return rows
+
+    def _send(self, claim: Claim, rows: list[BatchRow]) -> None:
+        heads = [head for _, head in heads_in(rows)]
+        self._publish_shapes(self._tables.to_publish(heads))
+        self._topics.ensure({self._tables.of(head).topic for head in heads}, self.keep_lease)
+        self._publisher.send(self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000))
+        self._sent_lsn = claim.last_lsn
+        self._on_events(event_count(rows))
+
+    def _publish_shapes(self, shapes: list[TableVersion]) -> None:
+        """In a Kafka transaction of their own, before the first event that names them."""
+        if not shapes:
+            return
+        self.commit()
+        topic, lsn = schema_topic(self._source), self._sent_lsn + 1
+        self._topics.ensure((table.topic for table in shapes), self.keep_lease)
+        messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
+        assert BY_KEY not in {message[3] for message in messages}
+        self._publisher.send(messages)
+        self._publisher.commit(self._sent_lsn)
+        self._publisher.learn_schema_end()
+
+    def _commit_is_due(self, idle: bool) -> bool:
+        begun_at = self._publisher.begun_at
+        if begun_at is None:
+            return False
+        now = time.monotonic()
+        interval = self._settings.kafka_transaction_ms / 1000
+        if now - begun_at >= interval or (idle and now - self._sent_at >= interval / 5):
+            return True
+        return len(self._held.claimed) >= _CLAIMS_IN_FLIGHT * self._settings.claim_rows

@@ -1,0 +1,137 @@
+"""The lease: one row a source, which says who leads. An epoch, raised by compare-and-swap, tells leaders apart.
+
+Nobody needs to notice in time that its lease is over: whoever takes it raises the epoch, and from then on every
+write of the predecessor finds no row to update. Times are milliseconds of the database's clock, so that no machine's
+own clock matters.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from rowcast.producer.clock import now_ms
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.relay.connections import Connections
+from rowcast.shared.errors import ConfigurationError, FencedError
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease as its holder saw it last. ``carried`` is JSON (``unfinished.Unfinished``) or None."""
+
+    epoch: int
+    next_lsn: int
+    published_lsn: int
+    carried: str | None
+
+
+def new_owner() -> str:
+    """A name that no other relay has, with what a person needs to find the process."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"[-255:]
+
+
+class LeaseRow:
+    """One source's row, seen by one relay."""
+
+    def __init__(self, connections: Connections, tables: OutboxTables, source: str, owner: str, lease_ms: int) -> None:
+        self._connections = connections
+        self._row = tables.lease
+        self._source = source
+        self._owner = owner
+        self._now = now_ms(connections.dialect)
+        self._expiry = self._now + lease_ms
+
+    def take(self) -> int | None:
+        """The new epoch if the lease was free, expired or this relay's own; None if another relay holds it.
+
+        Raises ConfigurationError if this database's outbox is published under another source's name.
+        """
+        row = self._row.c
+        free = (row.expires_ms <= self._now) | (row.owner == self._owner)
+        seen = self._connections.reader.execute(
+            sa.select(row.epoch, free.label("free")).where(row.source == self._source)
+        ).first()
+        if seen is None:
+            self._insert()
+            return self.take()
+        if not seen.free:
+            return None
+        with self._connections.writer.begin():
+            taken = self._connections.writer.execute(
+                sa.update(self._row)
+                .where(row.source == self._source, row.epoch == seen.epoch, free)
+                .values(epoch=seen.epoch + 1, owner=self._owner, expires_ms=self._expiry)
+            )
+        return int(seen.epoch) + 1 if taken.rowcount == 1 else None
+
+    def _insert(self) -> None:
+        others = self._connections.reader.execute(sa.select(self._row.c.source)).scalars().all()
+        if others and self._source not in others:
+            raise ConfigurationError(
+                f"this database's outbox is published as source {others[0]!r}, and the configuration says "
+                f"{self._source!r}. Set source = {others[0]!r}; to rename the source for good, stop every relay and "
+                f"delete the row from {self._row.name}."
+            )
+        row = {"source": self._source, "epoch": 0, "expires_ms": 0, "next_lsn": 1, "published_lsn": 0}
+        try:
+            with self._connections.writer.begin():
+                self._connections.writer.execute(sa.insert(self._row), row)
+        except exc.IntegrityError:
+            # Another relay was quicker.
+            return
+
+    def look(self, epoch: int) -> Lease:
+        """The row as it is. Raises FencedError if the epoch has moved on."""
+        row = self._row.c
+        seen = self._connections.reader.execute(
+            sa.select(row.epoch, row.next_lsn, row.published_lsn, row.carried, row.owner).where(
+                row.source == self._source
+            )
+        ).first()
+        if seen is None or seen.epoch != epoch:
+            raise self._fenced(seen.owner if seen else None)
+        return Lease(seen.epoch, seen.next_lsn, seen.published_lsn, seen.carried)
+
+    def swap(self, lease: Lease, next_: Lease) -> None:
+        """From ``lease`` to ``next_``, and so renewed. Runs in a transaction of the writer that the caller has begun.
+
+        Raises FencedError if the row is not what ``lease`` says: another relay has taken over.
+        """
+        row = self._row.c
+        swapped = self._connections.writer.execute(
+            sa.update(self._row)
+            .where(row.source == self._source, row.epoch == lease.epoch, row.next_lsn == lease.next_lsn)
+            .values(
+                expires_ms=self._expiry,
+                next_lsn=next_.next_lsn,
+                published_lsn=next_.published_lsn,
+                carried=next_.carried,
+            )
+        )
+        if swapped.rowcount != 1:
+            raise self._fenced(None)
+
+    def renew(self, lease: Lease) -> None:
+        """A sign of life. Raises FencedError if another relay has taken over."""
+        with self._connections.writer.begin():
+            self.swap(lease, lease)
+
+    def release(self, epoch: int) -> None:
+        """At an orderly stop: a standby takes over at once."""
+        row = self._row.c
+        with self._connections.writer.begin():
+            self._connections.writer.execute(
+                sa.update(self._row)
+                .where(row.source == self._source, row.epoch == epoch)
+                .values(expires_ms=0, owner=None)
+            )
+
+    def _fenced(self, owner: str | None) -> FencedError:
+        by = f" ({owner})" if owner else ""
+        return FencedError(f"another relay{by} has taken over the source {self._source!r}; this one stands by.")

@@ -1,0 +1,78 @@
+"""Splitting outbox lines by bytes alone: row images are never parsed.
+
+A line is ``{"t":"public.orders","v":"1f3a5c7e9b0d","op":"u","k":{"id":1},"a":{"id":1,"amount":"12.50"}}``. Quotes
+inside a JSON string are escaped and a key's values are never objects, so ``,"k":{`` and ``,"a":{`` occur first where
+they are meant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import orjson
+
+from rowcast.shared.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class LineHead:
+    """What many lines have in common: the table (``schema.table``), its shape's version, and the op."""
+
+    table: str
+    version: str
+    op: str
+
+
+Change: TypeAlias = tuple[LineHead, bytes, bytes | None]
+"""A line split: its head, the message key (compact JSON), the row image as the database wrote it (None: deleted)."""
+
+
+class LineSplitter:
+    """Remembers the heads it has seen: there are few."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, LineHead] = {}
+
+    def split(self, changes: str) -> list[Change]:
+        """An outbox row's lines. Raises DataError with the reason if one is damaged."""
+        lines = changes.encode().split(b"\n")
+        if lines.pop() != b"" or not lines:
+            raise DataError("the last line does not end with a line break")
+        heads = self._heads
+        result: list[Change] = []
+        for line in lines:
+            k = line.find(b',"k":{')
+            head = heads.get(line[:k]) or self._new_head(line, k)
+            a = line.find(b',"a":{', k)
+            end = len(line) - 1 if a < 0 else a
+            after = None if a < 0 else line[a + 5 : -1]
+            if line[-1:] != b"}" or line[end - 1 : end] != b"}" or (after is not None and after[-1:] != b"}"):
+                raise DataError(f"a line is cut off: {_shown(line)}")
+            if (after is None) is not (head.op == "d"):
+                raise DataError(f"op {head.op!r} {'without' if after is None else 'with'} a row image: {_shown(line)}")
+            try:
+                # The database's white space and escapes must not make two keys of one.
+                key = orjson.dumps(orjson.loads(line[k + 5 : end]))
+            except orjson.JSONDecodeError as error:
+                raise DataError(f"the key is no JSON ({error}): {_shown(line)}") from error
+            if key == b"{}":
+                raise DataError(f"the key is empty: {_shown(line)}")
+            result.append((head, key, after))
+        return result
+
+    def _new_head(self, line: bytes, k: int) -> LineHead:
+        try:
+            data: Any = orjson.loads(line[:k] + b"}") if k > 0 else None
+            head = LineHead(data["t"], data["v"], data["op"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"not an outbox line: {_shown(line)}") from error
+        if head.op not in ("c", "u", "d") or not isinstance(head.table, str) or not isinstance(head.version, str):
+            raise DataError(f"not an outbox line: {_shown(line)}")
+        self._heads[line[:k]] = head
+        return head
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode(errors="replace")
+    return repr(text if len(text) <= 120 else text[:117] + "...")

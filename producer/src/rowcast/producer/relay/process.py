@@ -1,0 +1,227 @@
+"""A relay: stands by until the lease is free, leads until stopped or fenced, comes back after any passing fault."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import Engine
+
+from rowcast.producer.outbox import OutboxTables, outbox_tables
+from rowcast.producer.relay.backoff import Backoff
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.shared import kafka
+from rowcast.shared.config import Settings
+from rowcast.shared.databases import reach
+from rowcast.shared.errors import ConfigurationError, FencedError, RetriableError, UnreachableError
+
+_log = logging.getLogger("rowcast.relay")
+
+_STOPPING_S = 10.0
+"""A stop waits at most this long for Kafka to take the batch in hand; after that the next relay publishes it again."""
+
+
+class _StoppedError(Exception):
+    """Asked to stop while Kafka did not answer."""
+
+
+class Relay:
+    """Publishes one source's outbox. Not for several threads, except ``wake``.
+
+    ``patient``: a server that does not answer at the first start is waited for, too.
+    """
+
+    def __init__(
+        self, settings: Settings, engine: Engine, on_progress: OnProgress | None = None, *, patient: bool = False
+    ) -> None:
+        self._settings = settings
+        self._properties = settings.require_kafka()
+        self._engine = engine
+        self._tables: OutboxTables = outbox_tables(sa.MetaData())
+        self._owner = new_owner()
+        self._on_progress = on_progress
+        self._patient = patient
+        self._embedded: bool | None = None
+        self._woken = threading.Event()
+        self.progress = RelayProgress()
+
+    def wake(self) -> None:
+        """There may be something in the outbox: look now. Any thread may call it."""
+        self._woken.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set; then the batch in hand is finished and the lease released.
+
+        Raises UnreachableError if the database or Kafka does not answer at the first start, ConfigurationError, and
+        DataError for an outbox row that cannot be published.
+        """
+        self._run(stop, once=False)
+
+    def run_once(self, stop: threading.Event | None = None) -> int:
+        """Until the outbox is empty, everything is committed in Kafka, and the rows are deleted. As ``run``.
+
+        Returns the number of events published. While another relay leads, waits for it to empty the outbox or go.
+        """
+        self._run(stop or threading.Event(), once=True)
+        return self.progress.events
+
+    def _run(self, stop: threading.Event, once: bool) -> None:
+        backoff = Backoff()
+        first = not self._patient
+        while not stop.is_set():
+            try:
+                self._check_servers()
+                first = False
+                with Connections(self._engine) as connections:
+                    if self._stand_by_and_lead(connections, stop, once, backoff):
+                        break
+            except _StoppedError:
+                _log.warning("Kafka did not answer in time: what it has not committed stays in the outbox")
+                break
+            except FencedError as error:
+                # Not at once: were another database published as the same source, the two would fence each other.
+                _log.warning("fenced: %s", error)
+                stop.wait(backoff.next())
+            except (RetriableError, UnreachableError, exc.DBAPIError) as error:
+                if first or not _passing(error):
+                    raise
+                wait = backoff.next()
+                _log.warning("%s; trying again in %.1f s", _told(error), wait)
+                self._tell(state="waiting")
+                stop.wait(wait)
+        self._tell(state="stopped")
+
+    def _check_servers(self) -> None:
+        """Once: both servers answer, and the outbox tables are there."""
+        if self._embedded is not None:
+            return
+        reach(self._engine, "primary")
+        inspector = sa.inspect(self._engine)
+        tables = self._tables
+        for table in (tables.outbox, tables.shape, tables.lease, tables.claim):
+            columns = {c["name"] for c in inspector.get_columns(table.name)} if inspector.has_table(table.name) else ()
+            if missing := [c.name for c in table.columns if c.name not in columns]:
+                what = f"the columns {', '.join(missing)} of the table" if columns else "the table"
+                raise ConfigurationError(
+                    f"{what} {table.name} does not exist in {self._engine.url}. Create the outbox tables: "
+                    "metadata.create_all(engine), or an Alembic migration; `rowcast check` says what is missing."
+                )
+        self._embedded = kafka.is_embedded(self._properties, "relay")
+        if self._embedded:
+            _log.warning(
+                "publishing to the embedded Kafka: it keeps little, in memory, and neither fences a second relay nor "
+                "hides what is not committed. For demonstrations and tests only"
+            )
+
+    def _stand_by_and_lead(self, connections: Connections, stop: threading.Event, once: bool, backoff: Backoff) -> bool:
+        """True if the work is done, in order; False if it was stopped before it could lead."""
+        settings = self._settings
+        lease_row = LeaseRow(connections, self._tables, settings.source, self._owner, settings.relay.lease_ms)
+        while (epoch := lease_row.take()) is None:
+            self._tell(state="standing by")
+            if once and self._is_empty(connections):
+                return True
+            if stop.wait(min(settings.relay.lease_ms / 20_000, 0.25)):
+                return False
+        _log.info("leading the source %s, epoch %d", settings.source, epoch)
+        self._tell(state="leading", epoch=epoch)
+        try:
+            self._lead(connections, lease_row, epoch, stop, once, backoff)
+        finally:
+            # So that nobody waits for its end; of another epoch's lease this changes nothing.
+            with suppress(exc.DBAPIError):
+                lease_row.release(epoch)
+        return True
+
+    def _is_empty(self, connections: Connections) -> bool:
+        row = self._tables.outbox.c
+        return connections.reader.execute(sa.select(row.id).limit(1)).first() is None
+
+    def _lead(
+        self, connections: Connections, lease_row: LeaseRow, epoch: int, stop: threading.Event, once: bool,
+        backoff: Backoff,
+    ) -> None:  # fmt: skip
+        from rowcast.producer.relay.leader import Leader
+        from rowcast.producer.relay.publisher import Publisher
+        from rowcast.producer.relay.topics import NoTopics, Topics
+
+        settings = self._settings
+        patience = _Patience(stop)
+
+        def waiting() -> None:
+            patience.check()
+            leader.keep_lease()
+
+        publisher = Publisher(self._properties, settings.source, waiting)
+        try:
+            kind = NoTopics if self._embedded else Topics
+            topics = kind(self._properties, settings.source, settings.topics)
+            leader = Leader(
+                connections, self._tables, lease_row, epoch, publisher, topics, settings.source,
+                _database_name(self._engine), settings.relay, self._count,
+            )  # fmt: skip
+            leader.take_over()
+            backoff.reset()
+            pause = settings.relay.poll_min_ms
+            while not stop.is_set():
+                self._woken.clear()
+                if leader.work():
+                    pause = settings.relay.poll_min_ms
+                elif once:
+                    break
+                else:
+                    self._woken.wait(pause / 1000)
+                    pause = min(pause * 2, settings.relay.poll_max_ms)
+                self._tell(lsn=leader.committed_lsn)
+            leader.finish()
+            self._tell(lsn=leader.committed_lsn)
+        finally:
+            publisher.close()
+
+    def _count(self, events: int) -> None:
+        self.progress = replace(self.progress, events=self.progress.events + events)
+
+    def _tell(self, **changes: object) -> None:
+        self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]  # RelayProgress's own fields
+        if self._on_progress is not None:
+            self._on_progress(self.progress)
+
+
+class _Patience:
+    """Once asked to stop, waits for Kafka only so long."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._since: float | None = None
+
+    def check(self) -> None:
+        if self._stop.is_set():
+            self._since = self._since or time.monotonic()
+            if time.monotonic() - self._since > _STOPPING_S:
+                raise _StoppedError
+
+
+def _passing(error: Exception) -> bool:
+    """Whether the same may work later: the server is away, locked or restarting."""
+    return not isinstance(error, exc.DBAPIError) or isinstance(
+        error, exc.OperationalError | exc.InterfaceError | exc.InternalError
+    )
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, exc.DBAPIError):
+        return f"the primary database: {str(error.orig).strip().splitlines()[0]}"
+    return str(error)
+
+
+def _database_name(engine: Engine) -> str:
+    name = engine.url.database or ""
+    return Path(name).stem if engine.dialect.name == "sqlite" else name

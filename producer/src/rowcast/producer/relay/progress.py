@@ -1,0 +1,20 @@
+"""How far a relay is, for those who watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class RelayProgress:
+    """``events``: changes handed to Kafka by this relay; ``lsn``: the highest that Kafka has committed."""
+
+    state: Literal["starting", "standing by", "leading", "waiting", "stopped"] = "starting"
+    events: int = 0
+    lsn: int = 0
+    epoch: int = 0
+
+
+OnProgress: TypeAlias = Callable[[RelayProgress], None]

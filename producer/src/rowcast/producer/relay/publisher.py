@@ -1,0 +1,198 @@
+"""The fencing transactional producer: one transactional.id a source.
+
+A Kafka transaction spans many claims. It carries its highest lsn with it, so that a successor knows what is
+committed: as the *metadata* of an offset that the group ``rowcast.<source>`` commits, while the offset itself is the
+end of the schema topic, so that a lag monitor sees a group that is not behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from rowcast.producer.relay.envelopes import Message
+from rowcast.producer.relay.kafka_errors import error_in, meaning
+from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.events import schema_topic
+from rowcast.shared.kafka import Properties, new_consumer, new_producer
+
+_log = logging.getLogger("rowcast.relay")
+
+_SLICE_S = 1.0
+_LONGEST_S = 60.0
+_POLL_EVERY = 500
+_MARKER = "lsn="
+
+_DEFAULTS = {
+    "linger.ms": 1,
+    # Beyond this many bytes that are not acknowledged, producing waits.
+    "queue.buffering.max.kbytes": 65_536,
+}
+_REQUIRED = {
+    "acks": "all",
+    "enable.idempotence": True,
+    # Java's default partitioner, so that other clients partition alike.
+    "partitioner": "murmur2_random",
+    "delivery.report.only.error": True,
+}
+
+
+class Publisher:
+    """One producer from ``init_transactions`` to its end. Any error ends it: what is not committed is published
+    again by the next one.
+
+    ``waiting`` is called about once a second while Kafka keeps it waiting: it renews the lease and may raise.
+    """
+
+    def __init__(self, properties: Properties, source: str, waiting: Callable[[], None]) -> None:
+        self._waiting = waiting
+        self._name = f"rowcast.{source}"
+        own: dict[str, Any] = {k: v for k, v in _DEFAULTS.items() if k not in properties}
+        own |= {**_REQUIRED, "transactional.id": self._name, "error_cb": _log_error}
+        self._producer: Producer = new_producer(properties, "relay", own)
+        self._consumer: Consumer = new_consumer(
+            properties, "relay",
+            {"group.id": self._name, "enable.auto.commit": False, "isolation.level": "read_committed"},
+        )  # fmt: skip
+        self._partition = (schema_topic(source), 0)
+        self._schema_end = 0
+        self._begun_at: float | None = None
+
+    @property
+    def begun_at(self) -> float | None:
+        """When the open Kafka transaction began, by ``time.monotonic``; None: none is open."""
+        return self._begun_at
+
+    def fence(self) -> None:
+        """From here on no older producer of this source gets anything through, and what it left open is aborted."""
+        self._patiently(self._producer.init_transactions, "fencing the predecessor (init_transactions)")
+
+    def marker(self) -> int | None:
+        """The highest lsn that Kafka has committed; None if Kafka does not know of any."""
+        topic, partition = self._partition
+
+        def committed(timeout: float) -> list[TopicPartition]:
+            return self._consumer.committed([TopicPartition(topic, partition)], timeout=timeout)
+
+        found = self._patiently(committed, "reading the marker")[0]
+        metadata = found.metadata or ""
+        return int(metadata.removeprefix(_MARKER)) if metadata.startswith(_MARKER) else None
+
+    def learn_schema_end(self) -> None:
+        """After a change of the schema topic."""
+        topic, partition = self._partition
+
+        def ends(timeout: float) -> tuple[int, int]:
+            return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout)
+
+        self._schema_end = self._patiently(ends, f"reading the end of {topic}")[1]
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Hands messages to the producer, in the open Kafka transaction or a new one; ``commit`` tells of failures.
+
+        Raises RetriableError, FencedError, or DataError for a message larger than the producer takes.
+        """
+        if self._begun_at is None:
+            self._begin()
+        produce = self._producer.produce
+        for n, message in enumerate(messages):
+            try:
+                produce(*message)
+            except BufferError:
+                self._make_room(message)
+            except KafkaException as error:
+                raise self._refused(error, message) from error
+            if n % _POLL_EVERY == 0:
+                self._poll(0)
+        self._poll(0)
+
+    def _begin(self) -> None:
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            raise meaning(error, "beginning a Kafka transaction") from error
+        self._begun_at = time.monotonic()
+
+    def _make_room(self, message: Message) -> None:
+        while True:
+            self._poll(_SLICE_S)
+            self._waiting()
+            try:
+                self._producer.produce(*message)
+                return
+            except BufferError:
+                continue
+            except KafkaException as error:
+                raise self._refused(error, message) from error
+
+    def _poll(self, timeout: float) -> None:
+        try:
+            self._producer.poll(timeout)
+        except KafkaException as error:
+            raise meaning(error, "producing") from error
+
+    def _refused(self, error: KafkaException, message: Message) -> Exception:
+        reason = meaning(error, "producing")
+        if isinstance(reason, DataError):
+            topic, value, key, _ = message
+            return DataError(
+                f"a message of {len(value or b''):,} bytes for the topic {topic}, key {key.decode()[:200]}, is larger "
+                "than the producer takes. Raise message.max.bytes in [kafka], and max.message.bytes of the topic."
+            )
+        try:
+            # Once a transaction has failed, only its commit says why.
+            self._producer.commit_transaction(_SLICE_S)
+        except KafkaException as cause:
+            return meaning(cause, "producing")
+        return reason
+
+    def commit(self, lsn: int) -> None:
+        """Commits the open Kafka transaction, if there is one, with ``lsn`` as its marker.
+
+        Raises RetriableError, FencedError, or DataError for a message larger than the broker takes.
+        """
+        if self._begun_at is None:
+            return
+        marker = TopicPartition(*self._partition, self._schema_end, f"{_MARKER}{lsn}")
+        group = self._consumer.consumer_group_metadata()
+
+        def send_marker(timeout: float) -> None:
+            self._producer.send_offsets_to_transaction([marker], group, timeout)
+
+        self._patiently(send_marker, "sending the marker")
+        self._patiently(self._producer.commit_transaction, "committing the Kafka transaction")
+        self._begun_at = None
+
+    def _patiently(self, call: Callable[[float], Any], what: str) -> Any:
+        """All these calls may be repeated after a timeout: they go on where they were."""
+        start = time.monotonic()
+        while True:
+            try:
+                return call(_SLICE_S)
+            except KafkaException as error:
+                reason = error_in(error)
+                if not reason.retriable() and reason.code() != KafkaError._TIMED_OUT:
+                    raise meaning(error, what) from error
+                if time.monotonic() - start > _LONGEST_S:
+                    raise RetriableError(f"Kafka did not answer for {_LONGEST_S:.0f} s: {what}") from error
+                if reason.code() != KafkaError._TIMED_OUT:
+                    time.sleep(_SLICE_S / 10)
+            self._waiting()
+
+    def close(self) -> None:
+        """Drops what is not committed."""
+        with suppress(KafkaException):
+            self._producer.purge()
+            self._producer.poll(0)
+        with suppress(KafkaException):
+            self._consumer.close()
+
+
+def _log_error(error: Any) -> None:
+    """With this in place a fatal error is raised where it is met, not out of a callback."""
+    _log.debug("Kafka client: %s", error)

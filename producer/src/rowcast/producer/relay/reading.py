@@ -1,0 +1,110 @@
+"""Reading the outbox: what is visible, by id, never ``id > last``, for ids do not become visible in order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import orjson
+import sqlalchemy as sa
+
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.relay.connections import Connections
+from rowcast.shared.types import engine_family
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An outbox row without its changes. ``size`` is theirs, in bytes."""
+
+    id: int
+    tx: str
+    ts_ms: int
+    complete: bool | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """An outbox row to be published."""
+
+    id: int
+    tx: str
+    ts_ms: int
+    changes: str
+
+
+# One parameter for any number of ids. MariaDB and MySQL read a table from end to end where an IN list names many of its
+# rows, and a DELETE that does so waits for every insert that is not committed yet: the join goes by primary key.
+_MYSQL_IDS = (
+    "JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids STRAIGHT_JOIN rowcast_outbox AS o ON o.id = ids.id"
+)
+_SELECT = {
+    "postgresql": "SELECT id, tx, ts_ms, changes FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
+    "sqlite": "SELECT id, tx, ts_ms, changes FROM rowcast_outbox WHERE id IN (SELECT value FROM json_each(:ids))",
+    "mysql": f"SELECT o.id, o.tx, o.ts_ms, o.changes FROM {_MYSQL_IDS}",
+}
+_DELETE = {
+    "postgresql": "DELETE FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
+    "sqlite": "DELETE FROM rowcast_outbox WHERE id IN (SELECT value FROM json_each(:ids))",
+    "mysql": f"DELETE o FROM {_MYSQL_IDS}",
+}
+
+
+class Outbox:
+    """The outbox as one relay reads and empties it."""
+
+    def __init__(self, connections: Connections, tables: OutboxTables) -> None:
+        self._connections = connections
+        self._family = engine_family(connections.dialect.name)
+        row = tables.outbox.c
+        size: sa.ColumnElement[int] = (
+            sa.func.length(sa.cast(row.changes, sa.LargeBinary))
+            if self._family == "sqlite"
+            else sa.func.octet_length(row.changes)
+        )
+        self._row = row
+        self._heads = sa.select(row.id, row.tx, row.ts_ms, row.complete, size).order_by(row.id)
+
+    def heads(self, limit: int) -> list[Head]:
+        """The first rows that are visible now: of each transaction all rows or, where ``limit`` cuts, the first."""
+        return self._read(self._heads.limit(limit))
+
+    def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
+        """One transaction's first rows with ids above ``after_id`` and not above ``end_id``."""
+        row = self._row
+        return self._read(self._heads.where(row.id > after_id, row.id <= end_id, row.tx == tx).limit(limit))
+
+    def _read(self, statement: sa.Executable) -> list[Head]:
+        return [Head(*row) for row in self._connections.reader.execute(statement)]
+
+    def going_on(self, transactions: Collection[str], after_id: int) -> set[str]:
+        """Those of the transactions that have rows above ``after_id``."""
+        row = self._row
+        found = sa.select(row.tx).where(row.id > after_id, row.tx.in_(transactions))
+        # The next row of a single transaction is usually near; of many, one look through all must do.
+        found = found.order_by(row.id).limit(1) if len(transactions) == 1 else found.distinct()
+        return set(self._connections.reader.execute(found).scalars())
+
+    def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]:
+        """The transaction whose greatest id is the least, and that id. It reads all of the outbox from ``from_id``.
+
+        There is one: the caller has seen rows that are not claimed.
+        """
+        row = self._row
+        end = sa.func.max(row.id).label("end_id")
+        ends = sa.select(row.tx, end).where(row.id >= from_id).group_by(row.tx).order_by(end).limit(len(claimed) + 1)
+        return next((tx, end_id) for tx, end_id in self._connections.reader.execute(ends) if end_id not in claimed)
+
+    def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
+        """Those of the rows that are there, in the order of ``ids``."""
+        statement = sa.text(_SELECT[self._family])
+        found = {row[0]: OutboxRow(*row) for row in self._connections.reader.execute(statement, self._parameter(ids))}
+        return [found[id_] for id_ in ids if id_ in found]
+
+    def delete(self, ids: Sequence[int]) -> None:
+        """Runs in a transaction of the writer that the caller has begun."""
+        self._connections.writer.execute(sa.text(_DELETE[self._family]), self._parameter(ids))
+
+    def _parameter(self, ids: Sequence[int]) -> dict[str, object]:
+        return {"ids": list(ids) if self._family == "postgresql" else orjson.dumps(list(ids)).decode()}

@@ -1,0 +1,117 @@
+"""The tables that outbox lines name: their shapes, their topics, and which shapes are still to be published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+import sqlalchemy as sa
+
+from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.lines import LineHead
+from rowcast.shared.errors import ConfigurationError, DataError
+from rowcast.shared.events import table_topic
+from rowcast.shared.shapes import TableShape
+
+_LONGEST_TOPIC = 249
+
+
+@dataclass(frozen=True, slots=True)
+class TableVersion:
+    """One version of a table's shape, ``document`` as the capture wrote it."""
+
+    schema: str
+    name: str
+    version: str
+    created_ms: int
+    document: str
+    topic: str
+
+    def key(self) -> bytes:
+        """The message key on the schema topic."""
+        return orjson.dumps({"schema": self.schema, "table": self.name})
+
+    def value(self, source: str, lsn: int) -> bytes:
+        """The message value on the schema topic: in force for events from ``lsn`` on."""
+        return orjson.dumps({**orjson.loads(self.document), "version": self.version, "source": source, "lsn": lsn})
+
+
+class Tables:
+    """What ``rowcast_shape`` says, read again whenever a line names something that is not known."""
+
+    def __init__(self, connections: Connections, tables: OutboxTables, source: str) -> None:
+        self._connections = connections
+        self._shape = tables.shape
+        self._source = source
+        self._known: dict[tuple[str, str], TableVersion] = {}
+        self._latest: dict[str, TableVersion] = {}
+        self._published: set[tuple[str, str]] = set()
+        self.load()
+
+    def load(self) -> None:
+        """Raises ConfigurationError if two tables would share a topic, DataError if a shape is damaged."""
+        row = self._shape.c
+        found = self._connections.reader.execute(
+            sa.select(row.table_name, row.version, row.created_ms, row.shape).order_by(row.created_ms, row.version)
+        )
+        for full_name, version, created_ms, document in found:
+            table = self._known.get((full_name, version)) or self._read(full_name, version, created_ms, document)
+            self._known[full_name, version] = self._latest[full_name] = table
+        self._check_topics()
+
+    def _read(self, full_name: str, version: str, created_ms: int, document: str) -> TableVersion:
+        try:
+            shape = TableShape.from_json(document)
+        except DataError as error:
+            raise DataError(f"the row of table {full_name}, version {version}, in rowcast_shape: {error}") from error
+        topic = table_topic(self._source, shape.schema, shape.name)
+        return TableVersion(shape.schema, shape.name, version, created_ms, document, topic)
+
+    def _check_topics(self) -> None:
+        owners: dict[str, str] = {}
+        for full_name, table in self._latest.items():
+            other = owners.setdefault(table.topic, full_name)
+            if other != full_name:
+                raise ConfigurationError(
+                    f"the tables {other} and {full_name} would share the topic {table.topic}: Kafka does not allow "
+                    'what tells their names apart. Leave one out of the capture with Table(info={"rowcast": False}).'
+                )
+            if len(table.topic) > _LONGEST_TOPIC:
+                raise ConfigurationError(
+                    f"the table {full_name} needs a topic name of {len(table.topic)} characters, and Kafka allows "
+                    f"{_LONGEST_TOPIC}: {table.topic}. Choose a shorter source."
+                )
+
+    def of(self, head: LineHead) -> TableVersion:
+        """Raises DataError if nobody has written the shape that the line names."""
+        table = self._known.get((head.table, head.version))
+        if table is None:
+            self.load()
+            table = self._known.get((head.table, head.version))
+        if table is None:
+            raise DataError(f"rowcast_shape has no version {head.version!r} of the table {head.table!r}")
+        return table
+
+    @property
+    def latest(self) -> list[TableVersion]:
+        """The newest version of each table."""
+        return list(self._latest.values())
+
+    def to_publish(self, heads: Iterable[LineHead]) -> list[TableVersion]:
+        """The shapes to publish before events with these heads, each once. Of each table the newest comes last, so that
+        compaction keeps it."""
+        due: list[TableVersion] = []
+        for head in heads:
+            if (head.table, head.version) not in self._published:
+                table = self.of(head)
+                newest = self._latest[head.table]
+                due += [table] if newest is table else [table, newest]
+                self._published.update(((head.table, head.version), (head.table, newest.version)))
+        return due
+
+    def all_published(self) -> list[TableVersion]:
+        """The newest shape of every table, taken as published from now on."""
+        self._published.update((name, table.version) for name, table in self._latest.items())
+        return self.latest

@@ -1,0 +1,80 @@
+"""Creates the topics that do not exist yet. A topic that exists is left as it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # it does, without saying so
+
+from rowcast.producer.relay.kafka_errors import error_in, meaning
+from rowcast.shared.config import TopicSettings
+from rowcast.shared.events import schema_topic, transaction_topic
+from rowcast.shared.kafka import Properties, new_admin, unreachable
+
+_log = logging.getLogger("rowcast.relay")
+
+_TIMEOUT_S = 10.0
+
+
+class Topics:
+    """One source's topics on one cluster."""
+
+    def __init__(self, properties: Properties, source: str, settings: TopicSettings) -> None:
+        self._properties = properties
+        self._settings = settings
+        self._schema = schema_topic(source)
+        self._transaction = transaction_topic(source)
+        self._there: set[str] | None = None
+
+    def ensure_own(self) -> None:
+        """The transaction topic and the schema topic. As ``ensure``."""
+        self.ensure((self._schema, self._transaction))
+
+    def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
+        """Creates those that are missing; ``waiting`` is called now and then meanwhile.
+
+        Raises UnreachableError, or ConfigurationError if Kafka does not allow it.
+        """
+        missing = set(names) - (self._there or set())
+        if not missing:
+            return
+        admin = new_admin(self._properties, "relay")
+        if self._there is None:
+            try:
+                self._there = set(admin.list_topics(timeout=_TIMEOUT_S).topics)
+            except KafkaException as error:
+                raise unreachable(self._properties, error) from error
+            missing -= self._there
+        waiting()
+        futures = admin.create_topics([self._new(name) for name in sorted(missing)]) if missing else {}
+        for name, future in futures.items():
+            try:
+                future.result(timeout=_TIMEOUT_S * 3)
+                _log.info("created the topic %s", name)
+            except KafkaException as error:
+                if error_in(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise meaning(error, f"creating the topic {name}") from error
+            waiting()
+        self._there |= missing
+
+    def _new(self, name: str) -> NewTopic:
+        settings = self._settings
+        if name == self._transaction:
+            config = {"cleanup.policy": "delete", "retention.ms": str(settings.transaction_retention_ms)}
+        else:
+            config = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(settings.min_compaction_lag_ms)}
+        return NewTopic(
+            name,
+            num_partitions=1 if name in (self._transaction, self._schema) else settings.partitions,
+            replication_factor=settings.replication_factor,
+            config=config,
+        )
+
+
+class NoTopics(Topics):
+    """The embedded Kafka's: they come into being by themselves, and cannot be created."""
+
+    def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
+        """Nothing to do."""
