@@ -112,12 +112,16 @@ class PythonOutbox(Contestant):
     def __init__(self, name: str, engine: sa.Engine) -> None:
         super().__init__(name, engine)
         self.outbox = sa.Table(
-            "bench_outbox_python", self.metadata, sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("body", sa.Text)
+            "bench_outbox_python",
+            self.metadata,
+            sa.Column("id", sa.BigInteger, primary_key=True),
+            sa.Column("body", sa.Text),
         )
         event.listen(self.sessions, "after_flush", self.record)
 
     def record(self, session: Session, _context: Any) -> None:
-        changes = [("c", o) for o in session.new] + [("u", o) for o in session.dirty] + [("d", o) for o in session.deleted]
+        changes = [("c", o) for o in session.new] + [("u", o) for o in session.dirty]
+        changes += [("d", o) for o in session.deleted]
         if changes:
             session.execute(
                 sa.insert(self.outbox), [{"body": json.dumps({"op": op, "after": self.image(o)})} for op, o in changes]
@@ -164,8 +168,9 @@ def main() -> None:
     for contestant in contestants:
         contestant.prepare()
     measure("OLTP mix, 50 transactions", lambda c: c.oltp(50), contestants, arguments.rounds)
-    measure("flush of 10,000 objects", lambda c: c.flush(10_000), contestants, max(7, arguments.rounds // 4))
-    measure("update().where() of 10,000", lambda c: c.update_where(10_000), contestants[:2], max(7, arguments.rounds // 4))
+    large = max(7, arguments.rounds // 4)
+    measure("flush of 10,000 objects", lambda c: c.flush(10_000), contestants, large)
+    measure("update().where() of 10,000", lambda c: c.update_where(10_000), contestants[:2], large)
 
 
 if __name__ == "__main__":

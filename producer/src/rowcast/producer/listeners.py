@@ -25,7 +25,7 @@ from rowcast.shared.images import register_functions
 
 _EVENTS = (
     "before_execute", "after_execute", "before_cursor_execute", "begin", "rollback", "rollback_twophase", "commit",
-    "prepare_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
+    "prepare_twophase", "commit_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
 )  # fmt: skip
 
 _DML = re.compile(
@@ -114,14 +114,34 @@ class EngineListeners:
         self._forget(connection)
 
     def _commit(self, connection: Connection) -> None:
+        try:
+            self.flush(connection)
+        except BaseException:
+            # SQLAlchemy takes a transaction whose commit has failed for ended, and would hand the connection to the
+            # next user with these changes still open: they would be committed then, without their outbox row.
+            self._roll_back(connection)
+            raise
+        finally:
+            self._forget(connection)
+
+    def _roll_back(self, connection: Connection) -> None:
+        try:
+            connection.dialect.do_rollback(connection.connection)
+        except connection.dialect.loaded_dbapi.Error:
+            # A connection that cannot roll back is of no use to anybody; its server rolls back for it.
+            connection.invalidate()
+
+    def _prepare_twophase(self, connection: Connection, xid: Any) -> None:
+        # A failure leaves the transaction active: its owner rolls it back.
         self.flush(connection)
         self._forget(connection)
 
-    def _prepare_twophase(self, connection: Connection, xid: Any) -> None:
-        self._commit(connection)
+    def _commit_twophase(self, connection: Connection, xid: Any, is_prepared: bool) -> None:
+        if not is_prepared:
+            self._commit(connection)
 
-    def _savepoint(self, connection: Connection, name: str) -> None:
-        self._notes(connection).savepoint(name)
+    def _savepoint(self, connection: Connection, name: str | None) -> None:
+        self._notes(connection).savepoint(statements.savepoint_name(connection, name))
 
     def _rollback_savepoint(self, connection: Connection, name: str, context: Any) -> None:
         self._notes(connection).rollback_to(name)

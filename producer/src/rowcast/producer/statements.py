@@ -251,6 +251,14 @@ def select_rekeyed(
     return tuple(row[:width] for row in rows), tuple(row[width:] for row in rows)
 
 
+def savepoint_name(connection: Connection, name: str | None) -> str:
+    """The name of the savepoint that is about to be made: the event comes before SQLAlchemy has drawn it."""
+    if name is not None:
+        return name
+    drawn: int = connection._Connection__savepoint_seq  # type: ignore[attr-defined]
+    return f"sa_savepoint_{drawn + 1}"
+
+
 def dml_inside(result: Any) -> list[UpdateBase]:
     """DML in the common table expressions of an executed statement."""
     compiled = getattr(result.context, "compiled", None)
