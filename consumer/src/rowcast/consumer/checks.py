@@ -20,7 +20,8 @@ def replicas(settings: Settings) -> Iterator[Finding]:
         )
     for name, replica in settings.replicas.items():
         area = f"replica {name!r}"
-        engine = yield from reached(replica.sqlalchemy_url, area)
+        none_yet = Finding(area, Verdict.warning, "there is no file yet", f"`rowcast worker {name}` makes it")
+        engine = yield from reached(replica.sqlalchemy_url, area, no_file=none_yet)
         if engine is None:
             continue
         try:

@@ -7,7 +7,7 @@ findings, a status part one from the settings to ``StatusPart``.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, Engine
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, UnreachableError
+from rowcast.shared.failures import Failure
 
 CHECKS = "rowcast.checks"
 STATUS = "rowcast.status"
@@ -47,13 +48,14 @@ class Finding:
 Check = Callable[[Settings], Iterator[Finding]]
 
 
-def reached(url: URL, area: str) -> Generator[Finding, None, Engine | None]:
-    """Connects to a database; ``engine = yield from reached(…)`` tells what was found. None: it does not answer."""
+def reached(url: URL, area: str, *, no_file: Finding | None = None) -> Generator[Finding, None, Engine | None]:
+    """Connects to a database; ``engine = yield from reached(…)`` tells what was found. None: it does not answer.
+
+    ``no_file``: what to tell of an SQLite file that is not there.
+    """
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
         # Connecting would make an empty file, and hide a mistaken path.
-        yield Finding(
-            area, Verdict.missing, f"there is no file {url.database}", "it is made by the first that writes to it"
-        )
+        yield no_file or Finding(area, Verdict.missing, f"there is no file {url.database}", "is its url right?")
         return None
     try:
         engine = open_engine(url, area, pooled=False, connect_args=_PATIENCE.get(url.get_backend_name(), {}))
@@ -75,21 +77,23 @@ _PATIENCE = {backend: {"connect_timeout": 10} for backend in ("postgresql", "mys
 
 @dataclass(frozen=True, slots=True)
 class StatusPart:
-    """One side's share of ``rowcast status``: ``data`` is what ``--json`` shows, ``tables`` what a terminal does."""
+    """One side's share of ``rowcast status``: ``data`` is what ``--json`` shows, ``tables`` what a terminal does.
+
+    ``failure``: something did not answer; the rest is shown all the same.
+    """
 
     data: dict[str, Any]
     tables: tuple[StatusTable, ...] = ()
-    errors: tuple[str, ...] = ()
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StatusTable:
-    """A table for people; ``notes`` are printed below it."""
+    """A table for people; the texts of ``rows`` are as they are to be shown."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = field(default=())
 
 
 def contributions(group: str) -> list[tuple[str, Any]]:

@@ -120,7 +120,10 @@ def _tail(log: Path, lines: int = 5) -> str:
     told = []
     for line in log.read_bytes().splitlines()[-lines:]:
         try:
-            told.append("  " + str(orjson.loads(line)["message"]))
+            entry = orjson.loads(line)
+            told.append(f"  {entry['message']}")
+            # The last line of a traceback says what it was.
+            told += [f"  {text}" for text in str(entry.get("exception", "")).splitlines()[-1:]]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             told.append("  " + line.decode(errors="replace"))
     return "\n".join(told) or "  (it logged nothing)"

@@ -1,0 +1,143 @@
+"""``rowcast check``: what it finds on SQLite and an embedded Kafka, line by line, and the exit code it adds up to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from command_line import rowcast
+from rowcast.producer import Capture
+from rowcast.shared.embedded import embedded_kafka
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Invoice(Base):
+    __tablename__ = "invoices"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.fixture(scope="module")
+def brokers() -> Iterator[str]:
+    with embedded_kafka() as address:
+        yield address
+
+
+@pytest.fixture
+def place(tmp_path: Path, brokers: str) -> Path:
+    (tmp_path / "rowcast.toml").write_text(
+        f'source = "shop"\n[kafka]\n"bootstrap.servers" = "{brokers}"\n'
+        f'[primary]\nurl = "sqlite:///{tmp_path}/primary.db"\n[replicas.r]\nurl = "sqlite:///{tmp_path}/replica.db"\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def engine(place: Path) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(f"sqlite:///{place}/primary.db")
+    yield engine
+    engine.dispose()
+
+
+def captured(engine: sa.Engine) -> sessionmaker[Session]:
+    sessions = sessionmaker(engine)
+    Capture(Base.metadata, source="shop").install(sessions)
+    Base.metadata.create_all(engine)
+    return sessions
+
+
+def findings(place: Path, exit_code: int) -> list[tuple[str, str, str]]:
+    result = rowcast("check", "--json", cwd=place)
+    assert "Traceback" not in result.stderr
+    document = json.loads(result.stdout)
+    assert document["exit_code"] == result.returncode == exit_code, result.stdout
+    assert document["ok"] == (exit_code == 0)
+    return [(f["area"], f["verdict"], f["message"]) for f in document["findings"]]
+
+
+def test_before_anything_is_there_it_says_where_to_begin(place: Path) -> None:
+    found = findings(place, 1)
+    assert found[0][:2] == ("configuration", "ok")
+    assert ("primary", "missing", f"there is no file {place}/primary.db") in found
+    # The worker makes its file: nothing that the user would have to see to.
+    assert ("replica 'r'", "warning", "there is no file yet") in found
+    assert not (place / "primary.db").exists()
+
+
+def test_missing_outbox_tables_are_named_with_the_way_to_make_them(place: Path, engine: sa.Engine) -> None:
+    Order.__table__.create(engine)
+    result = rowcast("check", cwd=place)
+    assert result.returncode == 1
+    for table in ("rowcast_outbox", "rowcast_shape", "rowcast_lease", "rowcast_claim"):
+        assert f"primary: table {table} does not exist" in result.stdout
+    assert "metadata.create_all(engine) or an Alembic migration" in result.stdout
+
+
+def test_a_column_that_the_outbox_lacks_is_named(place: Path, engine: sa.Engine) -> None:
+    captured(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE rowcast_shape DROP COLUMN rows_before")
+    assert ("primary", "missing", "table rowcast_shape has no column rows_before") in findings(place, 1)
+
+
+def test_an_outbox_that_no_capture_has_written_to_is_told(place: Path, engine: sa.Engine) -> None:
+    captured(engine)
+    assert ("primary", "missing", "no capture has written yet") in findings(place, 1)
+
+
+def test_rows_from_before_the_capture_are_told_by_table(place: Path, engine: sa.Engine) -> None:
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO orders (id) VALUES (1), (2)")
+    with captured(engine).begin() as session:
+        session.add_all([Order(id=3), Invoice(id=1)])
+    missing = [message for area, verdict, message in findings(place, 1) if verdict == "missing"]
+    assert missing == [
+        "main.orders: rows that were there before the capture are not in the topics, unless they have changed since"
+    ]
+
+
+def test_when_all_is_there_it_ends_with_0_and_still_warns(place: Path, engine: sa.Engine) -> None:
+    with captured(engine).begin() as session:
+        session.add(Order(id=1))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE audit (id INTEGER PRIMARY KEY)")
+    found = findings(place, 0)
+    assert ("primary", "ok", "captured: main.invoices, main.orders") in found
+    assert ("primary", "warning", "not captured: main.audit") in found
+    assert any(area == "Kafka" and verdict == "warning" and "embedded" in message for area, verdict, message in found)
+
+
+def test_a_mistaken_environment_variable_is_a_warning(place: Path) -> None:
+    result = rowcast("check", cwd=place, env={"ROWCAST_PRIMRAY__URL": "sqlite:///x.db", "ROWCAST_LOG_LEVEL": "info"})
+    assert "nothing reads the environment variable ROWCAST_PRIMRAY__URL" in result.stdout
+    assert "ROWCAST_LOG_LEVEL" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("primary", "without", "exit_code", "verdict"),
+    [
+        ("postgresql+psycopg://app:hush@127.0.0.1:1/x", None, 3, "unreachable"),
+        ("postgresql+psycopg://app:hush@127.0.0.1:1/x", "psycopg", 2, "configuration"),
+    ],
+)
+def test_it_goes_on_after_what_does_not_answer(
+    place: Path, primary: str, without: str | None, exit_code: int, verdict: str
+) -> None:
+    result = rowcast("check", "--json", cwd=place, env={"ROWCAST_PRIMARY__URL": primary}, without=without)
+    assert result.returncode == exit_code
+    assert "hush" not in result.stdout + result.stderr
+    found = {(f["area"], f["verdict"]) for f in json.loads(result.stdout)["findings"]}
+    assert {("primary", verdict), ("Kafka", "ok"), ("replica 'r'", "warning")} <= found
