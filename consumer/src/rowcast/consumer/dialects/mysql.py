@@ -1,0 +1,166 @@
+"""MariaDB and MySQL: many rows a statement, foreign keys looked at row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import Connection, Dialect, Engine
+
+from rowcast.consumer.dialects import values
+from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn
+from rowcast.consumer.dialects.values import Converter, RowReader
+from rowcast.consumer.layouts import Layout
+from rowcast.shared.shapes import PortableType
+from rowcast.shared.types import engine_family
+
+_SESSION = (
+    # A value that does not fit is an error, never cut; 0 is a key like any other.
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION'",
+    "SET SESSION time_zone = '+00:00'",
+    # Locks only the rows that are there: readers and other writers of the replica are in the way less often.
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+)
+
+_DEADLOCK, _LOCK_WAIT = 1213, 1205
+_GONE = frozenset((1927, 2002, 2003, 2006, 2013, 2014, 2055, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 4031))
+_BAD_NULL = 1048
+_MISSING_PARENT, _DUPLICATE = (1452, 1216), (1062, 1586)
+
+_KEYS_PER_DELETE = 1_000
+
+_Statement = tuple[str, RowReader]
+
+
+class MySQLReplica(ReplicaDialect):
+    """Foreign keys are off by explicit right while the replica loads, and on when it is consistent."""
+
+    name = "mysql"
+    suspends_foreign_keys = True
+
+    def __init__(self) -> None:
+        self._upserts: dict[tuple[ReplicaTable, Layout], _Statement] = {}
+        self._deletes: dict[tuple[ReplicaTable, Layout], _Statement] = {}
+        self._consistent = False
+
+    def configure(self, engine: Engine) -> None:
+        @event.listens_for(engine, "connect")
+        def session(connection: object, _record: object) -> None:
+            cursor = connection.cursor()  # type: ignore[attr-defined]
+            for statement in _SESSION:
+                cursor.execute(statement)
+            cursor.close()
+
+    def stored_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, StoredColumn]:
+        rows = connection.execute(
+            sa.text(
+                "SELECT column_name, column_type, is_nullable, extra FROM information_schema.columns "
+                "WHERE table_schema = database() AND table_name = :name ORDER BY ordinal_position"
+            ),
+            {"name": name},
+        )
+        return {r[0]: StoredColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper()) for r in rows}
+
+    def enter(self, connection: Connection, *, consistent: bool) -> None:
+        self._consistent = consistent
+        connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(consistent)}")
+        connection.rollback()  # ends what SQLAlchemy takes for a transaction; the setting stays
+
+    def upsert(self, connection: Connection, table: ReplicaTable, layout: Layout, images: Sequence[bytes]) -> None:
+        if (table, layout) not in self._upserts:
+            self._upserts[table, layout] = _upsert_statement(connection, table, layout)
+        sql, reader = self._upserts[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(images)))
+
+    def delete(self, connection: Connection, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> None:
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        if (table, layout) not in self._deletes:
+            where = " AND ".join(f"{quote(name)} = %s" for name in table.key)
+            self._deletes[table, layout] = (
+                f"DELETE FROM {table.quoted} WHERE {where}",
+                _reader(table, layout, table.key),
+            )
+        sql, reader = self._deletes[table, layout]
+        rows = list(reader.rows(keys))
+        if len(table.key) > 1:
+            # The server does not use an index for `(a, b) IN (…)`.
+            connection.exec_driver_sql(sql, rows)
+            return
+        for start in range(0, len(rows), _KEYS_PER_DELETE):
+            some = tuple(row[0] for row in rows[start : start + _KEYS_PER_DELETE])
+            marks = ", ".join(["%s"] * len(some))
+            connection.exec_driver_sql(f"DELETE FROM {table.quoted} WHERE {quote(table.key[0])} IN ({marks})", some)
+
+    def suspend_foreign_keys(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
+
+    def resume_foreign_keys(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(self._consistent)}")
+
+    def _other_fault(self, error: exc.DBAPIError) -> Fault:
+        number = _number(error)
+        if number in (_DEADLOCK, _LOCK_WAIT):
+            return Fault.PASSING
+        if number in _GONE:
+            return Fault.LOST
+        return Fault.DATA
+
+    def rows_stand_in_the_way(self, error: exc.DBAPIError) -> bool:
+        return _number(error) in _MISSING_PARENT + _DUPLICATE
+
+    def drop_foreign_key(self, connection: Connection, table: ReplicaTable, name: str) -> None:
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        connection.exec_driver_sql(f"ALTER TABLE {table.quoted} DROP FOREIGN KEY {quote(name)}")
+
+    def drop_index(self, connection: Connection, table: ReplicaTable, name: str) -> None:
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        connection.exec_driver_sql(f"DROP INDEX {quote(name)} ON {table.quoted}")
+
+    def table_options(self, source_engine: str, dialect: Dialect) -> dict[str, Any]:
+        options = {"engine": "InnoDB", "charset": "utf8mb4"}
+        if engine_family(source_engine) != "mysql":
+            # The other engines compare texts byte by byte, trailing spaces and all.
+            mariadb = getattr(dialect, "is_mariadb", False)
+            options["collate"] = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
+        return {f"{dialect.name}_{name}": value for name, value in options.items()}
+
+
+def _number(error: exc.DBAPIError) -> int:
+    arguments = error.orig.args if error.orig is not None else ()
+    return arguments[0] if arguments and isinstance(arguments[0], int) else 0
+
+
+def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layout) -> _Statement:
+    """ON DUPLICATE KEY UPDATE also fires on secondary unique keys, and would then change another key's row.
+
+    There the key itself is set too: to what it is if the row found is the one that is meant, else to NULL, which no
+    primary key takes, so that the statement fails as the conflict it is.
+    """
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    names = [name for name in layout.columns if not table.columns[name].generated]
+    changes = [f"{quote(name)} = VALUES({quote(name)})" for name in names if name not in table.key]
+    first = quote(table.key[0])
+    if table.other_unique:
+        same = " AND ".join(f"{table.quoted}.{quote(name)} = VALUES({quote(name)})" for name in table.key)
+        changes.insert(0, f"{first} = IF({same}, VALUES({first}), NULL)")
+    sql = (
+        f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
+        f"VALUES ({', '.join(['%s'] * len(names))}) "
+        f"ON DUPLICATE KEY UPDATE {', '.join(changes) or f'{first} = {first}'}"
+    )
+    return sql, _reader(table, layout, names)
+
+
+def _reader(table: ReplicaTable, layout: Layout, names: Sequence[str]) -> RowReader:
+    return RowReader([(name, _converter(layout.shape.column(name).type, table.columns[name].type)) for name in names])
+
+
+def _converter(portable: PortableType, stored: str) -> Converter | None:
+    if stored.startswith("bit"):
+        return int
+    match portable.name:
+        case "float32" | "float64" | "decimal" if "text" not in stored and "char" not in stored:
+            return values.finite
+    return values.common_converter(portable, stored)

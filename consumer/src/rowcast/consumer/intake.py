@@ -1,0 +1,145 @@
+"""What becomes of a message: an event of a transaction that is being put together, or one to be applied by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rowcast.consumer.changes import Change, Partition, UnknownShapeError, read_change
+from rowcast.consumer.layouts import Layouts
+from rowcast.consumer.merge import Merge
+from rowcast.consumer.positions import Position
+from rowcast.consumer.streams import Stream
+from rowcast.consumer.topics import read_shape, read_shapes
+from rowcast.consumer.transactions import Transaction
+from rowcast.shared.config import Settings
+from rowcast.shared.errors import DataError
+from rowcast.shared.events import parse_transaction
+
+
+class Intake:
+    """Messages go in, transactions come out.
+
+    While the replica loads, everything goes *by key*: as it comes, in the order of its partition. When the topics' ends
+    are reached there is a seam: the greatest lsn handed over so far. Events up to there, and the rest of that one's
+    transaction, still go by key; what is later is put together by transaction.
+    """
+
+    def __init__(self, settings: Settings, layouts: Layouts, *, by_key: bool, last_transaction: str | None) -> None:
+        self._settings = settings
+        self._layouts = layouts
+        self._loose: list[Change] = []
+        self._loose_reach: dict[Partition, Position] = {}
+        self._touched: dict[Stream, None] = {}
+        self._begun: str | None = None
+        self._seam_lsn = 0
+        self._seam_transaction: str | None = None
+        self._last_transaction = last_transaction
+        self.merge = Merge(layouts.wants)
+        self.by_key = by_key
+        self.new_shapes = False
+        """Set when a shape was read that is news."""
+
+    def take(self, stream: Stream, message: Any) -> None:
+        """One message of ``stream``. Raises DataError naming topic, partition, offset and reason."""
+        offset = message.offset()
+        if offset < stream.next_offset:
+            return
+        value = message.value()
+        try:
+            if stream.kind == "table":
+                if value is not None:  # else a tombstone, which is for compaction alone
+                    self._take_change(stream, message.key(), value, offset)
+            elif value is not None:
+                self._take_other(stream, value, offset)
+        except DataError as error:
+            raise DataError(f"{stream.where(offset)}: {error}") from error
+        stream.next_offset = offset + 1
+        stream.at_end = False
+
+    def _take_change(self, stream: Stream, key: bytes | None, value: bytes, offset: int) -> None:
+        try:
+            change = read_change(key, value, stream.partition, offset, self._layouts)
+        except UnknownShapeError:
+            read_shapes(self._settings, self._layouts)
+            self.new_shapes = True
+            change = read_change(key, value, stream.partition, offset, self._layouts, infer=True)
+        if change is None or change.lsn <= stream.lsn:
+            # Not wanted; or sent twice: lsns only grow.
+            return
+        stream.lsn = change.lsn
+        stream.transaction = change.transaction
+        if self.by_key:
+            self._loose.append(change)
+            self._touched[stream] = None
+        elif change.lsn <= self._seam_lsn or self._in_seam(change.transaction):
+            self._loose.append(change)
+            self._loose_reach[stream.partition] = Position(offset + 1, change.lsn)
+        else:
+            self.merge.add(change)
+
+    def _take_other(self, stream: Stream, value: bytes, offset: int) -> None:
+        if stream.kind == "schema":
+            self.new_shapes |= read_shape(value, self._layouts) is not None
+            return
+        event = parse_transaction(value)
+        if event.lsn <= stream.lsn:
+            return
+        stream.lsn = event.lsn
+        identity = event.id.partition(":")[0]
+        if event.status == "BEGIN":
+            self._begun = identity
+            return
+        self._begun = None
+        if self.by_key:
+            self._touched[stream] = None
+        elif event.lsn <= self._seam_lsn or self._in_seam(identity):
+            self._loose_reach[stream.partition] = Position(offset + 1, event.lsn)
+        else:
+            self.merge.end(event, stream.partition, offset)
+
+    def _in_seam(self, transaction: str | None) -> bool:
+        return transaction is not None and transaction == self._seam_transaction
+
+    def out(self, up_to_lsn: float) -> list[Transaction]:
+        """What can be applied by now; each is given out once. See Merge.ready for ``up_to_lsn``."""
+        reach = self._loose_reach | {stream.partition: stream.position for stream in self._touched}
+        loose = self._loose
+        self._loose, self._loose_reach, self._touched = [], {}, {}
+        done = self.merge.ready(up_to_lsn)
+        if not reach:
+            return done
+        last = max(loose, key=lambda change: change.lsn, default=None)
+        if last is None:
+            return [Transaction(None, 0, 0, reach=reach, by_key=True), *done]
+        return [Transaction(last.transaction, last.lsn, last.ts_ms, loose, reach, by_key=True), *done]
+
+    def start_by_key(self) -> None:
+        """Gives up transactions: everything held, and what comes, is handed over by key."""
+        self.by_key = True
+        for change in self.merge.give_up():
+            self._loose.append(change)
+            self._loose_reach[change.partition] = Position(change.offset + 1, change.lsn)
+
+    def end_by_key(self, streams: Iterable[Stream]) -> None:
+        """Puts the seam at the greatest lsn that was read."""
+        self.by_key = False
+        furthest = max(streams, key=lambda stream: stream.lsn, default=None)
+        if furthest is not None:
+            self._seam_lsn = furthest.lsn
+            # Without a transaction: it was read by an earlier run of the worker.
+            self._seam_transaction = furthest.transaction or self._last_transaction
+
+    def seam_passed(self, transactions: Stream) -> bool:
+        """Whether the transaction at the seam has ended, so that the replica is where the primary was."""
+        return transactions.lsn >= self._seam_lsn
+
+    @property
+    def seam_is_open(self) -> bool:
+        """Whether the BEGIN at the seam was read, so that its END is sure to come; without, it may be gone by now."""
+        return self._begun is not None and self._begun == self._seam_transaction
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether everything that was read has been given out."""
+        return not (self._loose or self._touched or self._loose_reach or self.merge.pending or self.merge.endings)

@@ -1,0 +1,180 @@
+"""Where the worker is: rows in the replica, written in the transaction that applies the events they count.
+
+The row of ``rowcast_replica`` is what makes a worker the only one: each that takes over adds one to ``epoch``, and
+every transaction first compares it. A zombie's does not compare, so that its rows roll back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection, Engine
+
+from rowcast.consumer.changes import Partition
+from rowcast.shared.errors import FencedError
+
+State = Literal["loading", "consistent"]
+
+
+class Position(NamedTuple):
+    """The offset to read next in a partition, and the greatest lsn applied from it."""
+
+    next_offset: int
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of what was applied last."""
+
+    owner: str
+    epoch: int
+    state: State
+    lsn: int
+    tx: str | None
+    ts_ms: int
+
+
+def _name(length: int) -> sa.types.TypeEngine[str]:
+    """Names compare byte for byte on every engine."""
+    return sa.String(length).with_variant(
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+
+
+METADATA = sa.MetaData()
+
+REPLICA = sa.Table(
+    "rowcast_replica",
+    METADATA,
+    sa.Column("source", _name(100), primary_key=True),
+    sa.Column("owner", _name(255), nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("state", _name(16), nullable=False),
+    sa.Column("lsn", sa.BigInteger, nullable=False),
+    sa.Column("tx", _name(255)),
+    sa.Column("ts_ms", sa.BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
+POSITION = sa.Table(
+    "rowcast_position",
+    METADATA,
+    sa.Column("source", _name(100), primary_key=True),
+    sa.Column("topic", _name(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+    sa.Column("lsn", sa.BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
+TABLE = sa.Table(
+    "rowcast_table",
+    METADATA,
+    sa.Column("source", _name(100), primary_key=True),
+    sa.Column("table_name", _name(255), primary_key=True),
+    sa.Column("shape", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
+    # False: the table was there before, and belongs to the user.
+    sa.Column("created", sa.Boolean(create_constraint=False), nullable=False),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
+
+def create_tables(engine: Engine) -> None:
+    """Makes the tables above where they are missing; two workers may do so at once."""
+    try:
+        METADATA.create_all(engine)
+    except exc.DBAPIError:
+        # The other one was faster; if that was not it, this raises again.
+        METADATA.create_all(engine)
+
+
+def read_state(connection: Connection, source: str) -> ReplicaState | None:
+    """None if no worker has ever run for this source."""
+    row = connection.execute(sa.select(REPLICA).where(REPLICA.c.source == source)).one_or_none()
+    return None if row is None else ReplicaState(row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms)
+
+
+def read_positions(connection: Connection, source: str) -> dict[Partition, Position]:
+    """Every partition that events have been applied from."""
+    rows = connection.execute(sa.select(POSITION).where(POSITION.c.source == source))
+    return {(r.topic, r.partition): Position(r.next_offset, r.lsn) for r in rows}
+
+
+def claim(connection: Connection, source: str, owner: str) -> ReplicaState:
+    """Makes ``owner`` the only worker: from here on every earlier one is fenced. The caller ends the transaction."""
+    taken = connection.execute(
+        sa.update(REPLICA).where(REPLICA.c.source == source).values(owner=owner, epoch=REPLICA.c.epoch + 1)
+    )
+    if taken.rowcount == 0:
+        connection.execute(
+            sa.insert(REPLICA).values(source=source, owner=owner, epoch=1, state="loading", lsn=0, tx=None, ts_ms=0)
+        )
+    state = read_state(connection, source)
+    assert state is not None
+    return state
+
+
+class Positions:
+    """The positions as one worker, of one epoch, writes them."""
+
+    def __init__(self, source: str, epoch: int, known: Mapping[Partition, Position]) -> None:
+        self._source = source
+        self._epoch = epoch
+        self._known = set(known)
+
+    def hold(self, connection: Connection, **values: object) -> None:
+        """Compares the epoch and sets ``values`` of ``rowcast_replica``; the row stays locked until the transaction
+        ends. Raises FencedError if another worker has taken over."""
+        swapped = connection.execute(
+            sa.update(REPLICA)
+            .where(REPLICA.c.source == self._source, REPLICA.c.epoch == self._epoch)
+            .values(epoch=self._epoch, **values)
+        )
+        if swapped.rowcount != 1:
+            raise FencedError(
+                f"another worker has taken over the replica of source {self._source!r}; this one's rows are rolled back"
+            )
+
+    def advance(self, connection: Connection, reach: Mapping[Partition, Position]) -> None:
+        """Writes how far these partitions have been applied. Only after ``hold``, in its transaction."""
+        rows = [
+            {"s": self._source, "t": topic, "p": partition, "o": position.next_offset, "l": position.lsn}
+            for (topic, partition), position in reach.items()
+        ]
+        new = [row for row in rows if (row["t"], row["p"]) not in self._known]
+        old = [row for row in rows if (row["t"], row["p"]) in self._known]
+        if old:
+            connection.execute(_MOVE, old)
+        if new:
+            connection.execute(_START, new)
+
+    def advanced(self, reach: Mapping[Partition, Position]) -> None:
+        """To be called when the transaction of ``advance`` has been committed."""
+        self._known |= reach.keys()
+
+
+_MOVE = (
+    sa.update(POSITION)
+    .where(
+        POSITION.c.source == sa.bindparam("s"),
+        POSITION.c.topic == sa.bindparam("t"),
+        POSITION.c.partition == sa.bindparam("p"),
+    )
+    .values(next_offset=sa.bindparam("o"), lsn=sa.bindparam("l"))
+)
+_START = sa.insert(POSITION).values(
+    source=sa.bindparam("s"),
+    topic=sa.bindparam("t"),
+    partition=sa.bindparam("p"),
+    next_offset=sa.bindparam("o"),
+    lsn=sa.bindparam("l"),
+)

@@ -1,0 +1,207 @@
+"""The thread that reads Kafka: events in, whole transactions out, in step with what the applier takes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rowcast.consumer.changes import Partition
+from rowcast.consumer.gaps import GapWatch
+from rowcast.consumer.handover import Handover, Mark
+from rowcast.consumer.intake import Intake
+from rowcast.consumer.layouts import Layouts
+from rowcast.consumer.positions import Position
+from rowcast.consumer.streams import Stream
+from rowcast.consumer.subscription import Subscription
+from rowcast.consumer.transactions import Transaction
+from rowcast.shared.config import Settings
+from rowcast.shared.errors import DataError
+
+_log = logging.getLogger("rowcast.worker")
+
+# Wait for the first message this long, then take what else has come. Also how soon the thread sees that it must stop.
+_POLL_S = 0.1
+_MESSAGES = 5_000
+# How long nothing must come out of the merge before a message that cannot be read is what everything waits for.
+_QUIET_S = 0.5
+# The last transaction's END may have been deleted with old segments of its topic: this long it is waited for.
+_END_GRACE_S = 2.0
+_IDLE_REPORT_S = 1.0
+
+
+class Reader:
+    """Reads until it is stopped, fails, or with ``once`` has come to the topics' ends as they were at the start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        layouts: Layouts,
+        positions: Mapping[Partition, Position],
+        *,
+        buffer_events: int,
+        by_key: bool,
+        last_transaction: str | None,
+        once: bool,
+    ) -> None:
+        self.handover = Handover()
+        self._buffer_events = buffer_events
+        self._once = once
+        self._subscription = Subscription(settings, layouts, positions)
+        self._intake = Intake(settings, layouts, by_key=by_key, last_transaction=last_transaction)
+        self._gaps = GapWatch(self._subscription, self._intake.merge)
+        self._loading = by_key
+        self._waits_for_seam_since = math.inf
+        self._bad: DataError | None = None
+        self._bad_stream: Stream | None = None
+        self._gave_at = time.monotonic()
+        self._reported_at = 0.0
+        self._reported: dict[Partition, Position] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rowcast-reader", daemon=True)
+        if not by_key and self._subscription.lost_transactions:
+            self._catch_up("the transaction topic no longer holds what comes next")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops reading and waits for the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._subscription.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                if not self._has_room():
+                    self.handover.wait_for_room(_POLL_S)
+                    continue
+                for message in self._subscription.messages(_POLL_S, _MESSAGES):
+                    self._take(message)
+                self._give()
+                if self._look_around():
+                    return
+        except BaseException as error:  # noqa: BLE001  # the applier raises it
+            self.handover.fail(error)
+
+    def _take(self, message: Any) -> None:
+        stream = self._subscription.streams[message.topic(), message.partition()]
+        error = message.error()
+        if error is not None:
+            self._take_error(stream, message, error)
+        elif stream is not self._bad_stream:
+            try:
+                self._intake.take(stream, message)
+            except DataError as bad:
+                # What comes before it, in other partitions too, is applied first.
+                self._bad, self._bad_stream = bad, stream
+                self._subscription.pause(stream)
+
+    def _take_error(self, stream: Stream, message: Any, error: Any) -> None:
+        match error.name():
+            case "_PARTITION_EOF":
+                stream.at_end = True
+                # Control records, which no client sees, have offsets too.
+                stream.next_offset = max(stream.next_offset, message.offset())
+            case "_AUTO_OFFSET_RESET" | "OFFSET_OUT_OF_RANGE":
+                self._catch_up(f"{stream.where(stream.next_offset)} is no longer there")
+                self._subscription.restart(stream)
+            case _:
+                _log.warning("%s: %s", stream.where(stream.next_offset), error.str())
+
+    def _give(self) -> None:
+        ended = [s.lsn for s in self._subscription.of_kind("transaction") if not s.at_end]
+        transactions = self._intake.out(min(ended, default=math.inf))
+        if transactions:
+            self._gave_at = time.monotonic()
+            self.handover.put(transactions)
+
+    def _has_room(self) -> bool:
+        """Whether to read on. A transaction larger than the buffer must get in whole: if none is ready, only the
+        partitions that have run ahead of it stop."""
+        held = self.handover.events + self._intake.merge.pending
+        if held < self._buffer_events:
+            if held < self._buffer_events // 2:
+                for stream in self._subscription.streams.values():
+                    if stream is not self._bad_stream:
+                        self._subscription.resume(stream)
+            return True
+        if self.handover.events:
+            return False
+        merge = self._intake.merge
+        head, first = merge.head, merge.open_transaction()
+        for stream in self._subscription.streams.values():
+            if head is not None:
+                ahead = stream.lsn > head.lsn
+            else:
+                ahead = stream.kind == "table" and stream.lsn > 0 and stream.transaction not in (first, None)
+            if ahead:
+                self._subscription.pause(stream)
+            elif stream is not self._bad_stream:
+                self._subscription.resume(stream)
+        return True
+
+    def _look_around(self) -> bool:
+        """Everything that is not messages. True: nothing more is to be read."""
+        self._subscription.discover(at_once=self._intake.new_shapes)
+        self._intake.new_shapes = False
+        if self._bad is not None and (self._intake.by_key or time.monotonic() - self._gave_at > _QUIET_S):
+            raise self._bad
+        if self._loading:
+            self._finish_loading()
+        elif (gap := self._gaps.found()) is not None:
+            self._catch_up(gap)
+        if self._once and self._is_done():
+            self.handover.put([Mark.DONE])
+            return True
+        self._report_when_idle()
+        return False
+
+    def _finish_loading(self) -> None:
+        streams = self._subscription.streams.values()
+        if self._intake.by_key:
+            if not all(stream.reached for stream in streams):
+                return
+            self._intake.end_by_key(self._subscription.of_kind("table"))
+            self._waits_for_seam_since = time.monotonic()
+        transactions = list(self._subscription.of_kind("transaction"))
+        waited = time.monotonic() - self._waits_for_seam_since
+        at_end = all(s.at_end for s in streams)
+        gone = at_end and not self._intake.seam_is_open and waited > _END_GRACE_S
+        if gone or all(self._intake.seam_passed(stream) for stream in transactions):
+            self._loading = False
+            self.handover.put([Mark.LOADED])
+
+    def _catch_up(self, reason: str) -> None:
+        """Back to loading: up to the topics' ends as they are now, by key."""
+        _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
+        self.handover.put([Mark.GAP])
+        self._subscription.set_targets()
+        self._intake.start_by_key()
+        self._loading = True
+
+    def _is_done(self) -> bool:
+        if self._intake.by_key or not all(s.reached for s in self._subscription.streams.values()):
+            return False
+        if self._loading:
+            # The transaction at the seam has not ended: there is nobody to wait for if the relay is not running.
+            return time.monotonic() - self._waits_for_seam_since > _END_GRACE_S
+        head = self._intake.merge.head
+        targets = {s.partition: s.target for s in self._subscription.of_kind("transaction")}
+        return head is None or all(position.next_offset > targets[p] for p, position in head.reach.items())
+
+    def _report_when_idle(self) -> None:
+        """Moves the positions past what is nothing to apply, so that lag becomes 0."""
+        now = time.monotonic()
+        if now - self._reported_at < _IDLE_REPORT_S or not self._intake.holds_nothing:
+            return
+        self._reported_at = now
+        positions = {s.partition: s.position for s in self._subscription.streams.values() if s.kind != "schema"}
+        if positions != self._reported:
+            self._reported = positions
+            self.handover.put([Transaction(None, 0, 0, reach=positions, by_key=self._intake.by_key)])

@@ -1,0 +1,98 @@
+"""Reading a topic's end and start, and the shapes: what must be known before events are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from rowcast.consumer.changes import Partition
+from rowcast.consumer.layouts import Layouts
+from rowcast.shared.config import Settings
+from rowcast.shared.errors import DataError
+from rowcast.shared.events import schema_topic
+from rowcast.shared.kafka import new_consumer, unreachable
+from rowcast.shared.shapes import TableShape
+
+TIMEOUT_S = 10.0
+
+# What every consumer of the worker sets, on top of the user's properties. Reading uncommitted: everything in the
+# outbox is committed on the primary, and lsns weed out what is sent twice.
+READING: dict[str, Any] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_uncommitted",
+    "enable.partition.eof": True,
+    "allow.auto.create.topics": False,
+    "fetch.min.bytes": 1,
+    # The broker answers at once when there is something. The embedded Kafka only looks again after this time.
+    "fetch.wait.max.ms": 10,
+    "fetch.queue.backoff.ms": 20,
+    "queued.min.messages": 50_000,
+}
+
+
+def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[int]]:
+    """The partitions of those topics that exist. Raises UnreachableError if no broker answers."""
+    from confluent_kafka import KafkaException
+
+    wanted = set(topics)
+    try:
+        metadata = consumer.list_topics(timeout=TIMEOUT_S)
+    except KafkaException as error:
+        raise unreachable({}, error) from error
+    return {name: sorted(t.partitions) for name, t in metadata.topics.items() if name in wanted and t.error is None}
+
+
+def ends(consumer: Any, partition: Partition) -> tuple[int, int]:
+    """(first offset, offset after the last). Raises KafkaException."""
+    from confluent_kafka import TopicPartition
+
+    low, high = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT_S)
+    return low, high
+
+
+def read_shape(value: bytes, layouts: Layouts) -> TableShape | None:
+    """Takes in one message of the schema topic: the shape if it was news, None if not. Raises DataError."""
+    shape = TableShape.from_json(value)
+    version = orjson.loads(value).get("version")
+    return shape if layouts.add(version if isinstance(version, str) else shape.version, shape) else None
+
+
+def read_shapes(settings: Settings, layouts: Layouts) -> Partition | None:
+    """Reads the schema topic from its beginning to its end as it is now, into ``layouts``.
+
+    None if there is no such topic yet. Raises DataError naming the offset, UnreachableError.
+    """
+    from confluent_kafka import KafkaException, TopicPartition
+
+    consumer = new_consumer(settings.require_kafka(), "worker", {**READING, "group.id": "rowcast"})
+    topic = schema_topic(settings.source)
+    try:
+        if topic not in partitions_of(consumer, [topic]):
+            return None
+        low, high = ends(consumer, (topic, 0))
+        consumer.assign([TopicPartition(topic, 0, low)])
+        position = low
+        while position < high:
+            message: Any = consumer.poll(TIMEOUT_S)
+            if message is None:
+                raise unreachable(settings.kafka, TimeoutError(f"no answer for topic {topic}"))
+            error = message.error()
+            if error is not None and error.name() == "_PARTITION_EOF":
+                break
+            if error is not None:
+                raise KafkaException(error)
+            position = message.offset() + 1
+            if message.value() is not None:
+                try:
+                    read_shape(message.value(), layouts)
+                except DataError as bad:
+                    raise DataError(f"topic {topic}, partition 0, offset {message.offset()}: {bad}") from bad
+        return topic, 0
+    except KafkaException as error:
+        raise unreachable(settings.kafka, error) from error
+    finally:
+        consumer.close()
