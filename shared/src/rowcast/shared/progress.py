@@ -45,13 +45,14 @@ class Figures:
 
     def text(self) -> str:
         """``events 1,234 · lsn 99``."""
-        return " · ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in self.values.items())
+        shown = ((k.replace("_", " "), v) for k, v in self.values.items())
+        return " · ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in shown)
 
 
 def fields_of(state: object) -> Figures:
     """The numbers and texts of a dataclass, by their names."""
     values = {f.name: getattr(state, f.name) for f in fields(state)}  # type: ignore[arg-type]  # any dataclass
-    return Figures({name.replace("_", " "): v for name, v in values.items() if isinstance(v, int | float | str)})
+    return Figures({name: v for name, v in values.items() if isinstance(v, int | float | str)})
 
 
 @contextmanager

@@ -43,25 +43,22 @@ class RealProcess:
         self._figures: dict[str, Any] = {}
 
     def figures(self) -> dict[str, Any]:
-        """The latest progress that it told.
-
-        Raises RowcastError, with the end of its log, if it has ended by itself.
-        """
-        if self._process.poll() is not None:
-            raise RowcastError(
-                f"`rowcast {self.command}` ended by itself, with exit code {self._process.returncode}:\n"
-                f"{_tail(self.log)}"
-            )
-        self._read()
-        return self._figures
-
-    def _read(self) -> None:
+        """The latest progress that it told; what it told at its end, too."""
         *lines, self._partial = (self._partial + self._reader.read()).split(b"\n")
         for line in lines:
             try:
                 self._figures.update(orjson.loads(line))
             except orjson.JSONDecodeError:
                 continue
+        return self._figures
+
+    def require_alive(self) -> None:
+        """Raises RowcastError, with the end of its log, if it has ended by itself."""
+        if self._process.poll() is not None:
+            raise RowcastError(
+                f"`rowcast {self.command}` ended by itself, with exit code {self._process.returncode}:\n"
+                f"{_tail(self.log)}"
+            )
 
     def stop(self) -> int:
         """SIGTERM, the batch in hand, and the exit code."""
@@ -72,8 +69,6 @@ class RealProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._read()
-        self._reader.close()
         return self._process.returncode
 
 

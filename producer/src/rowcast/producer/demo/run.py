@@ -6,7 +6,7 @@ import logging
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +22,23 @@ from rowcast.producer.demo.processes import RealProcess, ended_by_signals, envir
 from rowcast.producer.demo.shop import Base
 from rowcast.producer.demo.trade import Shop
 from rowcast.producer.demo.view import Tally, view
-from rowcast.shared import logs
+from rowcast.shared import kafka, logs
 from rowcast.shared.embedded import embedded_kafka
 from rowcast.shared.errors import ConfigurationError, RowcastError
+from rowcast.shared.events import transaction_topic
 
 _log = logging.getLogger("rowcast.demo")
 
 _TRANSACTIONS_PER_S = 150
+_START_S = 15.0
 _CATCH_UP_S = 60.0
 _LOOK_S = 0.05
 
 _NEXT_LSN = sa.text("SELECT next_lsn FROM rowcast_lease WHERE source = :source")
-_APPLIED_LSN = sa.text("SELECT lsn FROM rowcast_replica WHERE source = :source")
+_APPLIED_LSN = sa.text(
+    "SELECT max(p.lsn) FROM rowcast_position p JOIN rowcast_replica r ON r.source = p.source "
+    "WHERE p.source = :source AND r.state = 'consistent'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +75,36 @@ def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
 
 def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogFormat) -> None:
     source = demo.topics_prefix()
-    with _kafka(demo.kafka) as bootstrap, _databases(where) as (primary, replica):
+    with _kafka(demo.kafka, source) as bootstrap, _databases(where) as (primary, replica):
         write_config(where, source, bootstrap)
         capture = Capture(Base.metadata, source=source)
         Base.metadata.create_all(primary)
         sessions = sessionmaker(primary)
         capture.install(sessions)
-        shop = Shop(sessions, demo.seed)
         try:
-            with view(tally, log_format), running(where, ("relay",), ("worker", REPLICA_NAME)) as (relay, worker):
-                _trade(shop, tally, relay, worker)
-                _catch_up(primary, replica, source, tally, relay, worker)
-                tally.phase = "stopping relay and worker"
+            with view(tally, log_format):
+                with running(where, ("relay",), ("worker", REPLICA_NAME)) as (relay, worker):
+                    course = _Course(tally, relay, worker)
+                    course.trade(Shop(sessions, demo.seed), demo.seconds)
+                    course.catch_up(lambda: _caught_up(primary, replica, source))
+                course.take_down()
         finally:
             capture.uninstall(sessions)
 
 
 @contextmanager
-def _kafka(given: str | None) -> Iterator[str]:
+def _kafka(given: str | None, source: str) -> Iterator[str]:
     if given is not None:
+        properties = {"bootstrap.servers": given}
+        if transaction_topic(source) in kafka.reach(properties, "relay").topics:
+            raise ConfigurationError(
+                f"Kafka at {given} has topics of the source {source!r} from before: name another one with --source."
+            )
         yield given
         return
     with embedded_kafka() as bootstrap:
+        # The mock makes a topic when it is asked for: the worker can join while the relay starts.
+        kafka.new_admin({"bootstrap.servers": bootstrap}, "relay").list_topics(transaction_topic(source), timeout=10)
         yield bootstrap
 
 
@@ -108,39 +121,58 @@ def _databases(where: Places) -> Iterator[tuple[Engine, Engine]]:
         replica.dispose()
 
 
-def _trade(shop: Shop, tally: Tally, relay: RealProcess, worker: RealProcess) -> None:
-    """One transaction after another, at an even pace."""
-    tally.phase = "the shop is open"
-    tally.rows += shop.open()
-    opened = time.monotonic()
-    for number, rows in enumerate(shop.trade(tally.planned), start=1):
-        tally.rows += rows
-        tally.transactions = number
-        if number % 10 == 0:
-            _take_down(tally, relay, worker)
-        time.sleep(max(0.0, opened + number / _TRANSACTIONS_PER_S - time.monotonic()))
+class _Course:
+    """The shop's day beside the processes that replicate it."""
 
+    def __init__(self, tally: Tally, relay: RealProcess, worker: RealProcess) -> None:
+        self._tally = tally
+        self._relay = relay
+        self._worker = worker
 
-def _take_down(tally: Tally, relay: RealProcess, worker: RealProcess) -> None:
-    tally.published = relay.figures().get("events", tally.published)
-    tally.applied = worker.figures().get("events", tally.applied)
+    def trade(self, shop: Shop, seconds: float) -> None:
+        """One transaction after another, once the worker is there to follow, at an even pace; on a slow machine fewer."""
+        tally = self._tally
+        tally.rows += shop.open()
+        tally.phase = "relay and worker start"
+        self._wait(lambda: bool(self._worker.figures().get("active")), _START_S)
+        tally.phase = "the shop is open"
+        opened = time.monotonic()
+        for number, rows in enumerate(shop.trade(tally.planned), start=1):
+            tally.rows += rows
+            tally.transactions = number
+            if number % 10 == 0:
+                self._look()
+            spent = time.monotonic() - opened
+            if spent > seconds:
+                break
+            time.sleep(max(0.0, number / _TRANSACTIONS_PER_S - spent))
 
+    def catch_up(self, caught_up: Callable[[], bool]) -> None:
+        """Waits until the replica has what the primary has. Raises RowcastError if it takes too long."""
+        self._tally.phase = "the shop is closed, the replica catches up"
+        if not self._wait(caught_up, _CATCH_UP_S):
+            logs_ = f"{self._relay.log} and {self._worker.log}"
+            raise RowcastError(f"the replica has not caught up after {_CATCH_UP_S:.0f} s. See {logs_}.")
+        self._tally.phase = "relay and worker finish"
 
-def _catch_up(
-    primary: Engine, replica: Engine, source: str, tally: Tally, relay: RealProcess, worker: RealProcess
-) -> None:
-    """Waits until the replica has what the primary had. Raises RowcastError if it takes too long."""
-    tally.phase = "the shop is closed, the replica catches up"
-    given_up = time.monotonic() + _CATCH_UP_S
-    while True:
-        _take_down(tally, relay, worker)
-        if _caught_up(primary, replica, source):
-            return
-        if time.monotonic() > given_up:
-            raise RowcastError(
-                f"the replica has not caught up after {_CATCH_UP_S:.0f} s. See {relay.log} and {worker.log}."
-            )
-        time.sleep(_LOOK_S)
+    def take_down(self) -> None:
+        """What relay and worker have told so far."""
+        self._tally.published = self._relay.figures().get("events", 0)
+        self._tally.applied = self._worker.figures().get("events", 0)
+
+    def _look(self) -> None:
+        self._relay.require_alive()
+        self._worker.require_alive()
+        self.take_down()
+
+    def _wait(self, done: Callable[[], bool], seconds: float) -> bool:
+        given_up = time.monotonic() + seconds
+        while not done():
+            self._look()
+            if time.monotonic() > given_up:
+                return False
+            time.sleep(_LOOK_S)
+        return True
 
 
 def _caught_up(primary: Engine, replica: Engine, source: str) -> bool:
@@ -148,15 +180,18 @@ def _caught_up(primary: Engine, replica: Engine, source: str) -> bool:
     with primary.connect() as connection:
         if connection.scalar(sa.select(sa.func.count()).select_from(sa.table("rowcast_outbox"))):
             return False
-        published = connection.scalar(_NEXT_LSN, {"source": source})
-    if not sa.inspect(replica).has_table("rowcast_replica"):
+        next_lsn = connection.scalar(_NEXT_LSN, {"source": source})
+    if not sa.inspect(replica).has_table("rowcast_position"):
         return False
     with replica.connect() as connection:
         applied = connection.scalar(_APPLIED_LSN, {"source": source})
-    return published is not None and applied is not None and applied + 1 >= published
+    return next_lsn is not None and applied is not None and applied + 1 >= next_lsn
 
 
 def _verify(where: Places) -> bool:
-    """``rowcast verify`` as its real self; what it says goes to the terminal."""
+    """``rowcast verify`` as its real self; what it says goes to the terminal. Raises RowcastError if it cannot tell."""
     command = rowcast("verify", REPLICA_NAME, f"--config={where.config}")
-    return subprocess.run(command, env=environment(), check=False).returncode == 0
+    exit_code = subprocess.run(command, env=environment(), check=False).returncode
+    if exit_code not in (0, 1):
+        raise RowcastError(f"`rowcast verify` could not compare the databases: exit code {exit_code}.")
+    return exit_code == 0

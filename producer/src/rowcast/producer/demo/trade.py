@@ -47,15 +47,15 @@ class Shop:
         self._registered = 0
         self._clock = _FIRST_DAY
         self._actions: list[tuple[int, Callable[[Session], int]]] = [
-            (44, self._place_order),
+            (42, self._place_order),
             (14, self._register),
             (18, self._move_on),
             (8, self._change_order),
             (6, self._cancel),
             (4, self._leave_before_paying),
             (4, self._take_back_a_gift),
-            (1, self._raise_prices),
-            (1, self._import_customers),
+            (2, self._raise_prices),
+            (2, self._import_customers),
         ]
 
     def open(self) -> int:
