@@ -575,3 +575,57 @@ def test_a_capture_keeps_concurrent_transactions_apart(shop: Shop) -> None:
     assert errors == []
     shop.take()
     assert shop.mirror == shop.rows()
+
+
+def test_a_capture_of_a_lambda_statement(shop: Shop) -> None:
+    m = shop.models
+    with shop.sessions() as session:
+        seed(session, m)
+        table, name = m.Tag.__table__, "by lambda"
+        session.connection().execute(sa.lambda_stmt(lambda: sa.update(table).values(name=table.c.name + name)))
+        session.commit()
+    shop.take()
+    assert shop.mirror == shop.rows()
+
+
+def test_a_capture_of_rows_that_a_failed_statement_left_behind(shop: Shop) -> None:
+    """Where the engine keeps the rows before the one that failed, and the application goes on."""
+    m = shop.models
+    table = m.Reading.__table__
+    with shop.sessions() as session:
+        seed(session, m)
+        rows = [{"sensor": "a", "at": at, "value": 1.0} for at in (50, 51, 1, 52)]
+        with pytest.raises(sa.exc.IntegrityError):
+            session.connection().execute(sa.insert(table), rows)
+        if shop.engine.dialect.name == "postgresql":
+            session.rollback()
+        session.add(m.Tag(name="goes on"))
+        session.commit()
+    shop.take()
+    assert shop.mirror == shop.rows()
+
+
+def test_a_capture_reads_what_is_stored_rather_than_the_transactions_snapshot(
+    new_database: Callable[[str], str],
+) -> None:
+    """On MariaDB an update to the value that is there already makes no version of its own, and a plain SELECT would
+    still show the older snapshot's."""
+    with open_shop(new_database("mariadb")) as shop:
+        m = shop.models
+        with shop.sessions() as session:
+            seed(session, m)
+            shop.take()
+            session.scalars(sa.select(m.Tag)).all()
+            with shop.engine.begin() as other:
+                other.execute(sa.update(m.Tag.__table__).where(m.Tag.id == 1).values(name="theirs"))
+            session.execute(sa.update(m.Tag).where(m.Tag.id == 1).values(name="theirs"))
+            session.commit()
+        assert [c["a"]["name"] for c in shop.take()] == ["theirs", "theirs"]
+
+
+def test_a_capture_warns_of_replace(new_database: Callable[[str], str]) -> None:
+    with open_shop(new_database("sqlite")) as shop, shop.sessions() as session:
+        with pytest.warns(CaptureWarning, match="REPLACE, which may delete other rows"):
+            session.execute(sa.insert(shop.models.Tag).prefix_with("OR REPLACE").values(name="x"))
+        session.commit()
+        assert len(shop.take()) == 1

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, CursorResult, Engine
-from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.dml import UpdateBase
 
 from rowcast.producer import statements
-from rowcast.producer.cascades import Cascades
+from rowcast.producer.announcements import warn_of
+from rowcast.producer.changes import Changes
 from rowcast.producer.drain import Drain
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.shape_log import ShapeLog
 from rowcast.producer.tables import CapturedTable, wanted
-from rowcast.producer.touched import Key, Touch, Touched
+from rowcast.producer.touched import Touched
 from rowcast.shared.errors import CaptureError
 from rowcast.shared.images import register_functions
 
 _EVENTS = (
-    "before_execute", "after_execute", "before_cursor_execute", "begin", "rollback", "rollback_twophase", "commit",
-    "prepare_twophase", "commit_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
+    "before_execute", "after_execute", "before_cursor_execute", "handle_error", "begin", "rollback", "commit",
+    "prepare_twophase", "commit_twophase", "rollback_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
 )  # fmt: skip
 
 _DML = re.compile(
@@ -33,10 +33,6 @@ _DML = re.compile(
     r"\s+(?:only\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)",
     re.IGNORECASE,
 )
-
-
-class CaptureWarning(UserWarning):
-    """A statement changes a captured table in a way that this capture cannot see: its rows will not be published."""
 
 
 class EngineListeners:
@@ -51,10 +47,8 @@ class EngineListeners:
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, metadata, self.captured)
         self._transactions: WeakKeyDictionary[Connection, Touched] = WeakKeyDictionary()
-        self._awaiting_keys: WeakKeyDictionary[Connection, list[_Pending]] = WeakKeyDictionary()
+        self._changes = Changes(metadata, self.captured)
         self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
-        self._cascades: Cascades | None = None
-        self._cascades_of = -1
 
     # -- installing
 
@@ -104,8 +98,7 @@ class EngineListeners:
 
     def _forget(self, connection: Connection) -> None:
         self._transactions.pop(connection, None)
-        # A statement that failed has left its own here.
-        self._awaiting_keys.pop(connection, None)
+        self._changes.forget(connection)
 
     def _rollback(self, connection: Connection) -> None:
         self._forget(connection)
@@ -160,156 +153,29 @@ class EngineListeners:
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
     ) -> tuple[Any, Any, Any]:
-        if not isinstance(statement, UpdateBase):
-            return statement, multiparams, params
-        table = self.captured(connection, statements.table_of(statement))
-        if table is None:
-            return statement, multiparams, params
-        self._refuse_what_is_not_atomic(connection, table, execution_options)
-        sets = statements.parameter_sets(multiparams, params)
-        pending = _Pending(statement, table, sets)
-        if isinstance(statement, Insert):
-            self._before_insert(connection, pending)
-        elif isinstance(statement, Update | Delete):
-            self._before_change(connection, pending)
-        else:
-            return statement, multiparams, params
-        self._awaiting_keys.setdefault(connection, []).append(pending)
-        return pending.statement, multiparams, params
+        statement = statements.resolved(statement)
+        if isinstance(statement, UpdateBase):
+            table = self.captured(connection, statements.table_of(statement))
+            if table is not None:
+                self._refuse_what_is_not_atomic(connection, table, execution_options)
+                sets = statements.parameter_sets(multiparams, params)
+                statement = self._changes.before(connection, table, statement, sets)
+        return statement, multiparams, params
 
     def _after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
         if isinstance(statement, UpdateBase):
-            waiting = self._awaiting_keys.get(connection, [])
-            for i, pending in enumerate(waiting):
-                if pending.statement is statement:
-                    del waiting[i]
-                    self._after_change(connection, pending, result)
-                    break
+            self._changes.after(connection, statement, result, self._notes(connection))
         for inner in statements.dml_inside(result):
-            inner_table = self.captured(connection, statements.table_of(inner))
-            if inner_table is not None:
-                _warn(inner_table.full_name, "DML inside a common table expression", str(statement))
+            table = self.captured(connection, statements.table_of(inner))
+            if table is not None:
+                warn_of(table.full_name, "DML inside a common table expression", str(statement))
 
-    def _before_insert(self, connection: Connection, pending: _Pending) -> None:
-        statement, table = pending.statement, pending.table
-        assert isinstance(statement, Insert)
-        if statements.has_own_returning(statement) or statements.names_rows_by_itself(
-            statement, table.key_columns, pending.sets
-        ):
-            return
-        if connection.dialect.insert_returning and (
-            len(pending.sets) == 1 or connection.dialect.insert_executemany_returning
-        ):
-            pending.injected = True
-            pending.statement = statement.returning(*table.key_columns)
-        else:
-            _warn(table.full_name, "an INSERT whose keys this database does not return", str(statement))
-
-    def _before_change(self, connection: Connection, pending: _Pending) -> None:
-        statement, table, sets = pending.statement, pending.table, pending.sets
-        assert isinstance(statement, Update | Delete)
-        deleting = isinstance(statement, Delete)
-        rekeying = isinstance(statement, Update) and statements.changes_key(statement, table.key_columns, sets)
-        condition = statements.key_condition(statement, table.key_columns)
-        cascading = (deleting or rekeying) and bool(self._foreign_keys().of(table.table, delete=deleting))
-        if condition is not None and not cascading:
-            pending.keys = condition.keys(sets)
-        else:
-            pending.keys = self._keys_to_change(connection, pending, rekeying, cascading)
-        if rekeying:
-            if condition is not None and isinstance(statement, Update) and pending.new_keys is None:
-                pending.new_keys = statements.new_keys(statement, table.key_columns, sets, condition.keys(sets))
-            if pending.new_keys is None:
-                self._return_keys(connection, pending)
-        if cascading:
-            assert pending.keys is not None
-            for child, keys in self._foreign_keys().reach(connection, table.table, pending.keys, delete=deleting):
-                captured = self.captured(connection, child)
-                if captured is not None:
-                    pending.reached.append((captured, keys))
-        if pending.keys is None:
-            self._return_keys(connection, pending)
-
-    def _keys_to_change(
-        self, connection: Connection, pending: _Pending, rekeying: bool, cascading: bool
-    ) -> tuple[Key, ...] | None:
-        """The keys read before the statement, locked; None if the statement itself can return them."""
-        statement = pending.statement
-        assert isinstance(statement, Update | Delete)
-        dialect = connection.dialect
-        can_return = dialect.delete_returning if isinstance(statement, Delete) else dialect.update_returning
-        one_set = len(pending.sets) == 1
-        if can_return and one_set and not (rekeying or cascading or statements.has_own_returning(statement)):
-            return None
-        pending.selected = True
-        if isinstance(statement, Update) and rekeying and one_set and not can_return:
-            old, pending.new_keys = statements.select_rekeyed(
-                connection, statement, pending.table.key_columns, pending.sets[0]
-            )
-            return old
-        return statements.select_keys(connection, statement, pending.table.key_columns, pending.sets)
-
-    def _return_keys(self, connection: Connection, pending: _Pending) -> None:
-        statement = pending.statement
-        assert isinstance(statement, Update | Delete)
-        can_return = (
-            connection.dialect.delete_returning
-            if isinstance(statement, Delete)
-            else connection.dialect.update_returning
-        )
-        if not can_return or statements.has_own_returning(statement) or len(pending.sets) > 1:
-            _warn(pending.table.full_name, "an UPDATE that computes new keys", str(statement))
-            return
-        pending.returns = True
-        if not statements.has_return_defaults(statement):
-            pending.statement = statement.return_defaults(*pending.table.key_columns)
-
-    def _after_change(self, connection: Connection, pending: _Pending, result: CursorResult[Any]) -> None:
-        notes = self._notes(connection)
-        if isinstance(pending.statement, Insert):
-            self._note_inserted(notes, pending, result)
-            return
-        touch = Touch.DELETE if isinstance(pending.statement, Delete) else Touch.UPDATE
-        keys = pending.keys
-        returned = statements.returned_keys(result, pending.table.key_columns) if pending.returns else None
-        if keys is None:
-            notes.note(pending.table, touch, returned or (), locked=True)
-        elif pending.selected:
-            if result.rowcount > len(keys):
-                raise CaptureError(
-                    f"a statement changed {result.rowcount} rows of {pending.table.full_name}, of which only "
-                    f"{len(keys)} were there when their keys were read just before: others added rows meanwhile. "
-                    "Nothing is committed; run the transaction again."
-                )
-            notes.note(pending.table, touch, keys, locked=True)
-        else:
-            # A key that the statement did not find was not changed, and is not locked.
-            notes.note(pending.table, touch, keys, locked=result.rowcount == len(set(keys)))
-        new = pending.new_keys if pending.new_keys is not None else returned if keys is not None else None
-        if new is not None:
-            old = set(keys or ())
-            notes.note(pending.table, Touch.INSERT, [k for k in new if k not in old], locked=True)
-        for child, reached in pending.reached:
-            notes.note(child, Touch.UPDATE, reached, locked=True)
-
-    def _note_inserted(self, notes: Touched, pending: _Pending, result: CursorResult[Any]) -> None:
-        statement, table = pending.statement, pending.table
-        assert isinstance(statement, Insert)
-        # An upsert may have updated: then the row was there before.
-        touch = Touch.UPDATE if statements.is_upsert(statement) else Touch.INSERT
-        keys: Sequence[Key] | None
-        if pending.injected:
-            keys = [tuple(row) for row in result.all()]
-        elif statements.has_own_returning(statement):
-            keys = statements.peek_returned_keys(result, table.key_columns)
-        else:
-            keys = statements.inserted_keys(result, table.key_columns, pending.sets)
-        if keys is None:
-            _warn(table.full_name, "an INSERT that does not return the new rows' keys", str(statement))
-            return
-        notes.note(table, touch, keys, locked=True)
+    def _handle_error(self, context: Any) -> None:
+        execution = context.execution_context
+        if context.connection is not None and execution is not None and execution.executemany:
+            self._changes.failed(context.connection, self._notes(context.connection))
 
     def _before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
@@ -323,7 +189,7 @@ class EngineListeners:
             parts = [part.strip('"`') for part in re.findall(r"\"[^\"]+\"|`[^`]+`|[^.]+", name)]
             for own in self._metadata.tables.values():
                 if wanted(own) and own.name.lower() == parts[-1].lower():
-                    _warn(own.fullname, "SQL text", statement)
+                    warn_of(own.fullname, "SQL text", statement)
 
     def _refuse_what_is_not_atomic(self, connection: Connection, table: CapturedTable, execution_options: Any) -> None:
         if connection._is_autocommit_isolation():
@@ -332,36 +198,4 @@ class EngineListeners:
                 "the outbox could not be one transaction. Use a transaction, or uninstall the capture from this engine."
             )
         if execution_options.get("schema_translate_map"):
-            _warn(table.full_name, "a statement with schema_translate_map", "schema_translate_map")
-
-    def _foreign_keys(self) -> Cascades:
-        if self._cascades is None or self._cascades_of != len(self._metadata.tables):
-            self._cascades_of = len(self._metadata.tables)
-            self._cascades = Cascades(self._metadata)
-        return self._cascades
-
-
-class _Pending:
-    """A statement between its two events."""
-
-    __slots__ = ("injected", "keys", "new_keys", "reached", "returns", "selected", "sets", "statement", "table")
-
-    def __init__(self, statement: UpdateBase, table: CapturedTable, sets: statements.Parameters) -> None:
-        self.statement = statement
-        self.table = table
-        self.sets = sets
-        self.keys: tuple[Key, ...] | None = None
-        self.new_keys: tuple[Key, ...] | None = None
-        self.reached: list[tuple[CapturedTable, tuple[Key, ...]]] = []
-        self.injected = False
-        self.returns = False
-        self.selected = False
-
-
-def _warn(table: str, what: str, statement: str) -> None:
-    warnings.warn(
-        f"not captured: {what} changes {table}, and which rows it changed cannot be told: "
-        f"{' '.join(statement.split())[:300]}",
-        CaptureWarning,
-        stacklevel=2,
-    )
+            warn_of(table.full_name, "a statement with schema_translate_map", "schema_translate_map")

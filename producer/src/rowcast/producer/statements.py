@@ -16,6 +16,7 @@ from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BindParameter, BooleanClauseList, ClauseElement, ColumnElement
+from sqlalchemy.sql.lambdas import StatementLambdaElement
 
 Key = tuple[Any, ...]
 Parameters = Sequence[Mapping[str, Any]]
@@ -32,6 +33,11 @@ def table_of(statement: UpdateBase) -> Any:
     if table is None:
         table = annotations.get("_emit_update_table")
     return statement.table if table is None else table
+
+
+def resolved(statement: Any) -> Any:
+    """What a lambda statement stands for."""
+    return statement._resolved if isinstance(statement, StatementLambdaElement) else statement
 
 
 def parameter_sets(multiparams: Any, params: Any) -> Parameters:
@@ -135,15 +141,30 @@ def is_upsert(statement: Insert) -> bool:
     return statement._post_values_clause is not None or bool(statement._prefixes)
 
 
+def replaces(statement: Insert) -> bool:
+    """REPLACE: rows that conflict are deleted, and nothing says which they were."""
+    return any("REPLACE" in str(prefix[0]).upper() for prefix in statement._prefixes)
+
+
+def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> tuple[Key, ...] | None:
+    """The keys that an INSERT's parameters name; None if they do not."""
+    if statement._multi_values or statement.select is not None:
+        return None
+    if not all(column.key in parameters for column in key_columns for parameters in sets):
+        return None
+    given = [[parameters[column.key] for parameters in sets] for column in key_columns]
+    if any(value is None or isinstance(value, ClauseElement) for values in given for value in values):
+        return None
+    return tuple(zip(*given, strict=True))
+
+
 def inserted_keys(
-    result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], sets: Parameters
+    statement: Insert, result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], sets: Parameters
 ) -> tuple[Key, ...] | None:
     """The keys of inserted rows as SQLAlchemy knows them; None if one of them is not known."""
-    if all(column.key in sets[0] for column in key_columns):
-        # The application gave them; SQLAlchemy would make a row object of each.
-        given = [[parameters[column.key] for parameters in sets] for column in key_columns]
-        if not any(value is None or isinstance(value, ClauseElement) for values in given for value in values):
-            return tuple(zip(*given, strict=True))
+    # Where the application gave them, SQLAlchemy would still make a row object of each.
+    if (given := given_keys(statement, key_columns, sets)) is not None:
+        return given
     width = len(key_columns)
     keys = tuple(tuple(row) if row is not None else (None,) * width for row in result.inserted_primary_key_rows)
     return None if any(value is None for key in keys for value in key) else keys
