@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -60,6 +60,14 @@ class ReplicaDialect(ABC):
 
     def configure(self, engine: Engine) -> None:  # noqa: B027  # not every engine needs it
         """Sets up every new connection. Called once, before the first one is made."""
+
+    def configure_reader(self, engine: Engine) -> None:
+        """As ``configure``, for connections that only read rows and their images."""
+        self.configure(engine)
+
+    @abstractmethod
+    def key_values(self, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """The driver's values to look rows up by, for keys in the contract's encodings."""
 
     @abstractmethod
     def stored_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, StoredColumn]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -67,6 +67,9 @@ class MySQLReplica(ReplicaDialect):
         self._consistent = consistent
         connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(consistent)}")
         connection.rollback()  # ends what SQLAlchemy takes for a transaction; the setting stays
+
+    def key_values(self, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        return _reader(table, layout, table.key).rows(keys)
 
     def upsert(self, connection: Connection, table: ReplicaTable, layout: Layout, images: Sequence[bytes]) -> None:
         if (table, layout) not in self._upserts:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
@@ -66,6 +69,13 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def begin(self, connection: Connection) -> None:
         connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
+
+    def key_values(self, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Texts, which take the type of the column that they are compared with."""
+        binary = {name for name in table.key if table.columns[name].type == "bytea"}
+        for key in keys:
+            row = orjson.loads(key)
+            yield tuple(base64.b64decode(row[name]) if name in binary else str(row[name]) for name in table.key)
 
     def upsert(self, connection: Connection, table: ReplicaTable, layout: Layout, images: Sequence[bytes]) -> None:
         statement = self._upserts.get((table, layout))

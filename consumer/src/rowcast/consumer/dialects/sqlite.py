@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
@@ -12,6 +13,7 @@ from rowcast.consumer.dialects import values
 from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn, quoted_name
 from rowcast.consumer.dialects.values import Converter, RowReader
 from rowcast.consumer.layouts import Layout
+from rowcast.shared.images import register_functions
 from rowcast.shared.shapes import PortableType
 
 _log = logging.getLogger("rowcast.worker")
@@ -39,6 +41,11 @@ class SQLiteReplica(ReplicaDialect):
         def begin_as_writer(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def configure_reader(self, engine: Engine) -> None:
+        @event.listens_for(engine, "connect")
+        def image_functions(connection: object, _record: object) -> None:
+            register_functions(connection)
+
     def stored_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, StoredColumn]:
         rows = connection.exec_driver_sql(f"PRAGMA table_xinfo({quoted_name(connection, None, name)})")
         return {r[1]: StoredColumn(r[1], r[2].lower(), not r[3] and not r[5], r[6] in (2, 3)) for r in rows}
@@ -51,6 +58,9 @@ class SQLiteReplica(ReplicaDialect):
 
     def begin(self, connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+
+    def key_values(self, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        return _reader(table, layout, table.key).rows(keys)
 
     def upsert(self, connection: Connection, table: ReplicaTable, layout: Layout, images: Sequence[bytes]) -> None:
         if (table, layout) not in self._upserts:
