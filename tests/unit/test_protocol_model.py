@@ -1,0 +1,40 @@
+"""The relay's protocol holds whatever happens in between, and each of its parts is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from unit.protocol_model import Variant, check
+
+
+def test_a_worker_and_a_committed_reader_see_each_event_once_and_in_order(campaign: bool) -> None:
+    result = check(events=4 if campaign else 3)
+    print(f"{result.states:,} states")
+    assert result.broken is None, "\n".join((result.broken, *result.steps))
+    assert result.states > 10_000
+
+
+@pytest.mark.parametrize(
+    ("part", "promise"),
+    [
+        ("fencing", "a reader of committed data sees"),
+        ("marker", "a reader of committed data sees"),
+        ("late_deletion", "are deleted"),
+        ("same_lsns", "a worker sees"),
+        ("fence_first", "a reader of committed data sees"),
+        ("swap_when_claiming", "are deleted"),
+        ("recorded_first", "a worker sees"),
+    ],
+)
+def test_without_this_part_a_promise_is_broken(part: str, promise: str) -> None:
+    result = check(dataclasses.replace(Variant(), **{part: False}), events=2)
+    print(f"without {part}: {result.broken}, after {len(result.steps)} steps of {result.states:,} states")
+    assert result.broken is not None
+    assert promise in result.broken
+
+
+def test_the_second_look_at_the_lease_saves_work_and_nothing_else() -> None:
+    """Each write compares and swaps, and claims are read after fencing: so a relay that lost its lease harms nobody."""
+    assert check(Variant(second_look=False), events=2).broken is None
