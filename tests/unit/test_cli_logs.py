@@ -116,6 +116,25 @@ def test_rowcasts_lines_are_shown_from_the_level_asked_for_others_from_warnings_
     assert "their warning" in told.err
 
 
+def test_the_kafka_client_tells_the_same_only_now_and_then() -> None:
+    quiet = logs.QuietRepeats(seconds=30)
+
+    def passes(text: str, at: float, name: str = "rowcast.kafka") -> logging.LogRecord | None:
+        made = record(text)
+        made.name, made.created = name, at
+        return made if quiet.filter(made) else None
+
+    assert passes("connect failed (after 0ms)", 0)
+    assert not passes("connect failed (after 12ms)", 1)
+    assert not passes("connect failed (after 0ms)", 29)
+    assert passes("another reason", 29)
+    later = passes("connect failed (after 0ms)", 31)
+    assert later is not None
+    assert logs.extras(later) == {"repeated": 2}
+    assert passes("published", 0, "rowcast.relay")
+    assert passes("published", 0, "rowcast.relay")
+
+
 @dataclass
 class _Counted:
     events: int

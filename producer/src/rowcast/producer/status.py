@@ -32,6 +32,7 @@ def outbox(settings: Settings) -> StatusPart:
             raise
         return StatusPart({"outbox": {"error": failure.message}}, failure=failure)
     data: dict[str, Any] = {**asdict(waiting), "leading": waiting.expires_in_ms > 0}
+    data["expires_in_ms"] = max(0, waiting.expires_in_ms)
     return StatusPart({"outbox": data}, (_table(settings.source, data),))
 
 

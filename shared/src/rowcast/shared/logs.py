@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
@@ -26,6 +27,8 @@ _STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG":
 # No quotes or commas: what follows an innocent host:port in a JSON line is not a password.
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@\"',]*:)[^\s@/\"',]+@")
 _STARS = "***"
+_KAFKA_LOGGER = "rowcast.kafka"
+_NUMBERS = re.compile(r"\d+")
 # Starring out a shorter secret wherever its text occurs would eat ordinary words.
 _SHORTEST_SECRET = 4
 
@@ -120,6 +123,29 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+class QuietRepeats(logging.Filter):
+    """Lets a line of the Kafka client through once in a while: each attempt to connect would tell the same again."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._until: dict[str, float] = {}
+        self._kept_back: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != _KAFKA_LOGGER:
+            return True
+        # Durations and thread names differ from time to time.
+        text = _NUMBERS.sub("", record.getMessage())
+        if record.created < self._until.get(text, 0):
+            self._kept_back[text] += 1
+            return False
+        self._until[text] = record.created + self._seconds
+        if repeated := self._kept_back.pop(text, 0):
+            record.repeated = repeated
+        return True
+
+
 def configure(log_format: LogFormat, level: LogLevel) -> None:
     """Sends this process's log lines to standard error. Other libraries' lines only from warnings up."""
     handler: logging.Handler
@@ -129,6 +155,7 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
     else:
         handler = _ConsoleHandler()
         handler.setFormatter(TextFormatter())
+    handler.addFilter(QuietRepeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -130,7 +130,7 @@ class _Course:
         self._worker = worker
 
     def trade(self, shop: Shop, seconds: float) -> None:
-        """One transaction after another, once the worker is there to follow, at an even pace; on a slow machine fewer."""
+        """One transaction after another, at an even pace, once the worker follows; on a slow machine fewer."""
         tally = self._tally
         tally.rows += shop.open()
         tally.phase = "relay and worker start"
