@@ -24,6 +24,7 @@ from rowcast.shared.kafka import Properties, new_consumer, new_producer
 _log = logging.getLogger("rowcast.relay")
 
 _SLICE_S = 1.0
+_ROOM_S = 0.005
 _LONGEST_S = 60.0
 _POLL_EVERY = 500
 _MARKER = "lsn="
@@ -120,7 +121,8 @@ class Publisher:
 
     def _make_room(self, message: Message) -> None:
         while True:
-            self._poll(_SLICE_S)
+            # Nothing tells of room: deliveries are reported only where they fail.
+            self._poll(_ROOM_S)
             self._waiting()
             try:
                 self._producer.produce(*message)

@@ -1,0 +1,123 @@
+"""What is claimed is written down before it is produced, and deleted after Kafka has committed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rowcast.producer.relay.claims import Claim, Claims
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.reading import Outbox
+from rowcast.producer.relay.unfinished import Unfinished
+from rowcast.shared.errors import FencedError
+from unit.relay_database import ORDERS, Primary, line, primary_at
+
+Lead = Callable[[], Claims]
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Primary]:
+    with primary_at(tmp_path / "primary.db") as primary:
+        for n in range(1, 7):
+            primary.add(f"t{n}", line(ORDERS, "c", n))
+        yield primary
+
+
+@pytest.fixture
+def lead(primary: Primary) -> Iterator[Lead]:
+    """Another relay takes the lease."""
+    with ExitStack() as stack:
+
+        def take() -> Claims:
+            with primary.engine.begin() as connection:
+                connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
+            connections = stack.enter_context(Connections(primary.engine))
+            row = LeaseRow(connections, primary.tables, "shop", new_owner(), 60_000)
+            epoch = row.take()
+            assert epoch is not None
+            return Claims(connections, primary.tables, row, Outbox(connections, primary.tables), row.look(epoch))
+
+        yield take
+
+
+def test_claims_take_consecutive_lsns(lead: Lead) -> None:
+    claims = lead()
+    first = claims.record([1, 2], 6, None)
+    second = claims.record([3], 3, None)
+    assert (first.first_lsn, first.last_lsn, second.first_lsn, second.last_lsn) == (1, 6, 7, 9)
+    assert claims.claimed == {1, 2, 3}
+
+
+def test_the_successor_finds_the_claims_in_order(lead: Lead) -> None:
+    before = lead()
+    unfinished = Unfinished("t3", 3, 9, {"public.orders": 1})
+    expected = [before.record([2, 1], 6, None), before.record([3], 2, unfinished), before.record([4], 3, None)]
+    after = lead()
+    assert after.pending == expected
+    assert after.pending[2].carried == unfinished
+    assert after.claimed == {1, 2, 3, 4}
+    assert after.lease.next_lsn == 12
+    assert after.unfinished is None
+
+
+def test_what_a_claim_leaves_unfinished_outlives_the_claim(lead: Lead) -> None:
+    claims = lead()
+    unfinished = Unfinished("t1", 1, 9, {"public.orders": 1})
+    claims.record([1], 2, unfinished)
+    claims.committed(2)
+    claims.settle()
+    after = lead()
+    assert after.pending == []
+    assert after.unfinished == unfinished
+
+
+def test_rows_are_deleted_with_the_next_claim_after_kafka_has_committed_them(primary: Primary, lead: Lead) -> None:
+    claims = lead()
+    claims.record([1, 2], 6, None)
+    claims.record([3], 3, None)
+    claims.committed(6)
+    assert primary.ids() == [1, 2, 3, 4, 5, 6]
+    claims.record([4], 3, None)
+    assert primary.ids() == [3, 4, 5, 6]
+    assert primary.claims() == 2
+    assert claims.claimed == {3, 4}
+    assert claims.lease.published_lsn == 6
+
+
+def test_settling_deletes_them_at_once(primary: Primary, lead: Lead) -> None:
+    claims = lead()
+    claims.record([1, 2], 6, None)
+    claims.committed(6)
+    claims.settle()
+    assert primary.ids() == [3, 4, 5, 6]
+    assert primary.claims() == 0
+    assert (claims.pending, claims.claimed) == ([], set())
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda claims: claims.record([2], 3, None),
+        lambda claims: claims.settle(),
+        lambda claims: claims.start_above(99),
+        lambda claims: claims.renew(),
+    ],
+    ids=["record", "settle", "start_above", "renew"],
+)
+def test_a_relay_that_lost_the_lease_changes_nothing(
+    primary: Primary, lead: Lead, write: Callable[[Claims], object]
+) -> None:
+    zombie = lead()
+    zombie.record([1], 3, None)
+    zombie.committed(3)
+    leader = lead()
+    with pytest.raises(FencedError):
+        write(zombie)
+    assert primary.ids() == [1, 2, 3, 4, 5, 6]
+    assert [claim.outbox_ids for claim in leader.pending] == [(1,)]
+    assert leader.record([2], 3, None) == Claim(4, 6, (2,), None, None)

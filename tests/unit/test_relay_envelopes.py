@@ -1,0 +1,156 @@
+"""From claimed rows to messages: contents, lsns, orders, and bytes that other programs can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.producer.relay.batches import BatchRow, left_unfinished, lsn_count, split_row
+from rowcast.producer.relay.claims import Claim
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.envelopes import Envelopes, Message
+from rowcast.producer.relay.lines import LineSplitter
+from rowcast.producer.relay.reading import OutboxRow
+from rowcast.producer.relay.tables import Tables
+from rowcast.producer.relay.unfinished import Unfinished
+from rowcast.shared.events import parse_change, parse_transaction
+from unit.relay_database import ITEMS, ORDERS, line, primary_at
+
+NOW = 1_700_000_000_500
+
+
+@pytest.fixture(scope="module")
+def envelopes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envelopes]:
+    path: Path = tmp_path_factory.mktemp("envelopes") / "primary.db"
+    with primary_at(path) as primary, Connections(primary.engine) as connections:
+        primary.add_shapes(ORDERS, ITEMS)
+        yield Envelopes('sh"op', "app", Tables(connections, primary.tables, 'sh"op'))
+
+
+def row(id_: int, tx: str, *lines: str, ts_ms: int = 1_700_000_000_000) -> BatchRow:
+    return split_row(OutboxRow(id_, tx, ts_ms, "".join(lines)), LineSplitter())
+
+
+def published(
+    envelopes: Envelopes,
+    rows: Sequence[BatchRow],
+    first_lsn: int = 1,
+    carried: Unfinished | None = None,
+    end_id: int | None = None,
+) -> tuple[list[Message], Claim]:
+    lsns = lsn_count(rows, carried, end_id is not None)
+    unfinished = left_unfinished(rows, carried, end_id)
+    claim = Claim(first_lsn, first_lsn + lsns - 1, tuple(r.id for r in rows), carried, unfinished)
+    return list(envelopes.messages(claim, rows, NOW)), claim
+
+
+def test_an_event_is_byte_for_byte_what_a_json_library_would_write(envelopes: Envelopes) -> None:
+    image = {"id": 7, "note": "x"}
+    compact = f'{{"t":"public.orders","v":"{ORDERS.version}","op":"u","k":{{"id":7}},"a":{{"id":7,"note":"x"}}}}\n'
+    messages, _ = published(envelopes, [row(1, 'a"b', compact)], first_lsn=41)
+    topic, value, key, partition = messages[1]
+    assert (topic, key, partition) == ("sh_op.public.orders", b'{"id":7}', -1)
+    assert value == orjson.dumps(
+        {
+            "before": None,
+            "after": image,
+            "source": {
+                "version": "0.1.0",
+                "connector": "rowcast",
+                "name": 'sh"op',
+                "ts_ms": 1_700_000_000_000,
+                "snapshot": "false",
+                "db": "app",
+                "schema": "public",
+                "table": "orders",
+                "txId": 'a"b',
+                "lsn": 42,
+                "origin": None,
+                "shape": ORDERS.version,
+            },
+            "op": "u",
+            "ts_ms": NOW,
+            "transaction": {"id": 'a"b', "total_order": 1, "data_collection_order": 1},
+        }
+    )
+
+
+def test_a_transaction_is_begin_events_end_with_consecutive_lsns(envelopes: Envelopes) -> None:
+    lines = (line(ORDERS, "c", 1), line(ITEMS, "c", 1), line(ORDERS, "u", 1))
+    messages, claim = published(envelopes, [row(1, "a", *lines), row(2, "a", line(ITEMS, "u", 1))], first_lsn=10)
+    begin, *events, end = messages
+    assert (begin[0], begin[2], begin[3]) == ("sh_op.transaction", b'{"id":"a"}', 0)
+    first, last = parse_transaction(begin[1] or b""), parse_transaction(end[1] or b"")
+    changes = [parse_change(key, value or b"") for _, value, key, _ in events]
+    assert (first.status, first.lsn) == ("BEGIN", 10)
+    assert [(c.lsn, c.total_order, c.full_name) for c in changes] == [
+        (11, 1, "public.orders"),
+        (12, 2, "public.items"),
+        (13, 3, "public.orders"),
+        (14, 4, "public.items"),
+    ]
+    assert [orjson.loads(e[1] or b"")["transaction"]["data_collection_order"] for e in events] == [1, 1, 2, 2]
+    assert (last.status, last.lsn, last.event_count) == ("END", 15, 4)
+    assert last.data_collections == {"public.orders": 2, "public.items": 2}
+    assert (claim.first_lsn, claim.last_lsn) == (10, 15)
+
+
+def test_a_delete_is_followed_by_a_tombstone_that_counts_for_nothing(envelopes: Envelopes) -> None:
+    messages, _ = published(envelopes, [row(1, "a", line(ORDERS, "d", 5), line(ORDERS, "c", 6))])
+    _, delete, tombstone, create, end = messages
+    assert parse_change(delete[2], delete[1] or b"").after is None
+    assert tombstone == ("sh_op.public.orders", None, b'{"id":5}', -1)
+    assert parse_change(create[2], create[1] or b"").lsn == 3
+    assert parse_transaction(end[1] or b"").event_count == 2
+
+
+def test_a_transaction_streamed_over_claims_counts_on(envelopes: Envelopes) -> None:
+    rows = [row(n, "big", line(ORDERS, "c", n), line(ITEMS, "c", n)) for n in range(1, 6)]
+    one_go, _ = published(envelopes, rows)
+    first, claim = published(envelopes, rows[:2], end_id=5)
+    second, claim = published(envelopes, rows[2:4], claim.last_lsn + 1, claim.unfinished, end_id=5)
+    third, claim = published(envelopes, rows[4:], claim.last_lsn + 1, claim.unfinished)
+    assert first + second + third == one_go
+    assert claim.unfinished is None
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 5), st.lists(st.sampled_from(["oc", "od", "ou", "ic", "id"]), min_size=1, max_size=4)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(ROWS, st.data())
+def test_however_claims_are_cut_the_messages_are_the_same(
+    envelopes: Envelopes, drawn: list[tuple[int, list[str]]], data: st.DataObject
+) -> None:
+    drawn.sort(key=lambda item: item[0])
+    rows = [
+        row(n, f"t{tx}", *(line(ORDERS if kind[0] == "o" else ITEMS, kind[1], n) for kind in kinds))
+        for n, (tx, kinds) in enumerate(drawn, 1)
+    ]
+    whole, last_claim = published(envelopes, rows)
+    messages: list[Message] = []
+    lsn, carried = 1, None
+    while rows:
+        cut = data.draw(st.integers(1, len(rows)))
+        part, rows = rows[:cut], rows[cut:]
+        rest = [r.id for r in rows if r.tx == part[-1].tx]
+        more, claim = published(envelopes, part, lsn, carried, rest[-1] if rest else None)
+        messages += more
+        lsn, carried = claim.last_lsn + 1, Unfinished.from_json(claim.unfinished and claim.unfinished.to_json())
+    assert messages == whole
+    assert lsn == last_claim.last_lsn + 1
+    assert [_lsn(value) for _, value, _, _ in whole if value] == list(range(1, lsn))
+
+
+def _lsn(value: bytes) -> Any:
+    data = orjson.loads(value)
+    return data["lsn"] if "lsn" in data else data["source"]["lsn"]

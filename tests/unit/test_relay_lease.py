@@ -1,0 +1,117 @@
+"""One relay leads at a time; who lost the lease can write nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.lease import Lease, LeaseRow, new_owner
+from rowcast.shared.errors import ConfigurationError, FencedError
+from unit.relay_database import Primary, primary_at
+
+NewLeaseRow = Callable[..., LeaseRow]
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Primary]:
+    with primary_at(tmp_path / "primary.db") as primary:
+        yield primary
+
+
+@pytest.fixture
+def new_row(primary: Primary) -> Iterator[NewLeaseRow]:
+    """Another relay's view of the lease."""
+    with ExitStack() as stack:
+
+        def make(source: str = "shop", lease_ms: int = 60_000) -> LeaseRow:
+            connections = stack.enter_context(Connections(primary.engine))
+            return LeaseRow(connections, primary.tables, source, new_owner(), lease_ms)
+
+        yield make
+
+
+def taken(row: LeaseRow) -> int:
+    epoch = row.take()
+    assert epoch is not None
+    return epoch
+
+
+def expire(primary: Primary) -> None:
+    with primary.engine.begin() as connection:
+        connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
+
+
+def test_the_first_relay_leads_and_the_second_stands_by(new_row: NewLeaseRow) -> None:
+    first, second = new_row(), new_row()
+    assert taken(first) == 1
+    assert first.look(1) == Lease(epoch=1, next_lsn=1, published_lsn=0, carried=None)
+    assert second.take() is None
+
+
+def test_a_released_lease_is_free_at_once(new_row: NewLeaseRow) -> None:
+    first, second = new_row(), new_row()
+    first.release(taken(first))
+    assert taken(second) == 2
+
+
+def test_its_own_lease_is_free_for_a_relay_that_starts_over(new_row: NewLeaseRow) -> None:
+    row = new_row()
+    assert taken(row) == 1
+    assert taken(row) == 2
+
+
+def test_an_expired_lease_is_free_by_the_databases_clock(primary: Primary, new_row: NewLeaseRow) -> None:
+    first, second = new_row(), new_row()
+    taken(first)
+    expire(primary)
+    assert taken(second) == 2
+
+
+def test_a_lease_that_was_renewed_has_not_expired(primary: Primary, new_row: NewLeaseRow) -> None:
+    first, second = new_row(), new_row()
+    lease = first.look(taken(first))
+    expire(primary)
+    first.renew(lease)
+    assert second.take() is None
+
+
+def test_whoever_lost_the_lease_can_neither_look_renew_nor_release(primary: Primary, new_row: NewLeaseRow) -> None:
+    first, second = new_row(), new_row()
+    lease = first.look(taken(first))
+    expire(primary)
+    epoch = taken(second)
+    for attempt in (lambda: first.look(lease.epoch), lambda: first.renew(lease)):
+        with pytest.raises(FencedError, match="another relay"):
+            attempt()
+    first.release(lease.epoch)
+    assert second.look(epoch).epoch == epoch
+    assert new_row().take() is None
+
+
+def test_two_relays_that_see_it_free_at_once_do_not_both_get_it(
+    new_row: NewLeaseRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = new_row(), new_row()
+    first.release(taken(first))
+    reader = second._connections.reader
+    read = reader.execute
+
+    def read_and_be_overtaken(*args: object) -> object:
+        result = read(*args)  # type: ignore[call-overload]
+        assert taken(first) == 2
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "execute", read_and_be_overtaken)
+        assert second.take() is None
+
+
+def test_a_database_is_published_under_one_name(new_row: NewLeaseRow) -> None:
+    taken(new_row("shop"))
+    with pytest.raises(ConfigurationError, match="published as source 'shop', and the configuration says 'market'"):
+        new_row("market").take()

@@ -1,0 +1,100 @@
+"""Outbox lines are split by bytes; a damaged one is never taken for a good one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.producer.relay.lines import LineHead, LineSplitter
+from rowcast.shared.errors import DataError
+
+ORDERS = '{"t":"public.orders","v":"1f3a5c7e9b0d"'
+UPDATE = ORDERS + ',"op":"u","k":{"id" : 1},"a":{"id" : 1, "note" : "x"}}'
+DELETE = ORDERS + ',"op":"d","k":{"id" : 1}}'
+
+
+def test_an_update_keeps_its_image_byte_for_byte_and_has_a_compact_key() -> None:
+    assert LineSplitter().split(UPDATE + "\n") == [
+        (LineHead("public.orders", "1f3a5c7e9b0d", "u"), b'{"id":1}', b'{"id" : 1, "note" : "x"}')
+    ]
+
+
+def test_a_delete_has_no_image() -> None:
+    assert LineSplitter().split(DELETE + "\n") == [
+        (LineHead("public.orders", "1f3a5c7e9b0d", "d"), b'{"id":1}', None)
+    ]
+
+
+def test_equal_keys_have_equal_bytes_however_the_database_wrote_them() -> None:
+    spaced = ORDERS + ',"op":"d","k":{ "a" : "\\u00e9\\/" , "b":2 }}\n'
+    plain = ORDERS + ',"op":"d","k":{"a":"é/","b":2}}\n'
+    keys = {key for _, key, _ in LineSplitter().split(spaced + plain)}
+    assert keys == {'{"a":"é/","b":2}'.encode()}
+
+
+VALUES = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text()
+NAMES = st.text(min_size=1) | st.sampled_from(["a", "k", 'x","a":{', '","k":{'])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            NAMES,
+            st.sampled_from("cud"),
+            st.dictionaries(NAMES, VALUES, min_size=1),
+            st.dictionaries(NAMES, VALUES | st.lists(VALUES)),
+        ),
+        min_size=1,
+    ),
+    st.sampled_from([0, orjson.OPT_INDENT_2]),
+)
+def test_any_names_and_values_are_split_where_they_were_joined(
+    changes: list[tuple[str, str, dict[str, Any], dict[str, Any]]], spaces: int
+) -> None:
+    def dumped(value: Any) -> str:
+        return orjson.dumps(value, option=spaces).decode().replace("\n", " ")
+
+    text = ""
+    for table, op, key, image in changes:
+        after = "" if op == "d" else f',"a":{dumped(image)}'
+        text += f'{{"t":{orjson.dumps(table).decode()},"v":"1","op":"{op}","k":{dumped(key)}{after}}}\n'
+    split = [(h.table, h.op, orjson.loads(k), a and orjson.loads(a)) for h, k, a in LineSplitter().split(text)]
+    assert split == [(t, op, k, None if op == "d" else a) for t, op, k, a in changes]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (UPDATE, "does not end with a line break"),
+        ("", "does not end with a line break"),
+        ("\n", "not an outbox line"),
+        ("garbage\n", "not an outbox line"),
+        (UPDATE + "\n\n" + UPDATE + "\n", "not an outbox line"),
+        (UPDATE[:-1] + "\n", "cut off"),
+        (UPDATE[:-9] + "\n", "cut off"),
+        (DELETE[:-1] + "\n", "cut off"),
+        (UPDATE + "x\n", "cut off"),
+        (UPDATE.replace('"op":"u"', '"op":"d"') + "\n", "op 'd' with a row image"),
+        (DELETE.replace('"op":"d"', '"op":"c"') + "\n", "op 'c' without a row image"),
+        (UPDATE.replace('"op":"u"', '"op":"x"') + "\n", "not an outbox line"),
+        (UPDATE.replace('"t":"public.orders"', '"t":17') + "\n", "not an outbox line"),
+        (UPDATE.replace('"v":"1f3a5c7e9b0d",', "") + "\n", "not an outbox line"),
+        (UPDATE.replace('{"id" : 1},', '{"id" 1},') + "\n", "the key is no JSON"),
+        (DELETE.replace('{"id" : 1}', "{}") + "\n", "the key is empty"),
+    ],
+)
+def test_a_damaged_line_is_refused_with_the_reason(changes: str, reason: str) -> None:
+    splitter = LineSplitter()
+    splitter.split(UPDATE + "\n" + DELETE + "\n")
+    with pytest.raises(DataError, match=reason):
+        splitter.split(changes)
+
+
+@given(st.integers(0, len(UPDATE) - 1))
+def test_a_line_cut_anywhere_is_refused(length: int) -> None:
+    with pytest.raises(DataError):
+        LineSplitter().split(UPDATE[:length] + "\n")

@@ -1,0 +1,170 @@
+"""What the relay claims next: whole transactions, in the order of their greatest ids, and each row once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.producer.relay.reading import Head
+from rowcast.producer.relay.selection import Limits, Selection, select_next
+from rowcast.producer.relay.unfinished import Unfinished
+from rowcast.shared.errors import DataError
+from unit.fake_outbox import FakeOutbox
+
+AMPLE = Limits(rows=100, size=10_000)
+
+
+def row(id_: int, tx: str, complete: bool | None = True, size: int = 1) -> Head:
+    return Head(id_, tx, 0, complete, size)
+
+
+def outbox_of(*heads: Head) -> FakeOutbox:
+    outbox = FakeOutbox()
+    outbox.add(*heads)
+    return outbox
+
+
+def ids(selection: Selection) -> list[int]:
+    return [head.id for head in selection.heads]
+
+
+def test_an_empty_outbox_gives_nothing() -> None:
+    assert select_next(FakeOutbox(), (), None, AMPLE) == Selection()
+
+
+def test_rows_that_are_claimed_are_not_claimed_again() -> None:
+    outbox = outbox_of(row(1, "a"), row(2, "b"))
+    assert ids(select_next(outbox, {1}, None, AMPLE)) == [2]
+    assert select_next(outbox, {1, 2}, None, AMPLE) == Selection()
+
+
+def test_interleaved_transactions_come_one_after_another_by_their_greatest_id() -> None:
+    outbox = outbox_of(row(1, "a", None), row(2, "b", None), row(3, "b"), row(4, "a"))
+    assert ids(select_next(outbox, (), None, AMPLE)) == [2, 3, 1, 4]
+
+
+def test_a_row_that_becomes_visible_late_is_not_missed() -> None:
+    outbox = outbox_of(row(2, "b"))
+    assert ids(select_next(outbox, (), None, AMPLE)) == [2]
+    outbox.add(row(1, "a"))
+    assert ids(select_next(outbox, {2}, None, AMPLE)) == [1]
+
+
+def test_a_transaction_that_the_limit_cuts_is_left_for_the_next_claim() -> None:
+    outbox = outbox_of(row(1, "a"), row(2, "b", None), row(3, "b", None), row(4, "b"))
+    assert ids(select_next(outbox, (), None, Limits(2, 100))) == [1]
+    assert outbox.scans == 0
+
+
+def test_what_ends_before_an_unknown_transaction_needs_no_further_look() -> None:
+    outbox = outbox_of(row(1, "a"), row(2, "b", None), row(3, "c"), row(4, "b", None), row(5, "b"))
+    outbox.going_on = None  # type: ignore[method-assign, assignment]
+    assert ids(select_next(outbox, (), None, Limits(2, 100))) == [1]
+
+
+def test_unmarked_rows_of_triggers_are_whole_when_nothing_follows() -> None:
+    outbox = outbox_of(row(1, "a", None), row(2, "a", None), row(3, "b", None), row(4, "c", None))
+    assert ids(select_next(outbox, (), None, Limits(2, 100))) == [1, 2]
+
+
+def test_a_transaction_larger_than_a_claim_is_streamed_over_several() -> None:
+    outbox = outbox_of(*(row(n, "a", None) for n in range(1, 6)), row(6, "a"), row(7, "b"))
+    first = select_next(outbox, (), None, Limits(4, 100))
+    assert (ids(first), first.end_id) == ([1, 2, 3, 4], 6)
+    second = select_next(outbox, {1, 2, 3, 4}, Unfinished("a", 4, 6), Limits(4, 100))
+    assert (ids(second), second.end_id) == ([5, 6], None)
+
+
+def test_of_two_large_transactions_the_first_to_end_goes_first() -> None:
+    outbox = outbox_of(*(row(n, "ab"[n % 2], None) for n in range(1, 9)), row(9, "a"), row(10, "b"))
+    first = select_next(outbox, (), None, Limits(3, 100))
+    assert {head.tx for head in first.heads} == {"a"}
+    assert (ids(first), first.end_id) == ([2, 4, 6], 9)
+
+
+def test_a_small_transaction_behind_the_cut_that_ends_first_goes_first() -> None:
+    large = [row(n, "a", None) for n in (1, 2, 3, 4, 5, 7)]
+    assert ids(select_next(outbox_of(*large, row(6, "b"), row(8, "a")), (), None, Limits(3, 100))) == [6]
+
+
+def test_a_claim_holds_no_more_bytes_than_it_may() -> None:
+    outbox = outbox_of(row(1, "a", size=40), row(2, "b", size=40), row(3, "c", size=40))
+    assert ids(select_next(outbox, (), None, Limits(10, 100))) == [1, 2]
+
+
+def test_a_row_larger_than_a_claim_goes_alone() -> None:
+    outbox = outbox_of(row(1, "a", None, 500), row(2, "a", True, 500), row(3, "b"))
+    first = select_next(outbox, (), None, Limits(10, 100))
+    assert (ids(first), first.end_id) == ([1], 2)
+
+
+def test_nothing_is_claimed_past_a_transaction_whose_rest_is_gone() -> None:
+    with pytest.raises(DataError, match="transaction a after id 4, up to 6, are gone"):
+        select_next(outbox_of(row(7, "b")), (), Unfinished("a", 4, 6), AMPLE)
+
+
+def test_what_comes_before_a_damaged_row_is_its_predecessors_alone() -> None:
+    selection = select_next(outbox_of(row(1, "a"), row(2, "b", None), row(3, "b"), row(4, "c")), (), None, AMPLE)
+    assert ids(selection.before(3)) == [1]
+    assert ids(selection.before(1)) == []
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[list[Head]], list[int]]:
+    """Transactions whose ids interleave, in the order in which they become visible, and how many do before each claim."""
+    count = draw(st.integers(1, 8))
+    owners = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=40))
+    rows: dict[int, list[Head]] = {}
+    for id_, owner in enumerate(owners, 1):
+        rows.setdefault(owner, []).append(row(id_, f"t{owner}", None, draw(st.integers(1, 9))))
+    for owner, heads in rows.items():
+        if draw(st.booleans()):
+            marked = heads[-1]
+            rows[owner] = [*heads[:-1], Head(marked.id, marked.tx, 0, True, marked.size)]
+    order = draw(st.permutations(list(rows.values())))
+    return order, draw(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+
+
+@given(histories(), st.integers(1, 6), st.integers(1, 30), st.integers(0, 5))
+def test_each_row_is_claimed_once_and_transactions_are_never_interleaved(
+    history: tuple[list[list[Head]], list[int]], rows: int, size: int, kept: int
+) -> None:
+    transactions, arrivals = history
+    outbox, claimed, unfinished = FakeOutbox(), list[int](), None
+    published: list[Head] = []
+    waiting = iter([*arrivals, *([len(transactions)] * 200)])
+    while True:
+        for _ in range(next(waiting)):
+            if transactions:
+                outbox.add(*transactions.pop(0))
+        ends = outbox.ends()
+        done = {head.tx for head in published} - ({unfinished.tx} if unfinished else set())
+        selection = select_next(outbox, set(claimed), unfinished, Limits(rows, size))
+        if not selection.heads:
+            if not transactions:
+                break
+            continue
+        assert len(selection.heads) <= rows
+        assert len(selection.heads) == 1 or sum(head.size for head in selection.heads) <= size
+        first, *others = dict.fromkeys(head.tx for head in selection.heads)
+        if unfinished is None:
+            # What ends first among all that is visible, and nothing left out in between.
+            expected = [tx for tx in ends if tx not in done]
+            assert [first, *others] == expected[: 1 + len(others)]
+        else:
+            assert (first, others) == (unfinished.tx, [])
+        published += selection.heads
+        claimed += ids(selection)
+        last = selection.heads[-1]
+        unfinished = Unfinished(last.tx, last.id, selection.end_id) if selection.end_id else None
+        # The oldest claims are deleted some time later.
+        while len(claimed) > kept:
+            del outbox.visible[claimed.pop(0)]
+    assert unfinished is None
+    assert sorted(head.id for head in published) == list(range(1, len(published) + 1))
+    by_transaction = [head.tx for n, head in enumerate(published) if n == 0 or published[n - 1].tx != head.tx]
+    assert len(by_transaction) == len(set(by_transaction)), "a transaction's rows are not together"
+    for tx in set(by_transaction):
+        mine = [head.id for head in published if head.tx == tx]
+        assert mine == sorted(mine)

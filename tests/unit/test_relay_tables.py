@@ -1,0 +1,108 @@
+"""Which shapes and topics outbox lines name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.lines import LineHead
+from rowcast.producer.relay.tables import Tables
+from rowcast.shared.errors import ConfigurationError, DataError
+from rowcast.shared.shapes import TableShape
+from unit.relay_database import ITEMS, ORDERS, Primary, primary_at, shape
+
+ORDERS_2 = shape("orders", "note", "colour")
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Primary]:
+    with primary_at(tmp_path / "primary.db") as primary:
+        yield primary
+
+
+@pytest.fixture
+def connections(primary: Primary) -> Iterator[Connections]:
+    with Connections(primary.engine) as connections:
+        yield connections
+
+
+def head(table: TableShape) -> LineHead:
+    return LineHead(table.full_name, table.version, "u")
+
+
+def versions(tables: Tables, *heads: LineHead) -> list[str]:
+    return [table.version for table in tables.to_publish(heads)]
+
+
+def test_a_shape_is_published_once(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(ORDERS, ITEMS)
+    tables = Tables(connections, primary.tables, "shop")
+    assert versions(tables, head(ORDERS), head(ITEMS)) == [ORDERS.version, ITEMS.version]
+    assert versions(tables, head(ORDERS), head(ITEMS)) == []
+
+
+def test_what_all_tables_have_is_published_at_takeover_without_any_event(
+    primary: Primary, connections: Connections
+) -> None:
+    primary.add_shapes(ORDERS, created_ms=1)
+    primary.add_shapes(ORDERS_2, created_ms=2)
+    tables = Tables(connections, primary.tables, "shop")
+    assert [table.version for table in tables.all_published()] == [ORDERS_2.version]
+    assert versions(tables, head(ORDERS_2)) == []
+
+
+def test_after_an_older_version_the_newest_comes_again_for_compaction_keeps_the_last(
+    primary: Primary, connections: Connections
+) -> None:
+    primary.add_shapes(ORDERS, created_ms=1)
+    primary.add_shapes(ORDERS_2, created_ms=2)
+    tables = Tables(connections, primary.tables, "shop")
+    tables.all_published()
+    assert versions(tables, head(ORDERS)) == [ORDERS.version, ORDERS_2.version]
+    assert versions(tables, head(ORDERS), head(ORDERS_2)) == []
+
+
+def test_a_version_that_came_later_is_found(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(ORDERS)
+    tables = Tables(connections, primary.tables, "shop")
+    primary.add_shapes(ORDERS_2, created_ms=2)
+    assert tables.of(head(ORDERS_2)).version == ORDERS_2.version
+
+
+def test_a_version_that_nobody_wrote_is_refused(primary: Primary, connections: Connections) -> None:
+    with pytest.raises(DataError, match=r"no version '\w+' of the table 'public.orders'"):
+        Tables(connections, primary.tables, "shop").of(head(ORDERS))
+
+
+def test_two_tables_that_would_share_a_topic_are_refused_by_name(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(shape("a b"), shape("a+b"))
+    with pytest.raises(ConfigurationError, match=r"public\.a[ +]b and public\.a[ +]b would share the topic shop"):
+        Tables(connections, primary.tables, "shop")
+
+
+def test_a_topic_name_that_kafka_would_refuse_is_refused_first(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(shape("x" * 250))
+    with pytest.raises(ConfigurationError, match="characters, and Kafka allows 249"):
+        Tables(connections, primary.tables, "shop")
+
+
+def test_a_damaged_shape_is_refused_by_table_and_version(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(ORDERS)
+    with primary.engine.begin() as connection:
+        connection.execute(primary.tables.shape.update().values(shape="{}"))
+    with pytest.raises(DataError, match=rf"table public.orders, version {ORDERS.version}, in rowcast_shape"):
+        Tables(connections, primary.tables, "shop")
+
+
+def test_a_shape_message_is_the_shape_with_version_source_and_lsn(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(ORDERS)
+    table = Tables(connections, primary.tables, "shop").of(head(ORDERS))
+    assert orjson.loads(table.key()) == {"schema": "public", "table": "orders"}
+    value = orjson.loads(table.value("shop", 17))
+    assert (value["version"], value["source"], value["lsn"]) == (ORDERS.version, "shop", 17)
+    assert TableShape.from_json(table.value("shop", 17)) == ORDERS
+    assert table.topic == "shop.public.orders"
