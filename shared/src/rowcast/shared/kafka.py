@@ -56,9 +56,10 @@ def new_admin(properties: Properties, extra: str) -> AdminClient:
 
 def reach(properties: Properties, extra: str, timeout: float = 10.0) -> Any:
     """The cluster's metadata. Raises UnreachableError if no broker answers within ``timeout`` seconds."""
+    admin = new_admin(properties, extra)
+    # After new_admin, which tells how to install the client if it is missing.
     from confluent_kafka import KafkaException
 
-    admin = new_admin(properties, extra)
     try:
         return admin.list_topics(timeout=timeout)
     except KafkaException as error:
