@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from command_line import rowcast
+from rowcast.producer.outbox import outbox_tables
+from rowcast.shared.embedded import embedded_kafka
 
 SECRET = "not-for-your-eyes"
 
@@ -100,12 +103,19 @@ class TestDatabase:
 
 def test_a_replica_that_does_not_answer_is_exit_code_3(tmp_path: Path, closed_port: int) -> None:
     replica = f"postgresql+psycopg://app:{SECRET}@127.0.0.1:{closed_port}/x"
-    write(tmp_path, configuration("sqlite:///primary.db", replica))
-    refused(rowcast("worker", "r", "--once", cwd=tmp_path), 3, "cannot reach the replica 'r' database")
+    with embedded_kafka() as brokers:
+        write(tmp_path, configuration("sqlite:///primary.db", replica, brokers))
+        result = rowcast("worker", "r", "--once", cwd=tmp_path)
+    refused(result, 3, "cannot reach the replica 'r' database")
 
 
 @pytest.mark.parametrize(("command", "extra"), [("relay", "relay"), ("worker r", "worker"), ("demo", "relay")])
 def test_without_a_kafka_client_a_command_says_how_to_get_it(tmp_path: Path, command: str, extra: str) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/primary.db")
+    metadata = sa.MetaData()
+    outbox_tables(metadata)
+    metadata.create_all(engine)
+    engine.dispose()
     write(tmp_path, configuration("sqlite:///primary.db"))
     result = rowcast(*command.split(), cwd=tmp_path, without="confluent_kafka")
     refused(result, 2, "the Kafka client (confluent-kafka) is not installed", f"pip install 'rowcast[{extra}]'")
@@ -118,7 +128,6 @@ def test_a_kafka_that_does_not_answer_is_exit_code_3(tmp_path: Path, closed_port
 
 
 def test_a_kafka_property_that_there_is_not_is_told(tmp_path: Path) -> None:
-    write(tmp_path, configuration("sqlite:///primary.db") + "[extra]\n")
     text = configuration("sqlite:///primary.db").replace('"sasl.password"', '"sasl.pass"')
     write(tmp_path, text)
     refused(rowcast("check", cwd=tmp_path), 2, "sasl.pass", "[kafka]")
