@@ -7,7 +7,7 @@ delete needs its key only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,10 @@ from rowcast.shared.events import (
 )
 from rowcast.shared.shapes import ColumnShape, ForeignKeyShape, PortableType, TableShape
 
-Line = tuple[str, str, dict[str, Any]]
+Row = dict[str, Any] | str
+"""A row's columns, or an image's text as a database wrote it."""
+
+Line = tuple[str, str, Row]
 
 
 def column(name: str, type_: str | PortableType = "int64", *, nullable: bool = True) -> ColumnShape:
@@ -124,25 +127,26 @@ class Source:
         return identity
 
     def event(
-        self, op: str, name: str, row: dict[str, Any], lsn: int, transaction: str | None, order: int = 1, nth: int = 1
+        self, op: str, name: str, row: Row, lsn: int, transaction: str | None, order: int = 1, nth: int = 1
     ) -> None:
         """One change event, and the tombstone of a delete."""
         table = self.shapes[name]
-        key = orjson.dumps({c: row[c] for c in table.primary_key})
+        columns = orjson.loads(row) if isinstance(row, str) else row
+        key = orjson.dumps({c: columns[c] for c in table.primary_key})
         topic = table_topic(self.name, table.schema, table.name)
         self.send(topic, self.envelope(op, table, row, lsn, transaction, order, nth), key)
         if op == "d":
             self.send(topic, None, key)
 
     def envelope(
-        self, op: str, table: TableShape, row: dict[str, Any], lsn: int, transaction: str | None, order: int, nth: int
+        self, op: str, table: TableShape, row: Row, lsn: int, transaction: str | None, order: int, nth: int
     ) -> bytes:
         """An event's value, laid out as the relay does."""
         ts_ms = int(time.time() * 1000)
         return orjson.dumps(
             {
                 "before": None,
-                "after": None if op == "d" else row,
+                "after": None if op == "d" else orjson.Fragment(row) if isinstance(row, str) else row,
                 "source": {
                     "version": "0.1.0",
                     "connector": "rowcast",
@@ -187,6 +191,3 @@ class Source:
 
 def _refused(error: Any, message: Any) -> None:
     assert error is None, f"{message.topic()}: {error}"
-
-
-Rows = Callable[[str], list[dict[str, Any]]]
