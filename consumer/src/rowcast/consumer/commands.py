@@ -12,6 +12,7 @@ from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_o
 from rowcast.shared.stopping import stop_on_signals
 
 _log = logging.getLogger("rowcast.worker")
+_verify_log = logging.getLogger("rowcast.verify")
 
 ReplicaArgument = Annotated[
     str,
@@ -66,7 +67,7 @@ def verify(
 
     settings = invocation.settings()
     with progress(
-        "comparing", fields_of, log=_log, log_format=invocation.log_format, interval=progress_interval
+        "comparing", fields_of, log=_verify_log, log_format=invocation.log_format, interval=progress_interval
     ) as moved:
         result = compare(settings, replica, tables=table or None, on_progress=moved)
     return report(result, as_json=as_json)

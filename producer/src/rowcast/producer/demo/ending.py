@@ -31,7 +31,7 @@ def tell_ending(where: Places, tally: Tally, *, equal: bool, kafka_stays: bool) 
             ("\nPrimary and replica are equal.", "bold green"),
             f" {tally.rows:,} row changes in {tally.transactions:,} transactions, "
             f"{tally.published:,} events, {tally.seconds:.1f} s.\n"
-            f"  primary  {where.primary}\n  replica  {where.replica}\n\nTo go on:",
+            f"  primary  {_place(where.primary)}\n  replica  {_place(where.replica)}\n\nTo go on:",
         ),
         soft_wrap=True,
     )
@@ -60,13 +60,22 @@ def next_commands(where: Places, *, kafka_stays: bool) -> list[tuple[str, str]]:
 
 def _query(database: URL, statement: str) -> str | None:
     """A command that runs SQL on an SQLite file; None on other engines, whose shells may not be installed."""
-    if database.get_backend_name() != "sqlite" or not database.database:
+    if not _is_file(database) or not database.database:
         return None
     file = shlex.quote(_shown(Path(database.database)))
     if shutil.which("sqlite3"):
         return f'sqlite3 {file} "{statement}"'
     program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2])); c.commit()"
     return f'{shlex.quote(_shown(Path(sys.executable)))} -c {shlex.quote(program)} {file} "{statement}"'
+
+
+def _place(database: URL) -> str:
+    """A file by its path, a server by its URL; the password is stars."""
+    return _shown(Path(database.database)) if _is_file(database) and database.database else str(database)
+
+
+def _is_file(database: URL) -> bool:
+    return database.get_backend_name() == "sqlite"
 
 
 def _rowcast() -> str:
