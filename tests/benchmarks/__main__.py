@@ -1,0 +1,44 @@
+"""All benchmarks on the servers that the environment names (`make bench`), or those named (`BENCH=capture`)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import sqlalchemy as sa
+
+HERE = Path(__file__).parent
+
+
+def second_database(url: str, name: str) -> str:
+    """An empty PostgreSQL database beside the one that ``url`` names."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name}"))
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def main() -> int:
+    primary, bootstrap = os.environ["POSTGRESQL_URL"], os.environ["KAFKA_BOOTSTRAP_SERVERS"]
+    replica = second_database(primary, "bench_replica")
+    runs = {
+        "capture": [[primary]],
+        "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
+        "worker": [[replica, bootstrap]],
+    }
+    chosen = sys.argv[1:] or list(runs)
+    failed = 0
+    for name in chosen:
+        for arguments in runs[name]:
+            failed |= subprocess.run(
+                [sys.executable, str(HERE / f"bench_{name}.py"), *arguments], check=False
+            ).returncode
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
