@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from topics import Source, column, shape
 
 from rowcast.consumer.progress import WorkerProgress
 from rowcast.consumer.worker import run_worker
 from rowcast.shared.config import PrimarySettings, ReplicaSettings, Settings
 from rowcast.shared.databases import open_engine
 from rowcast.shared.images import RowImage, register_functions
-from rowcast.shared.shapes import TableShape
+from rowcast.shared.shapes import PortableType, TableShape
 from rowcast.shared.types import shape_of
+from topics import Source, column, shape
 
 NAME = "copy"
 
@@ -147,5 +147,9 @@ class Primary:
 
 CUSTOMER: TableShape = shape("customer", column("email", "text"), unique=[("email",)])
 ORDERS: TableShape = shape(
-    "orders", column("customer_id"), column("note", "text"), column("amount", "decimal"), refers=[("customer_id", "customer")]
+    "orders",
+    column("customer_id"),
+    column("note", "text"),
+    column("amount", PortableType("decimal", precision=10, scale=2)),
+    refers=[("customer_id", "customer")],
 )

@@ -77,15 +77,17 @@ class Applier:
     def _apply_patiently(self, connection: Connection, transaction: Transaction, first: DataError) -> None:
         run = Run([transaction])
         if isinstance(first, ConflictError):
+            told: DataError = first
             for write in (self._upserts_first, self._in_order, self._at_once):
                 try:
                     with self._replica_transaction(connection, run):
                         write(connection, transaction)
                 except (ConflictError, _ValueRefusedError) as error:
-                    first = error if isinstance(error, ConflictError) else first
+                    # That way the error names its event.
+                    told = error if write == self._in_order else told
                 else:
                     return
-            raise first
+            raise ConflictError(f"transaction {transaction.id} (lsn {transaction.lsn}): {told}") from told
         # Which of the events is it?
         with self._replica_transaction(connection, run):
             self._in_order(connection, transaction)
@@ -176,7 +178,7 @@ class Applier:
             raise _ValueRefusedError(f"{change.where()}: {error}") from error
 
     def _told(self, error: exc.DBAPIError) -> DataError | RetriableError:
-        reason = " ".join(str(error.orig).split())
+        reason = self._replica.reason(error)
         match self._replica.fault(error):
             case Fault.LOST | Fault.PASSING:
                 return RetriableError(f"the replica did not apply a batch: {reason}")

@@ -43,7 +43,9 @@ class Constraints:
                     done &= self._make_foreign_key(connection, full_name, key)
         with connection.begin():
             self._tables.refresh(connection)
-            done &= self._replica.check_foreign_keys(connection)
+            done &= self._replica.check_foreign_keys(
+                connection, [self._tables.table(name) for name in definitions.shapes]
+            )
         return done
 
     def take_off(self, connection: Connection) -> None:

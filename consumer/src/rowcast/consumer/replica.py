@@ -138,12 +138,14 @@ class Replica:
                 self._applier.apply(connection, held)
         self.prepare()
         with self._connected() as connection:
+            # First, so that rows are looked at when constraints are made.
+            self._dialect.enter(connection, consistent=True)
             if not self._constraints.make(connection):
+                self._dialect.enter(connection, consistent=False)
                 return False
             with connection.begin():
                 self._positions.hold(connection, state="consistent")
             self.state = "consistent"
-            self._dialect.enter(connection, consistent=True)
         _log.info("%s is consistent: from here on every state is one that the primary was in", self._what)
         return True
 
@@ -176,7 +178,7 @@ class Replica:
             self._lose()
             raise
         except exc.DBAPIError as error:
-            reason = " ".join(str(error.orig).split())
+            reason = self._dialect.reason(error)
             if self._dialect.fault(error) in (Fault.LOST, Fault.PASSING):
                 self._lose()
                 raise RetriableError(f"{self._what}: {reason}") from error

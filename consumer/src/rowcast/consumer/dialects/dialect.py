@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from rowcast.consumer.layouts import Layout
+
+_log = logging.getLogger("rowcast.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,15 @@ class ReplicaDialect(ABC):
     def _other_fault(self, error: exc.DBAPIError) -> Fault:
         """Tells apart what the driver's classes do not."""
 
+    def reason(self, error: exc.DBAPIError) -> str:
+        """What the server said, in one line."""
+        return " ".join(str(error.orig).split())
+
     @abstractmethod
     def rows_stand_in_the_way(self, error: exc.DBAPIError) -> bool:
         """Whether making a constraint failed because of rows, rather than because the engine cannot have it."""
 
-    def check_foreign_keys(self, connection: Connection) -> bool:
+    def check_foreign_keys(self, connection: Connection, tables: Sequence[ReplicaTable]) -> bool:
         """For engines that switch foreign keys on without looking at the rows: looks, and warns. True: all is well."""
         return True
 
@@ -136,3 +143,11 @@ def quoted_name(connection: Connection, schema: str | None, name: str) -> str:
     preparer = connection.dialect.identifier_preparer
     parts = [preparer.quote_identifier(part) for part in (schema, name) if part]
     return ".".join(parts)
+
+
+def log_orphans(table: str, count: int, parent: str) -> None:
+    """Warns of rows that keep a replica from being consistent."""
+    _log.warning(
+        "table %s: %d rows refer to rows of %s that are not there, so the replica is still loading. "
+        "Are there rows from before the capture, which are not in the topics?", table, count, parent,
+    )  # fmt: skip

@@ -10,7 +10,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from rowcast.consumer.dialects import values
-from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn
+from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn, log_orphans
 from rowcast.consumer.dialects.values import Converter, RowReader
 from rowcast.consumer.layouts import Layout
 from rowcast.shared.shapes import PortableType
@@ -110,8 +110,32 @@ class MySQLReplica(ReplicaDialect):
             return Fault.LOST
         return Fault.DATA
 
+    def reason(self, error: exc.DBAPIError) -> str:
+        reason = super().reason(error)
+        if _number(error) == _BAD_NULL:
+            return f"another row holds one of its unique values, or {reason}"
+        return reason
+
     def rows_stand_in_the_way(self, error: exc.DBAPIError) -> bool:
         return _number(error) in _MISSING_PARENT + _DUPLICATE
+
+    def check_foreign_keys(self, connection: Connection, tables: Sequence[ReplicaTable]) -> bool:
+        """The user's own ones, that is: those that the worker makes are looked at when they are made."""
+        well = True
+        for table in tables:
+            for key in sa.inspect(connection).get_foreign_keys(table.name):
+                child = sa.table(table.name, *map(sa.column, key["constrained_columns"])).alias("child")
+                parent = sa.table(key["referred_table"], *map(sa.column, key["referred_columns"])).alias("parent")
+                pairs = list(zip(child.c, parent.c, strict=True))
+                orphans = (
+                    sa.select(sa.func.count())
+                    .select_from(child.outerjoin(parent, sa.and_(*(c == p for c, p in pairs))))
+                    .where(*(c.is_not(None) for c in child.c), next(iter(parent.c)).is_(None))
+                )
+                if count := connection.execute(orphans).scalar_one():
+                    log_orphans(table.name, count, key["referred_table"])
+                    well = False
+        return well
 
     def drop_foreign_key(self, connection: Connection, table: ReplicaTable, name: str) -> None:
         quote = connection.dialect.identifier_preparer.quote_identifier

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,13 +10,18 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.dialects import values
-from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn, quoted_name
+from rowcast.consumer.dialects.dialect import (
+    Fault,
+    ReplicaDialect,
+    ReplicaTable,
+    StoredColumn,
+    log_orphans,
+    quoted_name,
+)
 from rowcast.consumer.dialects.values import Converter, RowReader
 from rowcast.consumer.layouts import Layout
 from rowcast.shared.images import register_functions
 from rowcast.shared.shapes import PortableType
-
-_log = logging.getLogger("rowcast.worker")
 
 _Statement = tuple[str, RowReader]
 
@@ -90,14 +95,10 @@ class SQLiteReplica(ReplicaDialect):
     def rows_stand_in_the_way(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError)
 
-    def check_foreign_keys(self, connection: Connection) -> bool:
+    def check_foreign_keys(self, connection: Connection, tables: Sequence[ReplicaTable]) -> bool:
         violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-        for table, parent in sorted({(row[0], row[2]) for row in violations}):
-            _log.warning(
-                "table %s: %d rows refer to rows of %s that are not there, so the replica is still loading. "
-                "Are there rows from before the capture, which are not in the topics?",
-                table, sum((row[0], row[2]) == (table, parent) for row in violations), parent,
-            )  # fmt: skip
+        for (table, parent), count in Counter((row[0], row[2]) for row in violations).items():
+            log_orphans(table, count, parent)
         return not violations
 
 
