@@ -79,16 +79,20 @@ class Container:
         _docker("pause", self.name)
 
     def resume(self) -> None:
-        _docker("unpause", self.name)
+        if self._state("Paused"):
+            _docker("unpause", self.name)
 
     def is_running(self) -> bool:
-        return _docker("inspect", "--format", "{{.State.Running}}", self.name).strip() == "true"
+        return self._state("Running")
 
     def output(self) -> str:
         return _docker("logs", "--tail", "40", self.name)
 
     def reap(self) -> None:
         """The guard has removed it."""
+
+    def _state(self, name: str) -> bool:
+        return _docker("inspect", "--format", f"{{{{.State.{name}}}}}", self.name).strip() == "true"
 
 
 def _docker(*arguments: str) -> str:
