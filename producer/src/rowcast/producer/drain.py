@@ -36,6 +36,10 @@ OWN = {"rowcast_own": True}
 
 _LOCK_CHUNK = 500
 
+# In literals: a parameter of SQLAlchemy's own would be one that this module does not fill.
+_ONE: ColumnElement[int] = sa.literal_column("1", sa.Integer)
+_NONE: ColumnElement[int] = sa.literal_column("0", sa.Integer)
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -139,8 +143,7 @@ class Drain:
         parts = [part for g, group in enumerate(groups) for part in self._parts(g, group)]
         # LIMIT, of the one row there is: otherwise the planner copies the text into the condition, and every image is
         # made twice.
-        one, none = sa.literal_column("1"), sa.literal_column("0")
-        text = sa.select(_joined(parts).label("changes")).limit(one).offset(none).subquery("lines")
+        text = sa.select(_joined(parts).label("changes")).limit(_ONE).offset(_NONE).subquery("lines")
         transaction = (
             sa.cast(sa.func.txid_current(), sa.String)
             if self._own_transaction_id
