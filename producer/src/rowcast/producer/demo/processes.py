@@ -38,14 +38,17 @@ class RealProcess:
                 # Ctrl-C is for the demo alone: it stops the others in its own order.
                 start_new_session=True,
             )
-        self._reader = self.log.open("rb")
-        self._partial = b""
+        self._read_to = 0
         self._figures: dict[str, Any] = {}
 
     def figures(self) -> dict[str, Any]:
         """The latest progress that it told; what it told at its end, too."""
-        *lines, self._partial = (self._partial + self._reader.read()).split(b"\n")
-        for line in lines:
+        with self.log.open("rb") as log:
+            log.seek(self._read_to)
+            # The last line may still be half written.
+            whole = log.read().rpartition(b"\n")[0]
+        self._read_to += len(whole) + 1 if whole else 0
+        for line in whole.splitlines():
             try:
                 self._figures.update(orjson.loads(line))
             except orjson.JSONDecodeError:

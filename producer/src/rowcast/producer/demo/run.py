@@ -60,7 +60,7 @@ class Demo:
 
 def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
     """Runs it and gives the exit code: 0 only if both databases are equal in the end."""
-    tally = Tally(planned=max(1, round(demo.seconds * _TRANSACTIONS_PER_S)))
+    tally = Tally(demo.seconds)
     try:
         with ended_by_signals():
             where = places(demo.directory, demo.primary, demo.replica)
@@ -85,7 +85,7 @@ def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogForm
             with view(tally, log_format):
                 with running(where, ("relay",), ("worker", REPLICA_NAME)) as (relay, worker):
                     course = _Course(tally, relay, worker)
-                    course.trade(Shop(sessions, demo.seed), demo.seconds)
+                    course.trade(Shop(sessions, demo.seed))
                     course.catch_up(lambda: _caught_up(primary, replica, source))
                 course.take_down()
         finally:
@@ -129,7 +129,7 @@ class _Course:
         self._relay = relay
         self._worker = worker
 
-    def trade(self, shop: Shop, seconds: float) -> None:
+    def trade(self, shop: Shop) -> None:
         """One transaction after another, at an even pace; on a slow machine fewer.
 
         The relay publishes from the start. The worker's group takes Kafka three seconds to form: it catches up first.
@@ -140,15 +140,16 @@ class _Course:
         self._wait(lambda: self._relay.figures().get("state") == "leading", _START_S)
         tally.phase = "the shop is open"
         opened = time.monotonic()
-        for number, rows in enumerate(shop.trade(tally.planned), start=1):
+        planned = max(1, round(tally.planned_s * _TRANSACTIONS_PER_S))
+        for number, rows in enumerate(shop.trade(planned), start=1):
             tally.rows += rows
             tally.transactions = number
             if number % 10 == 0:
                 self._look()
-            spent = time.monotonic() - opened
-            if spent > seconds:
+            tally.traded_s = time.monotonic() - opened
+            if tally.traded_s > tally.planned_s:
                 break
-            time.sleep(max(0.0, number / _TRANSACTIONS_PER_S - spent))
+            time.sleep(max(0.0, number / _TRANSACTIONS_PER_S - tally.traded_s))
 
     def catch_up(self, caught_up: Callable[[], bool]) -> None:
         """Waits until the replica has what the primary has. Raises RowcastError if it takes too long."""
@@ -161,7 +162,9 @@ class _Course:
     def take_down(self) -> None:
         """What relay and worker have told so far."""
         self._tally.published = self._relay.figures().get("events", 0)
-        self._tally.applied = self._worker.figures().get("events", 0)
+        applied = self._worker.figures()
+        self._tally.applied = applied.get("events", 0)
+        self._tally.behind_ms = applied.get("behind_ms", 0)
 
     def _look(self) -> None:
         self._relay.require_alive()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -167,7 +167,7 @@ class Shop:
         """One statement for many rows, which no object in the session knows of."""
         chosen = self._random.sample(self._products, k=len(self._products) // 3)
         result = session.execute(
-            update(Product).where(Product.id.in_(chosen)).values(price=Product.price + Decimal("0.10"))
+            update(Product).where(Product.id.in_(chosen)).values(price=func.round(Product.price + Decimal("0.10"), 2))
         )
         assert isinstance(result, CursorResult)
         return result.rowcount

@@ -24,13 +24,15 @@ _REDRAWS_PER_S = 8
 
 @dataclass(slots=True)
 class Tally:
-    """The run so far. Rows are the shop's own count; events are what relay and worker tell."""
+    """The run so far. Rows are the shop's own count; events and ``behind_ms`` are what relay and worker tell."""
 
-    planned: int
+    planned_s: float
+    traded_s: float = 0.0
     transactions: int = 0
     rows: int = 0
     published: int = 0
     applied: int = 0
+    behind_ms: int = 0
     phase: str = "starting"
     started: float = field(default_factory=time.monotonic)
 
@@ -70,21 +72,20 @@ def _figures(tally: Tally) -> Figures:
             "events_published": tally.published,
             "events_applied": tally.applied,
             "lag": tally.lag,
+            "behind_ms": tally.behind_ms,
         }
     )
 
 
 def _panel(tally: Tally) -> Panel:
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    table.add_column("shop (the application)")
-    table.add_column("relay → Kafka")
-    table.add_column("worker → replica")
-    table.add_column("lag", justify="right")
+    for title in ("shop (the application)", "relay → Kafka", "worker → replica", "lag"):
+        table.add_column(title, ratio=1)
     table.add_row(
         f"[bold]{tally.rows:,}[/] rows in {tally.transactions:,} transactions",
         f"[bold]{tally.published:,}[/] events published",
         f"[bold]{tally.applied:,}[/] events applied",
-        f"[bold]{tally.lag:,}[/] rows",
+        f"[bold]{tally.lag:,}[/] rows, {tally.behind_ms:,} ms",
     )
-    table.add_row(ProgressBar(total=tally.planned, completed=tally.transactions, width=34))
+    table.add_row(ProgressBar(total=tally.planned_s, completed=tally.traded_s))
     return Panel(table, title=f"rowcast demo · {tally.phase}", subtitle=f"{tally.seconds:.1f} s")
