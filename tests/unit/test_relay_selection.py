@@ -112,7 +112,7 @@ def test_what_comes_before_a_damaged_row_is_its_predecessors_alone() -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[list[Head]], list[int]]:
-    """Transactions whose ids interleave, in the order in which they become visible, and how many do before each claim."""
+    """Transactions whose ids interleave, in the order in which they become visible; how many do before each claim."""
     count = draw(st.integers(1, 8))
     owners = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=40))
     rows: dict[int, list[Head]] = {}

@@ -18,7 +18,7 @@ from rowcast.producer.relay.batches import (
 )
 from rowcast.producer.relay.claims import Claim, Claims
 from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.envelopes import BY_KEY, Envelopes, Message
+from rowcast.producer.relay.envelopes import Envelopes, Message
 from rowcast.producer.relay.lease import LeaseRow
 from rowcast.producer.relay.lines import LineSplitter
 from rowcast.producer.relay.publisher import Publisher
@@ -87,6 +87,7 @@ class Leader:
         lease = self._lease_row.look(self._epoch)
         self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
         self._topics.ensure_own()
+        self._publisher.learn_schema_end()
         marker = self._publisher.marker()
         if marker is not None:
             claims.committed(marker)
@@ -222,10 +223,7 @@ class Leader:
         topic, lsn = schema_topic(self._source), self._sent_lsn + 1
         self._topics.ensure((table.topic for table in shapes), self.keep_lease)
         messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
-        assert BY_KEY not in {message[3] for message in messages}
-        self._publisher.send(messages)
-        self._publisher.commit(self._sent_lsn)
-        self._publisher.learn_schema_end()
+        self._publisher.publish_shapes(messages, self._sent_lsn)
 
     def _commit_is_due(self, idle: bool) -> bool:
         begun_at = self._publisher.begun_at

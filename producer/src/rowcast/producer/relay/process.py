@@ -160,7 +160,7 @@ class Relay:
             patience.check()
             leader.keep_lease()
 
-        publisher = Publisher(self._properties, settings.source, waiting)
+        publisher = Publisher(self._properties, settings.source, waiting, keeps_offsets=not self._embedded)
         try:
             kind = NoTopics if self._embedded else Topics
             topics = kind(self._properties, settings.source, settings.topics)

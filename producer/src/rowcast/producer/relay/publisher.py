@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +28,9 @@ _ROOM_S = 0.005
 _LONGEST_S = 60.0
 _POLL_EVERY = 500
 _MARKER = "lsn="
+
+# Errors that librdkafka does not call retriable. A topic just made is not known everywhere at once.
+_PASSING = (KafkaError._TIMED_OUT, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 _DEFAULTS = {
     "linger.ms": 1,
@@ -48,10 +51,14 @@ class Publisher:
     again by the next one.
 
     ``waiting`` is called about once a second while Kafka keeps it waiting: it renews the lease and may raise.
+    ``keeps_offsets``: whether the cluster keeps offsets that are sent with a transaction; the embedded one does not.
     """
 
-    def __init__(self, properties: Properties, source: str, waiting: Callable[[], None]) -> None:
+    def __init__(
+        self, properties: Properties, source: str, waiting: Callable[[], None], *, keeps_offsets: bool = True
+    ) -> None:
         self._waiting = waiting
+        self._keeps_offsets = keeps_offsets
         self._name = f"rowcast.{source}"
         own: dict[str, Any] = {k: v for k, v in _DEFAULTS.items() if k not in properties}
         own |= {**_REQUIRED, "transactional.id": self._name, "error_cb": _log_error}
@@ -75,6 +82,8 @@ class Publisher:
 
     def marker(self) -> int | None:
         """The highest lsn that Kafka has committed; None if Kafka does not know of any."""
+        if not self._keeps_offsets:
+            return None
         topic, partition = self._partition
 
         def committed(timeout: float) -> list[TopicPartition]:
@@ -85,7 +94,9 @@ class Publisher:
         return int(metadata.removeprefix(_MARKER)) if metadata.startswith(_MARKER) else None
 
     def learn_schema_end(self) -> None:
-        """After a change of the schema topic."""
+        """After ``fence``, when all that predecessors began has ended. From then on only this producer writes there."""
+        if not self._keeps_offsets:
+            return
         topic, partition = self._partition
 
         def ends(timeout: float) -> tuple[int, int]:
@@ -111,6 +122,13 @@ class Publisher:
             if n % _POLL_EVERY == 0:
                 self._poll(0)
         self._poll(0)
+
+    def publish_shapes(self, messages: Sequence[Message], lsn: int) -> None:
+        """A Kafka transaction of these messages to the schema topic alone. Raises as ``send`` and ``commit``."""
+        self.send(messages)
+        # They, and the transaction's own mark behind them.
+        self._schema_end += len(messages) + 1
+        self.commit(lsn)
 
     def _begin(self) -> None:
         try:
@@ -166,7 +184,8 @@ class Publisher:
         def send_marker(timeout: float) -> None:
             self._producer.send_offsets_to_transaction([marker], group, timeout)
 
-        self._patiently(send_marker, "sending the marker")
+        if self._keeps_offsets:
+            self._patiently(send_marker, "sending the marker")
         self._patiently(self._producer.commit_transaction, "committing the Kafka transaction")
         self._begun_at = None
 
@@ -178,7 +197,7 @@ class Publisher:
                 return call(_SLICE_S)
             except KafkaException as error:
                 reason = error_in(error)
-                if not reason.retriable() and reason.code() != KafkaError._TIMED_OUT:
+                if not reason.retriable() and reason.code() not in _PASSING:
                     raise meaning(error, what) from error
                 if time.monotonic() - start > _LONGEST_S:
                     raise RetriableError(f"Kafka did not answer for {_LONGEST_S:.0f} s: {what}") from error

@@ -1,0 +1,162 @@
+"""What is in a source's topics, as each kind of consumer reads them, and whether it is what it must be."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from rowcast.shared.events import (
+    ChangeEvent,
+    TransactionEvent,
+    parse_change,
+    parse_transaction,
+    schema_topic,
+    transaction_topic,
+)
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+
+
+@dataclass(frozen=True)
+class TopicMessage:
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """All messages of a source, in order within each partition."""
+
+    source: str
+    messages: Sequence[TopicMessage]
+
+    @property
+    def shapes(self) -> list[TopicMessage]:
+        return [m for m in self.messages if m.topic == schema_topic(self.source)]
+
+    @property
+    def stream(self) -> list[ChangeEvent | TransactionEvent]:
+        """Events, BEGIN and END of all topics by lsn, after each partition was checked to rise strictly."""
+        found: list[ChangeEvent | TransactionEvent] = []
+        highest: dict[tuple[str, int], int] = defaultdict(int)
+        for message in self.messages:
+            event = self._event(message)
+            if event is not None:
+                place = message.topic, message.partition
+                assert event.lsn > highest[place], f"lsn {event.lsn} after {highest[place]} in {place}"
+                highest[place] = event.lsn
+                found.append(event)
+        return sorted(found, key=lambda event: event.lsn)
+
+    def by_lsn_rule(self) -> Published:
+        """What is left for a reader that skips what is not above its partition's highest lsn."""
+        kept = []
+        highest: dict[tuple[str, int], int] = defaultdict(int)
+        skipped = False
+        for message in self.messages:
+            event = self._event(message)
+            place = message.topic, message.partition
+            if event is None:
+                # A tombstone shares the fate of its delete.
+                if not skipped or message.topic == schema_topic(self.source):
+                    kept.append(message)
+                continue
+            skipped = event.lsn <= highest[place]
+            if not skipped:
+                highest[place] = event.lsn
+                kept.append(message)
+        return Published(self.source, kept)
+
+    def _event(self, message: TopicMessage) -> ChangeEvent | TransactionEvent | None:
+        if message.value is None or message.topic == schema_topic(self.source):
+            return None
+        if message.topic == transaction_topic(self.source):
+            return parse_transaction(message.value)
+        return parse_change(message.key, message.value)
+
+
+def read_topics(bootstrap_servers: str, source: str, isolation: Isolation) -> Published:
+    """Everything up to the topics' ends."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "group.id": uuid.uuid4().hex,
+            "isolation.level": isolation,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        topics = consumer.list_topics(timeout=10).topics
+        places = {
+            (name, partition)
+            for name, topic in topics.items()
+            if _belongs(name, source)
+            for partition in topic.partitions
+        }
+        consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in places])
+        messages = []
+        while places:
+            message = consumer.poll(30)
+            assert message is not None, f"no end of {places} within 30 s"
+            place = str(message.topic()), int(message.partition() or 0)
+            error = message.error()
+            if error is None:
+                messages.append(TopicMessage(*place, message.key() or b"", message.value()))
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                places.discard(place)
+        return Published(source, messages)
+    finally:
+        consumer.close()
+
+
+def _belongs(topic: str, source: str) -> bool:
+    return topic.startswith(f"{source}.")
+
+
+def assert_whole_transactions(stream: Sequence[ChangeEvent | TransactionEvent]) -> None:
+    """Consecutive lsns from 1; BEGIN, events, END of one transaction after another, with the right counts."""
+    assert [event.lsn for event in stream] == list(range(1, len(stream) + 1))
+    tx, counts, seen = None, dict[str, int](), set[str]()
+    for event in stream:
+        if isinstance(event, ChangeEvent):
+            assert event.transaction == tx
+            counts[event.full_name] = counts.get(event.full_name, 0) + 1
+            assert event.total_order == sum(counts.values())
+        elif event.status == "BEGIN":
+            assert tx is None
+            assert event.id not in seen
+            tx, counts = event.id, {}
+            seen.add(tx)
+        else:
+            assert (event.id, event.event_count, event.data_collections) == (tx, sum(counts.values()), counts)
+            tx = None
+    assert tx is None, f"transaction {tx} has no END"
+
+
+def notes_by_key(events: Iterable[ChangeEvent | TransactionEvent]) -> dict[int, list[int]]:
+    """The numbers that a counter's row images hold, in order."""
+    notes: dict[int, list[int]] = defaultdict(list)
+    for event in events:
+        if isinstance(event, ChangeEvent):
+            assert event.after is not None
+            notes[event.key["id"]].append(int(event.after["note"]))
+    return dict(notes)
+
+
+def last_images(published: Published) -> dict[tuple[str, bytes], bytes]:
+    """What compaction keeps: the last message of each key, unless it is a tombstone."""
+    last: dict[tuple[str, bytes], bytes | None] = {}
+    for message in published.messages:
+        if message.topic not in (schema_topic(published.source), transaction_topic(published.source)):
+            last[message.topic, message.key] = message.value
+    return {place: orjson.dumps(orjson.loads(value)["after"]) for place, value in last.items() if value is not None}

@@ -1,0 +1,334 @@
+"""From the outbox to the topics of a real Kafka, on each engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource
+
+from integration.relay_counters import Counters
+from integration.relay_threads import running_thread, wait_until
+from integration.relay_topics import assert_whole_transactions, last_images, notes_by_key, read_topics
+from rowcast.producer.relay import Relay, backlog, running
+from rowcast.shared.config import Settings
+from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
+from rowcast.shared.events import schema_topic, transaction_topic
+from servers import Broker
+from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at, shape
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+NewSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def primary(primary_url: str) -> Iterator[Primary]:
+    with primary_at(primary_url) as primary:
+        yield primary
+
+
+@pytest.fixture
+def lite(new_database: Callable[[str], str]) -> Iterator[Primary]:
+    """Where the engine makes no difference."""
+    with primary_at(new_database("sqlite")) as primary:
+        yield primary
+
+
+@pytest.fixture
+def new_settings(kafka: Broker, source_name: str) -> NewSettings:
+    def make(primary: Primary, topics: dict[str, Any] | None = None, **relay: Any) -> Settings:
+        return Settings(
+            source=source_name,
+            kafka={"bootstrap.servers": kafka.bootstrap_servers},
+            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
+            topics=topics or {},
+            relay=relay,
+        )
+
+    return make
+
+
+def test_everything_is_published_deleted_and_counted(
+    primary: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings = new_settings(primary)
+    primary.add_shapes(ORDERS, ITEMS)
+    primary.add("a", line(ORDERS, "c", 1, "é"), line(ITEMS, "c", 1), line(ORDERS, "d", 2))
+    primary.add("b", line(ORDERS, "u", 1, '"'))
+    assert Relay(settings, primary.engine).run_once() == 4
+    published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
+    assert_whole_transactions(published.stream)
+    assert last_images(published) == {
+        (f"{settings.source}.public.orders", b'{"id":1}'): b'{"id":1,"note":"\\""}',
+        (f"{settings.source}.public.items", b'{"id":1}'): b'{"id":1,"note":""}',
+    }
+    assert primary.ids() == []
+    assert primary.claims() == 0
+    assert backlog(primary.engine, settings.source).lsn == 8
+
+
+def test_concurrent_transactions_arrive_whole_and_in_order(
+    primary: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    """Ids interleave and become visible out of order; claims are small, so that some transactions span several."""
+    settings = new_settings(primary, claim_rows=3, topics={"partitions": 3})
+    counters = Counters(primary)
+    with running_thread(Relay(settings, primary.engine)), counters.at_work(seed=1):
+        rng = random.Random(2)
+        for _ in range(100):
+            counters.raise_some(rng)
+    Relay(settings, primary.engine).run_once()
+    for isolation in ("read_committed", "read_uncommitted"):
+        stream = read_topics(kafka.bootstrap_servers, settings.source, isolation).stream
+        assert_whole_transactions(stream)
+        assert notes_by_key(stream) == counters.expected()
+    assert primary.ids() == []
+
+
+@pytest.mark.parametrize("primary_url", ["postgresql", "mariadb"], indirect=True)  # SQLite has one writer at a time.
+def test_an_application_that_has_not_committed_holds_up_nobody(primary: Primary, new_settings: NewSettings) -> None:
+    """Neither its rows nor the gaps around them are waited for, when the relay reads or when it deletes."""
+    settings = new_settings(primary)
+    primary.add_shapes(ORDERS)
+    for n in range(50):
+        primary.add(str(n), line(ORDERS, "c", n))
+    relay = Relay(settings, primary.engine)
+    with primary.engine.connect() as connection:
+        row = {"tx": "open", "ts_ms": 1, "complete": True, "changes": line(ORDERS, "c", 99)}
+        connection.execute(sa.insert(primary.tables.outbox), row)
+        assert relay.run_once() == 50
+        connection.commit()
+    assert Relay(settings, primary.engine).run_once() == 1
+    assert primary.ids() == []
+
+
+def test_messages_are_what_their_schemas_say(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS, ITEMS)
+    lite.add("a", line(ORDERS, "c", 1), line(ITEMS, "u", 1), line(ORDERS, "d", 1))
+    Relay(settings, lite.engine).run_once()
+    schemas = {name: json.loads((REFERENCE / f"{name}.schema.json").read_text()) for name in _SCHEMAS}
+    published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
+    checked = set()
+    for message in published.messages:
+        kind = {
+            schema_topic(settings.source): "table-shape",
+            transaction_topic(settings.source): "transaction-event",
+        }.get(message.topic, "change-event")
+        if message.value is not None:
+            jsonschema.validate(orjson.loads(message.value), schemas[kind])
+        if kind == "change-event":
+            jsonschema.validate(orjson.loads(message.key), schemas["change-key"])
+        checked.add(kind)
+    assert checked == {"change-event", "transaction-event", "table-shape"}
+
+
+_SCHEMAS = ("change-key", "change-event", "transaction-event", "table-shape")
+
+
+def test_topics_are_made_as_configured(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
+    topics = {"partitions": 3, "min_compaction_lag_ms": 1234, "transaction_retention_ms": 5678}
+    settings = new_settings(lite, topics=topics)
+    lite.add_shapes(ORDERS)
+    Relay(settings, lite.engine).run_once()
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    table, transaction, schema = (f"{settings.source}.{name}" for name in ("public.orders", "transaction", "schema"))
+    found = admin.list_topics(timeout=10).topics
+    assert [len(found[name].partitions) for name in (table, transaction, schema)] == [3, 1, 1]
+    for name, expected in {
+        table: {"cleanup.policy": "compact", "min.compaction.lag.ms": "1234"},
+        schema: {"cleanup.policy": "compact", "min.compaction.lag.ms": "1234"},
+        transaction: {"cleanup.policy": "delete", "retention.ms": "5678"},
+    }.items():
+        resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+        config = admin.describe_configs([resource])[resource].result(timeout=10)
+        assert {key: config[key].value for key in expected} == expected
+
+
+def test_keys_go_where_javas_partitioner_sends_them(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
+    """murmur2 as Kafka's Java clients compute it, so that other producers partition alike."""
+    settings = new_settings(lite, topics={"partitions": 7})
+    lite.add_shapes(ORDERS)
+    lite.add("a", *(line(ORDERS, "c", n) for n in range(40)))
+    Relay(settings, lite.engine).run_once()
+    messages = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").messages
+    found = {m.key: m.partition for m in messages if m.topic.endswith(".orders")}
+    assert len(set(found.values())) == 7
+    assert found == {key: (_murmur2(key) & 0x7FFFFFFF) % 7 for key in found}
+
+
+def test_shapes_come_before_events_and_without_any(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS, ITEMS)
+    Relay(settings, lite.engine).run_once()
+    published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
+    assert {orjson.loads(m.key)["table"] for m in published.shapes} == {"orders", "items"}
+    assert published.stream == []
+
+    changed = shape("orders", "note", "colour")
+    relay = Relay(settings, lite.engine)
+    with running_thread(relay):
+        wait_until(lambda: relay.progress.state == "leading")
+        lite.add_shapes(changed, created_ms=2)
+        lite.add("a", line(changed, "c", 1))
+        wait_until(lambda: not lite.ids())
+    published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
+    (event,) = (e for e in published.stream if hasattr(e, "op"))
+    last = orjson.loads(published.shapes[-1].value or b"")
+    assert (last["version"], last["lsn"] <= event.lsn) == (changed.version, True)
+
+
+def test_a_successor_goes_on_where_the_marker_is_and_lag_monitors_see_no_lag(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    Relay(settings, lite.engine).run_once()
+    lite.add("b", line(ORDERS, "c", 2))
+    Relay(settings, lite.engine).run_once()
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"rowcast.{settings.source}"})
+    try:
+        place = TopicPartition(schema_topic(settings.source), 0)
+        (committed,) = consumer.committed([place], timeout=10)
+        assert committed.metadata == "lsn=6"
+        assert committed.offset == consumer.get_watermark_offsets(place, timeout=10)[1]
+    finally:
+        consumer.close()
+
+
+def test_a_primary_restored_from_a_backup_goes_on_above_kafkas_lsns(
+    lite: Primary, new_settings: NewSettings, kafka: Broker, new_database: Callable[[str], str]
+) -> None:
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    Relay(settings, lite.engine).run_once()
+    with primary_at(new_database("sqlite")) as restored:
+        restored.add_shapes(ORDERS)
+        restored.add("b", line(ORDERS, "u", 1))
+        Relay(new_settings(restored), restored.engine).run_once()
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert [event.lsn for event in stream] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ("garbage\n", "not an outbox line"),
+        (line(ORDERS, "c", 3)[:-1], "the last line does not end with a line break"),
+        (line(shape("unknown"), "c", 3), "rowcast_shape has no version"),
+    ],
+    ids=["garbage", "cut off", "unknown table"],
+)
+def test_nothing_is_published_past_a_damaged_row(
+    lite: Primary, new_settings: NewSettings, kafka: Broker, changes: str, reason: str
+) -> None:
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    lite.add("b", line(ORDERS, "c", 2), complete=None)
+    damaged = lite.add("b", changes)
+    lite.add("c", line(ORDERS, "c", 4))
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"row {damaged} of rowcast_outbox \(transaction b\): {reason}"):
+            Relay(settings, lite.engine).run_once()
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert_whole_transactions(stream)
+    assert notes(stream) == [1]
+    assert lite.ids() == [damaged - 1, damaged, damaged + 1]
+
+    with lite.engine.begin() as connection:
+        connection.execute(sa.update(lite.tables.outbox).where(lite.tables.outbox.c.id == damaged).values(
+            changes=line(ORDERS, "c", 3)
+        ))  # fmt: skip
+    assert Relay(settings, lite.engine).run_once() == 3
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert_whole_transactions(stream)
+    assert notes(stream) == [1, 2, 3, 4]
+
+
+def test_a_message_too_large_is_named_and_what_came_before_it_is_committed(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings = new_settings(lite, kafka_transaction_ms=0, claim_rows=1)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    lite.add("b", line(ORDERS, "c", 2, "x" * 2_000_000))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r'a message of 2,000,\d+ bytes for the topic .*orders, key {"id":2}'):
+            Relay(settings, lite.engine).run_once()
+    assert notes(read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream) == [1]
+    assert len(lite.ids()) == 1
+
+
+def test_missing_outbox_tables_are_named_with_the_next_step(new_settings: NewSettings, lite: Primary) -> None:
+    lite.tables.claim.drop(lite.engine)
+    with pytest.raises(ConfigurationError, match=r"the table rowcast_claim does not exist .*create_all"):
+        Relay(new_settings(lite), lite.engine).run_once()
+
+
+def test_an_outbox_of_an_older_version_names_the_missing_columns(new_settings: NewSettings, lite: Primary) -> None:
+    with lite.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE rowcast_lease DROP COLUMN carried")
+    with pytest.raises(ConfigurationError, match="the columns carried of the table rowcast_lease"):
+        Relay(new_settings(lite), lite.engine).run_once()
+
+
+def test_a_kafka_that_does_not_answer_at_the_start_is_told(lite: Primary) -> None:
+    settings = Settings(source="shop", kafka={"bootstrap.servers": "127.0.0.1:1"}, primary={"url": "sqlite://"})
+    with pytest.raises(UnreachableError, match=r"cannot reach Kafka at 127\.0\.0\.1:1"):
+        Relay(settings, lite.engine).run_once()
+
+
+def test_an_embedded_relay_is_woken_by_commits(lite: Primary, new_settings: NewSettings) -> None:
+    class Commits:
+        def __init__(self) -> None:
+            self.callbacks: list[Callable[[], None]] = []
+
+        def on_commit(self, callback: Callable[[], None]) -> Callable[[], None]:
+            self.callbacks.append(callback)
+            return lambda: self.callbacks.remove(callback)
+
+    commits = Commits()
+    lite.add_shapes(ORDERS)
+    # Without a wake-up it would look again after a minute.
+    settings = new_settings(lite, poll_min_ms=60_000, poll_max_ms=60_000)
+    with running(settings, commits) as relay:
+        wait_until(lambda: relay.progress.state == "leading")
+        for n in range(3):
+            lite.add(str(n), line(ORDERS, "c", n))
+            commits.callbacks[0]()
+            wait_until(lambda n=n: relay.progress.events == n + 1)
+    assert commits.callbacks == []
+    assert lite.ids() == []
+    assert backlog(lite.engine, settings.source).owner is None
+
+
+def notes(stream: list[Any]) -> list[int]:
+    """The keys of the events, in order."""
+    return [event.key["id"] for event in stream if hasattr(event, "op")]
+
+
+def _murmur2(data: bytes) -> int:
+    """Written after the algorithm's description, with Kafka's seed."""
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = 0x9747B28C ^ len(data)
+    whole = len(data) // 4 * 4
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = h * m & mask ^ k
+    if len(data) > whole:
+        h = (h ^ int.from_bytes(data[whole:], "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
