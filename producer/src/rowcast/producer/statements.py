@@ -211,7 +211,11 @@ def new_keys(
 def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement[Any]]) -> tuple[Key, ...]:
     """The keys that ``return_defaults`` brought back."""
     rows = result.returned_defaults_rows or ()
-    return tuple(tuple(row._mapping[column] for column in key_columns) for row in rows)
+    if not rows:
+        return ()
+    index = rows[0]._key_to_index
+    positions = [index[column] for column in key_columns]
+    return tuple(tuple(row[position] for position in positions) for row in rows)
 
 
 def peek_returned_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...] | None:
