@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from replicas import NAME, Database, Primary, settings_for, work_once
-from servers import Broker
 from sqlalchemy.dialects import mysql, postgresql
-from topics import Source
 
+from replicas import NAME, Database, Primary, settings_for, work_once
 from rowcast.consumer.verify import Difference, VerifyResult, verify
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError
+from servers import Broker
+from topics import Source
 
 TIMESTAMP = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 ZONED = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
@@ -36,7 +36,7 @@ def every_type(engine: str) -> tuple[sa.Table, list[dict[str, Any]]]:
         "money": (sa.Numeric(12, 2), [Decimal("12.50"), Decimal("-9999999999.99")]),
         "name": (sa.String(40), ["", "Käthe 'O\"Neil' \\ % :x %s \t\n"]),
         "code": (sa.CHAR(4), ["ab", "abcd"]),
-        "body": (sa.Text, ["x" * 5000, "🐘 ,\"source\":{ {\"before\":null,\"after\":{"]),
+        "body": (sa.Text, ["x" * 5000, '🐘 ,"source":{ {"before":null,"after":{']),
         "data": (sa.LargeBinary, [b"", bytes(range(256))]),
         "day": (sa.Date, [date(1, 1, 1) if engine != "mariadb" else date(1000, 1, 1), date(9999, 12, 31)]),
         "clock": (sa.Time, [time(0), time(23, 59, 59)]),
@@ -99,9 +99,7 @@ def test_every_type_arrives_on_every_engine(replicate: Replicate, primary_url: s
 GENERIC = ("flag", "small", "whole", "big", "real", "money", "name", "code", "body", "data", "day", "at", "id_", "doc")
 
 
-def test_the_applications_own_models_read_the_replica(
-    replicate: Replicate, primary_url: str, replica_url: str
-) -> None:
+def test_the_applications_own_models_read_the_replica(replicate: Replicate, primary_url: str, replica_url: str) -> None:
     table, rows = every_type(sa.make_url(primary_url).get_backend_name())
     replicate(table.metadata, rows, table)
     wanted = sa.select(*(table.c[name] for name in GENERIC)).order_by(table.c.id)

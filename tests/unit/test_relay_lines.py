@@ -24,9 +24,7 @@ def test_an_update_keeps_its_image_byte_for_byte_and_has_a_compact_key() -> None
 
 
 def test_a_delete_has_no_image() -> None:
-    assert LineSplitter().split(DELETE + "\n") == [
-        (LineHead("public.orders", "1f3a5c7e9b0d", "d"), b'{"id":1}', None)
-    ]
+    assert LineSplitter().split(DELETE + "\n") == [(LineHead("public.orders", "1f3a5c7e9b0d", "d"), b'{"id":1}', None)]
 
 
 def test_equal_keys_have_equal_bytes_however_the_database_wrote_them() -> None:

@@ -114,12 +114,12 @@ class Intake:
             return [Transaction(None, 0, 0, reach=reach, by_key=True), *done]
         return [Transaction(last.transaction, last.lsn, last.ts_ms, loose, reach, by_key=True), *done]
 
-    def start_by_key(self) -> None:
+    def start_by_key(self, streams: Iterable[Stream]) -> None:
         """Gives up transactions: everything held, and what comes, is handed over by key."""
         self.by_key = True
-        for change in self.merge.give_up():
-            self._loose.append(change)
-            self._loose_reach[change.partition] = Position(change.offset + 1, change.lsn)
+        self._loose += self.merge.give_up()
+        # The ENDs that were read are done with too.
+        self._touched = dict.fromkeys(streams)
 
     def end_by_key(self, streams: Iterable[Stream]) -> None:
         """Puts the seam at the greatest lsn that was read."""

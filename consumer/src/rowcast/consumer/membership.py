@@ -19,6 +19,10 @@ from rowcast.shared.kafka import new_consumer
 _log = logging.getLogger("rowcast.worker")
 
 
+# A worker that is gone without a word is replaced after this long; the user may set it otherwise.
+_PACE = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
+
+
 def group_id(source: str, replica: str) -> str:
     """The consumer group in which lag monitors find the replica."""
     return f"rowcast.{source}.{replica}"
@@ -35,11 +39,8 @@ class Membership:
             # A worker that joins does not take the work from the one that has it.
             "partition.assignment.strategy": "cooperative-sticky",
             "enable.auto.commit": False,
-            "session.timeout.ms": 10_000,
-            "heartbeat.interval.ms": 1_000,
-            "topic.metadata.refresh.interval.ms": 5_000,
         }
-        self._consumer = new_consumer(settings.require_kafka(), "worker", own)
+        self._consumer = new_consumer({**_PACE, **settings.require_kafka()}, "worker", own)
         self._consumer.subscribe(
             [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )

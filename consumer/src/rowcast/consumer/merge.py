@@ -111,11 +111,6 @@ class Merge:
         """How many ENDs wait."""
         return len(self._endings)
 
-    @property
-    def open_lsn(self) -> int | None:
-        """The smallest lsn held, if no END has been read; None if nothing is held."""
-        return min((g.first_lsn for g in self._gathered.values()), default=None)
-
     def open_transaction(self) -> str | None:
         """The transaction with the smallest lsn of those held."""
         return min(self._gathered, key=lambda i: self._gathered[i].first_lsn, default=None)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rowcast.consumer.changes import Partition
+from rowcast.consumer.flow import Flow
 from rowcast.consumer.gaps import GapWatch
 from rowcast.consumer.handover import Handover, Mark
 from rowcast.consumer.intake import Intake
@@ -25,7 +26,7 @@ _log = logging.getLogger("rowcast.worker")
 
 # Wait for the first message this long, then take what else has come. Also how soon the thread sees that it must stop.
 _POLL_S = 0.1
-_MESSAGES = 5_000
+_MOST_MESSAGES = 5_000
 # How long nothing must come out of the merge before a message that cannot be read is what everything waits for.
 _QUIET_S = 0.5
 # The last transaction's END may have been deleted with old segments of its topic: this long it is waited for.
@@ -42,17 +43,19 @@ class Reader:
         layouts: Layouts,
         positions: Mapping[Partition, Position],
         *,
+        batch_events: int,
         buffer_events: int,
         by_key: bool,
         last_transaction: str | None,
         once: bool,
     ) -> None:
         self.handover = Handover()
-        self._buffer_events = buffer_events
+        self._most_messages = min(batch_events, _MOST_MESSAGES)
         self._once = once
         self._subscription = Subscription(settings, layouts, positions)
         self._intake = Intake(settings, layouts, by_key=by_key, last_transaction=last_transaction)
         self._gaps = GapWatch(self._subscription, self._intake.merge)
+        self._flow = Flow(self._subscription, self._intake.merge, buffer_events)
         self._loading = by_key
         self._waits_for_seam_since = math.inf
         self._bad: DataError | None = None
@@ -78,10 +81,10 @@ class Reader:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                if not self._has_room():
+                if not self._flow.may_read(self.handover.events, self._bad_stream):
                     self.handover.wait_for_room(_POLL_S)
                     continue
-                for message in self._subscription.messages(_POLL_S, _MESSAGES):
+                for message in self._subscription.messages(_POLL_S, self._most_messages):
                     self._take(message)
                 self._give()
                 if self._look_around():
@@ -121,31 +124,6 @@ class Reader:
             self._gave_at = time.monotonic()
             self.handover.put(transactions)
 
-    def _has_room(self) -> bool:
-        """Whether to read on. A transaction larger than the buffer must get in whole: if none is ready, only the
-        partitions that have run ahead of it stop."""
-        held = self.handover.events + self._intake.merge.pending
-        if held < self._buffer_events:
-            if held < self._buffer_events // 2:
-                for stream in self._subscription.streams.values():
-                    if stream is not self._bad_stream:
-                        self._subscription.resume(stream)
-            return True
-        if self.handover.events:
-            return False
-        merge = self._intake.merge
-        head, first = merge.head, merge.open_transaction()
-        for stream in self._subscription.streams.values():
-            if head is not None:
-                ahead = stream.lsn > head.lsn
-            else:
-                ahead = stream.kind == "table" and stream.lsn > 0 and stream.transaction not in (first, None)
-            if ahead:
-                self._subscription.pause(stream)
-            elif stream is not self._bad_stream:
-                self._subscription.resume(stream)
-        return True
-
     def _look_around(self) -> bool:
         """Everything that is not messages. True: nothing more is to be read."""
         self._subscription.discover(at_once=self._intake.new_shapes)
@@ -182,7 +160,7 @@ class Reader:
         _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
         self.handover.put([Mark.GAP])
         self._subscription.set_targets()
-        self._intake.start_by_key()
+        self._intake.start_by_key(s for s in self._subscription.streams.values() if s.kind != "schema")
         self._loading = True
 
     def _is_done(self) -> bool:

@@ -47,7 +47,7 @@ class Run:
     @property
     def count(self) -> int:
         """How many transactions of the source."""
-        return sum(not t.by_key for t in self.transactions)
+        return sum(t.id is not None and not t.by_key for t in self.transactions)
 
     def reach(self) -> dict[Partition, Position]:
         """How far the partitions are when all of them are applied."""

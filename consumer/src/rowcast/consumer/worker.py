@@ -133,6 +133,7 @@ class _Worker:
             self._settings,
             self._layouts,
             positions,
+            batch_events=self._options.batch_events,
             buffer_events=self._options.buffer_events,
             by_key=state.state == "loading",
             last_transaction=state.tx,
@@ -156,6 +157,7 @@ class _Worker:
                     self._apply_run(run)
                 case Mark.GAP:
                     self._patiently(self._replica.begin_loading)
+                    self._tell(state="loading")
                     try_again_at = None
                 case Mark.LOADED:
                     try_again_at = time.monotonic()

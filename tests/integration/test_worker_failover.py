@@ -1,0 +1,188 @@
+"""Workers that are killed, stopped or replaced: each event takes effect once, and the end is the same."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicas import NAME, Database, settings_for, work_once
+from rowcast.consumer.changes import Change
+from rowcast.consumer.layouts import Layouts
+from rowcast.consumer.positions import Position
+from rowcast.consumer.replica import Replica
+from rowcast.consumer.transactions import Run, Transaction
+from rowcast.shared.config import Settings
+from rowcast.shared.errors import FencedError
+from servers import Broker
+from topics import Source, column, shape
+from worker_process import WorkerProcess
+
+ITEM = shape("item", column("n"))
+NOTE = shape("note", column("item_id"), refers=[("item_id", "item")])
+
+
+@pytest.fixture
+def replica(replica_url: str) -> Database:
+    return Database(replica_url)
+
+
+@pytest.fixture
+def settings(kafka: Broker, source_name: str, replica_url: str) -> Settings:
+    settings = settings_for(source_name, kafka.bootstrap_servers, replica_url, batch_events=100)
+    # The least that the broker allows.
+    return settings.model_copy(update={"kafka": settings.kafka | {"session.timeout.ms": 6000}})
+
+
+@pytest.fixture
+def source(kafka: Broker, source_name: str) -> Source:
+    return Source(kafka.bootstrap_servers, source_name, partitions=2)
+
+
+Start = Callable[[], WorkerProcess]
+
+
+@pytest.fixture
+def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker process; none outlives the test."""
+    started: list[WorkerProcess] = []
+
+    def make() -> WorkerProcess:
+        started.append(WorkerProcess(settings, tmp_path / "worker.log"))
+        return started[-1]
+
+    yield make
+    for process in started:
+        if process.runs:
+            process.kill()
+
+
+def audit(replica: Database) -> None:
+    """Has the replica note every row that is written to `item`."""
+    replica.execute("CREATE TABLE audit (item_id BIGINT)")
+    note = "INSERT INTO audit (item_id) VALUES (NEW.id)"
+    if replica.engine.dialect.name == "postgresql":
+        replica.execute(
+            f"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {note}; RETURN NEW; END $$",
+            "CREATE TRIGGER written AFTER INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        return
+    body = f"BEGIN {note}; END" if replica.engine.dialect.name == "sqlite" else note
+    for action in ("INSERT", "UPDATE"):
+        replica.execute(f"CREATE TRIGGER written_{action} AFTER {action} ON item FOR EACH ROW {body}")
+
+
+def until(condition: Callable[[], bool], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_worker_killed_at_any_moment(
+    source: Source, settings: Settings, replica: Database, start: Start, campaign: bool
+) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    source.add(ITEM, NOTE)
+    work_once(settings)
+    audit(replica)
+    transactions = 6000 if campaign else 1500
+    written = threading.Event()
+
+    def write() -> None:
+        for n in range(transactions):
+            lines: list[Any] = [("c", "item", {"id": 2 * n, "n": n}), ("c", "item", {"id": 2 * n + 1, "n": n})]
+            lines += [("c", "note", {"id": n, "item_id": 2 * n})]
+            lines += [("d", "note", {"id": n - 1})] if n % 3 == 1 else []
+            source.put(*lines)
+            if n % 20 == 0:
+                source.producer.poll(0)
+                time.sleep(0.02)
+        source.flush()
+        written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    kills = 0
+    while kills < (25 if campaign else 6):
+        worker = start()
+        time.sleep(chance.uniform(0.5, 2.5))
+        worker.kill()
+        kills += 1
+    writer.join()
+    assert written.is_set()
+    work_once(settings)
+    assert [row[0] for row in replica.rows("item", "id")] == sorted(range(2 * transactions), key=repr)
+    assert len(replica.rows("note")) == transactions - len([n for n in range(transactions) if n % 3 == 1])
+    noted = [row[0] for row in replica.rows("audit")]
+    assert len(noted) == len(set(noted)) == 2 * transactions
+
+
+def test_a_worker_that_was_stopped_and_wakes_up_writes_nothing(
+    source: Source, settings: Settings, replica: Database, start: Start, tmp_path: Path
+) -> None:
+    source.add(ITEM, NOTE)
+    work_once(settings)
+    audit(replica)
+    first = start()
+    source.transaction(("c", "item", {"id": 1, "n": 0}))
+    until(lambda: replica.rows("item", "id") == [(1,)])
+    second = start()
+    time.sleep(1)
+    first.send(signal.SIGSTOP)
+    source.transaction(("u", "item", {"id": 1, "n": 1}), ("c", "item", {"id": 2, "n": 0}))
+    until(lambda: len(replica.rows("item")) == 2)
+    source.transaction(("u", "item", {"id": 1, "n": 2}))
+    until(lambda: replica.rows("item", "id", "n") == [(1, 2), (2, 0)])
+    first.send(signal.SIGCONT)
+    time.sleep(2)
+    source.transaction(("c", "item", {"id": 3, "n": 0}))
+    until(lambda: len(replica.rows("item")) == 3)
+    assert first.runs
+    assert sorted(row[0] for row in replica.rows("audit")) == [1, 1, 1, 2, 3]
+    # It stands by, and takes over again.
+    assert second.terminate() == 0
+    source.transaction(("c", "item", {"id": 4, "n": 0}))
+    until(lambda: len(replica.rows("item")) == 4)
+    assert first.terminate() == 0
+    log = (tmp_path / "worker.log").read_text()
+    assert "standing by" in log
+
+
+def test_a_fenced_workers_rows_roll_back(replica: Database, replica_url: str, settings: Settings) -> None:
+    layouts = Layouts()
+    layouts.add(ITEM.version, ITEM)
+    layout = layouts.find("public.item", ITEM.version)
+    assert layout is not None
+
+    def run(id: int, offset: int) -> Run:
+        partition = ("t", 0)
+        change = Change(layout, b'{"id":%d}' % id, b'{"id":%d,"n":0}' % id, offset, "1", 0, partition, offset)
+        return Run([Transaction("1", offset, 0, [change], {partition: Position(offset + 1, offset)})])
+
+    options = settings.replicas[NAME]
+    first, second = (Replica("shop", NAME, options, layouts) for _ in range(2))
+    try:
+        first.claim()
+        first.prepare()
+        first.apply(run(1, 1))
+        state, reached = second.claim()
+        assert (state.epoch, reached) == (2, {("t", 0): Position(2, 1)})
+        with pytest.raises(FencedError):
+            first.apply(run(2, 2))
+        second.apply(run(3, 2))
+        with pytest.raises(FencedError):
+            first.become_consistent()
+    finally:
+        first.close()
+        second.close()
+    assert [row[0] for row in replica.rows("item", "id")] == [1, 3]
+    assert replica.rows("rowcast_position", "next_offset", "lsn") == [(3, 2)]
