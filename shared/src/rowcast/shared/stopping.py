@@ -13,10 +13,13 @@ _log = logging.getLogger("rowcast.cli")
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Gives the event that the first SIGTERM or SIGINT sets; a second signal ends the process in the usual way."""
+def stop_on_signals(*more: signal.Signals) -> Iterator[threading.Event]:
+    """Gives the event that the first SIGTERM or SIGINT sets; a second signal ends the process in the usual way.
+
+    ``more`` signals mean the same. It is never raised into the work, which may be in the middle of a commit.
+    """
     stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, *more)}
 
     def restore() -> None:
         for number, handler in before.items():

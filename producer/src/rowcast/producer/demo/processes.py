@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import orjson
@@ -96,22 +95,6 @@ def rowcast(*arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     """This process's environment without the user's own rowcast settings, which would win over the demo's file."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith("ROWCAST_")}
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that what is running is stopped and not left behind."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tail(log: Path, lines: int = 5) -> str:

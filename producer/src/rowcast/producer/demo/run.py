@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from sqlalchemy.orm import sessionmaker
 from rowcast.producer import Capture
 from rowcast.producer.demo.ending import tell_ending
 from rowcast.producer.demo.places import REPLICA_NAME, Places, fresh_database, places, write_config
-from rowcast.producer.demo.processes import RealProcess, ended_by_signals, environment, rowcast, running
+from rowcast.producer.demo.processes import RealProcess, environment, rowcast, running
 from rowcast.producer.demo.shop import Base
 from rowcast.producer.demo.trade import Shop
 from rowcast.producer.demo.view import Tally, view
@@ -26,11 +28,11 @@ from rowcast.shared import kafka, logs
 from rowcast.shared.embedded import embedded_kafka
 from rowcast.shared.errors import ConfigurationError, RowcastError
 from rowcast.shared.events import transaction_topic
+from rowcast.shared.stopping import stop_on_signals
 
 _log = logging.getLogger("rowcast.demo")
 
 _TRANSACTIONS_PER_S = 150
-_START_S = 15.0
 _CATCH_UP_S = 60.0
 _LOOK_S = 0.05
 
@@ -39,6 +41,10 @@ _APPLIED_LSN = sa.text(
     "SELECT max(p.lsn) FROM rowcast_position p JOIN rowcast_replica r ON r.source = p.source "
     "WHERE p.source = :source AND r.state = 'consistent'"
 )
+
+
+class _StoppedError(Exception):
+    """A signal has asked the demo to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +67,20 @@ class Demo:
 def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
     """Runs it and gives the exit code: 0 only if both databases are equal in the end."""
     tally = Tally(demo.seconds)
-    try:
-        with ended_by_signals():
+    # A terminal that is closed is no reason to leave processes behind.
+    with stop_on_signals(signal.SIGHUP) as stop:
+        try:
             where = places(demo.directory, demo.primary, demo.replica)
-            _replicate(demo, where, tally, log_format)
-            equal = _verify(where)
-    except KeyboardInterrupt:
-        _log.warning("stopped before the databases were compared")
-        return 1
+            _replicate(demo, where, tally, log_format, stop)
+            equal = _verify(where, stop)
+        except _StoppedError:
+            _log.warning("stopped before the databases were compared")
+            return 1
     tell_ending(where, tally, equal=equal, kafka_stays=demo.kafka is not None)
     return 0 if equal else 1
 
 
-def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogFormat) -> None:
+def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogFormat, stop: threading.Event) -> None:
     source = demo.topics_prefix()
     with _kafka(demo.kafka, source) as bootstrap, _databases(where) as (primary, replica):
         write_config(where, source, bootstrap)
@@ -84,7 +91,7 @@ def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogForm
         try:
             with view(tally, log_format):
                 with running(where, ("relay",), ("worker", REPLICA_NAME)) as (relay, worker):
-                    course = _Course(tally, relay, worker)
+                    course = _Course(tally, relay, worker, stop)
                     course.trade(Shop(sessions, demo.seed))
                     course.catch_up(lambda: _caught_up(primary, replica, source))
                 course.take_down()
@@ -124,21 +131,21 @@ def _databases(where: Places) -> Iterator[tuple[Engine, Engine]]:
 class _Course:
     """The shop's day beside the processes that replicate it."""
 
-    def __init__(self, tally: Tally, relay: RealProcess, worker: RealProcess) -> None:
+    def __init__(self, tally: Tally, relay: RealProcess, worker: RealProcess, stop: threading.Event) -> None:
         self._tally = tally
         self._relay = relay
         self._worker = worker
+        self._stop = stop
 
     def trade(self, shop: Shop) -> None:
         """One transaction after another, at an even pace; on a slow machine fewer.
 
-        The relay publishes from the start. The worker's group takes Kafka three seconds to form: it catches up first.
+        It does not wait for relay and worker, as no application should: what it writes before they are up is in the
+        outbox. The worker's group alone takes Kafka three seconds to form.
         """
         tally = self._tally
-        tally.rows += shop.open()
-        tally.phase = "relay and worker start"
-        self._wait(lambda: self._relay.figures().get("state") == "leading", _START_S)
         tally.phase = "the shop is open"
+        tally.rows += shop.open()
         opened = time.monotonic()
         planned = max(1, round(tally.planned_s * _TRANSACTIONS_PER_S))
         for number, rows in enumerate(shop.trade(planned), start=1):
@@ -167,6 +174,8 @@ class _Course:
         self._tally.behind_ms = applied.get("behind_ms", 0)
 
     def _look(self) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
         self._relay.require_alive()
         self._worker.require_alive()
         self.take_down()
@@ -194,10 +203,15 @@ def _caught_up(primary: Engine, replica: Engine, source: str) -> bool:
     return next_lsn is not None and applied is not None and applied + 1 >= next_lsn
 
 
-def _verify(where: Places) -> bool:
+def _verify(where: Places, stop: threading.Event) -> bool:
     """``rowcast verify`` as its real self; what it says goes to the terminal. Raises RowcastError if it cannot tell."""
     command = rowcast("verify", REPLICA_NAME, f"--config={where.config}")
-    exit_code = subprocess.run(command, env=environment(), check=False).returncode
+    with subprocess.Popen(command, env=environment(), start_new_session=True) as process:
+        while process.poll() is None:
+            if stop.wait(_LOOK_S):
+                process.terminate()
+                raise _StoppedError
+        exit_code = process.returncode
     if exit_code not in (0, 1):
         raise RowcastError(f"`rowcast verify` could not compare the databases: exit code {exit_code}.")
     return exit_code == 0
