@@ -10,8 +10,8 @@ BIN := $(CURDIR)/.venv/bin
 BIN_SQLALCHEMY20 := $(CURDIR)/.venv-sa20/bin
 export UV
 
-# pytest keeps the folders of the last tests; make test leaves those of failed tests only.
-PYTEST_OPTIONS := -o tmp_path_retention_policy=failed
+# The folders that tests write into stay in .cache until the next run, those of tests that passed not even so long.
+PYTEST_OPTIONS := --basetemp=.cache/pytest -o tmp_path_retention_policy=failed
 
 .PHONY: demo test bench clean lint format types test-sqlalchemy20 test-all servers
 

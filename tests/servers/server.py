@@ -82,7 +82,7 @@ class Server(ABC):
 
 class DatabaseServer(Server):
     user: str
-    password = "rowcast"
+    password = "test-secret"
 
     @abstractmethod
     def url(self, database: str) -> str:
