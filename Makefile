@@ -13,7 +13,7 @@ export UV
 # The folders that tests write into stay in .cache until the next run, those of tests that passed not even so long.
 PYTEST_OPTIONS := --basetemp=.cache/pytest -o tmp_path_retention_policy=failed
 
-.PHONY: demo test bench clean lint format types test-sqlalchemy20 test-all servers
+.PHONY: demo test bench clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-all servers
 
 demo: .venv/.synced-demo
 	$(BIN)/rowcast demo $(DEMO)
@@ -22,9 +22,15 @@ demo: .venv/.synced-demo
 test:
 	@$(MAKE) --no-print-directory --keep-going lint types test-sqlalchemy20 test-all
 
-lint: .venv/.synced
+lint: lint-code lint-format lint-imports
+
+lint-code: .venv/.synced
 	$(BIN)/ruff check
+
+lint-format: .venv/.synced
 	$(BIN)/ruff format --check
+
+lint-imports: .venv/.synced
 	$(BIN)/lint-imports
 
 format: .venv/.synced
@@ -33,6 +39,7 @@ format: .venv/.synced
 
 types: .venv/.synced
 	$(BIN)/mypy
+	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p servers
 
 # The capture is what depends on SQLAlchemy's version: its tests run on the older one too.
 test-sqlalchemy20: .venv-sa20/.synced servers
