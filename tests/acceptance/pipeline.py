@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from command_line import environment
 from servers.guard import Guard
 
+_TESTS = Path(__file__).parent.parent
 _LOOK_S = 0.05
 _STOP_S = 30.0
 
@@ -54,7 +55,7 @@ class Command:
             self._process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=log.parent,
-                env=environment(PYTHONFAULTHANDLER="1"),
+                env=environment(PYTHONPATH=str(_TESTS)),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
@@ -67,8 +68,12 @@ class Command:
         """None while it runs."""
         return self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
-        """SIGKILL: nothing is finished, nothing is closed."""
+        """SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
@@ -84,7 +89,10 @@ class Command:
 
     def told(self) -> str:
         """The end of what it wrote."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-60:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+
+    def has_told(self, text: str) -> bool:
+        return text in self.log.read_text(errors="replace")
 
     def must_be_running(self) -> None:
         assert self.exit_code is None, f"{self.name} ended by itself with {self.exit_code}:\n{self.told()}"
@@ -146,7 +154,7 @@ class Pipeline:
         codes: dict[str, int] = {}
         try:
             if kind is None:
-                codes = {command.log.name: command.stop() for command in self._commands}
+                codes = {command.name: command.stop() for command in self._commands}
             else:
                 for command in self._commands:
                     error.add_note(f"--- {command.log} ({command.exit_code})\n{command.told()}")  # type: ignore[union-attr]
@@ -171,28 +179,45 @@ class Pipeline:
         self._commands.append(command)
         return command
 
-    def forget(self, command: Command) -> None:
-        """It was killed on purpose."""
+    def kill(self, command: Command) -> None:
+        """SIGKILL, at no fault of its own: nothing is finished, nothing is closed."""
+        command.must_be_running()
         self._commands.remove(command)
+        command.kill()
+
+    def stop(self, command: Command) -> None:
+        """SIGTERM; it ends in good order."""
+        command.must_be_running()
+        self._commands.remove(command)
+        assert command.stop() == 0, f"{command.name}: {command.exit_code}\n{command.told()}"
+
+    def must_be_running(self) -> None:
+        """Nothing that was started has ended by itself."""
+        for command in self._commands:
+            command.must_be_running()
 
     def wait_until_caught_up(self, seconds: float = 120.0) -> None:
         """Every replica is consistent and has what the primary had when this was called, or more."""
 
         def nothing_left() -> bool:
-            for command in self._commands:
-                command.must_be_running()
+            self.must_be_running()
             return all(self.is_caught_up(name) for name in self.replicas)
 
         wait_for(f"the replicas {', '.join(self.replicas)} have caught up", nothing_left, seconds)
 
     def is_caught_up(self, replica: str) -> bool:
         """Nothing is left in the outbox, and what was published last is what was applied last."""
+        if self.backlog():
+            return False
         with self.primary.connect() as connection:
-            if connection.scalar(_BACKLOG):
-                return False
             published = connection.scalar(_NEXT_LSN, {"source": self.source})
         lsn, state = self.applied(replica)
         return published is not None and state == "consistent" and lsn + 1 >= published
+
+    def backlog(self) -> int:
+        """Rows of the outbox."""
+        with self.primary.connect() as connection:
+            return int(connection.scalar(_BACKLOG) or 0)
 
     def applied(self, replica: str) -> tuple[int, str | None]:
         """The lsn that the replica has reached, and its state; 0 and None before it has any."""

@@ -16,10 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm.exc import ObjectDeletedError, StaleDataError
 from sqlalchemy.pool import QueuePool
 
 from acceptance.ledger import Ledger
 from rowcast.producer import Capture
+from rowcast.shared.errors import CaptureError
 from rowcast.shared.stopping import stop_on_signals
 from shop import Colour, Models
 
@@ -28,6 +30,17 @@ Operation = Callable[["Shopper", Session], None]
 OPERATIONS: list[Operation] = []
 
 _TEXTS = ("plain", 'it\'s \\ "q" \t\n', "é😀 ünïcode", "", "NULL", '{"a":{"b":[1,2]}}', "%s :x ?", ',"a":{')
+
+
+# What two writers may do to each other; the warning, that a row to be deleted was not there any more, is an error here.
+_CONFLICTS = (
+    exc.OperationalError,
+    exc.IntegrityError,
+    exc.SAWarning,
+    StaleDataError,
+    ObjectDeletedError,
+    CaptureError,
+)
 
 
 class RolledBackError(Exception):
@@ -308,11 +321,11 @@ class Application:
                 chosen(self.shopper, session)
         except RolledBackError:
             self.ledger.rolled_back()
-        except exc.OperationalError:
-            # Two writers that waited for each other: one of them was chosen to try something else. Nobody else, the
+        except _CONFLICTS:
+            # Two writers that were in each other's way: one of them goes on with something else. Nobody else, the
             # relay least of all, may be a reason.
             self.ledger.rolled_back()
-            if self.alone or self.engine.dialect.name == "sqlite":
+            if self.alone:
                 raise
 
     def close(self) -> None:
@@ -340,10 +353,11 @@ def application_engine(url: str) -> sa.Engine:
 
 def go_on_until_stopped(url: str, source: str, writer: int, seed: int, stop: threading.Event) -> None:
     application = Application(url, source, writer, seed, alone=False)
+    print("writing", flush=True)
     while not stop.is_set():
         application.step()
         # An even pace, so that the databases stay small enough to be compared.
-        stop.wait(0.02)
+        stop.wait(0.05)
     application.close()
 
 

@@ -1,0 +1,141 @@
+"""What a source's topics hold, and what must be true of it for every reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+Partition = tuple[str, int]
+
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event of a table, or a BEGIN or END. Tombstones and shapes are left out: they have no place in the order."""
+
+    lsn: int
+    transaction: str
+    key: bytes
+    value: dict[str, Any]
+
+    @property
+    def table(self) -> str | None:
+        """None for BEGIN and END."""
+        source = self.value.get("source")
+        return None if source is None else f"{source['schema']}.{source['table']}"
+
+
+class Published:
+    """The messages of a source, by partition, in the order in which a reader gets them."""
+
+    def __init__(self, bootstrap_servers: str, source: str, isolation: Isolation) -> None:
+        self.partitions: dict[Partition, list[Message]] = {}
+        consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "group.id": f"reader-of-{source}",
+                "isolation.level": isolation,
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        try:
+            topics = consumer.list_topics(timeout=10).topics
+            following = {
+                (name, number)
+                for name, topic in topics.items()
+                if name.startswith(f"{source}.") and name != f"{source}.schema"
+                for number in topic.partitions
+            }
+            self.partitions = {partition: [] for partition in following}
+            consumer.assign([TopicPartition(name, number, 0) for name, number in following])
+            while following:
+                self._take(consumer, following)
+        finally:
+            consumer.close()
+
+    def _take(self, consumer: Consumer, following: set[Partition]) -> None:
+        message = consumer.poll(_PATIENCE_S)
+        assert message is not None, f"no answer for {following}"
+        topic, number = message.topic(), message.partition()
+        assert topic is not None
+        assert number is not None
+        error = message.error()
+        if error is not None:
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            following.discard((topic, number))
+            return
+        value, key = message.value(), message.key()
+        if value is not None:
+            parsed = orjson.loads(value)
+            transaction, lsn = parsed.get("id"), parsed.get("lsn")
+            if "source" in parsed:
+                transaction, lsn = parsed["transaction"]["id"], parsed["source"]["lsn"]
+            self.partitions[topic, number].append(Message(lsn, transaction, key or b"", parsed))
+
+    def in_order(self) -> list[Message]:
+        """All of them, by lsn."""
+        return sorted((m for found in self.partitions.values() for m in found), key=lambda m: m.lsn)
+
+    def as_a_worker_takes_them(self) -> Iterator[tuple[Partition, list[Message]]]:
+        """Without those whose lsn is not above what came before in the partition."""
+        for partition, found in self.partitions.items():
+            taken: list[Message] = []
+            for message in found:
+                if not taken or message.lsn > taken[-1].lsn:
+                    taken.append(message)
+            yield partition, taken
+
+    def must_be_each_event_once_in_order(self) -> None:
+        """Every lsn once, no lsn missing, each partition in order, each transaction whole and apart from the others."""
+        for partition, found in self.partitions.items():
+            lsns = [message.lsn for message in found]
+            assert lsns == sorted(set(lsns)), f"{partition}: {_first_disorder(lsns)}"
+        messages = self.in_order()
+        lsns = [message.lsn for message in messages]
+        assert lsns == list(range(lsns[0], lsns[0] + len(lsns))), f"a gap, or a lsn twice: {_first_gap(lsns)}"
+        open_transaction: str | None = None
+        counts: Counter[str] = Counter()
+        for message in messages:
+            if message.table is not None:
+                assert message.transaction == open_transaction, f"lsn {message.lsn}: {message.value}"
+                counts[message.table] += 1
+                assert message.value["transaction"]["total_order"] == counts.total()
+            elif message.value["status"] == "BEGIN":
+                assert open_transaction is None, f"lsn {message.lsn} begins within {open_transaction}"
+                open_transaction, counts = message.transaction, Counter()
+            else:
+                assert message.transaction == open_transaction, f"lsn {message.lsn}: {message.value}"
+                told = {c["data_collection"]: c["event_count"] for c in message.value["data_collections"]}
+                assert told == counts, f"transaction {message.transaction}"
+                open_transaction = None
+        assert open_transaction is None
+
+
+def must_read_the_same(committed: Published, uncommitted: Published) -> None:
+    """What a worker takes of what it reads uncommitted is what others get committed, rows and all."""
+    worker = dict(uncommitted.as_a_worker_takes_them())
+    assert worker.keys() == committed.partitions.keys()
+    for partition, found in committed.partitions.items():
+        assert [_content(m) for m in worker[partition]] == [_content(m) for m in found], f"{partition}"
+
+
+def _content(message: Message) -> tuple[int, str, bytes, str | None, Any]:
+    return message.lsn, message.transaction, message.key, message.value.get("op"), message.value.get("after")
+
+
+def _first_disorder(lsns: list[int]) -> str:
+    return next((f"{a} before {b}" for a, b in pairwise(lsns) if a >= b), "none")
+
+
+def _first_gap(lsns: list[int]) -> str:
+    return next((f"{a}, then {b}" for a, b in pairwise(lsns) if b != a + 1), "none")

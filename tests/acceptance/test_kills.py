@@ -1,0 +1,262 @@
+"""Whatever is killed at whatever moment: started again, it ends with equal databases, and each event once."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from acceptance.comparison import assert_same_foreign_keys, assert_same_rows
+from acceptance.pipeline import Command, Pipeline, wait_for
+from acceptance.published import Published, must_read_the_same
+from acceptance.workload import Application
+from fix_databases import NewDatabase
+from servers import Broker
+
+# A leader that is silent for so long is followed by another.
+LEASE_MS = 1_500
+WRITERS = (1, 2)
+# Longer than a broker waits for a member of a group that is gone, and for everything to start again.
+RECOVERY_S = 90.0
+
+_LEADER = sa.text("SELECT owner, epoch FROM rowcast_lease WHERE source = :source")
+_STATE = sa.text("SELECT state FROM rowcast_replica WHERE source = :source")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often each thing is done."""
+
+    kill_relay: int = 0
+    kill_worker: int = 0
+    kill_both: int = 0
+    kill_writer: int = 0
+    pause_relay: int = 0
+    kill_broker: int = 0
+
+    def actions(self, campaign: Campaign) -> list[Callable[[], None]]:
+        return [action for name, times in vars(self).items() for action in [getattr(campaign, name)] * times]
+
+    def in_full(self) -> Plan:
+        return Plan(**{name: times * 20 for name, times in vars(self).items()})
+
+
+PLANS = {
+    "postgresql": Plan(kill_relay=1, kill_worker=1, kill_both=1, kill_writer=1, pause_relay=1, kill_broker=1),
+    "mariadb": Plan(kill_relay=1, kill_worker=1, kill_writer=1),
+    "sqlite": Plan(kill_relay=1, kill_worker=1, kill_writer=1),
+}
+
+
+@dataclass
+class Campaign:
+    """Two relays, a worker and two writers at work, and somebody who harms them."""
+
+    pipeline: Pipeline
+    broker: Broker
+    primary_url: str
+    random: random.Random
+    watch: Watch
+    relays: list[Command] = field(default_factory=list)
+    workers: list[Command] = field(default_factory=list)
+    writers: dict[int, Command] = field(default_factory=dict)
+
+    def start(self) -> None:
+        self.relays = [self.pipeline.start("relay") for _ in range(2)]
+        wait_for("what there is has been published", lambda: self.pipeline.backlog() == 0)
+        self.workers = [self.pipeline.start("worker", "live")]
+        for number in WRITERS:
+            self.start_writer(number)
+
+    def start_writer(self, number: int) -> None:
+        arguments = (self.primary_url, self.pipeline.source, str(number), str(self.random.getrandbits(32)))
+        self.writers[number] = self.pipeline.run_python("-m", "acceptance.workload", *arguments)
+
+    def run(self, plan: Plan) -> None:
+        actions = plan.actions(self)
+        self.random.shuffle(actions)
+        for action in actions:
+            self.wait_until_it_flows()
+            # Not to wait for anything: the moment of the harm is the experiment's variable.
+            time.sleep(self.random.uniform(0.0, 0.5))
+            print(f"{time.strftime('%H:%M:%S')} {action.__name__}")
+            action()
+        self.wait_until_it_flows()
+        for writer in self.writers.values():
+            wait_for("the writer has begun to write", partial(writer.has_told, "writing"))
+            self.pipeline.stop(writer)
+
+    def wait_until_it_flows(self) -> None:
+        """Something that was written from now on has been applied."""
+        with self.pipeline.primary.connect() as connection:
+            begin = connection.scalar(sa.text("SELECT max(next_lsn) FROM rowcast_lease")) or 0
+
+        def applied() -> bool:
+            self.watch.must_have_seen_no_other()
+            self.pipeline.must_be_running()
+            return self.pipeline.applied("live")[0] > begin
+
+        wait_for(f"the replica has more than lsn {begin}", applied, RECOVERY_S)
+        seen = self.watch.states
+
+        def seen_by_a_reader() -> bool:
+            self.watch.must_have_seen_no_other()
+            return self.watch.states > seen
+
+        wait_for("a reader of the replica sees something new", seen_by_a_reader, RECOVERY_S)
+
+    # -- what is done to them
+
+    def kill_relay(self) -> None:
+        self.pipeline.kill(self.leader())
+        self.start_missing_relay()
+
+    def kill_worker(self) -> None:
+        self.pipeline.kill(self.workers.pop())
+        self.workers.append(self.pipeline.start("worker", "live"))
+
+    def kill_both(self) -> None:
+        self.pipeline.kill(self.leader())
+        self.kill_worker()
+        self.start_missing_relay()
+
+    def kill_writer(self) -> None:
+        number = self.random.choice(WRITERS)
+        self.pipeline.kill(self.writers[number])
+        self.start_writer(number)
+
+    def pause_relay(self) -> None:
+        """The leader stands still past its lease, another leads, and then it goes on where it was."""
+        leader, epoch = self.leader(), self.lease()[1]
+        leader.pause()
+        wait_for("another relay leads", lambda: self.lease()[1] > epoch)
+        self.wait_until_it_flows()
+        leader.resume()
+
+    def kill_broker(self) -> None:
+        self.broker.kill()
+        self.broker.start()
+
+    # -- who is who
+
+    def lease(self) -> tuple[str, int]:
+        with self.pipeline.primary.connect() as connection:
+            row = connection.execute(_LEADER, {"source": self.pipeline.source}).one()
+        return row.owner or "", row.epoch
+
+    def leader(self) -> Command:
+        """One that holds the lease; the one that is being followed if it changes at this moment."""
+        owner = self.lease()[0]
+        return next((relay for relay in self.relays if f":{relay.pid}:" in owner), self.relays[0])
+
+    def start_missing_relay(self) -> None:
+        self.relays = [relay for relay in self.relays if relay.exit_code is None]
+        self.relays.append(self.pipeline.start("relay"))
+
+
+class Watch:
+    """Reads the live replica again and again: it must be in a state that the primary was in, each time."""
+
+    def __init__(self, replica: sa.Engine, source: str, application: Application) -> None:
+        self.states = 0
+        """How many different ones it has seen."""
+        self._transfers = 0
+        self._replica = replica
+        self._source = source
+        self._application = application
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.must_have_seen_no_other()
+
+    def must_have_seen_no_other(self) -> None:
+        """Than states of the primary's."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                begun = time.monotonic()
+                self._look()
+                # The more there is to read, the less often: the others need the machine.
+                self._stop.wait(max(0.1, 5 * (time.monotonic() - begun)))
+        except BaseException as error:  # noqa: BLE001  # the test raises it
+            self._error = error
+
+    def _look(self) -> None:
+        sqlite = self._replica.dialect.name == "sqlite"
+        options = {} if sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self._replica.connect().execution_options(**options) as connection:
+            if sqlite:
+                connection.exec_driver_sql("BEGIN")
+            if not all(connection.dialect.has_table(connection, name) for name in ("rowcast_replica", "transfers")):
+                return
+            if connection.scalar(_STATE, {"source": self._source}) == "consistent":
+                transfers = self._application.ledger.must_balance(connection)
+                self.states += transfers != self._transfers
+                self._transfers = transfers
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("engine", PLANS)
+def test_after_kills_at_random_moments_the_databases_are_equal_and_each_event_is_there_once(
+    engine: str,
+    campaign: bool,
+    tmp_path: Path,
+    kafka: Broker,
+    new_database: NewDatabase,
+    source_name: str,
+) -> None:
+    primary_url = new_database(engine)
+    plan = PLANS[engine].in_full() if campaign else PLANS[engine]
+    application = Application(primary_url, source_name, writer=0)
+    with Pipeline(
+        tmp_path,
+        source=source_name,
+        kafka=kafka.bootstrap_servers,
+        primary=primary_url,
+        replicas={"live": new_database(engine), "late": new_database(engine)},
+        relay={"lease_ms": LEASE_MS},
+        topics={"partitions": 2},
+    ) as pipeline:
+        application.run_each_operation(times=1)
+        # From here on others write, each with numbers of its own.
+        application.close()
+        with Watch(pipeline.replicas["live"], source_name, application) as watch:
+            harm = Campaign(pipeline, kafka, primary_url, random.Random(f"{engine} {campaign}"), watch)
+            harm.start()
+            harm.run(plan)
+        # Everything from the topics, as they have become through all that.
+        pipeline.start("worker", "late")
+        pipeline.wait_until_caught_up()
+        for name, replica in pipeline.replicas.items():
+            rows = assert_same_rows(pipeline.primary, replica, application.metadata)
+            assert_same_foreign_keys(application.metadata, replica)
+            pipeline.verify(name)
+        committed = Published(kafka.bootstrap_servers, source_name, "read_committed")
+        committed.must_be_each_event_once_in_order()
+        must_read_the_same(committed, Published(kafka.bootstrap_servers, source_name, "read_uncommitted"))
+        transfers = {key for table, key in rows if table == "transfers"}
+        published = [
+            (m.value["after"]["writer"], m.value["after"]["number"])
+            for m in committed.in_order()
+            if m.table is not None and m.table.endswith(".transfers") and m.value["op"] == "c"
+        ]
+        assert len(published) == len(set(published))
+        assert set(published) == transfers
