@@ -26,6 +26,7 @@ from rowcast.producer import Capture
 from servers import Broker
 
 TRIALS = 50
+EXAMPLE = Path(__file__).parents[2] / "examples" / "optuna"
 
 # What Optuna's migrations write their version into is no part of Optuna's models.
 if "alembic_version" not in BaseModel.metadata.tables:
@@ -163,3 +164,22 @@ def test_a_study_opens_from_each_replica_as_it_is_on_the_primary(
                 "trial_intermediate_values", "trial_user_attributes", "trial_heartbeats",
             }  # fmt: skip
             pipeline.verify(name)
+
+
+def test_the_example_prints_what_its_readme_shows(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLE / "study.py"],
+        env=environment(TMPDIR=str(tmp_path)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "for demonstrations and tests only" in done.stderr
+    shown = (EXAMPLE / "README.md").read_text().partition("$ python examples/optuna/study.py\n")[2].partition("```")[0]
+    *lines, last = shown.splitlines()
+    assert len(lines) == 5
+    assert done.stdout.splitlines()[:-1] == lines
+    assert last.startswith("Configuration and databases: ")
