@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -97,9 +98,24 @@ def test_a_password_in_any_url_is_stars_and_the_rest_is_left_alone() -> None:
     assert logs.mask(innocent) == innocent
 
 
-def test_a_very_short_secret_does_not_eat_ordinary_words() -> None:
-    logs.mask.add(["e"])
-    assert logs.mask("the replica") == "the replica"
+def test_a_secret_does_not_eat_parts_of_words_nor_the_fields_of_a_line() -> None:
+    logs.mask.add(["e", "orders", "level"])
+    assert logs.mask("the replica reorders, level 3") == "the replica reorders, *** 3"
+    line = json.loads(logs.JsonFormatter().format(record("orders", level=logging.INFO, orders="level")))
+    assert (line["message"], line["orders"], line["level"]) == ("***", "***", "info")
+
+
+def test_a_password_that_is_a_name_too_is_stars_in_urls_and_the_name_stays_readable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rowcast.toml").write_text(
+        'source = "shop"\n[primary]\nurl = "postgresql+psycopg://shop:shop@db/x"\n'
+        '[replicas.r]\nurl = "mysql+pymysql://app:open-sesame@db/x"\n'
+    )
+    options.Invocation().settings()
+    assert logs.mask("postgresql+psycopg://shop:shop@db/x") == "postgresql+psycopg://shop:***@db/x"
+    assert logs.mask("topic shop.public.orders, open-sesame") == "topic shop.public.orders, ***"
 
 
 def test_rowcasts_lines_are_shown_from_the_level_asked_for_others_from_warnings_up(

@@ -29,7 +29,7 @@ def report(settings: Settings, *, as_json: bool) -> int:
         document: dict[str, Any] = {"source": settings.source}
         for part in parts:
             document |= part.data
-        print(logs.mask(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()))  # noqa: T201  # the result
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())  # noqa: T201  # the result
     else:
         console = Console(highlight=False)
         for table in (table for part in parts for table in part.tables):
@@ -53,7 +53,7 @@ def replicas(settings: Settings) -> StatusPart:
             if failure is None:
                 raise
             failed.append(failure)
-            data[name] = {"error": failure.message}
+            data[name] = {"error": logs.mask(failure.message)}
             rows.append((name, "?", "", "", ""))
             continue
         known.append(status)

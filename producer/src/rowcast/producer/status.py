@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import exc
 
-from rowcast.shared import failures
+from rowcast.shared import failures, logs
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine, reach
 from rowcast.shared.errors import RowcastError
@@ -30,7 +30,7 @@ def outbox(settings: Settings) -> StatusPart:
         failure = failures.known(error)
         if failure is None:
             raise
-        return StatusPart({"outbox": {"error": failure.message}}, failure=failure)
+        return StatusPart({"outbox": {"error": logs.mask(failure.message)}}, failure=failure)
     data: dict[str, Any] = {**asdict(waiting), "leading": waiting.expires_in_ms > 0}
     data["expires_in_ms"] = max(0, waiting.expires_in_ms)
     return StatusPart({"outbox": data}, (_table(settings.source, data),))

@@ -24,7 +24,7 @@ stderr = Console(stderr=True, highlight=False)
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}
-# No quotes or commas: what follows an innocent host:port in a JSON line is not a password.
+# No quotes or commas: what follows an innocent host:port is not a password.
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@\"',]*:)[^\s@/\"',]+@")
 _STARS = "***"
 _KAFKA_LOGGER = "rowcast.kafka"
@@ -53,23 +53,32 @@ class Mask:
     """Stars out passwords in URLs, and every secret it was told, in any text."""
 
     def __init__(self) -> None:
-        self._secrets: tuple[str, ...] = ()
+        self._secrets: set[str] = set()
+        self._any: re.Pattern[str] | None = None
 
     def add(self, secrets: Iterable[str]) -> None:
-        """From now on these texts are shown as stars."""
-        known = set(self._secrets)
+        """From now on these texts are shown as stars, where they are no part of a longer word."""
         for secret in secrets:
             if len(secret) >= _SHORTEST_SECRET:
-                # As it is, as it stands in a URL, and as it stands in a JSON line.
-                known |= {secret, quote(secret, safe=""), orjson.dumps(secret).decode()[1:-1]}
+                # As it is, and as it stands in a URL.
+                self._secrets |= {secret, quote(secret, safe="")}
         # The longer first: one secret may be part of another.
-        self._secrets = tuple(sorted(known, key=len, reverse=True))
+        longest_first = sorted(self._secrets, key=len, reverse=True)
+        self._any = re.compile("|".join(_whole(secret) for secret in longest_first)) if longest_first else None
 
     def __call__(self, text: str) -> str:
         text = _PASSWORD_IN_URL.sub(rf"\1{_STARS}@", text)
-        for secret in self._secrets:
-            text = text.replace(secret, _STARS)
-        return text
+        return self._any.sub(_STARS, text) if self._any else text
+
+    def value(self, value: Any) -> Any:
+        """The same for what is not a text yet: anything but numbers, truth values and None becomes one."""
+        return value if value is None or isinstance(value, bool | int | float) else self(str(value))
+
+
+def _whole(secret: str) -> str:
+    before = r"(?<!\w)" if secret[0].isalnum() else ""
+    after = r"(?!\w)" if secret[-1].isalnum() else ""
+    return before + re.escape(secret) + after
 
 
 mask = Mask()
@@ -93,13 +102,13 @@ class JsonFormatter(logging.Formatter):
             "ts": _timestamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": mask(record.getMessage()),
             # An extra may not take the place of a field above.
-            **{k: v for k, v in extras(record).items() if k not in ("ts", "level", "logger", "exception")},
+            **{k: mask.value(v) for k, v in extras(record).items() if k not in ("ts", "level", "logger", "exception")},
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return mask(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+            line["exception"] = mask(self.formatException(record.exc_info))
+        return orjson.dumps(line).decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -107,10 +116,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {k}={v}" for k, v in extras(record).items())
-        line = f"{_timestamp(record)} {record.levelname} {record.name}: {record.getMessage()}{pairs}"
+        told = f"{record.getMessage()}{pairs}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return mask(line)
+            told += "\n" + self.formatException(record.exc_info)
+        return f"{_timestamp(record)} {record.levelname} {record.name}: {mask(told)}"
 
 
 class _ConsoleHandler(logging.Handler):

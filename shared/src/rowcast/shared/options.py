@@ -49,10 +49,12 @@ class Invocation:
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
-    """What ``Settings.masked`` hides."""
-    for database in (settings.primary, *settings.replicas.values()):
-        if database is not None and database.sqlalchemy_url.password:
-            yield str(database.sqlalchemy_url.password)
+    """What ``Settings.masked`` hides. A password that is a name, too (``shop:shop@db/shop``), is starred in URLs only:
+    without that name no message could be read."""
+    urls = [d.sqlalchemy_url for d in (settings.primary, *settings.replicas.values()) if d is not None]
+    names = {settings.source, *settings.replicas, "rowcast"}
+    names |= {str(name) for url in urls for name in (url.username, url.database, url.host) if name}
+    yield from (str(url.password) for url in urls if url.password and url.password not in names)
     shown = settings.masked()["kafka"]
     yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import orjson
 from rich.console import Console
@@ -34,7 +35,8 @@ def report(settings: Settings, *, as_json: bool) -> int:
     """Prints the findings to standard output and gives the exit code."""
     console = Console(highlight=False)
     seen = []
-    for finding in _findings(settings):
+    for found in _findings(settings):
+        finding = replace(found, message=logs.mask(found.message), mend=logs.mask(found.mend))
         seen.append(finding)
         if not as_json:
             _print(console, finding)
@@ -42,7 +44,7 @@ def report(settings: Settings, *, as_json: bool) -> int:
     exit_code = next((code for verdict, code in _EXIT_CODES if counts[verdict]), 0)
     if as_json:
         document = {"ok": exit_code == 0, "exit_code": exit_code, "findings": seen}
-        print(logs.mask(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()))  # noqa: T201  # the result
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())  # noqa: T201  # the result
         return exit_code
     rest = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if verdict is not Verdict.ok)
     console.print(Text(rest or "all is well", style="bold"))
@@ -78,8 +80,8 @@ def _unread_variables() -> Iterator[str]:
 
 def _print(console: Console, finding: Finding) -> None:
     text = Text.assemble(
-        (f"{finding.verdict:<13}", _STYLES[finding.verdict]), (f"{finding.area}: ", "bold"), logs.mask(finding.message)
+        (f"{finding.verdict:<13}", _STYLES[finding.verdict]), (f"{finding.area}: ", "bold"), finding.message
     )
     if finding.mend:
-        text.append(f"\n{'':13}→ {logs.mask(finding.mend)}", style="dim" if finding.verdict is Verdict.warning else "")
+        text.append(f"\n{'':13}→ {finding.mend}", style="dim" if finding.verdict is Verdict.warning else "")
     console.print(text, soft_wrap=True)
