@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +48,27 @@ class RealProcess:
             whole = log.read().rpartition(b"\n")[0]
         self._read_to += len(whole) + 1 if whole else 0
         for line in whole.splitlines():
-            try:
+            # What is no JSON object is no progress: a warning of the interpreter, say.
+            with suppress(orjson.JSONDecodeError, TypeError, ValueError):
                 self._figures.update(orjson.loads(line))
-            except orjson.JSONDecodeError:
-                continue
         return self._figures
 
     def require_alive(self) -> None:
         """Raises RowcastError, with the end of its log, if it has ended by itself."""
         if self._process.poll() is not None:
-            raise RowcastError(
-                f"`rowcast {self.command}` ended by itself, with exit code {self._process.returncode}:\n"
-                f"{_tail(self.log)}"
-            )
+            raise self._ended("by itself")
 
-    def stop(self) -> int:
-        """SIGTERM, the batch in hand, and the exit code."""
+    def require_done(self) -> None:
+        """After ``stop``. Raises RowcastError, with the end of its log, if it did not finish in order."""
+        if self._process.returncode != 0:
+            raise self._ended("when it was told to stop")
+
+    def _ended(self, when: str) -> RowcastError:
+        code = self._process.returncode
+        return RowcastError(f"`rowcast {self.command}` ended {when}, with exit code {code}:\n{_tail(self.log)}")
+
+    def stop(self) -> None:
+        """SIGTERM, and time for the batch in hand."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -71,7 +76,6 @@ class RealProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        return self._process.returncode
 
 
 @contextmanager

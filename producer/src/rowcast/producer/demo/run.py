@@ -94,7 +94,7 @@ def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogForm
                     course = _Course(tally, relay, worker, stop)
                     course.trade(Shop(sessions, demo.seed))
                     course.catch_up(lambda: _caught_up(primary, replica, source))
-                course.take_down()
+                course.end()
         finally:
             capture.uninstall(sessions)
 
@@ -165,6 +165,12 @@ class _Course:
             logs_ = f"{self._relay.log} and {self._worker.log}"
             raise RowcastError(f"the replica has not caught up after {_CATCH_UP_S:.0f} s. See {logs_}.")
         self._tally.phase = "relay and worker finish"
+
+    def end(self) -> None:
+        """After both were told to stop. Raises RowcastError if one did not finish in order."""
+        self.take_down()
+        self._relay.require_done()
+        self._worker.require_done()
 
     def take_down(self) -> None:
         """What relay and worker have told so far."""
