@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rowcast.consumer.changes import Change, Partition, UnknownShapeError, read_change
@@ -40,48 +40,78 @@ class Intake:
         self.new_shapes = False
         """Set when a shape was read that is news."""
 
-    def take(self, stream: Stream, message: Any) -> None:
-        """One message of ``stream``. Raises DataError naming topic, partition, offset and reason."""
-        offset = message.offset()
-        if offset < stream.next_offset:
-            return
-        value = message.value()
+    def take(self, stream: Stream, messages: Sequence[Any]) -> None:
+        """The next messages of ``stream``. Raises DataError naming topic, partition, offset and reason; those before
+        it have been taken in."""
+        take = self._take_changes if stream.kind == "table" else self._take_others
         try:
-            if stream.kind == "table":
-                if value is not None:  # else a tombstone, which is for compaction alone
-                    self._take_change(stream, message.key(), value, offset)
-            elif value is not None:
-                self._take_other(stream, value, offset)
-        except DataError as error:
-            raise DataError(f"{stream.where(offset)}: {error}") from error
-        stream.next_offset = offset + 1
+            take(stream, messages)
+        except _BadMessageError as bad:
+            stream.next_offset = bad.offset
+            raise DataError(f"{stream.where(bad.offset)}: {bad.error}") from bad.error
+        stream.next_offset = messages[-1].offset() + 1
         stream.at_end = False
 
-    def _take_change(self, stream: Stream, key: bytes | None, value: bytes, offset: int) -> None:
+    def _take_changes(self, stream: Stream, messages: Sequence[Any]) -> None:
+        # Fifty thousand times a second: what is looked up again and again is at hand.
+        partition, layouts, add, loose = stream.partition, self._layouts, self.merge.add, self._loose
+        by_key, seam_lsn, seam = self.by_key, self._seam_lsn, self._seam_transaction
+        lsn = stream.lsn
+        change: Change | None = None
         try:
-            change = read_change(key, value, stream.partition, offset, self._layouts)
-        except UnknownShapeError:
-            read_shapes(self._settings, self._layouts)
-            self.new_shapes = True
-            change = read_change(key, value, stream.partition, offset, self._layouts, infer=True)
-        if change is None or change.lsn <= stream.lsn:
-            # Not wanted; or sent twice: lsns only grow.
-            return
-        stream.lsn = change.lsn
-        stream.transaction = change.transaction
-        if self.by_key:
-            self._loose.append(change)
-            self._touched[stream] = None
-        elif change.lsn <= self._seam_lsn or self._in_seam(change.transaction):
-            self._loose.append(change)
-            self._loose_reach[stream.partition] = Position(offset + 1, change.lsn)
-        else:
-            self.merge.add(change)
+            for message in messages:
+                value = message.value()
+                if value is None:
+                    continue  # a tombstone, which is for compaction alone
+                offset = message.offset()
+                try:
+                    read = read_change(message.key(), value, partition, offset, layouts)
+                except UnknownShapeError:
+                    read = self._read_after_shapes(message, partition, offset)
+                except DataError as error:
+                    raise _BadMessageError(offset, error) from error
+                if read is None or read.lsn <= lsn:
+                    continue  # not wanted; or sent twice: lsns only grow
+                change = read
+                lsn = change.lsn
+                if by_key:
+                    loose.append(change)
+                elif lsn <= seam_lsn or (seam is not None and change.transaction == seam):
+                    loose.append(change)
+                    self._loose_reach[partition] = Position(offset + 1, lsn)
+                else:
+                    add(change)
+        finally:
+            if change is not None:
+                stream.lsn = lsn
+                stream.transaction = change.transaction
+                if by_key:
+                    self._touched[stream] = None
 
-    def _take_other(self, stream: Stream, value: bytes, offset: int) -> None:
-        if stream.kind == "schema":
-            self.new_shapes |= read_shape(value, self._layouts) is not None
-            return
+    def _read_after_shapes(self, message: Any, partition: Partition, offset: int) -> Change | None:
+        """Reads an event whose shape is not known until the schema topic has been read to its end."""
+        read_shapes(self._settings, self._layouts)
+        self.new_shapes = True
+        try:
+            return read_change(message.key(), message.value(), partition, offset, self._layouts, infer=True)
+        except DataError as error:
+            raise _BadMessageError(offset, error) from error
+
+    def _take_others(self, stream: Stream, messages: Sequence[Any]) -> None:
+        for message in messages:
+            value = message.value()
+            if value is None:
+                continue
+            try:
+                if stream.kind == "schema":
+                    self.new_shapes |= read_shape(value, self._layouts) is not None
+                else:
+                    self._take_mark(stream, value, message.offset())
+            except DataError as error:
+                raise _BadMessageError(message.offset(), error) from error
+
+    def _take_mark(self, stream: Stream, value: bytes, offset: int) -> None:
+        """BEGIN or END."""
         event = parse_transaction(value)
         if event.lsn <= stream.lsn:
             return
@@ -143,3 +173,11 @@ class Intake:
     def holds_nothing(self) -> bool:
         """Whether everything that was read has been given out."""
         return not (self._loose or self._touched or self._loose_reach or self.merge.pending or self.merge.endings)
+
+
+class _BadMessageError(Exception):
+    """The message at ``offset`` is none."""
+
+    def __init__(self, offset: int, error: DataError) -> None:
+        self.offset = offset
+        self.error = error

@@ -35,6 +35,8 @@ class Layouts:
         self._patterns = tuple(patterns)
         self._latest: dict[str, TableShape] = {}
         self._by_version: dict[tuple[str, str | None], Layout] = {}
+        self.known: dict[tuple[str, str, str | None], Layout] = {}
+        """The layouts by the schema, table and shape that an event names."""
         self._inferred: dict[tuple[TableShape, frozenset[str]], Layout] = {}
         self._wanted: dict[str, bool] = {}
 
@@ -50,7 +52,9 @@ class Layouts:
         if not self.wants(shape.full_name) or (shape.full_name, version) in self._by_version:
             return False
         self._latest[shape.full_name] = shape
-        self._by_version[shape.full_name, version] = Layout(shape, tuple(c.name for c in shape.columns))
+        layout = Layout(shape, tuple(c.name for c in shape.columns))
+        self._by_version[shape.full_name, version] = layout
+        self.known[shape.schema, shape.name, version] = layout
         return True
 
     def shapes(self) -> list[TableShape]:

@@ -23,7 +23,8 @@ class _Gathered:
 
     first_lsn: int
     changes: list[Change] = field(default_factory=list)
-    reach: dict[Partition, Position] = field(default_factory=dict)
+    last: dict[Partition, Change] = field(default_factory=dict)
+    """The last change from each partition."""
 
 
 @dataclass(slots=True, order=True)
@@ -62,7 +63,7 @@ class Merge:
         if gathered is None:
             gathered = self._gathered[identity] = _Gathered(change.lsn)
         gathered.changes.append(change)
-        gathered.reach[change.partition] = Position(change.offset + 1, change.lsn)
+        gathered.last[change.partition] = change
 
     def end(self, event: TransactionEvent, partition: Partition, offset: int) -> None:
         """Takes an END."""
@@ -92,7 +93,8 @@ class Merge:
             transaction = Transaction(ending.id, ending.lsn, ending.ts_ms, reach=ending.reach)
             if gathered is not None:
                 transaction.changes = gathered.changes
-                transaction.reach |= gathered.reach
+                for partition, change in gathered.last.items():
+                    transaction.reach[partition] = Position(change.offset + 1, change.lsn)
                 del self._gathered[ending.id]
                 self.pending -= there
             if ending.id.startswith("\0"):

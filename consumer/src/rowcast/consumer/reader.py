@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rowcast.consumer.changes import Partition
@@ -84,26 +84,39 @@ class Reader:
                 if not self._flow.may_read(self.handover.events, self._bad_stream):
                     self.handover.wait_for_room(_POLL_S)
                     continue
-                for message in self._subscription.messages(_POLL_S, self._most_messages):
-                    self._take(message)
+                self._take(self._subscription.messages(_POLL_S, self._most_messages))
                 self._give()
                 if self._look_around():
                     return
         except BaseException as error:  # noqa: BLE001  # the applier raises it
             self.handover.fail(error)
 
-    def _take(self, message: Any) -> None:
-        stream = self._subscription.streams[message.topic(), message.partition()]
-        error = message.error()
-        if error is not None:
-            self._take_error(stream, message, error)
-        elif stream is not self._bad_stream:
-            try:
-                self._intake.take(stream, message)
-            except DataError as bad:
-                # What comes before it, in other partitions too, is applied first.
-                self._bad, self._bad_stream = bad, stream
-                self._subscription.pause(stream)
+    def _take(self, messages: Sequence[Any]) -> None:
+        """Sorts messages by their streams: only within one does their order matter."""
+        streams = self._subscription.streams
+        by_stream: dict[Stream, list[Any]] = {}
+        for message in messages:
+            stream = streams[message.topic(), message.partition()]
+            error = message.error()
+            if error is not None:
+                self._take_in(stream, by_stream.pop(stream, ()))
+                self._take_error(stream, message, error)
+            elif (same := by_stream.get(stream)) is not None:
+                same.append(message)
+            else:
+                by_stream[stream] = [message]
+        for stream, same in by_stream.items():
+            self._take_in(stream, same)
+
+    def _take_in(self, stream: Stream, messages: Sequence[Any]) -> None:
+        if not messages or stream is self._bad_stream:
+            return
+        try:
+            self._intake.take(stream, messages)
+        except DataError as bad:
+            # What comes before it, in other partitions too, is applied first.
+            self._bad, self._bad_stream = bad, stream
+            self._subscription.pause(stream)
 
     def _take_error(self, stream: Stream, message: Any, error: Any) -> None:
         match error.name():
