@@ -21,6 +21,8 @@ from rowcast.shared.shapes import PortableType, TableShape
 from rowcast.shared.types import engine_family, portable_type, replica_type
 
 CHUNK_ROWS = 1_000
+# Keys of several columns are looked up by an OR of so many: SQLite takes no expression deeper than 1,000.
+_PAIRED_KEYS = 250
 
 
 class Side:
@@ -77,8 +79,13 @@ class SideTable:
 
     def find(self, keys: Sequence[dict[str, Any]], *, only_keys: bool = False) -> list[tuple[str, str]]:
         """(key, image) of those rows that are there."""
-        if not self.exists or not keys:
+        if not self.exists:
             return []
+        size = CHUNK_ROWS if len(self._shape.primary_key) == 1 else _PAIRED_KEYS
+        chunks = (keys[start : start + size] for start in range(0, len(keys), size))
+        return [pair for chunk in chunks for pair in self._find(chunk, only_keys)]
+
+    def _find(self, keys: Sequence[dict[str, Any]], only_keys: bool) -> list[tuple[str, str]]:
         columns = [self._from.c[name] for name in self._shape.primary_key]
         documents = [orjson.dumps(key) for key in keys]
         values = list(self._side.dialect.key_values(self._table, self._layout, documents))
