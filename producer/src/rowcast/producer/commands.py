@@ -69,7 +69,7 @@ def demo(
     ] = Path("rowcast-demo"),
     seconds: Annotated[
         float, typer.Option("--seconds", envvar="ROWCAST_DEMO_SECONDS", min=0.5, help="How long the shop trades.")
-    ] = 8.0,
+    ] = 7.0,
     seed: Annotated[
         int, typer.Option("--seed", envvar="ROWCAST_DEMO_SEED", help="The same seed, the same customers and orders.")
     ] = 1,
