@@ -165,6 +165,11 @@ class Intake:
         return transactions.lsn >= self._seam_lsn
 
     @property
+    def seam_lsn(self) -> int:
+        """The greatest lsn that was read by key; 0 if nothing was."""
+        return self._seam_lsn
+
+    @property
     def seam_is_open(self) -> bool:
         """Whether the BEGIN at the seam was read, so that its END is sure to come; without, it may be gone by now."""
         return self._begun is not None and self._begun == self._seam_transaction

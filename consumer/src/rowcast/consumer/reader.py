@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rowcast.consumer.changes import Partition
+from rowcast.consumer.committed import CommittedMarks
 from rowcast.consumer.flow import Flow
 from rowcast.consumer.gaps import GapWatch
 from rowcast.consumer.handover import Handover, Mark
@@ -56,8 +57,11 @@ class Reader:
         self._intake = Intake(settings, layouts, by_key=by_key, last_transaction=last_transaction)
         self._gaps = GapWatch(self._subscription, self._intake.merge)
         self._flow = Flow(self._subscription, self._intake.merge, buffer_events)
+        self._settings = settings
         self._loading = by_key
         self._waits_for_seam_since = math.inf
+        self._committed: CommittedMarks | None = None
+        self._seam_is_whole = False
         self._bad: DataError | None = None
         self._bad_stream: Stream | None = None
         self._gave_at = time.monotonic()
@@ -77,6 +81,8 @@ class Reader:
         if self._thread.is_alive():
             self._thread.join()
         self._subscription.close()
+        if self._committed is not None:
+            self._committed.close()
 
     def _run(self) -> None:
         try:
@@ -154,26 +160,52 @@ class Reader:
         return False
 
     def _finish_loading(self) -> None:
+        """The replica is where the primary was once everything up to the seam has been read, in every partition.
+
+        One partition may have been read far ahead of the others, and an END may be seen before an event that it
+        counts. So when the seam's END is *committed* in Kafka, and every event before it with it, the partitions' ends
+        as they are then are read up to.
+        """
         streams = self._subscription.streams.values()
         if self._intake.by_key:
             if not all(stream.reached for stream in streams):
                 return
             self._intake.end_by_key(self._subscription.of_kind("table"))
             self._waits_for_seam_since = time.monotonic()
-        transactions = list(self._subscription.of_kind("transaction"))
-        waited = time.monotonic() - self._waits_for_seam_since
-        at_end = all(s.at_end for s in streams)
-        gone = at_end and not self._intake.seam_is_open and waited > _END_GRACE_S
-        if gone or all(self._intake.seam_passed(stream) for stream in transactions):
+            self._seam_is_whole = False
+        if not self._seam_is_whole:
+            if not self._seam_is_committed():
+                return
+            self._seam_is_whole = True
+            self._subscription.set_targets()
+        if all(stream.reached for stream in streams):
             self._loading = False
             self.handover.put([Mark.LOADED])
+
+    def _seam_is_committed(self) -> bool:
+        transactions = list(self._subscription.of_kind("transaction"))
+        if not all(self._intake.seam_passed(stream) for stream in transactions):
+            # Its END may have been deleted with old segments, long after it was committed.
+            waited = time.monotonic() - self._waits_for_seam_since
+            at_end = all(s.at_end for s in self._subscription.streams.values())
+            return at_end and not self._intake.seam_is_open and waited > _END_GRACE_S
+        for stream in transactions if self._intake.seam_lsn else ():
+            if self._committed is None:
+                low = self._subscription.low(stream)
+                self._committed = CommittedMarks(self._settings, stream.partition, low, stream.next_offset)
+            if not self._committed.reach(self._intake.seam_lsn):
+                return False
+        if self._committed is not None:
+            self._committed.close()
+            self._committed = None
+        return True
 
     def _catch_up(self, reason: str) -> None:
         """Back to loading: up to the topics' ends as they are now, by key."""
         _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
         self.handover.put([Mark.GAP])
         self._subscription.set_targets()
-        self._intake.start_by_key(s for s in self._subscription.streams.values() if s.kind != "schema")
+        self._intake.start_by_key(self._subscription.of_kind("table"))
         self._loading = True
 
     def _is_done(self) -> bool:

@@ -107,6 +107,10 @@ class Subscription:
             self.lost_transactions |= stream.kind == "transaction" and stream.partition in self._positions
             stream.next_offset = low
 
+    def low(self, stream: Stream) -> int:
+        """The first offset that is still there."""
+        return ends(self._consumer, stream.partition)[0]
+
     def restart(self, stream: Stream) -> None:
         """Goes on with the first offset that is still there."""
         from confluent_kafka import TopicPartition

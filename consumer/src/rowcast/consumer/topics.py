@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import orjson
 
@@ -16,6 +17,15 @@ from rowcast.shared.kafka import new_consumer, unreachable
 from rowcast.shared.shapes import TableShape
 
 TIMEOUT_S = 10.0
+
+_AGAIN_S = 0.1
+# What a topic that is being made, or a partition that changes its leader, answers for a moment.
+_PASSING = frozenset(
+    ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART", "REPLICA_NOT_AVAILABLE")
+    + ("_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_PARTIAL")
+)
+
+T = TypeVar("T")
 
 # What every consumer of the worker sets, on top of the user's properties. Reading uncommitted: everything in the
 # outbox is committed on the primary, and lsns weed out what is sent twice.
@@ -36,22 +46,32 @@ READING: dict[str, Any] = {
 
 def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[int]]:
     """The partitions of those topics that exist. Raises UnreachableError if no broker answers."""
-    from confluent_kafka import KafkaException
-
     wanted = set(topics)
-    try:
-        metadata = consumer.list_topics(timeout=TIMEOUT_S)
-    except KafkaException as error:
-        raise unreachable({}, error) from error
+    metadata = _patiently(lambda: consumer.list_topics(timeout=TIMEOUT_S))
     return {name: sorted(t.partitions) for name, t in metadata.topics.items() if name in wanted and t.error is None}
 
 
 def ends(consumer: Any, partition: Partition) -> tuple[int, int]:
-    """(first offset, offset after the last). Raises KafkaException."""
+    """(first offset, offset after the last). Raises UnreachableError if the partition's leader does not answer."""
     from confluent_kafka import TopicPartition
 
-    low, high = consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT_S)
+    at = TopicPartition(*partition)
+    low, high = _patiently(lambda: consumer.get_watermark_offsets(at, timeout=TIMEOUT_S))
     return low, high
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Asks again while the answer is that of a passing state."""
+    from confluent_kafka import KafkaException
+
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if error.args[0].name() not in _PASSING or time.monotonic() > deadline:
+                raise unreachable({}, error) from error
+        time.sleep(_AGAIN_S)
 
 
 def read_shape(value: bytes, layouts: Layouts) -> TableShape | None:

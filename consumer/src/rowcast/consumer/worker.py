@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from rowcast.consumer.changes import Partition
+from rowcast.consumer.collector import rarer_collections
 from rowcast.consumer.handover import Mark
 from rowcast.consumer.layouts import Layouts
 from rowcast.consumer.membership import Membership
@@ -26,7 +27,7 @@ from rowcast.consumer.replica import Replica
 from rowcast.consumer.topics import partitions_of, read_shapes
 from rowcast.consumer.transactions import Run
 from rowcast.shared.config import Settings
-from rowcast.shared.errors import FencedError, RetriableError
+from rowcast.shared.errors import FencedError, RetriableError, UnreachableError
 from rowcast.shared.events import transaction_topic
 from rowcast.shared.kafka import new_admin, reach
 
@@ -37,7 +38,7 @@ _STAND_BY_S = 0.2
 _BACKOFF_S = (0.1, 10.0)
 _REPORT_S = 1.0
 # Rows from before the capture keep a replica from being consistent; they may have been mended.
-_CONSISTENT_AGAIN_S = 60.0
+_CONSISTENT_AGAIN_S = (1.0, 60.0)
 
 T = TypeVar("T")
 OnProgress = Callable[[WorkerProgress], None]
@@ -57,7 +58,8 @@ def run_worker(
     the start; later on it waits for the server to come back) and DataError for a message that is no valid event, or one
     that the replica does not take: everything before it has been applied, and the position is before it.
     """
-    return _Worker(settings, replica, once, stop or threading.Event(), on_progress).run()
+    with rarer_collections():
+        return _Worker(settings, replica, once, stop or threading.Event(), on_progress).run()
 
 
 class _Worker:
@@ -78,14 +80,23 @@ class _Worker:
         self._replica = Replica(settings.source, name, self._options, self._layouts)
 
     def run(self) -> WorkerProgress:
+        backoff = _BACKOFF_S[0]
         try:
             while not self._stop.is_set() and self._topics_are_there():
                 membership = Membership(self._settings, self._name)
                 try:
                     if self._stand_by(membership) and self._work(membership):
                         break
+                    backoff = _BACKOFF_S[0]
                 except FencedError as error:
                     _log.warning("%s; standing by", error)
+                except UnreachableError as error:
+                    # It was reached at the start, and will be again.
+                    if self._once:
+                        raise
+                    _log.warning("%s Beginning again in %.1f s", error, backoff)
+                    self._stop.wait(backoff * random.uniform(0.5, 1.5))
+                    backoff = min(backoff * 2, _BACKOFF_S[1])
                 finally:
                     membership.close()
                     self._tell(active=False)
@@ -148,6 +159,7 @@ class _Worker:
 
     def _apply(self, reader: Reader, membership: Membership) -> bool:
         try_again_at: float | None = None
+        again = _CONSISTENT_AGAIN_S[0]
         while not self._stop.is_set():
             if not membership.active():
                 _log.info("the group has given the work to another worker: standing by")
@@ -166,7 +178,8 @@ class _Worker:
                     return True
             if try_again_at is not None and time.monotonic() >= try_again_at:
                 done = self._patiently(self._replica.become_consistent)
-                try_again_at = None if done else time.monotonic() + _CONSISTENT_AGAIN_S
+                try_again_at = None if done else time.monotonic() + again
+                again = min(again * 2, _CONSISTENT_AGAIN_S[1])
                 self._tell(state=self._replica.state)
             self._report(membership)
         self._report(membership, at_once=True)
