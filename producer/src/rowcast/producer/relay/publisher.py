@@ -30,7 +30,13 @@ _POLL_EVERY = 500
 _MARKER = "lsn="
 
 # Errors that librdkafka does not call retriable. A topic just made is not known everywhere at once.
-_PASSING = (KafkaError._TIMED_OUT, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
+_PASSING = (
+    KafkaError._TIMED_OUT,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
 
 _DEFAULTS = {
     "linger.ms": 1,

@@ -1,0 +1,147 @@
+"""Crashes and pauses inside a relay, at every step that leaves a trace in the database or in Kafka.
+
+A crashed relay's producer stays alive, as the network keeps what a dead machine has sent: it may still deliver.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from rowcast.producer.relay.claims import Claims
+from rowcast.producer.relay.envelopes import Message
+from rowcast.producer.relay.lease import LeaseRow
+from rowcast.producer.relay.publisher import Publisher
+
+OnStep = Callable[[str], None]
+
+STEPS = (
+    "after take",
+    "before fencing the predecessor (init_transactions)",
+    "after fencing the predecessor (init_transactions)",
+    "after reading the marker",
+    "before claim",
+    "after claim",
+    "after a message",
+    "before sending the marker",
+    "after sending the marker",
+    "before committing the Kafka transaction",
+    "after committing the Kafka transaction",
+    "before settle",
+    "after settle",
+)
+"""Every place where a relay may crash or sleep."""
+
+
+class CrashError(BaseException):
+    """Not an Exception: nothing in the relay may catch it."""
+
+
+class Faults:
+    """Calls what is planned for a thread at each step of the relay that runs in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._plans: dict[int, OnStep] = {}
+        self._zombies: list[Publisher] = []
+        self._close = Publisher.close
+        self._wrap(monkeypatch, LeaseRow, "take", lambda args: "take")
+        self._wrap(monkeypatch, Publisher, "_patiently", lambda args: str(args[1]))
+        self._wrap(monkeypatch, Claims, "_write", lambda args: "claim" if args[1] else "settle")
+        self._wrap_send(monkeypatch)
+        self._unless_crashed(monkeypatch, LeaseRow, "release")
+        self._unless_crashed(monkeypatch, Publisher, "close")
+
+    def plan(self, on_step: OnStep | None) -> None:
+        """For the relay that runs in this thread."""
+        self._plans.pop(threading.get_ident(), None)
+        if on_step is not None:
+            self._plans[threading.get_ident()] = on_step
+
+    def end(self) -> None:
+        """Lets go of what crashed relays have left."""
+        for zombie in self._zombies:
+            self._close(zombie)
+
+    def _step(self, name: str) -> None:
+        plan = self._plans.get(threading.get_ident())
+        if plan is not None:
+            plan(name)
+
+    def _wrap(
+        self, patch: pytest.MonkeyPatch, owner: type, method: str, name: Callable[[tuple[Any, ...]], str]
+    ) -> None:
+        original = getattr(owner, method)
+
+        def wrapped(this: Any, *args: Any) -> Any:
+            self._step(f"before {name(args)}")
+            result = original(this, *args)
+            self._step(f"after {name(args)}")
+            return result
+
+        patch.setattr(owner, method, wrapped)
+
+    def _wrap_send(self, patch: pytest.MonkeyPatch) -> None:
+        original = Publisher.send
+
+        def wrapped(this: Publisher, messages: Iterable[Message]) -> None:
+            def stepping() -> Iterator[Message]:
+                for message in messages:
+                    yield message
+                    # What was handed over is on its way, whatever becomes of the relay.
+                    this._poll(0.001)
+                    self._step("after a message")
+
+            original(this, stepping())
+
+        patch.setattr(Publisher, "send", wrapped)
+
+    def _unless_crashed(self, patch: pytest.MonkeyPatch, owner: type, method: str) -> None:
+        original = getattr(owner, method)
+
+        def wrapped(this: Any, *args: Any) -> None:
+            if threading.get_ident() in self._plans and self._has_crashed():
+                if isinstance(this, Publisher):
+                    self._zombies.append(this)
+                return
+            original(this, *args)
+
+        patch.setattr(owner, method, wrapped)
+
+    def _has_crashed(self) -> bool:
+        plan = self._plans.get(threading.get_ident())
+        return isinstance(plan, CrashAt) and plan.crashed
+
+
+class CrashAt:
+    """Crashes when a step of this name comes for the n-th time."""
+
+    def __init__(self, step: str, n: int) -> None:
+        self._name = step
+        self._left = n
+        self.crashed = False
+
+    def __call__(self, step: str) -> None:
+        self._left -= step == self._name
+        if self._left == 0:
+            self.crashed = True
+            raise CrashError(step)
+
+
+class PauseAt:
+    """Stops the thread at the first step of this name until ``resume`` is called."""
+
+    def __init__(self, step: str) -> None:
+        self._name = step
+        self.reached = threading.Event()
+        self._resumed = threading.Event()
+
+    def __call__(self, step: str) -> None:
+        if step == self._name and not self.reached.is_set():
+            self.reached.set()
+            assert self._resumed.wait(120)
+
+    def resume(self) -> None:
+        self._resumed.set()

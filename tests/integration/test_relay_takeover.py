@@ -1,0 +1,195 @@
+"""Crashes at every step, and relays that sleep while another leads: each event once, in order, for every reader."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from integration.relay_counters import Counters
+from integration.relay_faults import STEPS, CrashAt, CrashError, Faults, PauseAt
+from integration.relay_threads import RunningRelay, running_thread, wait_until
+from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
+from rowcast.producer.relay import Relay
+from rowcast.shared.config import Settings
+from servers import Broker
+from unit.relay_database import Primary, primary_at
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    faults = Faults(monkeypatch)
+    yield faults
+    faults.end()
+
+
+@pytest.fixture
+def primary(primary_url: str) -> Iterator[Primary]:
+    with primary_at(primary_url) as primary:
+        yield primary
+
+
+@pytest.fixture
+def lite(new_database: Callable[[str], str]) -> Iterator[Primary]:
+    with primary_at(new_database("sqlite")) as primary:
+        yield primary
+
+
+NewSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def new_settings(kafka: Broker, source_name: str) -> NewSettings:
+    def make(primary: Primary, **relay: int) -> Settings:
+        return Settings(
+            source=source_name,
+            kafka={"bootstrap.servers": kafka.bootstrap_servers},
+            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
+            topics={"partitions": 2},
+            relay=relay,
+        )
+
+    return make
+
+
+def assert_each_event_once_and_in_order(settings: Settings, primary: Primary, counters: Counters) -> None:
+    servers = str(settings.kafka["bootstrap.servers"])
+    committed = read_topics(servers, settings.source, "read_committed").stream
+    worker = read_topics(servers, settings.source, "read_uncommitted").by_lsn_rule().stream
+    for stream in (committed, worker):
+        assert_whole_transactions(stream)
+        assert notes_by_key(stream) == counters.expected()
+    assert primary.ids() == []
+    assert primary.claims() == 0
+
+
+def expire_lease(primary: Primary) -> None:
+    with primary.engine.begin() as connection:
+        connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", [1])
+def test_crashes_at_random_steps(
+    primary: Primary, new_settings: NewSettings, faults: Faults, seed: int, campaign: bool
+) -> None:
+    rng = random.Random(f"{seed} {primary.engine.dialect.name}")
+    counters = Counters(primary)
+    crashes: Counter[str] = Counter()
+    for _ in range(100 if campaign else 10):
+        # Sometimes less than a transaction fits into a claim; sometimes each claim is a Kafka transaction.
+        claim_rows, kafka_transaction_ms = rng.choice([2, 5, 100]), rng.choice([0, 5, 50])
+        settings = new_settings(primary, claim_rows=claim_rows, kafka_transaction_ms=kafka_transaction_ms)
+        for _ in range(rng.randint(1, 8)):
+            counters.raise_some(rng)
+        step = rng.choice(STEPS)
+        faults.plan(CrashAt(step, rng.randint(1, 20 if step == "after a message" else 2)))
+        try:
+            Relay(settings, primary.engine).run_once()
+        except CrashError:
+            crashes[step] += 1
+        expire_lease(primary)
+    faults.plan(None)
+    print(f"{crashes.total()} crashes: {dict(crashes)}")
+    Relay(settings, primary.engine).run_once()
+    assert_each_event_once_and_in_order(settings, primary, counters)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_relay_that_sleeps_while_another_leads_does_no_harm(
+    lite: Primary, new_settings: NewSettings, faults: Faults, step: str
+) -> None:
+    """It wakes up while the other is at work, and may even take over again later."""
+    settings = new_settings(lite, claim_rows=3, kafka_transaction_ms=20)
+    counters = Counters(lite)
+    rng = random.Random(step)
+    for _ in range(5):
+        counters.raise_some(rng)
+    pause = PauseAt(step)
+    sleeper = RunningRelay(_PlannedRelay(settings, lite, faults, pause))
+    assert pause.reached.wait(60)
+    expire_lease(lite)
+    with running_thread(Relay(settings, lite.engine)) as leader:
+
+        def write_until_published(events: int) -> None:
+            goal = leader.relay.progress.events + events
+
+            def written() -> bool:
+                counters.raise_some(rng)
+                return leader.relay.progress.events >= goal
+
+            wait_until(written)
+
+        write_until_published(20)
+        epoch = leader.relay.progress.epoch
+        pause.resume()
+        write_until_published(20)
+        assert leader.relay.progress.epoch - epoch in (0, 1), "fenced at most once, and leading again"
+        assert leader.ended_by is None
+        assert sleeper.ended_by is None
+    wait_until(lambda: sleeper.relay.progress.state == "leading")
+    sleeper.stop()
+    Relay(settings, lite.engine).run_once()
+    assert_each_event_once_and_in_order(settings, lite, counters)
+
+
+class _PlannedRelay(Relay):
+    """A relay with a plan for the thread that runs it."""
+
+    def __init__(self, settings: Settings, primary: Primary, faults: Faults, pause: PauseAt) -> None:
+        super().__init__(settings, primary.engine)
+        self._faults = faults
+        self._pause = pause
+
+    def run(self, stop: threading.Event) -> None:
+        self._faults.plan(self._pause)
+        super().run(stop)
+
+
+def test_a_standby_takes_over_at_once_from_a_leader_that_stops_in_order(
+    primary: Primary, new_settings: NewSettings
+) -> None:
+    """The lease is long: it does not wait for its end."""
+    settings = new_settings(primary, lease_ms=600_000)
+    counters = Counters(primary)
+    rng = random.Random(1)
+    with running_thread(Relay(settings, primary.engine)) as first:
+        wait_until(lambda: first.relay.progress.state == "leading")
+        with running_thread(Relay(settings, primary.engine)) as second:
+            wait_until(lambda: second.relay.progress.state == "standing by")
+            counters.raise_some(rng)
+            first.stop()
+            wait_until(lambda: second.relay.progress.state == "leading", seconds=10)
+            counters.raise_some(rng)
+    Relay(settings, primary.engine).run_once()
+    assert_each_event_once_and_in_order(settings, primary, counters)
+
+
+def test_a_standby_takes_over_when_the_leader_is_silent_for_the_leases_time(
+    lite: Primary, new_settings: NewSettings, faults: Faults
+) -> None:
+    settings = new_settings(lite, lease_ms=600)
+    Counters(lite).raise_some(random.Random(1))
+    pause = PauseAt("before claim")
+    silent = RunningRelay(_PlannedRelay(settings, lite, faults, pause))
+    assert pause.reached.wait(60)
+    with running_thread(Relay(settings, lite.engine)) as second:
+        wait_until(lambda: second.relay.progress.state == "leading", seconds=20)
+        pause.resume()
+        wait_until(lambda: silent.relay.progress.state == "standing by")
+    silent.stop()
+
+
+def test_once_with_another_leader_waits_for_it_to_empty_the_outbox(lite: Primary, new_settings: NewSettings) -> None:
+    settings = new_settings(lite)
+    counters = Counters(lite)
+    with running_thread(Relay(settings, lite.engine)) as leader:
+        wait_until(lambda: leader.relay.progress.state == "leading")
+        for n in range(3):
+            counters.raise_some(random.Random(n))
+        assert Relay(settings, lite.engine).run_once() == 0
+        assert lite.ids() == []
