@@ -86,29 +86,29 @@ def test_every_module_of_the_sources_is_in_the_wheel(names: list[str]) -> None:
         assert modules <= set(names)
 
 
+APPLICATION = """
+import importlib.util
+import sqlalchemy as sa
+from sqlalchemy.orm import sessionmaker
+from rowcast.producer import Capture
+
+assert importlib.util.find_spec("confluent_kafka") is None
+metadata = sa.MetaData()
+item = sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
+capture = Capture(metadata, source="shop")
+engine = sa.create_engine("sqlite:///primary.db")
+sessions = sessionmaker(engine)
+capture.install(sessions)
+metadata.create_all(engine)
+with sessions.begin() as session:
+    session.execute(sa.insert(item).values(id=1, name="a"))
+with engine.connect() as connection:
+    print(connection.exec_driver_sql("SELECT count(*) FROM rowcast_outbox").scalar())
+"""
+
+
 def test_an_application_embeds_the_capture_with_no_kafka_client(bare_python: Path, tmp_path: Path) -> None:
-    program = """
-        import importlib.util, sqlalchemy as sa
-        from sqlalchemy.orm import Session, sessionmaker
-        from rowcast.producer import Capture
-
-        assert importlib.util.find_spec("confluent_kafka") is None
-        metadata = sa.MetaData()
-        item = sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
-        capture = Capture(metadata, source="shop")
-        engine = sa.create_engine("sqlite://")
-        sessions = sessionmaker(engine)
-        capture.install(sessions)
-        metadata.create_all(engine)
-        with sessions.begin() as session:
-            session.execute(sa.insert(item).values(id=1, name="a"))
-        with engine.connect() as connection:
-            print(connection.exec_driver_sql("SELECT count(*) FROM rowcast_outbox").scalar())
-    """
-    script = tmp_path / "embed.py"
-    script.write_text("\n".join(line.removeprefix("        ") for line in program.splitlines()))
-
-    assert run(bare_python, script, cwd=tmp_path).strip() == "1"
+    assert run(bare_python, "-c", APPLICATION, cwd=tmp_path).strip() == "1"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,7 @@ def test_an_application_embeds_the_capture_with_no_kafka_client(bare_python: Pat
 def test_a_missing_extra_is_named_with_the_command_that_adds_it(
     bare_python: Path, tmp_path: Path, command: list[str], extra: str
 ) -> None:
+    run(bare_python, "-c", APPLICATION, cwd=tmp_path)
     (tmp_path / "rowcast.toml").write_text(
         'source = "shop"\n'
         '[kafka]\n"bootstrap.servers" = "127.0.0.1:9"\n'
