@@ -217,6 +217,35 @@ def test_a_first_start_long_after_the_transactions(
     assert replica.state() == "consistent"
 
 
+def test_a_first_start_while_the_source_is_busy(source: Source, settings: Settings, replica: Database) -> None:
+    source.partitions = 3
+    source.add(CUSTOMER, ORDERS)
+    stop = threading.Event()
+    written = 0
+
+    def write() -> None:
+        nonlocal written
+        while not stop.is_set():
+            number = {"id": written, "email": str(written)}
+            orders = ({"id": 3 * written + i, "customer_id": written, "note": None, "amount": None} for i in range(3))
+            source.transaction(("c", "customer", number), *(("c", "orders", one) for one in orders))
+            written += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with running_worker(settings) as worker:
+            worker.until(lambda p: p.state == "consistent" and p.transactions > 300)
+            stop.set()
+            writer.join()
+            worker.until(lambda p: p.lsn == source.lsn)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(replica.rows("customer")) == written
+    assert len(replica.rows("orders")) == 3 * written
+
+
 def test_a_restart_in_the_middle_of_loading(source: Source, settings: Settings, replica: Database) -> None:
     source.partitions = 3
     source.add(ITEM)

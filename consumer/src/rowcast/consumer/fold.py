@@ -64,7 +64,7 @@ def parents_first(shapes: Iterable[TableShape]) -> list[str]:
         for shape in shapes
     }
     for parents in graph.values():
-        parents &= graph.keys()
+        parents.intersection_update(graph)
     while True:
         try:
             return list(TopologicalSorter({table: sorted(graph[table]) for table in sorted(graph)}).static_order())

@@ -32,6 +32,7 @@ class Intake:
         self._loose_reach: dict[Partition, Position] = {}
         self._touched: dict[Stream, None] = {}
         self._begun: str | None = None
+        self._furthest_lsn = 0
         self._seam_lsn = 0
         self._seam_transaction: str | None = None
         self._last_transaction = last_transaction
@@ -85,6 +86,7 @@ class Intake:
             if change is not None:
                 stream.lsn = lsn
                 stream.transaction = change.transaction
+                self._furthest_lsn = max(self._furthest_lsn, lsn)
                 if by_key:
                     self._touched[stream] = None
 
@@ -121,9 +123,8 @@ class Intake:
             self._begun = identity
             return
         self._begun = None
-        if self.by_key:
-            self._touched[stream] = None
-        elif event.lsn <= self._seam_lsn or self._in_seam(identity):
+        # By key too: it may be the END of events behind the seam, wherever that will be.
+        if not self.by_key and (event.lsn <= self._seam_lsn or self._in_seam(identity)):
             self._loose_reach[stream.partition] = Position(offset + 1, event.lsn)
         else:
             self.merge.end(event, stream.partition, offset)
@@ -133,10 +134,12 @@ class Intake:
 
     def out(self, up_to_lsn: float) -> list[Transaction]:
         """What can be applied by now; each is given out once. See Merge.ready for ``up_to_lsn``."""
+        if self.by_key:
+            self._loose_reach |= self.merge.forget(self._furthest_lsn)
         reach = self._loose_reach | {stream.partition: stream.position for stream in self._touched}
         loose = self._loose
         self._loose, self._loose_reach, self._touched = [], {}, {}
-        done = self.merge.ready(up_to_lsn)
+        done = [] if self.by_key else self.merge.ready(up_to_lsn)
         if not reach:
             return done
         last = max(loose, key=lambda change: change.lsn, default=None)
@@ -145,11 +148,13 @@ class Intake:
         return [Transaction(last.transaction, last.lsn, last.ts_ms, loose, reach, by_key=True), *done]
 
     def start_by_key(self, streams: Iterable[Stream]) -> None:
-        """Gives up transactions: everything held, and what comes, is handed over by key."""
+        """Gives up transactions: everything held of these tables' streams, and what comes, is handed over by key."""
         self.by_key = True
-        self._loose += self.merge.give_up()
-        # The ENDs that were read are done with too.
+        changes, reach = self.merge.give_up()
+        self._loose += changes
+        self._loose_reach |= reach
         self._touched = dict.fromkeys(streams)
+        self._furthest_lsn = max((stream.lsn for stream in self._touched), default=0)
 
     def end_by_key(self, streams: Iterable[Stream]) -> None:
         """Puts the seam at the greatest lsn that was read."""
@@ -159,6 +164,7 @@ class Intake:
             self._seam_lsn = furthest.lsn
             # Without a transaction: it was read by an earlier run of the worker.
             self._seam_transaction = furthest.transaction or self._last_transaction
+        self._loose_reach |= self.merge.forget(self._seam_lsn, self._seam_transaction)
 
     def seam_passed(self, transactions: Stream) -> bool:
         """Whether the transaction at the seam has ended, so that the replica is where the primary was."""

@@ -127,10 +127,29 @@ class Merge:
             lacking[change.layout.table] = lacking.get(change.layout.table, 0) - 1
         return {table: count for table, count in lacking.items() if count > 0}
 
-    def give_up(self) -> list[Change]:
-        """Everything held, by lsn; nothing is held afterwards. For when some events will never come."""
+    def forget(self, up_to_lsn: int, transaction: str | None = None) -> dict[Partition, Position]:
+        """Drops the first ENDs that there is nothing to wait for: up to an lsn, of one transaction, or of no event.
+
+        Gives how far their partition is done with.
+        """
+        reach: dict[Partition, Position] = {}
+        count = 0
+        for ending in self._endings:
+            if ending.lsn > up_to_lsn and ending.total and ending.id != transaction:
+                break
+            reach |= ending.reach
+            count += 1
+        del self._endings[:count]
+        return reach
+
+    def give_up(self) -> tuple[list[Change], dict[Partition, Position]]:
+        """Everything held, by lsn, without the first END, whose events will never all come.
+
+        The other ENDs stay: events that they count may still come. Gives how far the END's partition is done with, too.
+        """
         changes = [change for gathered in self._gathered.values() for change in gathered.changes]
+        reach = self._endings[0].reach if self._endings else {}
         self._gathered.clear()
-        self._endings.clear()
+        del self._endings[:1]
         self.pending = 0
-        return sorted(changes, key=lambda c: c.lsn)
+        return sorted(changes, key=lambda c: c.lsn), reach

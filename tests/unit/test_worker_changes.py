@@ -1,0 +1,137 @@
+"""A message becomes a change, with the image's own bytes, or is refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.consumer.changes import Change, UnknownShapeError, read_change
+from rowcast.consumer.layouts import Layouts
+from rowcast.shared.errors import DataError
+from rowcast.shared.shapes import TableShape
+from topics import column, shape
+from unit.memory_topics import MemorySource
+
+THING = shape("thing", column("text", "text"), column("list", "array"))
+WHERE = ("topic", 0)
+
+
+def layouts(*shapes: TableShape) -> Layouts:
+    known = Layouts()
+    for one in shapes or (THING,):
+        known.add(one.version, one)
+    return known
+
+
+def envelope(op: str = "c", row: Any = None, table: TableShape = THING, transaction: str | None = "7") -> bytes:
+    row = {"id": 1, "text": "x", "list": None} if row is None else row
+    return MemorySource().envelope(op, table, row, 5, transaction, 1, 1)
+
+
+def read(value: bytes, key: bytes | None = b'{"id":1}', known: Layouts | None = None, **options: Any) -> Change | None:
+    return read_change(key, value, WHERE, 9, known or layouts(), **options)
+
+
+nasty = st.one_of(
+    st.text(),
+    st.sampled_from([',"source":{', '"after":{"id":2},"source":{', "\\", '"', "}", '\\","source":{"version"']),
+)
+
+
+@given(nasty, st.lists(nasty))
+def test_the_image_is_cut_out_as_it_is(text: str, items: list[str]) -> None:
+    row = {"id": 1, "text": text, "list": items}
+    # With the white space that a database may write.
+    image = orjson.dumps(row, option=orjson.OPT_INDENT_2).decode()
+    change = read(envelope(row=image))
+    assert change is not None
+    assert change.after == image.encode()
+    assert (change.key, change.lsn, change.transaction, change.partition, change.offset) == (
+        b'{"id":1}', 5, "7", WHERE, 9,
+    )  # fmt: skip
+
+
+@given(nasty, st.permutations(["before", "after", "source", "op", "ts_ms", "transaction"]))
+def test_an_envelope_laid_out_otherwise_is_read_too(text: str, order: list[str]) -> None:
+    row = {"id": 1, "text": text, "list": ["a"]}
+    whole = orjson.loads(envelope(row=row)) | {"before": row}
+    change = read(orjson.dumps({name: whole[name] for name in order}))
+    assert change is not None
+    assert change.after is not None
+    assert orjson.loads(change.after) == row
+
+
+def test_a_delete_needs_its_key_alone() -> None:
+    change = read(envelope("d"), b'{"id":7}')
+    assert change is not None
+    assert (change.key, change.after) == (b'{"id":7}', None)
+
+
+def test_a_foreign_producers_key_is_put_in_order() -> None:
+    pair = shape("pair", column("a"), column("b"), key=("a", "b"))
+    change = read(envelope(row={"b": 2, "a": 1}, table=pair), b'{ "b": 2, "a": 1 }', layouts(pair))
+    assert change is not None
+    assert change.key == b'{"a":1,"b":2}'
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (b"", b'{"id":1}', "invalid JSON"),
+        (b"[]", b'{"id":1}', "wrong form"),
+        (b"null", b'{"id":1}', "wrong form"),
+        (envelope("x"), b'{"id":1}', "unknown op 'x'"),
+        (envelope("t"), b'{"id":1}', "truncate"),
+        (envelope(), None, "key is not an object"),
+        (envelope(), b'"1"', "key is not an object"),
+        (envelope(), b"{", "invalid JSON"),
+        (envelope(), b'{"id":1,"more":2}', r"the key's columns are \['id', 'more'\]"),
+        (envelope(row={"id": 1}), b'{"id":1}', "missing list, text"),
+        (envelope(row={"id": 1, "text": "", "list": [], "new": 1}), b'{"id":1}', "unknown new"),
+        (envelope().replace(b'"after":{', b'"after":{{'), b'{"id":1}', "invalid JSON"),
+        (envelope().replace(b'"lsn":5', b'"lsn":"5"'), b'{"id":1}', "source.lsn is '5'"),
+        (envelope("d").replace(b'"op":"d"', b'"op":"u"'), b'{"id":1}', "without a row in 'after'"),
+    ],
+)
+def test_what_is_no_change_event_is_refused(value: bytes, key: bytes | None, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read(value, key)
+
+
+def test_a_shape_that_was_not_read_yet() -> None:
+    newer = shape("thing", column("text", "text"), column("list", "array"), column("more"))
+    value = envelope(row={"id": 1, "text": "", "list": [], "more": 1}, table=newer)
+    with pytest.raises(UnknownShapeError):
+        read(value)
+    known = layouts()
+    known.add(newer.version, newer)
+    change = read(value, known=known)
+    assert change is not None
+    assert change.layout.shape == newer
+
+
+def test_an_older_shape_that_is_gone_is_a_part_of_the_latest() -> None:
+    older = shape("thing", column("text", "text"))
+    change = read(envelope(row={"id": 1, "text": "x"}, table=older), infer=True)
+    assert change is not None
+    assert change.layout.columns == ("id", "text")
+    renamed = shape("thing", column("other"))
+    with pytest.raises(DataError, match=r"latest shape there has no column other"):
+        read(envelope(row={"id": 1, "other": 1}, table=renamed), infer=True)
+
+
+def test_a_table_that_nobody_wants_is_no_error() -> None:
+    known = Layouts(["public.other"])
+    assert read(envelope(), known=known) is None
+    assert not known.add(THING.version, THING)
+    assert known.shapes() == []
+
+
+def test_the_patterns_of_tables() -> None:
+    known = Layouts(["public.orders", "public.cust*", "stock.?"])
+    wanted = ["public.orders", "public.orders2", "public.customer", "stock.a", "stock.ab", "other.orders"]
+    assert [name for name in wanted if known.wants(name)] == ["public.orders", "public.customer", "stock.a"]

@@ -1,0 +1,253 @@
+"""Transactions come out of the partitions' events whole, in order and once, however they are read."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rowcast.consumer.intake import Intake
+from rowcast.consumer.layouts import Layouts
+from rowcast.consumer.positions import Position
+from rowcast.consumer.streams import Stream
+from rowcast.consumer.transactions import Transaction
+from rowcast.shared.errors import DataError
+from rowcast.shared.events import TransactionEvent, schema_topic, transaction_topic, transaction_value
+from topics import column, shape
+from unit.memory_topics import MemorySource
+
+A, B = shape("a", column("n")), shape("b", column("n"))
+
+Event = tuple[str, str, dict[str, int]]
+
+events = st.lists(
+    st.tuples(st.sampled_from(["c", "u", "d"]), st.sampled_from(["a", "b"]), st.integers(0, 5)), min_size=0, max_size=6
+)
+
+
+@dataclass
+class Source:
+    """A source whose relay crashes now and then, and publishes again what was not committed."""
+
+    memory: MemorySource
+    transactions: list[list[Event]] = field(default_factory=list)
+
+    def write(self, contents: list[list[tuple[str, str, int]]], chance: random.Random) -> None:
+        for n, content in enumerate(contents):
+            self.transactions.append([(op, t, {"id": key, "n": n}) for op, t, key in content])
+        at = 0
+        lsns = [self.memory.lsn]
+        while at < len(self.transactions):
+            if chance.random() < 0.2:
+                # Crash: the last claim, of some transactions, was cut off, and is published again with its lsns.
+                cut = chance.randrange(0, len(self.transactions[at]) + 1)
+                self.memory.transactions = at
+                self.memory.put(*self.transactions[at][:cut], end=False)
+                at = max(0, at - chance.randrange(0, 3))
+                self.memory.lsn = lsns[at]
+                del lsns[at + 1 :]
+            self.memory.transactions = at
+            self.memory.put(*self.transactions[at])
+            at += 1
+            lsns.append(self.memory.lsn)
+
+
+@dataclass
+class Worker:
+    """An intake that is restarted from the positions of what was applied."""
+
+    source: Source
+    by_key: bool
+    positions: dict[tuple[str, int], Position] = field(default_factory=dict)
+    applied: list[Transaction] = field(default_factory=list)
+    state: dict[tuple[str, bytes], bytes | None] = field(default_factory=dict)
+
+    def start(self) -> None:
+        layouts = Layouts()
+        for one in (A, B):
+            layouts.add(one.version, one)
+        self.intake = Intake(None, layouts, by_key=self.by_key, last_transaction=None)  # type: ignore[arg-type]
+        self.streams = {}
+        for partition in self.source.memory.log:
+            if partition[0] == schema_topic("shop"):
+                continue
+            at = self.positions.get(partition, Position(0, 0))
+            kind: Any = "transaction" if partition[0] == transaction_topic("shop") else "table"
+            self.streams[partition] = Stream(partition, kind, at.next_offset, at.lsn)
+
+    def read(self, partition: tuple[str, int], count: int) -> None:
+        stream = self.streams[partition]
+        messages = self.source.memory.log[partition][stream.next_offset : stream.next_offset + count]
+        if messages:
+            self.intake.take(stream, messages)
+
+    def apply(self, most: int) -> None:
+        for transaction in self.intake.out(float("inf"))[:most]:
+            self.applied.append(transaction)
+            self.positions |= transaction.reach
+            for change in sorted(transaction.changes, key=lambda c: c.lsn):
+                self.state[change.layout.table, change.key] = change.after
+
+    def work(self, chance: random.Random) -> None:
+        """Reads and applies by chance, with crashes, and then to the end."""
+        self.start()
+        for _ in range(60):
+            self.read(chance.choice(list(self.streams)), chance.randrange(1, 6))
+            if chance.random() < 0.5:
+                self.apply(10**6)
+            if chance.random() < 0.1:
+                # A crash after some of what came out was applied.
+                self.apply(chance.randrange(0, 3))
+                self.start()
+        for partition in self.streams:
+            self.read(partition, 10**6)
+        self.apply(10**6)
+
+
+def expected_state(transactions: list[list[Event]]) -> dict[tuple[str, int], int | None]:
+    state: dict[tuple[str, int], int | None] = {}
+    for transaction in transactions:
+        for op, table, row in transaction:
+            state[f"public.{table}", row["id"]] = None if op == "d" else row["n"]
+    return state
+
+
+def simple(state: dict[tuple[str, bytes], bytes | None]) -> dict[tuple[str, int], int | None]:
+    return {
+        (table, orjson.loads(key)["id"]): None if after is None else orjson.loads(after)["n"]
+        for (table, key), after in state.items()
+    }
+
+
+@settings(max_examples=150)
+@given(st.lists(events, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_each_transaction_is_applied_once_whole_and_in_order(
+    contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
+) -> None:
+    source = Source(MemorySource(partitions=partitions))
+    source.memory.add(A, B)
+    source.write(contents, chance)
+    worker = Worker(source, by_key=False)
+    worker.work(chance)
+    applied = [
+        [(c.layout.shape.name, c.key, c.after is None) for c in sorted(t.changes, key=lambda c: c.lsn)]
+        for t in worker.applied
+    ]
+    assert applied == [
+        [(table, b'{"id":%d}' % row["id"], op == "d") for op, table, row in transaction]
+        for transaction in source.transactions
+    ]
+    assert simple(worker.state) == expected_state(source.transactions)
+
+
+@settings(max_examples=100)
+@given(st.lists(events, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_loading_by_key_ends_in_the_same_state(
+    contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
+) -> None:
+    source = Source(MemorySource(partitions=partitions))
+    source.memory.add(A, B)
+    source.write(contents, chance)
+    worker = Worker(source, by_key=True)
+    worker.work(chance)
+    assert simple(worker.state) == expected_state(source.transactions)
+    assert sum(len(t.changes) for t in worker.applied) == sum(len(t) for t in source.transactions)
+
+
+@settings(max_examples=100)
+@given(st.lists(events, min_size=1, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_after_the_seam_transactions_are_whole(
+    contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
+) -> None:
+    source = Source(MemorySource(partitions=partitions))
+    source.memory.add(A, B)
+    source.write(contents, random.Random(0))
+    worker = Worker(source, by_key=True)
+    worker.start()
+    for partition in worker.streams:
+        worker.read(partition, chance.randrange(0, len(source.memory.log[partition]) + 1))
+    worker.apply(10**6)
+    tables = [s for s in worker.streams.values() if s.kind == "table"]
+    worker.intake.end_by_key(tables)
+    seam = max(s.lsn for s in tables)
+    for partition in worker.streams:
+        worker.read(partition, 10**6)
+    worker.apply(10**6)
+    assert simple(worker.state) == expected_state(source.transactions)
+    whole = [t for t in worker.applied if not t.by_key]
+    assert [t.lsn for t in whole] == sorted(t.lsn for t in whole)
+    for transaction in whole:
+        assert transaction.lsn > seam
+        n = int(transaction.id or 0) - 701
+        assert len(transaction.changes) == len(source.transactions[n])
+    assert all(change.lsn <= seam or t.id is not None for t in worker.applied for change in t.changes)
+
+
+def intake_of(source: MemorySource) -> tuple[Intake, dict[tuple[str, int], Stream]]:
+    worker = Worker(Source(source), by_key=False)
+    worker.start()
+    return worker.intake, worker.streams
+
+
+def test_an_end_that_counts_fewer_events_than_there_are_is_told() -> None:
+    source = MemorySource()
+    source.add(A, B)
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "a", {"id": 2, "n": 1}), end=False, id="7")
+    source.lsn += 1
+    end = TransactionEvent("END", "7", 0, source.lsn, 1, {"public.a": 1})
+    source.send(transaction_topic("shop"), transaction_value(end), b"", 0)
+    intake, streams = intake_of(source)
+    for partition, stream in streams.items():
+        if source.log[partition]:
+            intake.take(stream, source.log[partition])
+    with pytest.raises(DataError, match=r"transaction 7: 2 events were read, but its END \(lsn 6\) counts 1"):
+        intake.out(0)
+
+
+def test_transaction_ids_of_debezium_carry_each_events_lsn() -> None:
+    source = MemorySource()
+    source.add(A)
+    for lsn, key in ((11, 1), (12, 2)):
+        source.event("c", "public.a", {"id": key, "n": 0}, lsn, f"570:{lsn}")
+    end = TransactionEvent("END", "570:13", 0, 13, 2, {"public.a": 2})
+    source.send(transaction_topic("shop"), transaction_value(end), b"", 0)
+    intake, streams = intake_of(source)
+    for partition, stream in streams.items():
+        if source.log[partition]:
+            intake.take(stream, source.log[partition])
+    [transaction] = intake.out(0)
+    assert (transaction.id, len(transaction.changes)) == ("570", 2)
+
+
+def test_an_event_of_no_transaction_waits_for_those_before_it() -> None:
+    source = MemorySource()
+    source.add(A)
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    source.lsn += 1
+    source.event("r", "public.a", {"id": 2, "n": 2}, source.lsn, None)
+    source.put(("c", "a", {"id": 3, "n": 3}))
+    intake, streams = intake_of(source)
+    table = next(s for p, s in streams.items() if p[0] == "shop.public.a")
+    marks = streams[transaction_topic("shop"), 0]
+    intake.take(table, source.log[table.partition])
+    assert intake.out(0) == []
+    intake.take(marks, source.log[marks.partition])
+    assert [t.id for t in intake.out(marks.lsn)] == ["701", None, "702"]
+
+
+def test_tables_that_nobody_wants_do_not_count() -> None:
+    source = MemorySource()
+    source.add(A, B)
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "b", {"id": 1, "n": 1}))
+    layouts = Layouts(["public.a"])
+    layouts.add(A.version, A)
+    intake = Intake(None, layouts, by_key=False, last_transaction=None)  # type: ignore[arg-type]
+    for topic, kind in (("shop.public.a", "table"), ("shop.transaction", "transaction")):
+        intake.take(Stream((topic, 0), kind, 0), source.log[topic, 0])  # type: ignore[arg-type]
+    [transaction] = intake.out(0)
+    assert [c.layout.table for c in transaction.changes] == ["public.a"]
