@@ -39,7 +39,7 @@ format: .venv/.synced
 
 types: .venv/.synced
 	$(BIN)/mypy
-	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p servers
+	cd tests && $(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p servers
 
 # The capture is what depends on SQLAlchemy's version: its tests run on the older one too.
 test-sqlalchemy20: .venv-sa20/.synced servers
