@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     )
 
     source: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
-    kafka: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    kafka: dict[str, str | int | float | bool] = Field(default_factory=dict, repr=False)
     primary: PrimarySettings | None = None
     replicas: dict[str, ReplicaSettings] = Field(default_factory=dict)
     topics: TopicSettings = TopicSettings()
