@@ -241,6 +241,5 @@ def main() -> None:
             print(f"  transactions / COPY + upsert: {statistics.median(ratios):.2f}")
 
 
-
 if __name__ == "__main__":
     main()
