@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from rowcast.consumer.changes import Change
 from rowcast.consumer.dialects import Fault, ReplicaDialect
 from rowcast.consumer.fold import TableChanges, fold, grouped, parents_first
-from rowcast.consumer.positions import Positions
+from rowcast.consumer.positions import Applied, Positions
 from rowcast.consumer.tables import ReplicaTables
 from rowcast.consumer.transactions import Run, Transaction
 from rowcast.shared.errors import DataError, RetriableError
@@ -150,11 +150,11 @@ class Applier:
         """Rows and positions together, or nothing. Turns the driver's errors into this module's."""
         reach = run.reach()
         last = run.last
-        shown = {"lsn": last.lsn, "tx": last.id, "ts_ms": last.ts_ms} if last.lsn > self.lsn else {}
+        applied = Applied(last.lsn, last.id, last.ts_ms) if last.lsn > self.lsn else None
         try:
             with connection.begin():
                 # First, so that a worker that was fenced writes nothing, and waits for nobody.
-                self._positions.hold(connection, **shown)
+                self._positions.hold(connection, applied)
                 self._replica.begin(connection)
                 yield
                 self._positions.advance(connection, reach)

@@ -28,6 +28,14 @@ class Position(NamedTuple):
     lsn: int
 
 
+class Applied(NamedTuple):
+    """What a transaction of the worker leaves applied last: its lsn, its id, the primary's time in milliseconds."""
+
+    lsn: int
+    tx: str | None
+    ts_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
     """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of what was applied last."""
@@ -131,18 +139,25 @@ class Positions:
         self._epoch = epoch
         self._known = set(known)
 
-    def hold(self, connection: Connection, **values: object) -> None:
-        """Compares the epoch and sets ``values`` of ``rowcast_replica``; the row stays locked until the transaction
-        ends. Raises FencedError if another worker has taken over."""
-        swapped = connection.execute(
-            sa.update(REPLICA)
-            .where(REPLICA.c.source == self._source, REPLICA.c.epoch == self._epoch)
-            .values(epoch=self._epoch, **values)
-        )
+    def hold(self, connection: Connection, applied: Applied | None = None) -> None:
+        """Compares the epoch, and writes down what the transaction applies; the row stays locked until it ends.
+
+        Raises FencedError if another worker has taken over.
+        """
+        at = {"s": self._source, "e": self._epoch}
+        if applied is None:
+            swapped = connection.execute(_HOLD, at)
+        else:
+            swapped = connection.execute(_HOLD_AND_TELL, at | {"l": applied.lsn, "t": applied.tx, "m": applied.ts_ms})
         if swapped.rowcount != 1:
             raise FencedError(
                 f"another worker has taken over the replica of source {self._source!r}; this one's rows are rolled back"
             )
+
+    def change_state(self, connection: Connection, state: State) -> None:
+        """Writes the replica's state. Raises FencedError as ``hold`` does."""
+        self.hold(connection)
+        connection.execute(sa.update(REPLICA).where(REPLICA.c.source == self._source).values(state=state))
 
     def advance(self, connection: Connection, reach: Mapping[Partition, Position]) -> None:
         """Writes how far these partitions have been applied. Only after ``hold``, in its transaction."""
@@ -162,6 +177,12 @@ class Positions:
         self._known |= reach.keys()
 
 
+# Built once: they run in every transaction.
+_MINE = (REPLICA.c.source == sa.bindparam("s")) & (REPLICA.c.epoch == sa.bindparam("e"))
+_HOLD = sa.update(REPLICA).where(_MINE).values(epoch=REPLICA.c.epoch)
+_HOLD_AND_TELL = (
+    sa.update(REPLICA).where(_MINE).values(lsn=sa.bindparam("l"), tx=sa.bindparam("t"), ts_ms=sa.bindparam("m"))
+)
 _MOVE = (
     sa.update(POSITION)
     .where(

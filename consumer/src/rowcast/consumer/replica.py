@@ -144,7 +144,7 @@ class Replica:
                 self._dialect.enter(connection, consistent=False)
                 return False
             with connection.begin():
-                self._positions.hold(connection, state="consistent")
+                self._positions.change_state(connection, "consistent")
             self.state = "consistent"
         _log.info("%s is consistent: from here on every state is one that the primary was in", self._what)
         return True
@@ -153,7 +153,7 @@ class Replica:
         """Takes the constraints off: what follows comes by key."""
         with self._connected() as connection:
             with connection.begin():
-                self._positions.hold(connection, state="loading")
+                self._positions.change_state(connection, "loading")
             self.state = "loading"
             self._dialect.enter(connection, consistent=False)
             self._constraints.take_off(connection)

@@ -67,11 +67,9 @@ class Subscription:
     def discover(self, *, at_once: bool = False) -> None:
         """Begins to follow partitions that are new. Looks now and then, and often while a topic is missing."""
         now = time.monotonic()
-        topics = self._wanted_topics()
-        missing = topics.keys() - {topic for topic, _ in self.streams}
-        if not at_once and now < self._next_look - (_LOOK_FOR_PARTITIONS_S - _LOOK_FOR_MISSING_S if missing else 0):
+        if not at_once and now < self._next_look:
             return
-        self._next_look = now + _LOOK_FOR_PARTITIONS_S
+        topics = self._wanted_topics()
         found = partitions_of(self._consumer, topics)
         new: list[Stream] = []
         for topic, numbers in found.items():
@@ -81,6 +79,7 @@ class Subscription:
                 if (topic, number) not in self.streams:
                     new.append(self._begin((topic, number), kind))
         self._assign(new)
+        self._next_look = now + (_LOOK_FOR_PARTITIONS_S if len(found) == len(topics) else _LOOK_FOR_MISSING_S)
 
     def _wanted_topics(self) -> dict[str, Kind]:
         source = self._settings.source
