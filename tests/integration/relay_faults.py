@@ -26,8 +26,6 @@ STEPS = (
     "before claim",
     "after claim",
     "after a message",
-    "before sending the marker",
-    "after sending the marker",
     "before committing the Kafka transaction",
     "after committing the Kafka transaction",
     "before settle",

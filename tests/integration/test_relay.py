@@ -12,7 +12,6 @@ import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource
 
 from integration.relay_counters import Counters
@@ -185,25 +184,6 @@ def test_shapes_come_before_events_and_without_any(lite: Primary, new_settings: 
     (event,) = (e for e in published.stream if hasattr(e, "op"))
     last = orjson.loads(published.shapes[-1].value or b"")
     assert (last["version"], last["lsn"] <= event.lsn) == (changed.version, True)
-
-
-def test_a_successor_goes_on_where_the_marker_is_and_lag_monitors_see_no_lag(
-    lite: Primary, new_settings: NewSettings, kafka: Broker
-) -> None:
-    settings = new_settings(lite)
-    lite.add_shapes(ORDERS)
-    lite.add("a", line(ORDERS, "c", 1))
-    Relay(settings, lite.engine).run_once()
-    lite.add("b", line(ORDERS, "c", 2))
-    Relay(settings, lite.engine).run_once()
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": f"rowcast.{settings.source}"})
-    try:
-        place = TopicPartition(schema_topic(settings.source), 0)
-        (committed,) = consumer.committed([place], timeout=10)
-        assert committed.metadata == "lsn=6"
-        assert committed.offset == consumer.get_watermark_offsets(place, timeout=10)[1]
-    finally:
-        consumer.close()
 
 
 def test_a_primary_restored_from_a_backup_goes_on_above_kafkas_lsns(

@@ -32,6 +32,11 @@ def schema_topic(source: str) -> str:
     return f"{_ILLEGAL.sub('_', source)}.schema"
 
 
+def marker_topic(source: str) -> str:
+    """The relay's own: how far Kafka has committed. Not below ``<source>.``, where consumers look for tables."""
+    return f"__rowcast.{_ILLEGAL.sub('_', source)}"
+
+
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
     """One change event, as a consumer needs it. ``after`` is None for a delete; ``key`` is the key's columns."""

@@ -28,7 +28,7 @@ from rowcast.producer.relay.tables import Tables, TableVersion
 from rowcast.producer.relay.topics import Topics
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import DataError, RetriableError
-from rowcast.shared.events import schema_topic
+from rowcast.shared.events import marker_topic, schema_topic
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -87,7 +87,6 @@ class Leader:
         lease = self._lease_row.look(self._epoch)
         self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
         self._topics.ensure_own()
-        self._publisher.learn_schema_end()
         marker = self._publisher.marker()
         if marker is not None:
             claims.committed(marker)
@@ -101,8 +100,9 @@ class Leader:
                 claims.start_above(marker)
         elif lease.published_lsn:
             _log.warning(
-                "Kafka does not know what it committed of this source: is the cluster new, or was the relay away for "
-                "longer than offsets are kept? What is recorded as not committed is published again"
+                "Kafka does not know what it committed of this source: is the cluster, or the topic %s, new? "
+                "What is recorded as not committed is published again",
+                marker_topic(self._source),
             )
         claims.settle()
         self._sent_lsn = max(marker or 0, lease.published_lsn)
@@ -223,7 +223,8 @@ class Leader:
         topic, lsn = schema_topic(self._source), self._sent_lsn + 1
         self._topics.ensure((table.topic for table in shapes), self.keep_lease)
         messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
-        self._publisher.publish_shapes(messages, self._sent_lsn)
+        self._publisher.send(messages)
+        self._publisher.commit(self._sent_lsn)
 
     def _commit_is_due(self, idle: bool) -> bool:
         begun_at = self._publisher.begun_at

@@ -131,8 +131,7 @@ class Relay:
                 return True
             if stop.wait(min(settings.relay.lease_ms / 20_000, 0.25)):
                 return False
-        _log.info("leading the source %s, epoch %d", settings.source, epoch)
-        self._tell(state="leading", epoch=epoch)
+        self._tell(state="taking over", epoch=epoch)
         try:
             self._lead(connections, lease_row, epoch, stop, once, backoff)
         finally:
@@ -151,7 +150,7 @@ class Relay:
     ) -> None:  # fmt: skip
         from rowcast.producer.relay.leader import Leader
         from rowcast.producer.relay.publisher import Publisher
-        from rowcast.producer.relay.topics import NoTopics, Topics
+        from rowcast.producer.relay.topics import EmbeddedTopics, Topics
 
         settings = self._settings
         patience = _Patience(stop)
@@ -160,9 +159,9 @@ class Relay:
             patience.check()
             leader.keep_lease()
 
-        publisher = Publisher(self._properties, settings.source, waiting, keeps_offsets=not self._embedded)
+        publisher = Publisher(self._properties, settings.source, waiting)
         try:
-            kind = NoTopics if self._embedded else Topics
+            kind = EmbeddedTopics if self._embedded else Topics
             topics = kind(self._properties, settings.source, settings.topics)
             leader = Leader(
                 connections, self._tables, lease_row, epoch, publisher, topics, settings.source,
@@ -170,6 +169,8 @@ class Relay:
             )  # fmt: skip
             leader.take_over()
             backoff.reset()
+            _log.info("leading the source %s, epoch %d", settings.source, epoch)
+            self._tell(state="leading", lsn=leader.committed_lsn)
             pause = settings.relay.poll_min_ms
             while not stop.is_set():
                 self._woken.clear()

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 class RelayProgress:
     """``events``: changes handed to Kafka by this relay; ``lsn``: the highest that Kafka has committed."""
 
-    state: Literal["starting", "standing by", "leading", "waiting", "stopped"] = "starting"
+    state: Literal["starting", "standing by", "taking over", "leading", "waiting", "stopped"] = "starting"
     events: int = 0
     lsn: int = 0
     epoch: int = 0

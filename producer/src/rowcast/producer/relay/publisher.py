@@ -1,25 +1,23 @@
 """The fencing transactional producer: one transactional.id a source.
 
-A Kafka transaction spans many claims. It carries its highest lsn with it, so that a successor knows what is
-committed: as the *metadata* of an offset that the group ``rowcast.<source>`` commits, while the offset itself is the
-end of the schema topic, so that a lag monitor sees a group that is not behind.
+A Kafka transaction spans many claims, and ends with the marker (``marker.py``) of its highest lsn.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from rowcast.producer.relay.envelopes import Message
 from rowcast.producer.relay.kafka_errors import error_in, meaning
+from rowcast.producer.relay.marker import MarkerReader, marker_message
 from rowcast.shared.errors import DataError, RetriableError
-from rowcast.shared.events import schema_topic
-from rowcast.shared.kafka import Properties, new_consumer, new_producer
+from rowcast.shared.kafka import Properties, new_producer
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -27,7 +25,6 @@ _SLICE_S = 1.0
 _ROOM_S = 0.005
 _LONGEST_S = 60.0
 _POLL_EVERY = 500
-_MARKER = "lsn="
 
 # Errors that librdkafka does not call retriable. A topic just made is not known everywhere at once.
 _PASSING = (
@@ -42,6 +39,8 @@ _DEFAULTS = {
     "linger.ms": 1,
     # Beyond this many bytes that are not acknowledged, producing waits.
     "queue.buffering.max.kbytes": 65_536,
+    # A broker that is back is found again within this time, not librdkafka's 10 s.
+    "reconnect.backoff.max.ms": 1_000,
 }
 _REQUIRED = {
     "acks": "all",
@@ -57,24 +56,15 @@ class Publisher:
     again by the next one.
 
     ``waiting`` is called about once a second while Kafka keeps it waiting: it renews the lease and may raise.
-    ``keeps_offsets``: whether the cluster keeps offsets that are sent with a transaction; the embedded one does not.
     """
 
-    def __init__(
-        self, properties: Properties, source: str, waiting: Callable[[], None], *, keeps_offsets: bool = True
-    ) -> None:
+    def __init__(self, properties: Properties, source: str, waiting: Callable[[], None]) -> None:
         self._waiting = waiting
-        self._keeps_offsets = keeps_offsets
-        self._name = f"rowcast.{source}"
+        self._source = source
+        self._marker = MarkerReader(properties, source)
         own: dict[str, Any] = {k: v for k, v in _DEFAULTS.items() if k not in properties}
-        own |= {**_REQUIRED, "transactional.id": self._name, "error_cb": _log_error}
+        own |= {**_REQUIRED, "transactional.id": f"rowcast.{source}", "error_cb": _log_error}
         self._producer: Producer = new_producer(properties, "relay", own)
-        self._consumer: Consumer = new_consumer(
-            properties, "relay",
-            {"group.id": self._name, "enable.auto.commit": False, "isolation.level": "read_committed"},
-        )  # fmt: skip
-        self._partition = (schema_topic(source), 0)
-        self._schema_end = 0
         self._begun_at: float | None = None
 
     @property
@@ -87,28 +77,8 @@ class Publisher:
         self._patiently(self._producer.init_transactions, "fencing the predecessor (init_transactions)")
 
     def marker(self) -> int | None:
-        """The highest lsn that Kafka has committed; None if Kafka does not know of any."""
-        if not self._keeps_offsets:
-            return None
-        topic, partition = self._partition
-
-        def committed(timeout: float) -> list[TopicPartition]:
-            return self._consumer.committed([TopicPartition(topic, partition)], timeout=timeout)
-
-        found = self._patiently(committed, "reading the marker")[0]
-        metadata = found.metadata or ""
-        return int(metadata.removeprefix(_MARKER)) if metadata.startswith(_MARKER) else None
-
-    def learn_schema_end(self) -> None:
-        """After ``fence``, when all that predecessors began has ended. From then on only this producer writes there."""
-        if not self._keeps_offsets:
-            return
-        topic, partition = self._partition
-
-        def ends(timeout: float) -> tuple[int, int]:
-            return self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout)
-
-        self._schema_end = self._patiently(ends, f"reading the end of {topic}")[1]
+        """The highest lsn that Kafka has committed, after ``fence``; None if it has committed nothing."""
+        return cast("int | None", self._patiently(self._marker.read, "reading the marker"))
 
     def send(self, messages: Iterable[Message]) -> None:
         """Hands messages to the producer, in the open Kafka transaction or a new one; ``commit`` tells of failures.
@@ -128,13 +98,6 @@ class Publisher:
             if n % _POLL_EVERY == 0:
                 self._poll(0)
         self._poll(0)
-
-    def publish_shapes(self, messages: Sequence[Message], lsn: int) -> None:
-        """A Kafka transaction of these messages to the schema topic alone. Raises as ``send`` and ``commit``."""
-        self.send(messages)
-        # They, and the transaction's own mark behind them.
-        self._schema_end += len(messages) + 1
-        self.commit(lsn)
 
     def _begin(self) -> None:
         try:
@@ -184,14 +147,8 @@ class Publisher:
         """
         if self._begun_at is None:
             return
-        marker = TopicPartition(*self._partition, self._schema_end, f"{_MARKER}{lsn}")
-        group = self._consumer.consumer_group_metadata()
-
-        def send_marker(timeout: float) -> None:
-            self._producer.send_offsets_to_transaction([marker], group, timeout)
-
-        if self._keeps_offsets:
-            self._patiently(send_marker, "sending the marker")
+        # Not send_offsets_to_transaction: it heeds no timeout, and hangs for ever when its coordinator goes away.
+        self.send([marker_message(self._source, lsn)])
         self._patiently(self._producer.commit_transaction, "committing the Kafka transaction")
         self._begun_at = None
 
@@ -216,8 +173,6 @@ class Publisher:
         with suppress(KafkaException):
             self._producer.purge()
             self._producer.poll(0)
-        with suppress(KafkaException):
-            self._consumer.close()
 
 
 def _log_error(error: Any) -> None:

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]  # it does, without saying so
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it does, without saying so
 
 from rowcast.producer.relay.kafka_errors import error_in, meaning
 from rowcast.shared.config import TopicSettings
-from rowcast.shared.events import schema_topic, transaction_topic
+from rowcast.shared.events import marker_topic, schema_topic, transaction_topic
 from rowcast.shared.kafka import Properties, new_admin, unreachable
 
 _log = logging.getLogger("rowcast.relay")
@@ -26,11 +26,12 @@ class Topics:
         self._settings = settings
         self._schema = schema_topic(source)
         self._transaction = transaction_topic(source)
+        self._marker = marker_topic(source)
         self._there: set[str] | None = None
 
     def ensure_own(self) -> None:
-        """The transaction topic and the schema topic. As ``ensure``."""
-        self.ensure((self._schema, self._transaction))
+        """The topics that every source has, whatever its tables. As ``ensure``."""
+        self.ensure((self._schema, self._transaction, self._marker))
 
     def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
         """Creates those that are missing; ``waiting`` is called now and then meanwhile.
@@ -48,7 +49,12 @@ class Topics:
                 raise unreachable(self._properties, error) from error
             missing -= self._there
         waiting()
-        futures = admin.create_topics([self._new(name) for name in sorted(missing)]) if missing else {}
+        if missing:
+            self._create(admin, sorted(missing), waiting)
+        self._there |= missing
+
+    def _create(self, admin: AdminClient, names: Iterable[str], waiting: Callable[[], None]) -> None:
+        futures = admin.create_topics([self._new(name) for name in names])
         for name, future in futures.items():
             try:
                 future.result(timeout=_TIMEOUT_S * 3)
@@ -57,24 +63,27 @@ class Topics:
                 if error_in(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise meaning(error, f"creating the topic {name}") from error
             waiting()
-        self._there |= missing
 
     def _new(self, name: str) -> NewTopic:
         settings = self._settings
         if name == self._transaction:
             config = {"cleanup.policy": "delete", "retention.ms": str(settings.transaction_retention_ms)}
+        elif name == self._marker:
+            # Only the last record matters, and ten a second would fill the default segment's gigabyte.
+            config = {"cleanup.policy": "compact", "segment.bytes": str(10 * 1024 * 1024)}
         else:
             config = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(settings.min_compaction_lag_ms)}
         return NewTopic(
             name,
-            num_partitions=1 if name in (self._transaction, self._schema) else settings.partitions,
+            num_partitions=1 if name in (self._transaction, self._schema, self._marker) else settings.partitions,
             replication_factor=settings.replication_factor,
             config=config,
         )
 
 
-class NoTopics(Topics):
-    """The embedded Kafka's: they come into being by themselves, and cannot be created."""
+class EmbeddedTopics(Topics):
+    """The embedded Kafka's: they cannot be created, and come into being when somebody asks for them."""
 
-    def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
-        """Nothing to do."""
+    def _create(self, admin: AdminClient, names: Iterable[str], waiting: Callable[[], None]) -> None:
+        for name in names:
+            admin.list_topics(name, timeout=_TIMEOUT_S)

@@ -1,0 +1,90 @@
+"""The marker: how far Kafka has committed a source, told by Kafka itself.
+
+The last message of every Kafka transaction says the highest lsn in it, in a compacted topic of one partition that
+nobody else reads. So it is committed with the events or not at all, and a successor that reads committed messages
+after it has fenced its predecessor knows which recorded claims are published.
+
+Why not an offset sent with the transaction: see ``docs/decisions/``.
+"""
+
+from __future__ import annotations
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from rowcast.producer.relay.envelopes import Message
+from rowcast.shared.errors import DataError
+from rowcast.shared.events import marker_topic
+from rowcast.shared.kafka import Properties, new_consumer
+
+_KEY = b'{"id":"marker"}'
+
+# A Kafka transaction leaves two records in the topic, the marker and the transaction's own mark; aborted ones, too.
+_LOOK_BACK = 64
+
+_OWN = {
+    "enable.auto.commit": False,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "earliest",
+    "enable.partition.eof": True,
+    # How long the broker keeps a reader waiting that is at the end.
+    "fetch.wait.max.ms": 10,
+}
+
+
+def marker_message(source: str, lsn: int) -> Message:
+    """The message that ends a Kafka transaction whose highest lsn is ``lsn``."""
+    return marker_topic(source), orjson.dumps({"lsn": lsn}), _KEY, 0
+
+
+class MarkerReader:
+    """Reads the committed marker of one source."""
+
+    def __init__(self, properties: Properties, source: str) -> None:
+        self._properties = properties
+        self._source = source
+        self._topic = marker_topic(source)
+
+    def read(self, timeout: float) -> int | None:
+        """The highest lsn that Kafka has committed; None if it has committed nothing.
+
+        Raises KafkaException, also when the end is not reached within ``timeout`` seconds; DataError if the topic holds
+        something else.
+        """
+        consumer = new_consumer(self._properties, "relay", {**_OWN, "group.id": f"rowcast.{self._source}"})
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout)
+            look_back = _LOOK_BACK
+            while True:
+                start = max(low, high - look_back)
+                value = _last_value(consumer, TopicPartition(self._topic, 0, start), timeout)
+                if value is not None or start == low:
+                    return None if value is None else self._lsn(value)
+                look_back *= 4
+        finally:
+            consumer.close()
+
+    def _lsn(self, value: bytes) -> int:
+        try:
+            return int(orjson.loads(value)["lsn"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"the topic {self._topic} ends with {value[:100]!r}, which is no marker. Only the relay may write "
+                "there. Delete the topic while no relay runs: what is recorded as not committed is published again."
+            ) from error
+
+
+def _last_value(consumer: Consumer, start: TopicPartition, timeout: float) -> bytes | None:
+    consumer.assign([start])
+    last = None
+    while True:
+        message = consumer.poll(timeout)
+        if message is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the end of the topic was not reached"))
+        error = message.error()
+        if error is None:
+            last = message.value()
+        elif error.code() == KafkaError._PARTITION_EOF:
+            return last
+        elif not error.retriable():
+            raise KafkaException(error)

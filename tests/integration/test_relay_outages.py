@@ -1,0 +1,129 @@
+"""Kafka or the database away: the application goes on, nothing is lost or doubled, and the relay comes back."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from integration.relay_counters import Counters
+from integration.relay_threads import running_thread, wait_until
+from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
+from rowcast.producer.relay import Relay, backlog, running
+from rowcast.shared.config import Settings
+from servers import Broker, DatabaseServer
+from unit.relay_database import Primary, primary_at
+
+NewSettings = Callable[[Primary], Settings]
+
+
+@pytest.fixture
+def lite(new_database: Callable[[str], str]) -> Iterator[Primary]:
+    with primary_at(new_database("sqlite")) as primary:
+        yield primary
+
+
+@pytest.fixture
+def new_settings(kafka: Broker, source_name: str) -> NewSettings:
+    def make(primary: Primary) -> Settings:
+        return Settings(
+            source=source_name,
+            kafka={"bootstrap.servers": kafka.bootstrap_servers},
+            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
+        )
+
+    return make
+
+
+def assert_all_arrived(settings: Settings, counters: Counters) -> None:
+    servers = str(settings.kafka["bootstrap.servers"])
+    for published in (
+        read_topics(servers, settings.source, "read_committed"),
+        read_topics(servers, settings.source, "read_uncommitted").by_lsn_rule(),
+    ):
+        assert_whole_transactions(published.stream)
+        assert notes_by_key(published.stream) == counters.expected()
+
+
+@pytest.mark.parametrize("outage", ["pause", "kill"])
+def test_the_outbox_holds_what_kafka_does_not_take(
+    lite: Primary, new_settings: NewSettings, kafka: Broker, outage: str
+) -> None:
+    settings, counters, rng = new_settings(lite), Counters(lite), random.Random(1)
+    with running_thread(Relay(settings, lite.engine)) as relay:
+        counters.raise_some(rng)
+        wait_until(lambda: relay.relay.progress.events > 0)
+        getattr(kafka, outage)()
+        try:
+            start = time.monotonic()
+            for _ in range(50):
+                counters.raise_some(rng)
+            assert time.monotonic() - start < 10, "the application's commits wait for nobody"
+            assert backlog(lite.engine, settings.source).rows > 0
+        finally:
+            kafka.resume() if outage == "pause" else kafka.start()
+        wait_until(lambda: not lite.ids(), seconds=90)
+        assert relay.ended_by is None
+    assert_all_arrived(settings, counters)
+
+
+def test_a_relay_asked_to_stop_while_kafka_is_away_does_so_and_loses_nothing(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings, counters, rng = new_settings(lite), Counters(lite), random.Random(1)
+    with running_thread(Relay(settings, lite.engine)) as relay:
+        wait_until(lambda: relay.relay.progress.state == "leading")
+        kafka.kill()
+        for _ in range(10):
+            counters.raise_some(rng)
+        # A claim is recorded before it is produced.
+        wait_until(lambda: lite.claims() > 0)
+    try:
+        assert relay.ended_by is None
+        assert lite.ids()
+    finally:
+        kafka.start()
+    Relay(settings, lite.engine).run_once()
+    assert_all_arrived(settings, counters)
+
+
+def test_an_embedded_relay_waits_for_a_kafka_that_is_not_there_yet(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings, counters = new_settings(lite), Counters(lite)
+    kafka.stop()
+    try:
+        with running(settings) as relay:
+            for n in range(5):
+                counters.raise_some(random.Random(n))
+            wait_until(lambda: relay.progress.state == "waiting")
+            kafka.start()
+            wait_until(lambda: not lite.ids(), seconds=60)
+            assert relay.error is None
+    finally:
+        kafka.ensure_running()
+    assert_all_arrived(settings, counters)
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+def test_a_database_that_crashes_is_waited_for(
+    request: pytest.FixtureRequest, new_database: Callable[[str], str], new_settings: NewSettings, engine: str
+) -> None:
+    server = request.getfixturevalue(engine)
+    assert isinstance(server, DatabaseServer)
+    with primary_at(new_database(engine)) as primary:
+        settings, counters, rng = new_settings(primary), Counters(primary), random.Random(1)
+        for _ in range(3):
+            counters.raise_some(rng)
+        with running_thread(Relay(settings, primary.engine)) as relay:
+            wait_until(lambda: relay.relay.progress.events > 0)
+            server.kill()
+            wait_until(lambda: relay.relay.progress.state == "waiting")
+            server.start()
+            primary.engine.dispose()
+            counters.raise_some(rng)
+            wait_until(lambda: not primary.ids())
+            assert relay.ended_by is None
+        assert_all_arrived(settings, counters)
