@@ -177,7 +177,7 @@ class Bench:
             else:
                 expected[values[0]] = values[4]
         with open_engine(self.url, "replica", pooled=False).connect() as connection:
-            there = dict(connection.execute(sa.text("SELECT id, note FROM orders")).tuples().all())
+            there = {row.id: row.note for row in connection.execute(sa.text("SELECT id, note FROM orders"))}
         assert there == expected, f"{len(there)} rows, not {len(expected)}"
 
     def copy(self, mix: str) -> float:
