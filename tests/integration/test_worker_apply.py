@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from replicas import CUSTOMER, NAME, ORDERS, Database, settings_for, work_once
+from replicas import CUSTOMER, NAME, ORDERS, Database, running_worker, settings_for, work_once
 from rowcast.consumer.progress import WorkerProgress
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError, DataError
-from rowcast.shared.shapes import PortableType, TableShape
+from rowcast.shared.shapes import ColumnShape, PortableType, TableShape
 from servers import Broker
 from topics import Source, column, shape
 
@@ -230,6 +230,53 @@ def test_a_users_own_table_that_does_not_fit(pipeline: Pipeline) -> None:
     pipeline.replica.execute("DROP TABLE customer", "CREATE TABLE customer (id BIGINT, email VARCHAR(9) PRIMARY KEY)")
     with pytest.raises(ConfigurationError, match=r"primary key of the replica's table customer is \(email\)"):
         pipeline.apply()
+
+
+def test_a_users_own_table_with_a_computed_column_and_more_columns(pipeline: Pipeline) -> None:
+    computed = "GENERATED ALWAYS AS (n + 1) STORED"
+    pipeline.replica.execute(
+        f"CREATE TABLE thing (id BIGINT PRIMARY KEY, n BIGINT, next BIGINT {computed}, own VARCHAR(9) DEFAULT 'mine')"
+    )
+    thing = shape("thing", column("n"), ColumnShape("next", PortableType("int64"), generated=True))
+    pipeline.begin(thing)
+    rows = [{"id": 1, "n": 1, "next": 2}, {"id": 2, "n": 5, "next": 6}]
+    pipeline.source.transaction(*(("c", "thing", row) for row in rows))
+    pipeline.apply()
+    pipeline.replica.execute("UPDATE thing SET own = 'kept' WHERE id = 1")
+    pipeline.source.transaction(("u", "thing", {"id": 1, "n": 3, "next": 4}))
+    pipeline.apply()
+    assert pipeline.rows("thing", "id", "n", "next", "own") == [(1, 3, 4, "kept"), (2, 5, 6, "mine")]
+
+
+def test_a_lost_connection(pipeline: Pipeline) -> None:
+    """Whether the transaction at hand was committed is seen from the positions."""
+    dialect = pipeline.replica.engine.dialect.name
+    if dialect == "sqlite":
+        pytest.skip("a file has no connection to lose")
+    pipeline.begin(CUSTOMER, ORDERS)
+    with running_worker(pipeline.settings) as worker:
+        for n in range(300):
+            pipeline.source.transaction(("c", "customer", customer(n, str(n))), ("c", "orders", order(n, n)))
+            if n % 30 == 29:
+                _cut_connections(pipeline.replica)
+        worker.until(lambda p: p.lsn == pipeline.source.lsn)
+    assert len(pipeline.rows("customer")) == len(pipeline.rows("orders")) == 300
+
+
+def _cut_connections(replica: Database) -> None:
+    """All of the replica's but this one."""
+    with replica.engine.connect() as connection:
+        if replica.engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            return
+        others = connection.exec_driver_sql(
+            "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+        ).scalars()
+        for id in others.all():
+            connection.exec_driver_sql(f"KILL {id}")
 
 
 def test_a_users_own_constraints_are_met_while_loading(pipeline: Pipeline) -> None:

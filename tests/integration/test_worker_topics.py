@@ -294,6 +294,37 @@ def test_a_table_that_appears_later(source: Source, settings: Settings, replica:
     assert replica.state() == "consistent"
 
 
+def test_a_table_that_the_configuration_adds(source: Source, settings: Settings, replica: Database) -> None:
+    """Its events are older than what the replica has applied: their transactions will not come again."""
+    narrow = with_options(settings, tables=("*.customer",))
+    source.add(CUSTOMER, ORDERS)
+    work_once(narrow)
+    source.transaction(
+        ("c", "customer", {"id": 1, "email": "a"}),
+        ("c", "orders", {"id": 1, "customer_id": 1, "note": None, "amount": None}),
+    )
+    assert work_once(narrow).transactions == 1
+    work_once(settings)
+    assert replica.rows("orders", "id") == [(1,)]
+    assert replica.state() == "consistent"
+    source.transaction(("d", "orders", {"id": 1}), ("d", "customer", {"id": 1}))
+    assert work_once(settings).transactions == 1
+    assert replica.rows("orders") == replica.rows("customer") == []
+
+
+def test_once_beside_an_active_worker(
+    source: Source, settings: Settings, replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rowcast.consumer.worker._SILENT_S", 0.5)
+    begin(source, settings, replica)
+    with running_worker(settings) as worker:
+        worker.until(lambda p: p.active)
+        source.transaction(("c", "item", item(1)))
+        assert work_once(settings).events == 0
+        assert replica.rows("item", "id") == [(1,)]
+        assert worker.progress.active
+
+
 def test_an_older_shape_that_compaction_has_removed(source: Source, settings: Settings, replica: Database) -> None:
     source.add(shape("item", column("n")))
     source.transaction(("c", "item", {"id": 1, "n": 1}))

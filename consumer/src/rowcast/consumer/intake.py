@@ -40,6 +40,11 @@ class Intake:
         self.by_key = by_key
         self.new_shapes = False
         """Set when a shape was read that is news."""
+        self.ended_lsn = 0
+        """ENDs up to here had been applied before reading began."""
+        self.past: Partition | None = None
+        """Set to a partition that has an event from before ``ended_lsn`` which was not applied: its table is new to the
+        replica, and its transaction will never be put together again."""
 
     def take(self, stream: Stream, messages: Sequence[Any]) -> None:
         """The next messages of ``stream``. Raises DataError naming topic, partition, offset and reason; those before
@@ -58,7 +63,7 @@ class Intake:
         partition, layouts, add, loose = stream.partition, self._layouts, self.merge.add, self._loose
         by_key, seam_lsn, seam = self.by_key, self._seam_lsn, self._seam_transaction
         lsn = stream.lsn
-        change: Change | None = None
+        first = change = None
         try:
             for message in messages:
                 value = message.value()
@@ -74,6 +79,7 @@ class Intake:
                 if read is None or read.lsn <= lsn:
                     continue  # not wanted; or sent twice: lsns only grow
                 change = read
+                first = first or change
                 lsn = change.lsn
                 if by_key:
                     loose.append(change)
@@ -83,7 +89,9 @@ class Intake:
                 else:
                     add(change)
         finally:
-            if change is not None:
+            if first is not None and change is not None:
+                if first.lsn < self.ended_lsn and not by_key:
+                    self.past = partition
                 stream.lsn = lsn
                 stream.transaction = change.transaction
                 self._furthest_lsn = max(self._furthest_lsn, lsn)
@@ -150,6 +158,7 @@ class Intake:
     def start_by_key(self, streams: Iterable[Stream]) -> None:
         """Gives up transactions: everything held of these tables' streams, and what comes, is handed over by key."""
         self.by_key = True
+        self.past, self.ended_lsn = None, 0
         changes, reach = self.merge.give_up()
         self._loose += changes
         self._loose_reach |= reach

@@ -69,6 +69,8 @@ class Reader:
         self._reported: dict[Partition, Position] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rowcast-reader", daemon=True)
+        if not by_key:
+            self._intake.ended_lsn = max((s.lsn for s in self._subscription.of_kind("transaction")), default=0)
         if not by_key and self._subscription.lost_transactions:
             self._catch_up("the transaction topic no longer holds what comes next")
 
@@ -151,6 +153,8 @@ class Reader:
             raise self._bad
         if self._loading:
             self._finish_loading()
+        elif self._intake.past is not None:
+            self._catch_up(f"topic {self._intake.past[0]} has events from before this replica began with it")
         elif (gap := self._gaps.found()) is not None:
             self._catch_up(gap)
         if self._once and self._is_done():

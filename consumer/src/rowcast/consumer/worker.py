@@ -18,6 +18,7 @@ from typing import TypeVar
 from rowcast.consumer.changes import Partition
 from rowcast.consumer.collector import rarer_collections
 from rowcast.consumer.handover import Mark
+from rowcast.consumer.lag import replica_status
 from rowcast.consumer.layouts import Layouts
 from rowcast.consumer.membership import Membership
 from rowcast.consumer.positions import Position
@@ -35,6 +36,7 @@ _log = logging.getLogger("rowcast.worker")
 
 _TAKE_S = 0.1
 _STAND_BY_S = 0.2
+_SILENT_S = 5.0
 _BACKOFF_S = (0.1, 10.0)
 _REPORT_S = 1.0
 # Rows from before the capture keep a replica from being consistent; they may have been mended.
@@ -82,14 +84,16 @@ class _Worker:
     def run(self) -> WorkerProgress:
         backoff = _BACKOFF_S[0]
         try:
-            while not self._stop.is_set() and self._topics_are_there():
-                membership = Membership(self._settings, self._name)
+            while not self._stop.is_set():
                 try:
-                    if self._stand_by(membership) and self._work(membership):
+                    if self._take_a_turn():
                         break
                     backoff = _BACKOFF_S[0]
                 except FencedError as error:
                     _log.warning("%s; standing by", error)
+                except RetriableError:
+                    # Only when it was asked to stop while the replica was out of reach.
+                    break
                 except UnreachableError as error:
                     # It was reached at the start, and will be again.
                     if self._once:
@@ -97,12 +101,20 @@ class _Worker:
                     _log.warning("%s Beginning again in %.1f s", error, backoff)
                     self._stop.wait(backoff * random.uniform(0.5, 1.5))
                     backoff = min(backoff * 2, _BACKOFF_S[1])
-                finally:
-                    membership.close()
-                    self._tell(active=False)
         finally:
             self._replica.close()
         return self._progress
+
+    def _take_a_turn(self) -> bool:
+        """Stands by and works. True: done or stopped; False: the work is another worker's for now."""
+        if not self._topics_are_there():
+            return True
+        membership = Membership(self._settings, self._name)
+        try:
+            return not self._stand_by(membership) or self._work(membership)
+        finally:
+            membership.close()
+            self._tell(active=False)
 
     def _topics_are_there(self) -> bool:
         """Waits for the relay's first start. False: there is nothing to wait for, or for."""
@@ -122,15 +134,20 @@ class _Worker:
         return False
 
     def _stand_by(self, membership: Membership) -> bool:
-        """Waits until this worker may work. False: stopped."""
+        """Waits until this worker may work. False: stopped, or with ``once`` the active one has done it all."""
         told = False
         since = time.monotonic()
         while not self._stop.is_set():
             if membership.active(_STAND_BY_S):
                 return True
-            if not told and time.monotonic() - since > 5:
+            if not told and time.monotonic() - since > _SILENT_S:
                 _log.info("another worker of this replica is active, or the group is being formed: standing by")
                 told = True
+            if self._once and told:
+                status = replica_status(self._settings, self._name)
+                if status.state == "consistent" and status.records == 0:
+                    _log.info("the active worker has applied everything")
+                    return False
         return False
 
     def _work(self, membership: Membership) -> bool:
