@@ -22,7 +22,7 @@ def new_producer(properties: Properties, extra: str, own: Mapping[str, Any] | No
 
     Raises MissingExtraError, or ConfigurationError for a property that librdkafka does not take.
     """
-    _require_client(extra)
+    require_client(extra)
     from confluent_kafka import KafkaException, Producer
 
     try:
@@ -33,7 +33,7 @@ def new_producer(properties: Properties, extra: str, own: Mapping[str, Any] | No
 
 def new_consumer(properties: Properties, extra: str, own: Mapping[str, Any] | None = None) -> Consumer:
     """A consumer; as new_producer."""
-    _require_client(extra)
+    require_client(extra)
     from confluent_kafka import Consumer, KafkaException
 
     try:
@@ -44,7 +44,7 @@ def new_consumer(properties: Properties, extra: str, own: Mapping[str, Any] | No
 
 def new_admin(properties: Properties, extra: str) -> AdminClient:
     """An admin client; as new_producer."""
-    _require_client(extra)
+    require_client(extra)
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
@@ -82,7 +82,8 @@ def is_embedded(properties: Properties, extra: str) -> bool:
     return str(getattr(reach(properties, extra), "cluster_id", "") or "").startswith(CLUSTER_ID_PREFIX)
 
 
-def _require_client(extra: str) -> None:
+def require_client(extra: str) -> None:
+    """Raises MissingExtraError if the Kafka client is not installed."""
     try:
         import confluent_kafka  # noqa: F401
     except ModuleNotFoundError as error:

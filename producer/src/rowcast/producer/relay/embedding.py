@@ -12,6 +12,7 @@ from rowcast.producer.relay.process import Relay
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine
+from rowcast.shared.errors import RowcastError
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -39,7 +40,8 @@ class RelayThread:
             self._relay.run(self._stop)
         except Exception as error:  # noqa: BLE001  # the application must hear of it, whatever it is
             self.error = error
-            _log.exception("the relay has stopped: %s", error)
+            # The message of our own errors says it all.
+            _log.error("the relay has stopped: %s", error, exc_info=not isinstance(error, RowcastError))
 
     @property
     def progress(self) -> RelayProgress:

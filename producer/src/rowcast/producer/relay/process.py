@@ -36,7 +36,8 @@ class _StoppedError(Exception):
 class Relay:
     """Publishes one source's outbox. Not for several threads, except ``wake``.
 
-    ``patient``: a server that does not answer at the first start is waited for, too.
+    ``patient``: a server that does not answer at the first start is waited for, too. Raises ConfigurationError if no
+    Kafka is configured, MissingExtraError if its client is not installed.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Relay:
     ) -> None:
         self._settings = settings
         self._properties = settings.require_kafka()
+        kafka.require_client("relay")
         self._engine = engine
         self._tables: OutboxTables = outbox_tables(sa.MetaData())
         self._owner = new_owner()
