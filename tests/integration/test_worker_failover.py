@@ -36,8 +36,9 @@ def replica(replica_url: str) -> Database:
 @pytest.fixture
 def settings(kafka: Broker, source_name: str, replica_url: str) -> Settings:
     settings = settings_for(source_name, kafka.bootstrap_servers, replica_url, batch_events=100)
-    # The least that the broker allows.
-    return settings.model_copy(update={"kafka": settings.kafka | {"session.timeout.ms": 6000}})
+    # So that a killed worker is replaced soon.
+    soon = {"session.timeout.ms": 1500, "heartbeat.interval.ms": 300}
+    return settings.model_copy(update={"kafka": settings.kafka | soon})
 
 
 @pytest.fixture
@@ -85,6 +86,10 @@ def until(condition: Callable[[], bool], timeout: float = 60) -> None:
         time.sleep(0.05)
 
 
+def epoch(replica: Database) -> int:
+    return int(replica.rows("rowcast_replica", "epoch")[0][0])
+
+
 def test_a_worker_killed_at_any_moment(
     source: Source, settings: Settings, replica: Database, start: Start, campaign: bool
 ) -> None:
@@ -94,36 +99,42 @@ def test_a_worker_killed_at_any_moment(
     source.add(ITEM, NOTE)
     work_once(settings)
     audit(replica)
-    transactions = 6000 if campaign else 1500
-    written = threading.Event()
+    enough = threading.Event()
+    written = 0
 
     def write() -> None:
-        for n in range(transactions):
+        nonlocal written
+        while not enough.is_set():
+            n = written
             lines: list[Any] = [("c", "item", {"id": 2 * n, "n": n}), ("c", "item", {"id": 2 * n + 1, "n": n})]
             lines += [("c", "note", {"id": n, "item_id": 2 * n})]
             lines += [("d", "note", {"id": n - 1})] if n % 3 == 1 else []
             source.put(*lines)
+            written += 1
             if n % 20 == 0:
-                source.producer.poll(0)
                 time.sleep(0.02)
         source.flush()
-        written.set()
 
     writer = threading.Thread(target=write)
     writer.start()
-    kills = 0
-    while kills < (25 if campaign else 6):
-        worker = start()
-        time.sleep(chance.uniform(0.5, 2.5))
-        worker.kill()
-        kills += 1
-    writer.join()
-    assert written.is_set()
+    applied = []
+    try:
+        for _ in range(25 if campaign else 4):
+            before = epoch(replica)
+            worker = start()
+            until(lambda before=before: epoch(replica) > before)  # type: ignore[misc]
+            time.sleep(chance.uniform(0, 1.5))
+            worker.kill()
+            applied.append(len(replica.rows("audit")))
+    finally:
+        enough.set()
+        writer.join()
     work_once(settings)
-    assert [row[0] for row in replica.rows("item", "id")] == sorted(range(2 * transactions), key=repr)
-    assert len(replica.rows("note")) == transactions - len([n for n in range(transactions) if n % 3 == 1])
+    print(f"{written} transactions; applied when killed: {applied}")
+    assert [row[0] for row in replica.rows("item", "id")] == sorted(range(2 * written), key=repr)
+    assert len(replica.rows("note")) == written - len([n for n in range(written) if n % 3 == 1])
     noted = [row[0] for row in replica.rows("audit")]
-    assert len(noted) == len(set(noted)) == 2 * transactions
+    assert len(noted) == len(set(noted)) == 2 * written
 
 
 def test_a_worker_that_was_stopped_and_wakes_up_writes_nothing(

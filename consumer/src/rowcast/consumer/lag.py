@@ -12,12 +12,13 @@ from sqlalchemy import exc
 
 from rowcast.consumer import positions
 from rowcast.consumer.changes import Partition
+from rowcast.consumer.layouts import Layouts
 from rowcast.consumer.positions import Position, ReplicaState, State
-from rowcast.consumer.topics import READING, TIMEOUT_S, ends
+from rowcast.consumer.topics import READING, TIMEOUT_S, ends, partitions_of, read_shapes
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine, unreachable
 from rowcast.shared.errors import DataError
-from rowcast.shared.events import parse_transaction, transaction_topic
+from rowcast.shared.events import parse_transaction, table_topic, transaction_topic
 from rowcast.shared.kafka import new_consumer
 from rowcast.shared.kafka import unreachable as kafka_unreachable
 
@@ -58,7 +59,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     state, reached = _read(settings, name)
     if state is None:
         return ReplicaStatus(name, None)
-    lags, behind_ms = _lags(settings, reached)
+    lags, behind_ms = _lags(settings, name, reached)
     return ReplicaStatus(name, state.state, state.owner, state.lsn, state.tx, state.ts_ms, behind_ms, lags)
 
 
@@ -79,40 +80,27 @@ def _read(settings: Settings, name: str) -> tuple[ReplicaState | None, dict[Part
 _COUNTED = 100
 
 
-def _lags(settings: Settings, reached: Mapping[Partition, Position]) -> tuple[tuple[TopicLag, ...], int]:
+def _lags(settings: Settings, name: str, reached: Mapping[Partition, Position]) -> tuple[tuple[TopicLag, ...], int]:
     from confluent_kafka import KafkaException
 
+    layouts = Layouts(settings.replica(name).tables)
+    read_shapes(settings, layouts)
+    marks = transaction_topic(settings.source)
+    topics = {marks, *(table_topic(settings.source, shape.schema, shape.name) for shape in layouts.shapes())}
     consumer = new_consumer(settings.require_kafka(), "worker", {**READING, "group.id": "rowcast"})
-    records: dict[str, int] = {}
+    records = dict.fromkeys(sorted(topics), 0)
     try:
-        for partition, position in sorted(reached.items()):
-            records[partition[0]] = records.get(partition[0], 0) + _records_after(consumer, partition, position)
-        topic = transaction_topic(settings.source)
-        behind_ms = _age_of_next(consumer, topic, reached[topic, 0]) if records.get(topic) else 0
+        for topic, numbers in partitions_of(consumer, topics).items():
+            for partition in ((topic, number) for number in (numbers if topic != marks else [0])):
+                low, high = ends(consumer, partition)
+                begin = max(low, reached[partition].next_offset) if partition in reached else low
+                records[topic] += max(0, high - begin)
+        behind_ms = _age_of_next(consumer, marks, reached.get((marks, 0), Position(0, 0))) if records[marks] else 0
     except KafkaException as error:
         raise kafka_unreachable(settings.kafka, error) from error
     finally:
         consumer.close()
-    return tuple(TopicLag(topic, count) for topic, count in sorted(records.items())), behind_ms
-
-
-def _records_after(consumer: Any, partition: Partition, position: Position) -> int:
-    """Offsets are not records: Kafka's own marks at the ends of its transactions have them too. A few are counted."""
-    from confluent_kafka import TopicPartition
-
-    _, high = ends(consumer, partition)
-    behind = max(0, high - position.next_offset)
-    if not 0 < behind <= _COUNTED:
-        return behind
-    consumer.assign([TopicPartition(*partition, position.next_offset)])
-    count = 0
-    while True:
-        message = consumer.poll(TIMEOUT_S)
-        if message is None or message.error() is not None:
-            return count
-        count += 1
-        if message.offset() + 1 >= high:
-            return count
+    return tuple(TopicLag(topic, count) for topic, count in records.items()), behind_ms
 
 
 def _age_of_next(consumer: Any, topic: str, position: Position) -> int:
