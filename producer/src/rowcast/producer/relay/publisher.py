@@ -35,6 +35,9 @@ _PASSING = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
 )
 
+# What produce raises once the transaction, or the producer, has failed.
+_FAILED_BEFORE = (KafkaError._STATE, KafkaError._FATAL)
+
 _DEFAULTS = {
     "linger.ms": 1,
     # Beyond this many bytes that are not acknowledged, producing waits.
@@ -133,11 +136,12 @@ class Publisher:
                 f"a message of {len(value or b''):,} bytes for the topic {topic}, key {key.decode()[:200]}, is larger "
                 "than the producer takes. Raise message.max.bytes in [kafka], and max.message.bytes of the topic."
             )
-        try:
-            # Once a transaction has failed, only its commit says why.
-            self._producer.commit_transaction(_SLICE_S)
-        except KafkaException as cause:
-            return meaning(cause, "producing")
+        if error_in(error).code() in _FAILED_BEFORE:
+            try:
+                # It cannot succeed, and only it says why.
+                self._producer.commit_transaction(_SLICE_S)
+            except KafkaException as cause:
+                return meaning(cause, "producing")
         return reason
 
     def commit(self, lsn: int) -> None:
