@@ -26,8 +26,9 @@ STEPS = (
     "before claim",
     "after claim",
     "after a message",
-    "before committing the Kafka transaction",
-    "after committing the Kafka transaction",
+    "before beginning to commit",
+    "after beginning to commit",
+    "after a commit",
     "before settle",
     "after settle",
 )
@@ -47,6 +48,8 @@ class Faults:
         self._close = Publisher.close
         self._wrap(monkeypatch, LeaseRow, "take", lambda args: "take")
         self._wrap(monkeypatch, Publisher, "_patiently", lambda args: str(args[1]))
+        self._wrap(monkeypatch, Publisher, "begin_commit", lambda args: "beginning to commit")
+        self._wrap_committed(monkeypatch)
         self._wrap(monkeypatch, Claims, "_write", lambda args: "claim" if args[1] else "settle")
         self._wrap_send(monkeypatch)
         self._unless_crashed(monkeypatch, LeaseRow, "release")
@@ -81,6 +84,17 @@ class Faults:
 
         patch.setattr(owner, method, wrapped)
 
+    def _wrap_committed(self, patch: pytest.MonkeyPatch) -> None:
+        original = Publisher.committed
+
+        def wrapped(this: Publisher, *, wait: bool = False) -> int | None:
+            lsn = original(this, wait=wait)
+            if lsn is not None:
+                self._step("after a commit")
+            return lsn
+
+        patch.setattr(Publisher, "committed", wrapped)
+
     def _wrap_send(self, patch: pytest.MonkeyPatch) -> None:
         original = Publisher.send
 
@@ -89,7 +103,7 @@ class Faults:
                 for message in messages:
                     yield message
                     # What was handed over is on its way, whatever becomes of the relay.
-                    this._poll(0.001)
+                    this._lane.poll(0.001)
                     self._step("after a message")
 
             original(this, stepping())

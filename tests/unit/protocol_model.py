@@ -11,7 +11,11 @@ state can move with each append (a worker, which reads uncommitted and skips lsn
 with each commit (a reader of committed data, which has no such rule and stands for compaction, too: what it sees
 last is what is kept).
 
-The steps are named as in ``rowcast.producer.relay``: take, fence, look, marker, read, claim, deliver, commit, settle.
+A relay has two producers, as ``relay/publisher.py`` says why: while Kafka commits the transaction of one, what
+follows goes through the other.
+
+The steps are named as in ``rowcast.producer.relay``: take, fence, look, marker, read, claim, deliver, begin to commit,
+commit, settle.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 Events = tuple[int, ...]
+Log = tuple[tuple[int, int], ...]
 
 
 class Claim(NamedTuple):
@@ -33,15 +38,18 @@ class Claim(NamedTuple):
 
 
 class Relay(NamedTuple):
-    """``pending``, ``published``: claims as it knows them. ``queue``: (event, lsn) handed to the producer and not at
-    the broker yet. ``sent``: the highest lsn handed over in the open Kafka transaction; 0: none is open.
+    """``pending``, ``published``: claims as it knows them. ``lane``: which producer takes what is sent. ``queue``:
+    (lane, event, lsn) handed over and not at the broker yet. ``sent``: the highest lsn handed over in the lane's Kafka
+    transaction; 0: none is open. ``committing``: that of the other lane's, while Kafka commits it.
     ``deleted``: the events that were gone when it looked; ``read``: those it is about to claim."""
 
     at: str = "out"
     pending: tuple[Claim, ...] = ()
     published: tuple[Claim, ...] = ()
-    queue: tuple[tuple[int, int], ...] = ()
+    lane: int = 0
+    queue: tuple[tuple[int, int, int], ...] = ()
     sent: int = 0
+    committing: int = 0
     deleted: int = 0
     read: Events = ()
 
@@ -55,11 +63,11 @@ class State(NamedTuple):
     """Whose epoch is the lease's."""
     next_lsn: int = 1
     claims: tuple[Claim, ...] = ()
-    producer: int | None = None
-    """Whose producer epoch is the broker's."""
+    producers: tuple[int | None, int | None] = (None, None)
+    """Whose producer epoch is the broker's, by lane: each has its transactional.id."""
     marker: int = 0
-    open: tuple[tuple[tuple[int, int], ...], ...] = ((), ())
-    """Appended and neither committed nor aborted, by relay."""
+    open: tuple[Log, Log, Log, Log] = ((), (), (), ())
+    """Appended and neither committed nor aborted: of relay 0 by lane, of relay 1 by lane."""
     worker: Events = ()
     worker_lsn: int = 0
     committed: Events = ()
@@ -75,6 +83,9 @@ class Variant:
     late_deletion: bool = True
     same_lsns: bool = True
     fence_first: bool = True
+    fence_both: bool = True
+    flush_first: bool = True
+    commit_in_order: bool = True
     second_look: bool = True
     swap_when_claiming: bool = True
     recorded_first: bool = True
@@ -91,8 +102,9 @@ def steps(state: State, variant: Variant, events: int) -> Iterator[Step]:
     """Every step that can happen next, by name."""
     if state.visible < events:
         yield "the application commits", state._replace(visible=state.visible + 1)
-    if any(state.open) and variant.fencing:
-        yield "the broker gives the transaction up", state._replace(producer=None, open=((), ()))
+    for lane in (0, 1):
+        if any(state.open[lane::2]) and variant.fencing:
+            yield f"the broker gives lane {lane}'s transaction up", _fenced(state, lane, None, variant)
     for i, relay in enumerate(state.relays):
         for name, after in _relay_steps(state, i, relay, variant):
             yield f"relay {i}: {name}", after
@@ -103,13 +115,18 @@ def _relay_steps(state: State, i: int, relay: Relay, variant: Variant) -> Iterat
         yield "take", _now(state._replace(leader=i), i, Relay("fence" if variant.fence_first else "look"))
         return
     yield "crash", _now(state, i, Relay())
-    if relay.queue:
-        yield "deliver", _deliver(state, i, relay, variant)
+    for lane in {entry[0] for entry in relay.queue}:
+        yield f"deliver in lane {lane}", _deliver(state, i, relay, lane, variant)
+    if relay.committing:
+        yield "commit", _commit(state, i, relay, 1 - relay.lane, relay.committing, variant)
     match relay.at:
         case "fence":
-            if variant.fencing:
-                state = state._replace(producer=i, open=((), ()))
-            yield "fence", _now(state, i, relay._replace(at="look" if variant.fence_first else "settle"))
+            state = _fenced(state, 0, i, variant)
+            yield "fence lane 0", _now(state, i, relay._replace(at="fence the other"))
+        case "fence the other":
+            if variant.fence_both:
+                state = _fenced(state, 1, i, variant)
+            yield "fence lane 1", _now(state, i, relay._replace(at="look" if variant.fence_first else "settle"))
         case "look":
             mine = state.leader == i or not variant.second_look
             after = Relay("marker", pending=state.claims, deleted=state.deleted) if mine else Relay()
@@ -128,11 +145,21 @@ def _relay_steps(state: State, i: int, relay: Relay, variant: Variant) -> Iterat
             yield from _lead(state, i, relay, variant)
 
 
+def _fenced(state: State, lane: int, producer: int | None, variant: Variant) -> State:
+    """``init_transactions``: what the lane had open is aborted, and nobody else's epoch counts in it any more."""
+    if not variant.fencing:
+        return state
+    producers = tuple(producer if n == lane else other for n, other in enumerate(state.producers))
+    return state._replace(
+        producers=producers, open=tuple(() if n % 2 == lane else log for n, log in enumerate(state.open))
+    )
+
+
 def _resend(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
     """Recorded claims go first, one Kafka transaction each."""
     if relay.sent:
         if not relay.queue:
-            yield "commit", _commit(state, i, relay, variant)
+            yield "commit", _commit(state, i, relay, relay.lane, relay.sent, variant)
     elif not relay.pending:
         yield "lead", _now(state, i, relay._replace(at="lead"))
     else:
@@ -155,9 +182,12 @@ def _lead(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step
         first = max(claimed, state.deleted) + 1
         for last in range(first, state.visible + 1):
             yield f"read to {last}", _now(state, i, relay._replace(read=tuple(range(first, last + 1))))
-    if relay.sent and not relay.queue:
-        yield "commit", _commit(state, i, relay, variant)
-    if not variant.recorded_first and relay.pending and not relay.sent:
+    if relay.sent and (not relay.queue or not variant.flush_first):
+        if not relay.committing:
+            yield "begin to commit", _begin_to_commit(state, i, relay, variant)
+        elif not variant.commit_in_order and not relay.queue:
+            yield "commit the later", _commit(state, i, relay, relay.lane, relay.sent, variant)
+    if not variant.recorded_first and relay.pending and not relay.sent and not relay.committing:
         yield "send again", _now(state, i, _sending(relay, relay.pending[0]))
     if relay.published:
         yield from _settle(state, i, relay, then="lead")
@@ -176,7 +206,7 @@ def _claim(state: State, i: int, relay: Relay, variant: Variant) -> State:
 
 
 def _sending(relay: Relay, claim: Claim) -> Relay:
-    queue = tuple((event, claim.first_lsn + n) for n, event in enumerate(claim.events))
+    queue = tuple((relay.lane, event, claim.first_lsn + n) for n, event in enumerate(claim.events))
     return relay._replace(queue=relay.queue + queue, sent=claim.last_lsn)
 
 
@@ -194,32 +224,45 @@ def _without_published(state: State, i: int, relay: Relay) -> State:
     return _now(state, i, relay._replace(published=(), deleted=max(relay.deleted, deleted)))
 
 
-def _deliver(state: State, i: int, relay: Relay, variant: Variant) -> State:
-    if variant.fencing and state.producer != i:
+def _deliver(state: State, i: int, relay: Relay, lane: int, variant: Variant) -> State:
+    if variant.fencing and state.producers[lane] != i:
         return _now(state, i, Relay())
-    event, lsn = relay.queue[0]
+    at = next(n for n, entry in enumerate(relay.queue) if entry[0] == lane)
+    _, event, lsn = relay.queue[at]
     if lsn > state.worker_lsn:
         if event != len(state.worker) + 1:
             raise BrokenPromiseError(f"a worker sees event {event} after {state.worker}")
         state = state._replace(worker=(*state.worker, event), worker_lsn=lsn)
-    appended = tuple((*log, (event, lsn)) if n == i else log for n, log in enumerate(state.open))
-    return _now(state._replace(open=appended), i, relay._replace(queue=relay.queue[1:]))
+    mine = 2 * i + lane
+    opened = tuple((*log, (event, lsn)) if n == mine else log for n, log in enumerate(state.open))
+    return _now(state._replace(open=opened), i, relay._replace(queue=relay.queue[:at] + relay.queue[at + 1 :]))
 
 
-def _commit(state: State, i: int, relay: Relay, variant: Variant) -> State:
+def _begin_to_commit(state: State, i: int, relay: Relay, variant: Variant) -> State:
+    """From here on the other lane takes what is sent."""
+    other = 1 - relay.lane
+    if not variant.fence_both and state.producers[other] != i:
+        state = _fenced(state, other, i, variant)
+    return _now(state, i, relay._replace(lane=other, committing=relay.sent, sent=0))
+
+
+def _commit(state: State, i: int, relay: Relay, lane: int, lsn: int, variant: Variant) -> State:
     """Atomic at the broker, the marker included. A crash right after it is one that never heard of it."""
-    if variant.fencing and state.producer != i:
+    if variant.fencing and state.producers[lane] != i:
         return _now(state, i, Relay())
+    if any(entry[0] == lane for entry in relay.queue):
+        return state
     seen = state.committed
-    for event, _ in state.open[i]:
+    for event, _ in state.open[2 * i + lane]:
         if event != len(seen) + 1:
             raise BrokenPromiseError(f"a reader of committed data sees event {event} after {seen}")
         seen = (*seen, event)
-    done = tuple(c for c in relay.pending if c.last_lsn <= relay.sent)
-    left = tuple(c for c in relay.pending if c.last_lsn > relay.sent)
-    kept = tuple(() if n == i else log for n, log in enumerate(state.open))
-    state = state._replace(committed=seen, marker=relay.sent, open=kept)
-    return _now(state, i, relay._replace(pending=left, published=relay.published + done, sent=0))
+    done = tuple(c for c in relay.pending if c.last_lsn <= lsn)
+    left = tuple(c for c in relay.pending if c.last_lsn > lsn)
+    kept = tuple(() if n == 2 * i + lane else log for n, log in enumerate(state.open))
+    state = state._replace(committed=seen, marker=lsn, open=kept)
+    relay = relay._replace(pending=left, published=relay.published + done)
+    return _now(state, i, relay._replace(sent=0) if lane == relay.lane else relay._replace(committing=0))
 
 
 def _now(state: State, i: int, relay: Relay) -> State:

@@ -38,6 +38,9 @@ CLAIM_BYTES = 8 * 1024 * 1024
 _CLAIMS_IN_FLIGHT = 4
 """Rows of this many full claims, and Kafka's transaction is committed before its time: claimed rows cost each look."""
 
+_IDLE = 0.2
+"""When nothing came for this part of Kafka's transaction interval, it is committed before its time."""
+
 
 class Leader:
     """One epoch's leader. Any error ends it; whoever leads next, perhaps the same process, starts with ``take_over``.
@@ -67,6 +70,7 @@ class Leader:
         self._source = source
         self._settings = settings
         self._on_events = on_events
+        self._interval = settings.kafka_transaction_ms / 1000
         self._limits = Limits(settings.claim_rows, CLAIM_BYTES)
         self._outbox = Outbox(connections, tables)
         self._splitter = LineSplitter()
@@ -75,6 +79,7 @@ class Leader:
         self._renewed_at = time.monotonic()
         self._sent_at = 0.0
         self._sent_lsn = 0
+        self._open_rows = 0
         self._claims: Claims | None = None
 
     def take_over(self) -> None:
@@ -82,7 +87,7 @@ class Leader:
 
         The order matters: tests/unit/protocol_model.py checks it.
         """
-        self._publisher.fence()
+        self._publisher.fence(lambda: self._lease_row.look(self._epoch))
         # A relay that slept since it took the lease has just fenced its successor: it finds out here.
         lease = self._lease_row.look(self._epoch)
         self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
@@ -130,22 +135,31 @@ class Leader:
 
         Raises DamagedRowError when the next transaction cannot be published; everything before it is committed then.
         """
+        self._learn()
         claimed = self._claim_next()
         if claimed is not None:
             self._send(*claimed)
             self._sent_at = time.monotonic()
         if self._commit_is_due(idle=claimed is None):
-            self.commit()
+            self._begin_commit()
         if claimed is None:
             self._held.settle()
         self.keep_lease()
         return claimed is not None
 
     def commit(self) -> None:
-        """Commits the open Kafka transaction. What it held is deleted with the next claim, or by ``settle``."""
-        if self._publisher.begun_at is not None:
-            self._publisher.commit(self._sent_lsn)
-            self._held.committed(self._sent_lsn)
+        """Waits until Kafka has committed all that is sent. It is deleted with the next claim, or by ``settle``."""
+        self._begin_commit()
+        self._learn(wait=True)
+
+    def _begin_commit(self) -> None:
+        self._publisher.begin_commit(self._sent_lsn)
+        self._open_rows = 0
+
+    def _learn(self, *, wait: bool = False) -> None:
+        committed = self._publisher.committed(wait=wait)
+        if committed is not None:
+            self._held.committed(committed)
 
     def finish(self) -> None:
         """Commits and deletes all that is sent."""
@@ -154,13 +168,23 @@ class Leader:
 
     def keep_lease(self) -> None:
         """Renews the lease when a third of it has gone by. Raises FencedError if another relay has taken over."""
-        now = time.monotonic()
-        if now - self._renewed_at > self._settings.lease_ms / 3000:
+        if self._renewal_in() <= 0:
             if self._claims is None:
                 self._lease_row.look(self._epoch)
             else:
                 self._claims.renew()
-            self._renewed_at = now
+            self._renewed_at = time.monotonic()
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds until ``work`` must be called again, even if nothing comes."""
+        due = self._renewal_in()
+        if self._publisher.begun_at is not None:
+            due = min(due, self._sent_at + self._interval * _IDLE - time.monotonic())
+        return max(0.0, due)
+
+    def _renewal_in(self) -> float:
+        return self._renewed_at + self._settings.lease_ms / 3000 - time.monotonic()
 
     def _claim_next(self) -> tuple[Claim, list[BatchRow]] | None:
         claims = self._held
@@ -213,6 +237,7 @@ class Leader:
         self._topics.ensure({self._tables.of(head).topic for head in heads}, self.keep_lease)
         self._publisher.send(self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000))
         self._sent_lsn = claim.last_lsn
+        self._open_rows += len(rows)
         self._on_events(event_count(rows))
 
     def _publish_shapes(self, shapes: list[TableVersion]) -> None:
@@ -224,14 +249,16 @@ class Leader:
         self._topics.ensure((table.topic for table in shapes), self.keep_lease)
         messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
         self._publisher.send(messages)
-        self._publisher.commit(self._sent_lsn)
+        self.commit()
 
     def _commit_is_due(self, idle: bool) -> bool:
         begun_at = self._publisher.begun_at
         if begun_at is None:
             return False
-        now = time.monotonic()
-        interval = self._settings.kafka_transaction_ms / 1000
-        if now - begun_at >= interval or (idle and now - self._sent_at >= interval / 5):
+        if self._open_rows >= _CLAIMS_IN_FLIGHT * self._settings.claim_rows or self._interval == 0:
             return True
-        return len(self._held.claimed) >= _CLAIMS_IN_FLIGHT * self._settings.claim_rows
+        # Beginning another commit would wait for the one that is under way.
+        now = time.monotonic()
+        return not self._publisher.committing and (
+            now - begun_at >= self._interval or (idle and now - self._sent_at >= self._interval * _IDLE)
+        )

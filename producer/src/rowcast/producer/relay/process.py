@@ -134,12 +134,18 @@ class Relay:
             if stop.wait(min(settings.relay.lease_ms / 20_000, 0.25)):
                 return False
         self._tell(state="taking over", epoch=epoch)
+        fenced = False
         try:
             self._lead(connections, lease_row, epoch, stop, once, backoff)
+        except FencedError:
+            # Perhaps by a relay that slept and stands by again: then the lease is still this one's, and it keeps it.
+            fenced = True
+            raise
         finally:
-            # So that nobody waits for its end; of another epoch's lease this changes nothing.
-            with suppress(exc.DBAPIError):
-                lease_row.release(epoch)
+            if not fenced:
+                # So that nobody waits for its end; of another epoch's lease this changes nothing.
+                with suppress(exc.SQLAlchemyError):
+                    lease_row.release(epoch)
         return True
 
     def _is_empty(self, connections: Connections) -> bool:
@@ -161,7 +167,7 @@ class Relay:
             patience.check()
             leader.keep_lease()
 
-        publisher = Publisher(self._properties, settings.source, waiting)
+        publisher = Publisher(self._properties, settings.source, waiting, self.wake)
         try:
             kind = EmbeddedTopics if self._embedded else Topics
             topics = kind(self._properties, settings.source, settings.topics)
@@ -181,7 +187,7 @@ class Relay:
                 elif once:
                     break
                 else:
-                    self._woken.wait(pause / 1000)
+                    self._woken.wait(min(pause / 1000, leader.longest_pause))
                     pause = min(pause * 2, settings.relay.poll_max_ms)
                 self._tell(lsn=leader.committed_lsn)
             leader.finish()
