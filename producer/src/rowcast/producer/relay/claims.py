@@ -47,6 +47,9 @@ class Claims:
         self._pending: list[Claim] = self._recorded()
         self._published: list[Claim] = []
         self._claimed = {id_ for claim in self._pending for id_ in claim.outbox_ids}
+        self._at_once = None
+        if connections.dialect.name == "postgresql":
+            self._at_once = sa.text(_AT_ONCE.format(swap=lease_row.swap_sql))
         self.lease = lease
 
     def _recorded(self) -> list[Claim]:
@@ -117,6 +120,23 @@ class Claims:
 
     def _write(self, next_: Lease, claim: Claim | None) -> None:
         done = [id_ for published in self._published for id_ in published.outbox_ids]
+        if self._at_once is not None:
+            lsns = [published.first_lsn for published in self._published]
+            swapped = self._connections.reader.execute(
+                self._at_once,
+                self._lease_row.swap_parameters(self.lease, next_)
+                | (_as_row(claim) if claim else _NO_CLAIM)
+                | {"done_lsns": lsns, "done_ids": done},
+            ).scalar_one()
+            if not swapped:
+                raise self._lease_row.fenced()
+        else:
+            self._write_step_by_step(next_, claim, done)
+        self.lease = next_
+        self._published.clear()
+        self._claimed.difference_update(done)
+
+    def _write_step_by_step(self, next_: Lease, claim: Claim | None, done: Sequence[int]) -> None:
         writer = self._connections.writer
         with writer.begin():
             # First: whoever is fenced must not get as far as a delete.
@@ -129,9 +149,27 @@ class Claims:
                     [{"lsn": published.first_lsn} for published in self._published],
                 )
                 self._outbox.delete(done)
-        self.lease = next_
-        self._published.clear()
-        self._claimed.difference_update(done)
+
+
+# The same in one statement, and so one round trip instead of six, where an engine can: it is in the way of every event.
+# Whoever is fenced swaps nothing, and so inserts and deletes nothing.
+_AT_ONCE = """
+WITH swapped AS ({swap} RETURNING 1),
+  recorded AS (
+    INSERT INTO rowcast_claim (first_lsn, last_lsn, outbox_ids, carried, left_unfinished)
+    SELECT CAST(:first_lsn AS bigint), CAST(:last_lsn AS bigint), :outbox_ids, :carried, :left_unfinished
+    FROM swapped WHERE CAST(:first_lsn AS bigint) IS NOT NULL
+  ),
+  forgotten AS (
+    DELETE FROM rowcast_claim
+    WHERE first_lsn = ANY(CAST(:done_lsns AS bigint[])) AND EXISTS (SELECT FROM swapped)
+  ),
+  deleted AS (
+    DELETE FROM rowcast_outbox WHERE id = ANY(CAST(:done_ids AS bigint[])) AND EXISTS (SELECT FROM swapped)
+  )
+SELECT count(*) FROM swapped
+"""
+_NO_CLAIM = dict.fromkeys(("first_lsn", "last_lsn", "outbox_ids", "carried", "left_unfinished"))
 
 
 def _as_row(claim: Claim) -> dict[str, object]:

@@ -46,6 +46,12 @@ class LeaseRow:
         self._owner = owner
         self._now = now_ms(connections.dialect)
         self._expiry = self._now + lease_ms
+        self.swap_sql = (
+            f"UPDATE rowcast_lease SET expires_ms = {self._now} + {lease_ms:d}, next_lsn = :next_lsn, "
+            "published_lsn = :published_lsn, carried = :lease_carried "
+            "WHERE source = :lease_source AND epoch = :lease_epoch AND next_lsn = :seen_lsn"
+        )
+        self._swap = sa.text(self.swap_sql)
 
     def take(self) -> int | None:
         """The new epoch if the lease was free, expired or this relay's own; None if another relay holds it.
@@ -95,7 +101,7 @@ class LeaseRow:
             )
         ).first()
         if seen is None or seen.epoch != epoch:
-            raise self._fenced(seen.owner if seen else None)
+            raise self.fenced(seen.owner if seen else None)
         return Lease(seen.epoch, seen.next_lsn, seen.published_lsn, seen.carried)
 
     def swap(self, lease: Lease, next_: Lease) -> None:
@@ -103,19 +109,20 @@ class LeaseRow:
 
         Raises FencedError if the row is not what ``lease`` says: another relay has taken over.
         """
-        row = self._row.c
-        swapped = self._connections.writer.execute(
-            sa.update(self._row)
-            .where(row.source == self._source, row.epoch == lease.epoch, row.next_lsn == lease.next_lsn)
-            .values(
-                expires_ms=self._expiry,
-                next_lsn=next_.next_lsn,
-                published_lsn=next_.published_lsn,
-                carried=next_.carried,
-            )
-        )
+        swapped = self._connections.writer.execute(self._swap, self.swap_parameters(lease, next_))
         if swapped.rowcount != 1:
-            raise self._fenced(None)
+            raise self.fenced()
+
+    def swap_parameters(self, lease: Lease, next_: Lease) -> dict[str, object]:
+        """What ``swap_sql`` takes: it is the statement that ``swap`` executes, for a larger one to hold."""
+        return {
+            "lease_source": self._source,
+            "lease_epoch": lease.epoch,
+            "seen_lsn": lease.next_lsn,
+            "next_lsn": next_.next_lsn,
+            "published_lsn": next_.published_lsn,
+            "lease_carried": next_.carried,
+        }
 
     def renew(self, lease: Lease) -> None:
         """A sign of life. Raises FencedError if another relay has taken over."""
@@ -132,6 +139,7 @@ class LeaseRow:
                 .values(expires_ms=0, owner=None)
             )
 
-    def _fenced(self, owner: str | None) -> FencedError:
+    def fenced(self, owner: str | None = None) -> FencedError:
+        """The error to raise when the row is not this relay's any more."""
         by = f" ({owner})" if owner else ""
         return FencedError(f"another relay{by} has taken over the source {self._source!r}; this one stands by.")

@@ -25,6 +25,9 @@ from rowcast.shared.errors import ConfigurationError, FencedError, RetriableErro
 
 _log = logging.getLogger("rowcast.relay")
 
+_BUSY_S = 0.1
+"""Where something came within this time, more is expected soon: the outbox is looked at as often as it may be."""
+
 _STOPPING_S = 10.0
 """A stop waits at most this long for Kafka to take the batch in hand; after that the next relay publishes it again."""
 
@@ -179,16 +182,17 @@ class Relay:
             backoff.reset()
             _log.info("leading the source %s, epoch %d", settings.source, epoch)
             self._tell(state="leading", lsn=leader.committed_lsn)
-            pause = settings.relay.poll_min_ms
+            pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
             while not stop.is_set():
                 self._woken.clear()
                 if leader.work():
-                    pause = settings.relay.poll_min_ms
+                    pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
                 elif once:
                     break
                 else:
                     self._woken.wait(min(pause / 1000, leader.longest_pause))
-                    pause = min(pause * 2, settings.relay.poll_max_ms)
+                    if time.monotonic() - busy_at > _BUSY_S:
+                        pause = min(pause * 2, settings.relay.poll_max_ms)
                 self._tell(lsn=leader.committed_lsn)
             leader.finish()
             self._tell(lsn=leader.committed_lsn)
