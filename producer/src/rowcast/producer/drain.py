@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.dialects import postgresql
@@ -21,9 +20,10 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.outbox_lines import gone_line, row_line
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key
-from rowcast.shared.images import Concatenation, RowImage
+from rowcast.shared.images import Concatenation
 
 KEYS_PER_ROW = 2_000
 """An outbox row holds at most this many changes; a larger transaction takes several."""
@@ -200,29 +200,15 @@ class Drain:
         )
 
 
-def _prefix(group: _Group, op: str) -> str:
-    table = group.table
-    return f'{{"t":{orjson.dumps(table.full_name).decode()},"v":"{table.version}","op":"{op}","k":'
-
-
-def _key_image(group: _Group, values: Sequence[ColumnElement[Any]]) -> RowImage:
-    types = group.table.types
-    columns = group.table.key_columns
-    return RowImage([(str(c.name), v, types[str(c.name)]) for c, v in zip(columns, values, strict=True)])
-
-
 def _row_line(group: _Group) -> ColumnElement[str]:
-    table = group.table
-    image = RowImage([(str(c.name), c, table.types[str(c.name)]) for c in table.table.columns])
-    op = "u" if group.existed else "c"
-    return Concatenation(_prefix(group, op), _key_image(group, table.key_columns), ',"a":', image, "}\n")
+    return row_line(group.table, "u" if group.existed else "c")
 
 
 def _gone_line(group: _Group, values: Sequence[ColumnElement[Any]]) -> ColumnElement[str]:
     """What to write for a key without a row: a delete if the row was there before the transaction, else nothing."""
     if not group.existed:
         return sa.literal_column("''")
-    return Concatenation(_prefix(group, "d"), _key_image(group, values), "}\n")
+    return gone_line(group.table, dict(zip(group.table.key_columns, values, strict=True)).__getitem__)
 
 
 def _joined(parts: Sequence[ColumnElement[str]]) -> ColumnElement[str]:
