@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from rowcast.consumer.changes import Partition
-from rowcast.consumer.collector import rarer_collections
 from rowcast.consumer.handover import Mark
+from rowcast.consumer.interpreter import tuned_interpreter
 from rowcast.consumer.lag import replica_status
 from rowcast.consumer.layouts import Layouts
 from rowcast.consumer.membership import Membership
@@ -60,7 +60,7 @@ def run_worker(
     the start; later on it waits for the server to come back) and DataError for a message that is no valid event, or one
     that the replica does not take: everything before it has been applied, and the position is before it.
     """
-    with rarer_collections():
+    with tuned_interpreter():
         return _Worker(settings, replica, once, stop or threading.Event(), on_progress).run()
 
 
