@@ -148,7 +148,6 @@ class Applier:
     @contextmanager
     def _replica_transaction(self, connection: Connection, run: Run) -> Iterator[None]:
         """Rows and positions together, or nothing. Turns the driver's errors into this module's."""
-        reach = run.reach()
         last = run.last
         applied = Applied(last.lsn, last.id, last.ts_ms) if last.lsn > self.lsn else None
         try:
@@ -157,12 +156,11 @@ class Applier:
                 self._positions.hold(connection, applied)
                 self._replica.begin(connection)
                 yield
-                self._positions.advance(connection, reach)
+                self._positions.advance(connection, run.reach())
         except exc.DBAPIError as error:
             raise self._told(error) from error
         except ValueError as error:
             raise _ValueRefusedError(str(error)) from error
-        self._positions.advanced(reach)
         self.lsn = max(self.lsn, last.lsn)
 
     @contextmanager

@@ -16,6 +16,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.changes import Partition
+from rowcast.consumer.dialects import ReplicaDialect
 from rowcast.shared.errors import FencedError
 
 State = Literal["loading", "consistent"]
@@ -134,10 +135,10 @@ def claim(connection: Connection, source: str, owner: str) -> ReplicaState:
 class Positions:
     """The positions as one worker, of one epoch, writes them."""
 
-    def __init__(self, source: str, epoch: int, known: Mapping[Partition, Position]) -> None:
+    def __init__(self, source: str, epoch: int, replica: ReplicaDialect) -> None:
         self._source = source
         self._epoch = epoch
-        self._known = set(known)
+        self._replica = replica
 
     def hold(self, connection: Connection, applied: Applied | None = None) -> None:
         """Compares the epoch, and writes down what the transaction applies; the row stays locked until it ends.
@@ -161,20 +162,9 @@ class Positions:
 
     def advance(self, connection: Connection, reach: Mapping[Partition, Position]) -> None:
         """Writes how far these partitions have been applied. Only after ``hold``, in its transaction."""
-        rows = [
-            {"s": self._source, "t": topic, "p": partition, "o": position.next_offset, "l": position.lsn}
-            for (topic, partition), position in reach.items()
-        ]
-        new = [row for row in rows if (row["t"], row["p"]) not in self._known]
-        old = [row for row in rows if (row["t"], row["p"]) in self._known]
-        if old:
-            connection.execute(_MOVE, old)
-        if new:
-            connection.execute(_START, new)
-
-    def advanced(self, reach: Mapping[Partition, Position]) -> None:
-        """To be called when the transaction of ``advance`` has been committed."""
-        self._known |= reach.keys()
+        if reach:
+            rows = [(self._source, *partition, *position) for partition, position in reach.items()]
+            self._replica.write_positions(connection, rows)
 
 
 # Built once: they run in every transaction.
@@ -182,20 +172,4 @@ _MINE = (REPLICA.c.source == sa.bindparam("s")) & (REPLICA.c.epoch == sa.bindpar
 _HOLD = sa.update(REPLICA).where(_MINE).values(epoch=REPLICA.c.epoch)
 _HOLD_AND_TELL = (
     sa.update(REPLICA).where(_MINE).values(lsn=sa.bindparam("l"), tx=sa.bindparam("t"), ts_ms=sa.bindparam("m"))
-)
-_MOVE = (
-    sa.update(POSITION)
-    .where(
-        POSITION.c.source == sa.bindparam("s"),
-        POSITION.c.topic == sa.bindparam("t"),
-        POSITION.c.partition == sa.bindparam("p"),
-    )
-    .values(next_offset=sa.bindparam("o"), lsn=sa.bindparam("l"))
-)
-_START = sa.insert(POSITION).values(
-    source=sa.bindparam("s"),
-    topic=sa.bindparam("t"),
-    partition=sa.bindparam("p"),
-    next_offset=sa.bindparam("o"),
-    lsn=sa.bindparam("l"),
 )

@@ -47,7 +47,7 @@ class Replica:
         self._connection: Connection | None = None
         self._tables = ReplicaTables(source, self._dialect)
         self._constraints = Constraints(self._dialect, self._tables)
-        self._positions = Positions(source, 0, {})
+        self._positions = Positions(source, 0, self._dialect)
         self._applier = Applier(self._dialect, self._tables, self._positions)
         # After a fault nobody knows whether the transaction was committed.
         self._in_doubt = False
@@ -70,7 +70,7 @@ class Replica:
             state = positions.claim(connection, self._source, self._owner)
             reached = positions.read_positions(connection, self._source)
         self.state = state.state
-        self._positions = Positions(self._source, state.epoch, reached)
+        self._positions = Positions(self._source, state.epoch, self._dialect)
         self._applier = Applier(self._dialect, self._tables, self._positions)
         self._applier.lsn = state.lsn
         self._in_doubt = False

@@ -16,6 +16,9 @@ from rowcast.consumer.layouts import Layout
 
 _log = logging.getLogger("rowcast.worker")
 
+PositionRow = tuple[str, str, int, int, int]
+"""Source, topic, partition, next offset, lsn."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredColumn:
@@ -93,6 +96,11 @@ class ReplicaDialect(ABC):
     @abstractmethod
     def delete(self, connection: Connection, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> None:
         """Deletes rows by primary key; a key that is not there is no error."""
+
+    @abstractmethod
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Inserts rows of ``rowcast_position``, or writes over those that are there: in one round trip, for it is a
+        part of every transaction."""
 
     def suspend_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # not every engine needs it
         """For the rest of one transaction whose end state is known to be good; see ``resume_foreign_keys``."""

@@ -10,7 +10,14 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from rowcast.consumer.dialects import values
-from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn, log_orphans
+from rowcast.consumer.dialects.dialect import (
+    Fault,
+    PositionRow,
+    ReplicaDialect,
+    ReplicaTable,
+    StoredColumn,
+    log_orphans,
+)
 from rowcast.consumer.dialects.values import Converter, RowReader
 from rowcast.consumer.layouts import Layout
 from rowcast.shared.shapes import PortableType
@@ -30,6 +37,12 @@ _BAD_NULL = 1048
 _MISSING_PARENT, _DUPLICATE = (1452, 1216), (1062, 1586)
 
 _KEYS_PER_DELETE = 1_000
+
+# The driver makes one statement of many rows.
+_WRITE_POSITION = (
+    "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn) VALUES (%s, %s, %s, %s, %s) "
+    "ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), lsn = VALUES(lsn)"
+)
 
 _Statement = tuple[str, RowReader]
 
@@ -95,6 +108,9 @@ class MySQLReplica(ReplicaDialect):
             some = tuple(row[0] for row in rows[start : start + _KEYS_PER_DELETE])
             marks = ", ".join(["%s"] * len(some))
             connection.exec_driver_sql(f"DELETE FROM {table.quoted} WHERE {quote(table.key[0])} IN ({marks})", some)
+
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        connection.exec_driver_sql(_WRITE_POSITION, list(rows))
 
     def suspend_foreign_keys(self, connection: Connection) -> None:
         connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")

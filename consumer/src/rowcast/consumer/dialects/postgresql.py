@@ -11,7 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
-from rowcast.consumer.dialects.dialect import Fault, ReplicaDialect, ReplicaTable, StoredColumn, quoted_name
+from rowcast.consumer.dialects.dialect import (
+    Fault,
+    PositionRow,
+    ReplicaDialect,
+    ReplicaTable,
+    StoredColumn,
+    quoted_name,
+)
 from rowcast.consumer.layouts import Layout
 from rowcast.shared.shapes import PortableType
 
@@ -41,6 +48,13 @@ _COLUMNS = sa.text(
     ORDER BY a.attnum
     """
 )
+
+
+_WRITE_POSITIONS = """
+    INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn)
+    SELECT p->>0, p->>1, (p->>2)::integer, (p->>3)::bigint, (p->>4)::bigint FROM json_array_elements(%s::json) AS p
+    ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn
+"""
 
 
 class PostgreSQLReplica(ReplicaDialect):
@@ -89,6 +103,9 @@ class PostgreSQLReplica(ReplicaDialect):
         if statement is None:
             statement = self._deletes[table, layout] = _delete_statement(connection, table, layout)
         _execute_in_pieces(connection, statement, keys)
+
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        connection.exec_driver_sql(_WRITE_POSITIONS, (orjson.dumps(rows).decode(),))
 
     def _other_fault(self, error: exc.DBAPIError) -> Fault:
         state = str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 from rowcast.consumer.dialects import values
 from rowcast.consumer.dialects.dialect import (
     Fault,
+    PositionRow,
     ReplicaDialect,
     ReplicaTable,
     StoredColumn,
@@ -24,6 +25,11 @@ from rowcast.shared.images import register_functions
 from rowcast.shared.shapes import PortableType
 
 _Statement = tuple[str, RowReader]
+
+_WRITE_POSITION = (
+    "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn"
+)
 
 
 class SQLiteReplica(ReplicaDialect):
@@ -83,6 +89,9 @@ class SQLiteReplica(ReplicaDialect):
             )
         sql, reader = self._deletes[table, layout]
         connection.exec_driver_sql(sql, list(reader.rows(keys)))
+
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        connection.exec_driver_sql(_WRITE_POSITION, list(rows))
 
     def _other_fault(self, error: exc.DBAPIError) -> Fault:
         reason = str(error.orig)
