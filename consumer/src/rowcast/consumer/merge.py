@@ -71,7 +71,12 @@ class Merge:
         counts = event.data_collections or {}
         wanted = {table: count for table, count in counts.items() if count and self._wants(table)}
         reach = {partition: Position(offset + 1, event.lsn)}
-        insort(self._endings, Ending(event.lsn, identity, event.ts_ms, reach, wanted, sum(wanted.values())))
+        ending = Ending(event.lsn, identity, event.ts_ms, reach, wanted, sum(wanted.values()))
+        if not self._endings or self._endings[-1].lsn < ending.lsn:
+            # As they nearly always come. Of the many that wait, insort would compare a dozen.
+            self._endings.append(ending)
+        else:
+            insort(self._endings, ending)
 
     def ready(self, up_to_lsn: float) -> list[Transaction]:
         """The transactions that are complete, in order, up to the first that is not; each is given out once.
