@@ -18,7 +18,7 @@ from rowcast.shared.types import portable_type, shape_of
 class CapturedTable:
     """One captured table on one engine: its shape, and what the drain needs of it. Equal only to itself."""
 
-    __slots__ = ("key_columns", "shape", "table", "types", "version")
+    __slots__ = ("before", "key_columns", "shape", "table", "types", "version")
 
     def __init__(self, table: sa.Table, dialect: Dialect, default_schema: str) -> None:
         self.table = table
@@ -32,6 +32,7 @@ class CapturedTable:
                 "Give that column a type this engine has, or leave the table out with info={'rowcast': False}."
             ) from error
         self.version = self.shape.version
+        self.before = False
 
     @property
     def full_name(self) -> str:
