@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("bootstrap")
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--warm-up", type=float, default=30.0, help="seconds at the same rate before")
     parser.add_argument(
         "--embedded-relay", action="store_true", help="the relay in the writing process, woken by commits"
     )
@@ -120,7 +121,8 @@ def main() -> None:
         stack.enter_context(command(config, "worker", "bench"))
         write(0)
         _wait_for_the_first_row(replica, folder)
-        warm_up = round(arguments.rate * 3)
+        # A broker that has just been started is slow until its JVM has compiled what it runs.
+        warm_up = round(arguments.rate * arguments.warm_up)
         count = warm_up + round(arguments.rate * arguments.seconds)
         here, there = multiprocessing.get_context("spawn").Pipe()
         observer = multiprocessing.get_context("spawn").Process(target=observe, args=(arguments.replica, count, there))

@@ -98,7 +98,7 @@ class Faults:
     def _wrap_send(self, patch: pytest.MonkeyPatch) -> None:
         original = Publisher.send
 
-        def wrapped(this: Publisher, messages: Iterable[Message]) -> None:
+        def wrapped(this: Publisher, messages: Iterable[Message], lsn: int) -> None:
             def stepping() -> Iterator[Message]:
                 for message in messages:
                     yield message
@@ -106,7 +106,7 @@ class Faults:
                     this._lane.poll(0.001)
                     self._step("after a message")
 
-            original(this, stepping())
+            original(this, stepping(), lsn)
 
         patch.setattr(Publisher, "send", wrapped)
 

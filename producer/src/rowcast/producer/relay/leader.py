@@ -235,7 +235,7 @@ class Leader:
         heads = [head for _, head in heads_in(rows)]
         self._publish_shapes(self._tables.to_publish(heads))
         self._topics.ensure({self._tables.of(head).topic for head in heads}, self.keep_lease)
-        self._publisher.send(self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000))
+        self._publisher.send(self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000), claim.last_lsn)
         self._sent_lsn = claim.last_lsn
         self._open_rows += len(rows)
         self._on_events(event_count(rows))
@@ -248,7 +248,7 @@ class Leader:
         topic, lsn = schema_topic(self._source), self._sent_lsn + 1
         self._topics.ensure((table.topic for table in shapes), self.keep_lease)
         messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
-        self._publisher.send(messages)
+        self._publisher.send(messages, self._sent_lsn)
         self.commit()
 
     def _commit_is_due(self, idle: bool) -> bool:

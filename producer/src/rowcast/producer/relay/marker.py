@@ -1,8 +1,8 @@
 """The marker: how far Kafka has committed a source, told by Kafka itself.
 
-The last message of every Kafka transaction says the highest lsn in it, in a compacted topic of one partition that
-nobody else reads. So it is committed with the events or not at all, and a successor that reads committed messages
-after it has fenced its predecessor knows which recorded claims are published.
+The last message of every claim says its highest lsn, in a compacted topic of one partition that nobody else reads. So
+it is committed with the events or not at all, and a successor that reads committed messages after it has fenced its
+predecessor knows which recorded claims are published.
 
 Why not an offset sent with the transaction: see ``docs/decisions/``.
 """
@@ -19,7 +19,7 @@ from rowcast.shared.kafka import Properties, new_consumer
 
 _KEY = b'{"id":"marker"}'
 
-# A Kafka transaction leaves two records in the topic, the marker and the transaction's own mark; aborted ones, too.
+# A Kafka transaction leaves its claims' markers and its own mark in the topic; an aborted one, too.
 _LOOK_BACK = 64
 
 _OWN = {
@@ -33,7 +33,7 @@ _OWN = {
 
 
 def marker_message(source: str, lsn: int) -> Message:
-    """The message that ends a Kafka transaction whose highest lsn is ``lsn``."""
+    """The message that ends a claim whose highest lsn is ``lsn``."""
     return marker_topic(source), orjson.dumps({"lsn": lsn}), _KEY, 0
 
 

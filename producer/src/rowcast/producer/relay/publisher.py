@@ -1,5 +1,5 @@
-"""What the leader sends, in Kafka transactions that span many claims and end with the marker (``marker.py``) of their
-highest lsn.
+"""What the leader sends, in Kafka transactions that span many claims; the last record of each claim is the marker
+(``marker.py``) of its highest lsn.
 
 Committing takes Kafka longer than everything else, and a producer can send nothing meanwhile. So there are two, the
 *lanes*: while one commits, what follows goes through the other. Three rules keep the order, and
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -91,25 +92,27 @@ class Publisher:
         self._patiently(lambda timeout: found.append(self._marker.read(timeout)), "reading the marker")
         return found[-1]
 
-    def send(self, messages: Iterable[Message]) -> None:
+    def send(self, messages: Iterable[Message], lsn: int) -> None:
         """Hands messages over, in the open Kafka transaction or a new one; ``committed`` tells of failures.
+
+        ``lsn``: the highest that Kafka holds once they are committed, their marker.
 
         Raises RetriableError, FencedError, or DataError for a message larger than the producer takes.
         """
         if self._committing is not None:
             self._wait(self._committing.acknowledged)
-        self._lane.send(messages, self._waiting)
+        # With each claim, not with each commit: the first record for a partition takes a transaction a round trip.
+        # Not send_offsets_to_transaction: it heeds no timeout, and hangs for ever when its coordinator goes away.
+        self._lane.send(chain(messages, (marker_message(self._source, lsn),)), self._waiting)
 
     def begin_commit(self, lsn: int) -> None:
-        """Lets Kafka commit the open transaction, with ``lsn`` as its marker, once the one before is committed: until
+        """Lets Kafka commit the open transaction, which goes up to ``lsn``, once the one before is committed: until
         then it waits. Does nothing if none is open. Raises as ``send`` and ``committed``.
         """
         if self._lane.begun_at is None:
             return
         if self._committing is not None:
             self._wait(self._committing.committed)
-        # Not send_offsets_to_transaction: it heeds no timeout, and hangs for ever when its coordinator goes away.
-        self._lane.send([marker_message(self._source, lsn)], self._waiting)
         lane, self._lane, self._other = self._lane, self._other, self._lane
         acknowledged = self._committer.submit(self._in_background, lane.flush, "producing")
         committed = self._committer.submit(self._commit, lane, acknowledged)

@@ -69,7 +69,7 @@ class Topics:
         if name == self._transaction:
             config = {"cleanup.policy": "delete", "retention.ms": str(settings.transaction_retention_ms)}
         elif name == self._marker:
-            # Only the last record matters, and ten a second would fill the default segment's gigabyte.
+            # Only the last record matters, and hundreds a second would fill the default segment's gigabyte.
             config = {"cleanup.policy": "compact", "segment.bytes": str(10 * 1024 * 1024)}
         else:
             config = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(settings.min_compaction_lag_ms)}
