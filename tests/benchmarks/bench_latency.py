@@ -23,6 +23,7 @@ from decimal import Decimal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
@@ -47,17 +48,19 @@ class Order(Base):
 
 def observe(url: str, last: int, results: Connection) -> None:
     """Sends the time at which each key was first seen."""
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     seen: list[float] = []
-    deadline = time.monotonic() + 120
-    with engine.connect() as connection:
+    deadline = time.monotonic() + 300
+    query = f"SELECT coalesce(max(id), 0) FROM {Order.__tablename__}"
+    # The driver itself: what looks so often must take little of the machine that it measures.
+    address = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
         results.send(None)
-        query = sa.text(f"SELECT coalesce(max(id), 0) FROM {Order.__tablename__}")
         while len(seen) <= last and time.monotonic() < deadline:
-            top = connection.execute(query).scalar_one()
+            row = connection.execute(query).fetchone()
+            assert row is not None
             now = time.monotonic()
-            seen.extend(now for _ in range(top + 1 - len(seen)))
-            time.sleep(0.0005)
+            seen.extend(now for _ in range(row[0] + 1 - len(seen)))
+            time.sleep(0.001)
     results.send(seen)
 
 
