@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, CursorResult
@@ -59,17 +59,20 @@ class KeyCondition:
         return tuple(tuple(p.get(b.key, b.effective_value) for b in self.binds) for p in sets)
 
 
-# The unit of work executes the same statement objects again and again.
-_conditions: WeakKeyDictionary[UpdateBase, KeyCondition | None] = WeakKeyDictionary()
+# The unit of work executes the same statement objects again and again. By identity: what the ORM makes of one statement
+# for the several tables of a mapped class is equal to it, and hashes alike.
+_conditions: dict[int, tuple[ref[UpdateBase], KeyCondition | None]] = {}
 
 
 def key_condition(statement: Update | Delete, key_columns: Sequence[sa.Column[Any]]) -> KeyCondition | None:
     """The statement's condition if it names its rows by key, else None."""
-    try:
-        return _conditions[statement]
-    except KeyError:
-        found = _conditions[statement] = _find_key_condition(statement, key_columns)
-        return found
+    identity = id(statement)
+    known = _conditions.get(identity)
+    if known is not None and known[0]() is statement:
+        return known[1]
+    found = _find_key_condition(statement, key_columns)
+    _conditions[identity] = ref(statement, lambda _: _conditions.pop(identity, None)), found
+    return found
 
 
 def _find_key_condition(statement: Update | Delete, key_columns: Sequence[sa.Column[Any]]) -> KeyCondition | None:
@@ -84,8 +87,7 @@ def _find_key_condition(statement: Update | Delete, key_columns: Sequence[sa.Col
             and isinstance(value, BindParameter)
             and not value.expanding
             and names.get(str(column.name)) is not None
-            and column.table is not None
-            and column.table.name == key_columns[0].table.name
+            and _is_same_table(column.table, key_columns[0].table)
             and column.name not in binds
         )
         if is_key:
@@ -95,6 +97,11 @@ def _find_key_condition(statement: Update | Delete, key_columns: Sequence[sa.Col
     if len(binds) != len(names):
         return None
     return KeyCondition(tuple(binds[name] for name in names), exact)
+
+
+def _is_same_table(one: Any, other: sa.Table) -> bool:
+    """The ORM's annotated tables are copies."""
+    return getattr(one, "name", None) == other.name and getattr(one, "schema", None) == other.schema
 
 
 def _conjuncts(where: ClauseElement | None) -> Iterable[ClauseElement]:
