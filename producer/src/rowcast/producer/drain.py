@@ -6,8 +6,7 @@ It is compiled once for each combination of tables. A row that is there becomes 
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -82,16 +81,19 @@ class Drain:
         self._own_transaction_id = dialect.name == "postgresql"
         self._row_locks = dialect.name != "sqlite"
 
-    def write(self, connection: Connection, touched: Folded) -> None:
-        """Runs inside the application's transaction, while it holds the locks of all that it changed."""
+    def write(self, connection: Connection, touched: Folded, transaction: Callable[[], str], *, last: bool) -> None:
+        """Runs inside the application's transaction, while it holds the locks of all that it changed.
+
+        ``transaction`` names it where the database does not; ``last``: nothing of it comes after this.
+        """
         if self._row_locks:
             touched = {table: self._locked(connection, table, keys) for table, keys in touched.items()}
         runs = list(self._runs(touched))
         pieces = list(_pieces(runs, KEYS_PER_ROW if self._has_arrays else SINGLES))
-        transaction = None if self._own_transaction_id else uuid.uuid4().hex
+        name = None if self._own_transaction_id else transaction()
         for i, piece in enumerate(pieces):
             # Only the last row can say that it is the last: the relay looks for more behind any other.
-            self._write_piece(connection, piece, transaction, True if i == len(pieces) - 1 else None)
+            self._write_piece(connection, piece, name, True if last and i == len(pieces) - 1 else None)
 
     def _runs(self, touched: Folded) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
         for table, keys in touched.items():

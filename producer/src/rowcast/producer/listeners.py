@@ -28,6 +28,9 @@ _EVENTS = (
     "prepare_twophase", "commit_twophase", "rollback_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
 )  # fmt: skip
 
+_MOST_KEYS = 100_000
+"""Noted keys are in memory: beyond this many the outbox takes them before the transaction ends."""
+
 _DML = re.compile(
     r"\b(?:insert\s+(?:ignore\s+)?into|replace\s+into|update|delete\s+from|merge\s+into|truncate(?:\s+table)?|copy)"
     r"\s+(?:only\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)",
@@ -76,8 +79,8 @@ class EngineListeners:
             self._tables[name] = found  # type: ignore[index]
             return found
 
-    def flush(self, connection: Connection) -> None:
-        """Writes what the connection's transaction has touched so far into the outbox."""
+    def flush(self, connection: Connection, *, last: bool = False) -> None:
+        """Writes what the connection's transaction has touched so far into the outbox; ``last``: it ends now."""
         touched = self._transactions.get(connection)
         if touched is None or not touched.notes:
             return
@@ -87,8 +90,8 @@ class EngineListeners:
         folded = touched.fold()
         if not self._shapes.confirmed:
             self._shapes.write(connection, touched, folded)
-        self._drain.write(connection, folded)
-        touched.notes.clear()
+        self._drain.write(connection, folded, lambda: touched.transaction, last=last)
+        touched.drained()
         self._on_drained()
 
     # -- the transaction's life
@@ -108,7 +111,7 @@ class EngineListeners:
 
     def _commit(self, connection: Connection) -> None:
         try:
-            self.flush(connection)
+            self.flush(connection, last=True)
         except BaseException:
             # SQLAlchemy takes a transaction whose commit has failed for ended, and would hand the connection to the
             # next user with these changes still open: they would be committed then, without their outbox row.
@@ -126,7 +129,7 @@ class EngineListeners:
 
     def _prepare_twophase(self, connection: Connection, xid: Any) -> None:
         # A failure leaves the transaction active: its owner rolls it back.
-        self.flush(connection)
+        self.flush(connection, last=True)
         self._forget(connection)
 
     def _commit_twophase(self, connection: Connection, xid: Any, is_prepared: bool) -> None:
@@ -157,10 +160,17 @@ class EngineListeners:
         if isinstance(statement, UpdateBase):
             table = self.captured(connection, statements.table_of(statement))
             if table is not None:
+                self._bound_memory(connection)
                 self._refuse_what_is_not_atomic(connection, table, execution_options)
                 sets = statements.parameter_sets(multiparams, params)
                 statement = self._changes.before(connection, table, statement, sets)
         return statement, multiparams, params
+
+    def _bound_memory(self, connection: Connection) -> None:
+        """A huge transaction is written bit by bit: its rows are locked until it ends, so nothing changes between."""
+        touched = self._transactions.get(connection)
+        if touched is not None and touched.keys > _MOST_KEYS and not touched.in_savepoint:
+            self.flush(connection)
 
     def _after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -48,13 +49,35 @@ class Touched:
     """
 
     notes: list[Note] = field(default_factory=list)
+    keys: int = 0
+    """How many keys the notes hold."""
     _savepoints: list[tuple[str, int]] = field(default_factory=list)
     shapes_written: bool = False
+    _transaction: str | None = None
+
+    @property
+    def transaction(self) -> str:
+        """A name for the transaction, where the database has none to offer."""
+        if self._transaction is None:
+            self._transaction = uuid.uuid4().hex
+        return self._transaction
+
+    @property
+    def in_savepoint(self) -> bool:
+        """Whether a savepoint is open: what is written to the outbox now goes with it, if it is rolled back."""
+        return bool(self._savepoints)
 
     def note(self, table: CapturedTable, touch: Touch, keys: Iterable[Key], *, locked: bool) -> None:
         """Notes the keys that a statement touched."""
         if keys := tuple(keys):
             self.notes.append(Note(table, touch, keys, locked))
+            self.keys += len(keys)
+
+    def drained(self) -> None:
+        """All that is noted is in the outbox now. Inside a savepoint the notes stay: they may be needed again."""
+        if not self._savepoints:
+            self.notes.clear()
+            self.keys = 0
 
     def savepoint(self, name: str) -> None:
         """A savepoint begins."""
@@ -64,7 +87,9 @@ class Touched:
         """A savepoint is rolled back: it, and all that began after it, leave nothing."""
         for i in range(len(self._savepoints) - 1, -1, -1):
             if self._savepoints[i][0] == name:
-                del self.notes[self._savepoints[i][1] :]
+                first = self._savepoints[i][1]
+                self.keys -= sum(len(note.keys) for note in self.notes[first:])
+                del self.notes[first:]
                 del self._savepoints[i:]
                 return
 
