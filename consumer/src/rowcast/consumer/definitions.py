@@ -67,12 +67,13 @@ class Definitions:
         return sa.Table(name, self._metadata, *columns, key, schema=schema, **options)
 
     def foreign_keys(self, shape: TableShape) -> list[ForeignKeyShape]:
-        """Those whose other table is replicated too, and has a key there that they can refer to."""
+        """Those whose other table is replicated too, with all its rows, and has a key there that they can refer to."""
         return [key for key in shape.foreign_keys if self._can_refer(key)]
 
     def _can_refer(self, key: ForeignKeyShape) -> bool:
         referred = self.shapes.get(f"{key.referred_schema}.{key.referred_table}")
-        if referred is None:
+        # Of a table whose rows do not all leave, some that others refer to may be missing.
+        if referred is None or referred.where is not None:
             return False
         columns = set(key.referred_columns)
         return any(columns == set(unique) for unique in (referred.primary_key, *referred.unique))

@@ -22,6 +22,7 @@ from rowcast.consumer.verify_side import Side, SideTable
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.shapes import TableShape
+from rowcast.shared.table_settings import TableSettings
 
 # Rows that differ are looked at again after these pauses, as long as any does.
 _LOOK_AGAIN_S = (0.1, 0.3, 1.0, 2.0, 4.0)
@@ -107,7 +108,7 @@ def verify(
             raise ConfigurationError(
                 f"no table matches {', '.join(tables)}; there are: {', '.join(s.full_name for s in shapes) or 'none'}"
             )
-        comparisons = (_Comparison(primary, other, shape, on_progress) for shape in chosen)
+        comparisons = (_Comparison(primary, other, shape, settings.table(shape), on_progress) for shape in chosen)
         return VerifyResult(tuple(comparison.run() for comparison in comparisons))
     finally:
         primary.close()
@@ -139,11 +140,13 @@ _Key = tuple[Any, ...]
 class _Comparison:
     """One table of both sides."""
 
-    def __init__(self, primary: Side, replica: Side, shape: TableShape, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self, primary: Side, replica: Side, shape: TableShape, settings: TableSettings, on_progress: OnProgress | None
+    ) -> None:
         families = {primary.family, replica.family}
         self._shape = shape
-        self._primary = SideTable(primary, shape, replica=False)
-        self._replica = SideTable(replica, shape, replica=True)
+        self._primary = SideTable(primary, shape, replica=False, settings=settings)
+        self._replica = SideTable(replica, shape, replica=True, settings=settings)
         self._forms: dict[str, Canonical] = {c.name: canonical_form(c.type, families) for c in shape.columns}
         self._on_progress = on_progress
         self._rows = 0

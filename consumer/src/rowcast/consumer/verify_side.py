@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy import exc
+from sqlalchemy import ColumnElement, exc
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.definitions import replica_name
@@ -16,8 +16,9 @@ from rowcast.consumer.layouts import Layout
 from rowcast.shared.config import DatabaseSettings
 from rowcast.shared.databases import open_engine, reach, unreachable
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.images import RowImage
-from rowcast.shared.shapes import PortableType, TableShape
+from rowcast.shared.images import Masked, RowImage
+from rowcast.shared.shapes import ColumnShape, PortableType, TableShape
+from rowcast.shared.table_settings import ColumnSettings, TableSettings
 from rowcast.shared.types import engine_family, portable_type, replica_type
 
 CHUNK_ROWS = 1_000
@@ -45,9 +46,13 @@ class Side:
 
 
 class SideTable:
-    """One table of a side. On the replica, values are stored as its own engine does; their images are of that."""
+    """One table of a side. On the replica, values are stored as its own engine does; their images are of that. Of the
+    primary what leaves it is seen: the rows that the shape's condition lets go, masked columns as they were masked.
 
-    def __init__(self, side: Side, shape: TableShape, *, replica: bool) -> None:
+    ``settings`` know the primary's salts. Raises ConfigurationError if one is missing, or a column.
+    """
+
+    def __init__(self, side: Side, shape: TableShape, *, replica: bool, settings: TableSettings) -> None:
         self._side = side
         self._shape = shape
         self._replica = replica
@@ -68,6 +73,8 @@ class SideTable:
             )
         self.exists = bool(columns)
         self._from = sa.table(name, *(sa.column(c.name) for c in shape.columns), schema=schema)
+        self._values: dict[str, ColumnElement[Any]] = {c.name: self._value(c, settings) for c in shape.columns}
+        self._leaving = sa.true() if replica or shape.where is None else sa.literal_column(f"({shape.where})")
 
     def rows(self) -> Iterator[list[tuple[str, str]]]:
         """(key, image) of every row, in chunks, as of one moment."""
@@ -96,7 +103,8 @@ class SideTable:
             which = sa.or_(*(sa.and_(*pairs) for pairs in equal))
         image = self._image(self._shape.primary_key if only_keys else self._layout.columns)
         with self._reading() as connection:
-            found = connection.execute(sa.select(self._image(self._shape.primary_key), image).where(which))
+            query = sa.select(self._image(self._shape.primary_key), image).where(which, self._leaving)
+            found = connection.execute(query)
             return [_pair(row) for row in found]
 
     def _scan(self, *images: RowImage) -> Iterator[list[tuple[str, str]]]:
@@ -104,11 +112,25 @@ class SideTable:
             return
         with self._reading() as connection:
             streaming = connection.execution_options(stream_results=True, yield_per=CHUNK_ROWS)
-            for chunk in streaming.execute(sa.select(*images).select_from(self._from)).partitions():
+            query = sa.select(*images).select_from(self._from).where(self._leaving)
+            for chunk in streaming.execute(query).partitions():
                 yield [_pair(row) for row in chunk]
 
     def _image(self, names: Sequence[str]) -> RowImage:
-        return RowImage([(name, self._from.c[name], self._stored(name)) for name in names])
+        return RowImage([(name, self._values[name], self._stored(name)) for name in names])
+
+    def _value(self, column: ColumnShape, settings: TableSettings) -> ColumnElement[Any]:
+        stored = self._from.c[column.name]
+        if self._replica or column.masking is None:
+            return stored
+        salt = settings.columns.get(column.name, ColumnSettings()).salt
+        if column.masking.hash is not None and salt is None:
+            raise ConfigurationError(
+                f"column {column.name} of table {self._shape.full_name} leaves the primary as a hash, and the "
+                f"configuration does not know its salt: set salt in "
+                f'[tables."{self._shape.full_name}".columns.{column.name}].'
+            )
+        return Masked(stored, column.masking, column.type.length, None if salt is None else salt.get_secret_value())
 
     def _stored(self, name: str) -> PortableType:
         """The type whose image is what this side's engine stores for it."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -14,8 +14,12 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from rowcast.producer.listeners import EngineListeners
 from rowcast.producer.outbox import outbox_tables
-from rowcast.producer.tables import CapturedTable, refuse_tables_without_key, wanted_tables
+from rowcast.producer.tables import CapturedTables
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.table_settings import TableSettings
+
+if TYPE_CHECKING:
+    from rowcast.shared.config import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +34,25 @@ class Capture:
     """Records every committed row change of a metadata's tables in a transactional outbox.
 
     ``source`` names this primary in topics and events. Every table of ``metadata`` is captured, less those with
-    ``Table(info={"rowcast": False})``; the outbox tables (``rowcast_*``) are added to ``metadata``.
+    ``Table(info={"rowcast": False})``; the outbox tables (``rowcast_*``) are added to ``metadata``. ``tables``: what of
+    each leaves, as ``[tables]`` of ``rowcast.toml`` has it (``docs/reference/configuration.md``); it goes before what
+    ``Table.info`` and ``Column.info`` say. Raises ConfigurationError if it is not valid.
 
     What goes through a session on which the capture is installed, and through the engine of such a session, is
     captured: the unit of work, bulk operations, Core DML. SQL text is not; it raises a CaptureWarning.
     """
 
-    def __init__(self, metadata: sa.MetaData, *, source: str) -> None:
+    def __init__(
+        self,
+        metadata: sa.MetaData,
+        *,
+        source: str,
+        tables: Mapping[str, TableSettings | Mapping[str, Any]] | None = None,
+    ) -> None:
         self.metadata = metadata
         self.source = source
         self._outbox = outbox_tables(metadata)
+        self._tables = CapturedTables(metadata, tables)
         self._engines: dict[Engine, EngineListeners] = {}
         self._session_targets: list[Any] = []
         self._async_classes: list[tuple[Any, Any]] = []
@@ -47,15 +60,21 @@ class Capture:
         self._drained = threading.Event()
         self._lock = threading.Lock()
 
+    @classmethod
+    def from_settings(cls, metadata: sa.MetaData, settings: Settings) -> Capture:
+        """With the source and the tables of ``rowcast.shared.config.load()``."""
+        return cls(metadata, source=settings.source, tables=settings.tables)
+
     # -- installing
 
     def install(self, target: Any) -> None:
         """Installs the listeners on a sessionmaker, scoped_session, Session class, async_sessionmaker, Engine or
         AsyncEngine. Installing twice on the same target changes nothing.
 
-        Raises ConfigurationError if a captured table has no primary key, or if ``target`` is none of these.
+        Raises ConfigurationError if a captured table has no primary key, if what is to leave of a table cannot, or if
+        ``target`` is none of these.
         """
-        refuse_tables_without_key(self.metadata)
+        self._tables.check()
         target = _unwrapped(target)
         if isinstance(target, Engine):
             self._listeners(target)
@@ -117,12 +136,12 @@ class Capture:
                     findings.append(
                         Finding(own.name, "is missing: metadata.create_all(engine), or an Alembic migration")
                     )
-            for table in wanted_tables(self.metadata):
+            for table in self._tables:
                 if not table.primary_key.columns:
                     findings.append(Finding(table.fullname, "has no primary key: add one, or leave the table out"))
                     continue
                 try:
-                    CapturedTable(table, connection.dialect, connection.dialect.default_schema_name or "main")
+                    self._tables.on(table, connection.dialect, connection.dialect.default_schema_name or "main")
                 except ConfigurationError as error:
                     findings.append(Finding(table.fullname, str(error)))
                 if not inspector.has_table(table.name, schema=table.schema):
@@ -168,7 +187,7 @@ class Capture:
             with self._lock:
                 listeners = self._engines.get(engine)
                 if listeners is None:
-                    listeners = EngineListeners(engine, self.metadata, self._outbox, self._drained.set)
+                    listeners = EngineListeners(engine, self._tables, self._outbox, self._drained.set)
                     listeners.install()
                     self._engines[engine] = listeners
                     event.listen(engine, "checkin", self._checked_in)

@@ -57,10 +57,15 @@ class _Compiled:
         assert isinstance(compiled, SQLCompiler)
         self._sql = str(compiled)
         self._positions = compiled.positiontup if compiled.positional else None
-        types = {name: bind.type.dialect_impl(dialect) for name, bind in compiled.binds.items()}
+        binds = {name: bind for bind, name in compiled.bind_names.items()}
+        types = {name: bind.type.dialect_impl(dialect) for name, bind in binds.items()}
         self._processors = {name: type_.bind_processor(dialect) for name, type_ in types.items()}
+        # The salts of hashes come with the statement.
+        self._own = {name: bind.value for name, bind in binds.items() if not bind.required}
 
     def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> None:
+        if self._own:
+            parameters = {**parameters, **self._own}
         ready = {
             name: parameters[name] if process is None else process(parameters[name])
             for name, process in self._processors.items()

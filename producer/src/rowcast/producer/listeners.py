@@ -18,7 +18,7 @@ from rowcast.producer.changes import Changes
 from rowcast.producer.drain import Drain
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.shape_log import ShapeLog
-from rowcast.producer.tables import CapturedTable, wanted
+from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Touched
 from rowcast.shared.errors import CaptureError
 from rowcast.shared.images import register_functions
@@ -42,15 +42,16 @@ class EngineListeners:
     """Notes and drains one engine's transactions. Thread-safe: each connection has notes of its own."""
 
     def __init__(
-        self, engine: Engine, metadata: sa.MetaData, outbox: OutboxTables, on_drained: Callable[[], None]
+        self, engine: Engine, tables: CapturedTables, outbox: OutboxTables, on_drained: Callable[[], None]
     ) -> None:
         self.engine = engine
-        self._metadata = metadata
+        self._wanted = tables
+        self._metadata = tables.metadata
         self._on_drained = on_drained
         self._drain = Drain(outbox, engine.dialect)
-        self._shapes = ShapeLog(outbox, metadata, self.captured)
+        self._shapes = ShapeLog(outbox, tables, self.captured)
         self._transactions: WeakKeyDictionary[Connection, Touched] = WeakKeyDictionary()
-        self._changes = Changes(metadata, self.captured)
+        self._changes = Changes(tables.metadata, self.captured)
         self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
 
     # -- installing
@@ -74,8 +75,8 @@ class EngineListeners:
         except KeyError:
             own = self._metadata.tables.get(f"{name[0]}.{name[1]}" if name[0] else str(name[1]))
             found = None
-            if own is not None and wanted(own):
-                found = CapturedTable(own, connection.dialect, connection.dialect.default_schema_name or "main")
+            if own is not None and self._wanted.wants(own):
+                found = self._wanted.on(own, connection.dialect, connection.dialect.default_schema_name or "main")
             self._tables[name] = found  # type: ignore[index]
             return found
 
@@ -198,7 +199,7 @@ class EngineListeners:
         for name in _DML.findall(statement):
             parts = [part.strip('"`') for part in re.findall(r"\"[^\"]+\"|`[^`]+`|[^.]+", name)]
             for own in self._metadata.tables.values():
-                if wanted(own) and own.name.lower() == parts[-1].lower():
+                if self._wanted.wants(own) and own.name.lower() == parts[-1].lower():
                     warn_of(own.fullname, "SQL text", statement)
 
     def _refuse_what_is_not_atomic(self, connection: Connection, table: CapturedTable, execution_options: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.images import Concatenation, RowImage
@@ -31,10 +33,17 @@ def row_line(
     table: CapturedTable, op: str, values: Values = stored, before: Values | None = None
 ) -> ColumnElement[str]:
     """A row that is there: ``op`` is ``c`` or ``u``. ``before``: the old row's values, written if the table asks for
-    them."""
-    return Concatenation(
+    them.
+
+    Where the table's predicate leaves the row out, it is a row that is gone, or nothing if it is new.
+    """
+    line = Concatenation(
         _prefix(table, op), _key_image(table, values), *_before(table, before), ',"a":', row_image(table, values), "}\n"
     )
+    if table.where is None:
+        return line
+    gone = sa.literal_column("''") if op == "c" else gone_line(table, values, before)
+    return sa.case((RowPredicate(table, values), line), else_=gone)
 
 
 def gone_line(table: CapturedTable, values: Values = stored, before: Values | None = None) -> ColumnElement[str]:
@@ -44,7 +53,7 @@ def gone_line(table: CapturedTable, values: Values = stored, before: Values | No
 
 def row_image(table: CapturedTable, values: Values = stored) -> ColumnElement[str]:
     """The whole row as JSON text."""
-    return RowImage([(str(c.name), values(c), table.types[str(c.name)]) for c in table.table.columns])
+    return RowImage([(str(c.name), table.leaving(c, values(c)), table.types[str(c.name)]) for c in table.columns])
 
 
 def _prefix(table: CapturedTable, op: str) -> str:
@@ -58,4 +67,30 @@ def _key_image(table: CapturedTable, values: Values) -> RowImage:
 def _before(table: CapturedTable, values: Values | None) -> Sequence[str | ColumnElement[str]]:
     if values is None or not table.before:
         return ()
-    return (',"b":', row_image(table, values))
+    member = Concatenation(',"b":', row_image(table, values))
+    if table.where is None:
+        return (member,)
+    return (sa.case((RowPredicate(table, values), member), else_=sa.literal_column("''")),)
+
+
+class RowPredicate(ColumnElement[bool]):
+    """Whether the table's predicate lets a row leave: its words, with the row's values under the columns' names."""
+
+    inherit_cache = False
+    type = sa.types.Boolean()
+
+    def __init__(self, table: CapturedTable, values: Values = stored) -> None:
+        self.name = str(table.table.name)
+        self.predicate: ColumnElement[bool] = sa.literal_column(f"({table.where})", sa.Boolean)
+        # The row of the table itself has them under these names already.
+        self.values = () if values is stored else [(str(c.name), values(c)) for c in table.table.columns]
+
+
+@compiles(RowPredicate)
+def _row_predicate(element: RowPredicate, compiler: SQLCompiler, **kw: Any) -> str:
+    predicate = compiler.process(element.predicate, **kw)
+    if not element.values:
+        return predicate
+    quote = compiler.preparer.quote
+    row = ", ".join(f"{compiler.process(value, **kw)} AS {quote(name)}" for name, value in element.values)
+    return f"(SELECT {predicate} FROM (SELECT {row}) AS {quote(element.name)})"

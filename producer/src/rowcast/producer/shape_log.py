@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
-from rowcast.producer.tables import CapturedTable, wanted_tables
+from rowcast.producer.outbox_lines import RowPredicate
+from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Folded, Key, Touched
 from rowcast.shared.errors import ConfigurationError
 
@@ -22,18 +23,18 @@ class ShapeLog:
     def __init__(
         self,
         outbox: OutboxTables,
-        metadata: sa.MetaData,
+        tables: CapturedTables,
         captured: Callable[[Connection, sa.Table], CapturedTable | None],
     ) -> None:
         self._outbox = outbox
-        self._metadata = metadata
+        self._wanted = tables
         self._captured = captured
         self._count = -1
 
     @property
     def confirmed(self) -> bool:
         """False again once the metadata has grown."""
-        return self._count == len(self._metadata.tables)
+        return self._count == len(self._wanted.metadata.tables)
 
     def write(
         self,
@@ -52,7 +53,7 @@ class ShapeLog:
                     f"the capture is installed, but the table {own.name} does not exist in {connection.engine.url}. "
                     "Create the outbox tables: metadata.create_all(engine), or an Alembic migration."
                 )
-        count = len(self._metadata.tables)
+        count = len(self._wanted.metadata.tables)
         known = {tuple(row) for row in connection.execute(sa.select(shape.c.table_name, shape.c.version))}
         seen = {name for name, _ in known}
         missing = [t for t in self._tables(connection) if (t.full_name, t.version) not in known]
@@ -72,7 +73,7 @@ class ShapeLog:
             self._count = count
 
     def _tables(self, connection: Connection) -> Iterator[CapturedTable]:
-        for table in wanted_tables(self._metadata):
+        for table in self._wanted:
             captured = self._captured(connection, table)
             # A model whose table was never created has nothing to say.
             if captured is not None and connection.dialect.has_table(connection, table.name, schema=table.schema):
@@ -81,8 +82,10 @@ class ShapeLog:
 
 def _has_rows_beyond(connection: Connection, table: CapturedTable, keys: Mapping[Key, Any]) -> bool:
     """Whether rows exist that this transaction has not touched: they came before the capture."""
-    some = sa.select(sa.literal_column("1")).select_from(table.table).limit(len(keys) + 1).subquery()
-    return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() > len(keys)
+    some: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(table.table).limit(len(keys) + 1)
+    if table.where is not None:
+        some = some.where(RowPredicate(table))
+    return connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one() > len(keys)
 
 
 def _insert_unless_there(connection: Connection, table: sa.Table) -> sa.Insert:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,6 +25,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.sections import Section, explain
+from rowcast.shared.shapes import TableShape
+from rowcast.shared.table_settings import TableSettings
 
 DEFAULT_PATH = Path("rowcast.toml")
 
@@ -31,11 +35,7 @@ _SECRET_KEY = re.compile(r"password|secret|\.key(\.|$)|\.pem$|token|jaas", re.IG
 _MASK = "**********"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatabaseSettings(_Section):
+class DatabaseSettings(Section):
     """Where a database is."""
 
     url: SecretStr
@@ -79,7 +79,7 @@ class ReplicaSettings(DatabaseSettings):
         return value
 
 
-class TopicSettings(_Section):
+class TopicSettings(Section):
     """How topics are made that do not exist yet."""
 
     partitions: Annotated[int, Field(ge=1)] = 1
@@ -89,7 +89,7 @@ class TopicSettings(_Section):
     transaction_retention_ms: Annotated[int, Field(ge=-1)] = 7 * 24 * 3600 * 1000
 
 
-class RelaySettings(_Section):
+class RelaySettings(Section):
     """The relay's pace. Times are milliseconds."""
 
     lease_ms: Annotated[int, Field(ge=500)] = 5_000
@@ -118,6 +118,8 @@ class Settings(BaseSettings):
     kafka: dict[str, str | int | float | bool] = Field(default_factory=dict, repr=False)
     primary: PrimarySettings | None = None
     replicas: dict[str, ReplicaSettings] = Field(default_factory=dict)
+    tables: dict[str, TableSettings] = Field(default_factory=dict)
+    """What leaves of each table, by ``schema.table``, or by ``table`` in the default schema."""
     topics: TopicSettings = TopicSettings()
     relay: RelaySettings = RelaySettings()
 
@@ -128,6 +130,16 @@ class Settings(BaseSettings):
         if not isinstance(value, dict):
             return value
         return {_dotted_name(str(k)): v for k, v in value.items()}
+
+    def table(self, shape: TableShape) -> TableSettings:
+        """What the configuration says of the table, by its full name or, in the default schema, its own."""
+        by_name = self.tables.get(shape.name) if shape.default_schema else None
+        return self.tables.get(shape.full_name) or by_name or TableSettings()
+
+    def salts(self) -> Iterator[str]:
+        """Those of the columns that are hashed: secrets."""
+        columns = (column for table in self.tables.values() for column in table.columns.values())
+        yield from (column.salt.get_secret_value() for column in columns if column.salt is not None)
 
     def replica(self, name: str) -> ReplicaSettings:
         """Raises ConfigurationError, naming those that exist, if there is no such replica."""
@@ -193,20 +205,8 @@ def load(path: Path | None = None) -> Settings:
         settings = FromFile()  # type: ignore[call-arg]  # its sources give the values
     except ValidationError as error:
         where = f"{file} or the environment" if file.is_file() else f"the environment ({file} does not exist)"
-        lines = "\n".join(f"  {_explain(e)}" for e in error.errors(include_url=False, include_input=False))
+        lines = "\n".join(f"  {explain(e)}" for e in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(f"the configuration is not valid, in {where}:\n{lines}") from None
     except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
         raise ConfigurationError(f"cannot read {file}: {error}") from None
     return settings
-
-
-def _explain(error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
-    name = ".".join(location) or "(root)"
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        return f"{name}: unknown key. Take it out, or see docs/reference/configuration.md for the keys there are."
-    if kind == "missing":
-        variable = "ROWCAST_" + "__".join(location).upper()
-        return f"{name}: missing. Set it in the file, or as {variable}."
-    return f"{name}: {error['msg'].removeprefix('Value error, ')}"

@@ -55,6 +55,7 @@ def _secrets(settings: Settings) -> Iterator[str]:
     names = {settings.source, *settings.replicas, "rowcast"}
     names |= {str(name) for url in urls for name in (url.username, url.database, url.host) if name}
     yield from (str(url.password) for url in urls if url.password and url.password not in names)
+    yield from settings.salts()
     shown = settings.masked()["kafka"]
     yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
 

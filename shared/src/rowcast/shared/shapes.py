@@ -51,13 +51,28 @@ class PortableType:
 
 
 @dataclass(frozen=True, slots=True)
+class Masking:
+    """What became of a column's values before they left the primary; one of the three is not None.
+
+    ``mask``: this text stands for every value; ``truncate``: the first so many characters; ``hash``: the hexadecimal
+    digest (sha224, sha256, sha384, sha512) of a salt, which is secret and not told here, and the value.
+    """
+
+    mask: str | None = None
+    truncate: int | None = None
+    hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnShape:
-    """One column. ``generated`` columns are computed by the primary; a replica stores their value."""
+    """One column. ``generated`` columns are computed by the primary; a replica stores their value. ``type`` is that of
+    what leaves: text, where ``masking`` says that it is not the value itself."""
 
     name: str
     type: PortableType
     nullable: bool = True
     generated: bool = False
+    masking: Masking | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +89,8 @@ class ForeignKeyShape:
 class TableShape:
     """One table. ``schema`` is never empty: where the application names none it is the engine's default one
     (``public``, the MariaDB database's name, ``main``), and then ``default_schema`` is true. ``engine`` is
-    SQLAlchemy's dialect name of the primary (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``)."""
+    SQLAlchemy's dialect name of the primary (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``). ``where``: only rows
+    for which this SQL condition is true on the primary leave it."""
 
     schema: str
     name: str
@@ -85,6 +101,7 @@ class TableShape:
     unique: tuple[tuple[str, ...], ...] = ()
     foreign_keys: tuple[ForeignKeyShape, ...] = ()
     comment: str | None = field(default=None, compare=False)
+    where: str | None = None
 
     @property
     def full_name(self) -> str:
@@ -117,7 +134,13 @@ class TableShape:
                 name=data["name"],
                 engine=data["engine"],
                 columns=tuple(
-                    ColumnShape(c["name"], PortableType.from_dict(c["type"]), c["nullable"], c["generated"])
+                    ColumnShape(
+                        c["name"],
+                        PortableType.from_dict(c["type"]),
+                        c["nullable"],
+                        c["generated"],
+                        Masking(**c["masking"]) if c.get("masking") else None,
+                    )
                     for c in data["columns"]
                 ),
                 primary_key=tuple(data["primary_key"]),
@@ -130,6 +153,7 @@ class TableShape:
                     for f in data["foreign_keys"]
                 ),
                 comment=data.get("comment"),
+                where=data.get("where"),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError(f"this is not a table's shape ({error!r}): {text[:200]!r}") from error

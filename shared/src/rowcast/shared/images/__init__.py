@@ -13,12 +13,13 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.shared.images.dialect import ImageDialect
+from rowcast.shared.images.masks import Masked
 from rowcast.shared.images.mysql import MySQLImages
 from rowcast.shared.images.postgresql import PostgreSQLImages
 from rowcast.shared.images.sqlite import SQLiteImages, register_functions
 from rowcast.shared.shapes import PortableType
 
-__all__ = ["Concatenation", "RowImage", "image_dialect", "register_functions"]
+__all__ = ["Concatenation", "Masked", "RowImage", "image_dialect", "register_functions"]
 
 _DIALECTS: dict[str, type[ImageDialect]] = {
     "postgresql": PostgreSQLImages,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rowcast.shared.images.dialect import ImageDialect
+from rowcast.shared.images.masks import DIGEST_FUNCTION, digest
 from rowcast.shared.shapes import PortableType
 
 BASE64_FUNCTION = "rowcast_base64"
@@ -15,6 +16,7 @@ BASE64_FUNCTION = "rowcast_base64"
 def register_functions(connection: Any) -> None:
     """Gives a DBAPI connection (sqlite3's, or SQLAlchemy's adapted aiosqlite one) what the images need."""
     connection.create_function(BASE64_FUNCTION, 1, _base64, deterministic=True)
+    connection.create_function(DIGEST_FUNCTION, 2, digest, deterministic=True)
 
 
 def _base64(value: bytes | str | None) -> str | None:
