@@ -1,0 +1,306 @@
+"""What becomes of transactions that are not plain: prepared, spread over databases, retried, cut off, forked, huge."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.horizontal_shard import ShardedSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+
+from rowcast.producer import Capture
+from shop import Shop, open_shop
+
+NewDatabase = Callable[[str], str]
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def shop(request: pytest.FixtureRequest, new_database: NewDatabase) -> Iterator[Shop]:
+    with open_shop(new_database(request.param)) as shop:
+        yield shop
+
+
+def outbox_rows(engine: Engine) -> list[tuple[str, bool | None, str]]:
+    query = sa.text("SELECT tx, complete, changes FROM rowcast_outbox ORDER BY id")
+    with engine.connect() as connection:
+        return [(tx, complete, changes) for tx, complete, changes in connection.execute(query)]
+
+
+# -- written in several goes
+
+
+def test_a_transaction_flushed_in_between_keeps_one_name_and_ends_once(primary_url: str) -> None:
+    with open_shop(primary_url) as shop:
+        with shop.engine.begin() as connection:
+            for name in "abc":
+                connection.execute(shop.models.Tag.__table__.insert().values(name=name))
+                shop.capture.flush(connection)
+            connection.execute(shop.models.Tag.__table__.insert().values(name="d"))
+        rows = outbox_rows(shop.engine)
+        assert len({tx for tx, _, _ in rows}) == 1
+        assert [bool(complete) for _, complete, _ in rows] == [False, False, False, True]
+        shop.take()
+        assert shop.mirror == shop.rows()
+
+
+def test_a_flush_inside_a_savepoint_loses_nothing_when_it_is_rolled_back(primary_url: str) -> None:
+    with open_shop(primary_url) as shop:
+        tag = shop.models.Tag.__table__
+        with shop.engine.begin() as connection:
+            connection.execute(tag.insert().values(name="before"))
+            savepoint = connection.begin_nested()
+            connection.execute(tag.insert().values(name="inside"))
+            shop.capture.flush(connection)
+            savepoint.rollback()
+        assert [c["a"]["name"] for c in shop.take()] == ["before"]
+        assert shop.mirror == shop.rows()
+
+
+# -- two-phase
+
+
+def test_a_prepared_transaction_that_is_rolled_back_leaves_nothing(new_database: NewDatabase) -> None:
+    with open_shop(new_database("mariadb")) as shop:
+        with shop.engine.connect() as connection:
+            transaction = connection.begin_twophase()
+            connection.execute(shop.models.Tag.__table__.insert().values(name="x"))
+            transaction.prepare()
+            transaction.rollback()
+        assert shop.take() == []
+
+
+def test_a_two_phase_session_drains_every_database_when_it_prepares(new_database: NewDatabase) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Here(Base):
+        __tablename__ = "here"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class There(Base):
+        __tablename__ = "there"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engines = [sa.create_engine(new_database("mariadb")) for _ in range(2)]
+    sessions = sessionmaker(binds={Here: engines[0], There: engines[1]}, twophase=True)
+    capture = Capture(Base.metadata, source="shop")
+    capture.install(sessions)
+    for engine in engines:
+        Base.metadata.create_all(engine)
+    with sessions() as session:
+        session.add_all([Here(id=1), There(id=2)])
+        session.commit()
+    changes = [[changes for _, _, changes in outbox_rows(engine)] for engine in engines]
+    assert [len(rows) for rows in changes] == [1, 1]
+    assert ".here" in changes[0][0]
+    assert ".there" in changes[1][0]
+    for engine in engines:
+        engine.dispose()
+
+
+# -- several databases
+
+
+def test_each_shard_has_its_own_outbox(new_database: NewDatabase) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Item(Base):
+        __tablename__ = "items"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(sa.String(10))
+
+    shards = {name: sa.create_engine(new_database("sqlite")) for name in ("even", "odd")}
+
+    def shard_of(id_: int) -> str:
+        return "odd" if id_ % 2 else "even"
+
+    sessions = sessionmaker(
+        class_=ShardedSession,
+        shards=shards,
+        shard_chooser=lambda _mapper, instance, _clause=None: shard_of(instance.id),
+        identity_chooser=lambda _mapper, key, **_: [shard_of(key[0])],
+        execute_chooser=lambda _context: list(shards),
+    )
+    capture = Capture(Base.metadata, source="shop")
+    capture.install(sessions)
+    for engine in shards.values():
+        Base.metadata.create_all(engine)
+    with sessions() as session:
+        session.add_all([Item(id=n, name=f"item {n}") for n in range(4)])
+        session.commit()
+        session.execute(sa.update(Item).values(name="same"), execution_options={"synchronize_session": False})
+        session.commit()
+    for name, engine in shards.items():
+        lines = "".join(changes for _, _, changes in outbox_rows(engine)).splitlines()
+        mine = [n for n in range(4) if shard_of(n) == name]
+        assert len(lines) == 2 * len(mine)
+        assert all(sum(f'"k":{{"id":{n}}}' in line for line in lines) == 2 for n in mine)
+        engine.dispose()
+
+
+# -- transactions that the database ends
+
+
+def test_a_retry_after_a_serialization_failure_is_captured_once(new_database: NewDatabase) -> None:
+    with open_shop(new_database("postgresql")) as shop:
+        reading = shop.models.Reading.__table__
+        with shop.engine.begin() as connection:
+            connection.execute(reading.insert(), [{"sensor": s, "at": 1, "value": 1.0} for s in "ab"])
+        total = sa.select(sa.func.sum(reading.c.value))
+
+        def add_total_to(sensor: str, connection: sa.Connection) -> None:
+            value = connection.scalar(total)
+            connection.execute(reading.update().where(reading.c.sensor == sensor).values(value=value))
+
+        serializable = shop.engine.execution_options(isolation_level="SERIALIZABLE")
+        first, second = serializable.connect(), serializable.connect()
+        add_total_to("a", first)
+        add_total_to("b", second)
+        first.commit()
+        with pytest.raises(exc.OperationalError, match="could not serialize"):
+            second.commit()
+        second.rollback()
+        add_total_to("b", second)
+        second.commit()
+        first.close()
+        second.close()
+        shop.take()
+        assert shop.mirror == shop.rows()
+        assert shop.mirror["readings", b'{"sensor":"b","at":1}']["value"] == 3
+
+
+def test_a_retry_after_a_deadlock_is_captured_once(shop: Shop) -> None:
+    reading = shop.models.Reading.__table__
+    with shop.engine.begin() as connection:
+        connection.execute(reading.insert(), [{"sensor": s, "at": 1, "value": 0.0} for s in "ab"])
+    both_hold_one = threading.Barrier(2)
+    deadlocks = []
+
+    def add_to(sensors: str) -> None:
+        for attempt in range(10):
+            try:
+                with shop.sessions.begin() as session:
+                    for sensor in sensors:
+                        at = reading.c.sensor == sensor
+                        session.execute(reading.update().where(at, reading.c.at == 1).values(value=reading.c.value + 1))
+                        if attempt == 0 and sensor == sensors[0]:
+                            both_hold_one.wait(20)
+                return
+            except exc.OperationalError as error:
+                deadlocks.append(error)
+
+    threads = [threading.Thread(target=add_to, args=(sensors,)) for sensors in ("ab", "ba")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert deadlocks, "the two transactions were meant to meet"
+    shop.take()
+    assert shop.mirror == shop.rows()
+    assert {row["value"] for row in shop.mirror.values()} == {2}
+
+
+def test_a_connection_lost_at_commit_leaves_neither_rows_nor_events(shop: Shop) -> None:
+    postgresql = shop.engine.dialect.name == "postgresql"
+    with shop.engine.connect() as doomed, shop.engine.connect() as other:
+        doomed.execute(shop.models.Tag.__table__.insert().values(name="lost"))
+        own_id = doomed.scalar(sa.text("SELECT pg_backend_pid()" if postgresql else "SELECT CONNECTION_ID()"))
+        if postgresql:
+            other.execute(sa.text("SELECT pg_terminate_backend(:id)"), {"id": own_id})
+        else:
+            other.execute(sa.text(f"KILL {own_id:d}"))
+        with pytest.raises(exc.DBAPIError):
+            doomed.commit()
+    with shop.sessions.begin() as session:
+        session.add(shop.models.Tag(name="kept"))
+    assert [c["a"]["name"] for c in shop.take()] == ["kept"]
+    assert shop.mirror == shop.rows()
+
+
+# -- processes
+
+
+def test_a_process_forked_after_the_install_captures_what_it_commits(primary_url: str) -> None:
+    """As gunicorn's workers do with an application that is loaded before they are forked."""
+    with open_shop(primary_url) as shop:
+        with shop.sessions.begin() as session:
+            session.add(shop.models.Tag(name="parent, before"))
+
+        def child(number: int) -> None:
+            shop.engine.dispose(close=False)
+            with shop.sessions.begin() as session:
+                session.add(shop.models.Tag(name=f"child {number}"))
+
+        processes = [multiprocessing.get_context("fork").Process(target=child, args=(n,)) for n in range(2)]
+        for process in processes:
+            process.start()
+            process.join(60)
+            assert process.exitcode == 0
+        with shop.sessions.begin() as session:
+            session.add(shop.models.Tag(name="parent, after"))
+        names = [c["a"]["name"] for c in shop.take()]
+        assert sorted(names) == ["child 0", "child 1", "parent, after", "parent, before"]
+        assert shop.mirror == shop.rows()
+
+
+# -- huge
+
+_MOST_BESIDES = 200
+"""MiB that the hook may take beside what the application takes without it."""
+
+_HUGE = """
+import resource, sys
+import sqlalchemy as sa
+from rowcast.producer import Capture
+url, rows, captured = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "captured"
+metadata = sa.MetaData()
+table = sa.Table("huge", metadata, sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("name", sa.Text))
+engine = sa.create_engine(url)
+capture = Capture(metadata, source="huge")
+metadata.drop_all(engine)
+metadata.create_all(engine)
+if captured:
+    capture.install(engine)
+with engine.begin() as connection:
+    for start in range(0, rows, 10_000):
+        connection.execute(table.insert(), [{"id": n, "name": f"row {n}"} for n in range(start, start + 10_000)])
+    connection.execute(table.update().where(table.c.id % 2 == 0).values(name="even"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_a_huge_transaction_takes_little_memory(new_database: NewDatabase, tmp_path: Path, campaign: bool) -> None:
+    """A million rows with ``--campaign``."""
+    rows = 1_000_000 if campaign else 200_000
+    url = new_database("postgresql")
+    script = tmp_path / "huge.py"
+    script.write_text(_HUGE)
+
+    def peak(how: str) -> int:
+        arguments = [sys.executable, str(script), url, str(rows), how]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    plain, captured = peak("plain"), peak("captured")
+    print(f"{rows:,} rows: {plain} MiB without, {captured} MiB with the capture")
+    assert captured - plain < _MOST_BESIDES * rows / 1_000_000 + 40
+    engine = sa.create_engine(url)
+    lines = "SELECT sum((length(changes) - length(replace(changes, :what, ''))) / length(:what)) FROM rowcast_outbox"
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(DISTINCT tx) FROM rowcast_outbox")) == 1
+        assert connection.scalar(sa.text("SELECT count(*) FROM rowcast_outbox WHERE complete")) == 1
+        assert connection.scalar(sa.text(lines), {"what": '"name":"even"'}) == rows // 2
+        # What was written before the update is told as it was.
+        assert connection.scalar(sa.text(lines), {"what": '"op":"c"'}) == rows
+    engine.dispose()
