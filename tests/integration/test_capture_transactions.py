@@ -300,7 +300,7 @@ def test_a_huge_transaction_takes_little_memory(new_database: NewDatabase, tmp_p
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(DISTINCT tx) FROM rowcast_outbox")) == 1
         assert connection.scalar(sa.text("SELECT count(*) FROM rowcast_outbox WHERE complete")) == 1
-        assert connection.scalar(sa.text(lines), {"what": '"name":"even"'}) == rows // 2
+        assert connection.scalar(sa.text(lines), {"what": '"even"'}) == rows // 2
         # What was written before the update is told as it was.
         assert connection.scalar(sa.text(lines), {"what": '"op":"c"'}) == rows
     engine.dispose()
