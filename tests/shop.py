@@ -123,10 +123,10 @@ Rows = dict[tuple[str, bytes], dict[str, Any]]
 class Shop:
     """Models, engine, sessions with the capture on them, and the mirror."""
 
-    def __init__(self, engine: sa.Engine, models: Models | None = None) -> None:
+    def __init__(self, engine: sa.Engine, models: Models | None = None, **options: Any) -> None:
         self.engine = engine
         self.models = models or Models()
-        self.capture = Capture(self.models.metadata, source="shop")
+        self.capture = Capture(self.models.metadata, source="shop", **options)
         self.sessions = sessionmaker(engine)
         self.capture.install(self.sessions)
         self.models.metadata.create_all(engine)
@@ -172,11 +172,12 @@ class Shop:
 
 
 @contextmanager
-def open_shop(url: str) -> Iterator[Shop]:
+def open_shop(url: str, **options: Any) -> Iterator[Shop]:
+    """``options`` are the capture's."""
     engine = sa.create_engine(url)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
     try:
-        yield Shop(engine)
+        yield Shop(engine, **options)
     finally:
         engine.dispose()

@@ -12,6 +12,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from rowcast.producer.announcements import Announcer, Strictness
 from rowcast.producer.listeners import EngineListeners
 from rowcast.producer.outbox import outbox_tables
 from rowcast.producer.tables import CapturedTables
@@ -39,7 +40,9 @@ class Capture:
     ``Table.info`` and ``Column.info`` say. Raises ConfigurationError if it is not valid.
 
     What goes through a session on which the capture is installed, and through the engine of such a session, is
-    captured: the unit of work, bulk operations, Core DML. SQL text is not; it raises a CaptureWarning.
+    captured: the unit of work, bulk operations, Core DML. Of SQL text only the tables' names can be told. ``strict``
+    says what becomes of a statement that changes a captured table, and no one can tell which rows: ``"warn"`` raises a
+    CaptureWarning, ``"raise"`` a CaptureError, before the statement runs. ``docs/capture.md`` has the ways out.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class Capture:
         metadata: sa.MetaData,
         *,
         source: str,
+        strict: Strictness = "warn",
         tables: Mapping[str, TableSettings | Mapping[str, Any]] | None = None,
     ) -> None:
         self.metadata = metadata
         self.source = source
         self._outbox = outbox_tables(metadata)
         self._tables = CapturedTables(metadata, tables)
+        self._announcer = Announcer(strict)
         self._engines: dict[Engine, EngineListeners] = {}
         self._session_targets: list[Any] = []
         self._async_classes: list[tuple[Any, Any]] = []
@@ -187,7 +192,7 @@ class Capture:
             with self._lock:
                 listeners = self._engines.get(engine)
                 if listeners is None:
-                    listeners = EngineListeners(engine, self._tables, self._outbox, self._drained.set)
+                    listeners = EngineListeners(engine, self._tables, self._outbox, self._announcer, self._drained.set)
                     listeners.install()
                     self._engines[engine] = listeners
                     event.listen(engine, "checkin", self._checked_in)

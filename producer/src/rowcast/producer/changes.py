@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 
 from rowcast.producer import statements
-from rowcast.producer.announcements import warn_of
+from rowcast.producer.announcements import Announcer
 from rowcast.producer.cascades import Cascades
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Key, Touch, Touched
@@ -40,8 +40,9 @@ class _Pending:
 class Changes:
     """Notes the keys of each statement on a captured table."""
 
-    def __init__(self, metadata: sa.MetaData, captured: CapturedOf) -> None:
+    def __init__(self, metadata: sa.MetaData, captured: CapturedOf, announcer: Announcer) -> None:
         self._metadata = metadata
+        self._announcer = announcer
         self._captured = captured
         self._waiting: WeakKeyDictionary[Connection, list[_Pending]] = WeakKeyDictionary()
         self._cascades: Cascades | None = None
@@ -61,7 +62,7 @@ class Changes:
         elif isinstance(statement, Update | Delete):
             self._before_change(connection, pending)
         else:
-            warn_of(table.full_name, "a statement of an unknown kind", str(statement))
+            self._announcer.unseen(table.full_name, "a statement of an unknown kind", str(statement))
             return statement
         self._waiting.setdefault(connection, []).append(pending)
         return pending.statement
@@ -84,7 +85,7 @@ class Changes:
             if isinstance(pending.statement, Insert):
                 keys = statements.given_keys(pending.statement, pending.table.key_columns, pending.sets)
             if keys is None:
-                warn_of(pending.table.full_name, "a failed INSERT of several rows", str(pending.statement))
+                self._announcer.unseen(pending.table.full_name, "a failed INSERT of rows", str(pending.statement))
             else:
                 notes.note(pending.table, Touch.INSERT if inserting else Touch.UPDATE, keys, locked=False)
 
@@ -92,7 +93,7 @@ class Changes:
         statement, table = pending.statement, pending.table
         assert isinstance(statement, Insert)
         if statements.replaces(statement):
-            warn_of(table.full_name, "REPLACE, which may delete other rows,", str(statement))
+            self._announcer.unseen(table.full_name, "REPLACE, which may delete other rows,", str(statement))
         if statements.has_own_returning(statement) or statements.names_rows_by_itself(
             statement, table.key_columns, pending.sets
         ):
@@ -103,7 +104,7 @@ class Changes:
             pending.injected = True
             pending.statement = statement.returning(*table.key_columns)
         else:
-            warn_of(table.full_name, "an INSERT whose keys this database does not return", str(statement))
+            self._announcer.unseen(table.full_name, "an INSERT whose keys are not returned", str(statement))
 
     def _before_change(self, connection: Connection, pending: _Pending) -> None:
         statement, table, sets = pending.statement, pending.table, pending.sets
@@ -160,7 +161,7 @@ class Changes:
             else connection.dialect.update_returning
         )
         if not can_return or statements.has_own_returning(statement) or len(pending.sets) > 1:
-            warn_of(pending.table.full_name, "an UPDATE that computes new keys", str(statement))
+            self._announcer.unseen(pending.table.full_name, "an UPDATE that computes new keys", str(statement))
             return
         pending.returns = True
         if not statements.has_return_defaults(statement):
@@ -206,14 +207,15 @@ class Changes:
         else:
             keys = statements.inserted_keys(statement, result, table.key_columns, pending.sets)
         if keys is None:
-            warn_of(table.full_name, "an INSERT that does not return the new rows' keys", str(statement))
+            self._announcer.unseen(table.full_name, "an INSERT that does not return the new rows' keys", str(statement))
             return
         notes.note(table, touch, keys, locked=True)
 
     def _warn_of_rekeyed_children(self, table: CapturedTable) -> None:
         for constraint in self._foreign_keys().of(table.table, delete=False):
             if set(constraint.columns) & set(constraint.table.primary_key.columns):
-                warn_of(constraint.table.fullname, f"ON UPDATE from {table.full_name} into a key", "ON UPDATE CASCADE")
+                what = f"ON UPDATE from {table.full_name} into a key"
+                self._announcer.unseen(constraint.table.fullname, what, "ON UPDATE CASCADE")
 
     def _foreign_keys(self) -> Cascades:
         if self._cascades is None or self._cascades_of != len(self._metadata.tables):

@@ -18,6 +18,8 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.clock import now_ms
+from rowcast.producer.locked_reads import OWN as OWN
+from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.outbox_lines import gone_line, row_line
 from rowcast.producer.tables import CapturedTable
@@ -29,11 +31,6 @@ KEYS_PER_ROW = 2_000
 
 SINGLES = 32
 """The same where the engine has no arrays, and each key is a part of the statement of its own."""
-
-OWN = {"rowcast_own": True}
-"""Execution options that mark rowcast's own statements for its listeners."""
-
-_LOCK_CHUNK = 500
 
 # In literals: a parameter of SQLAlchemy's own would be one that this module does not fill.
 _ONE: ColumnElement[int] = sa.literal_column("1", sa.Integer)
@@ -109,16 +106,15 @@ class Drain:
 
     def _locked(self, connection: Connection, table: CapturedTable, keys: Mapping[Key, int]) -> Mapping[Key, int]:
         """Takes the missing locks. What is not there to be locked was not changed by this transaction."""
-        missing = [key for key, flags in keys.items() if not flags & LOCKED]
-        if not missing:
+        locked = {key: flags for key, flags in keys.items() if flags & LOCKED}
+        if len(locked) == len(keys):
             return keys
-        held: set[Key] = set()
-        columns = table.key_columns
-        for start in range(0, len(missing), _LOCK_CHUNK):
-            chunk = missing[start : start + _LOCK_CHUNK]
-            named = columns[0].in_([k[0] for k in chunk]) if len(columns) == 1 else sa.tuple_(*columns).in_(chunk)
-            held.update(map(tuple, connection.execute(sa.select(*columns).where(named).with_for_update())))
-        return {key: flags for key, flags in keys.items() if flags & LOCKED or key in held}
+        for existed in (EXISTED, 0):
+            missing = [key for key, flags in keys.items() if flags == existed]
+            for key in lock_named(connection, table.key_columns, missing):
+                # As it is stored, which may not be as the application wrote it: another case, more digits.
+                locked.setdefault(key, existed | LOCKED)
+        return locked
 
     def _write_piece(
         self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]], transaction: str | None,

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.sql.dml import UpdateBase
 
 from rowcast.producer import statements
-from rowcast.producer.announcements import warn_of
-from rowcast.producer.changes import Changes
+from rowcast.producer.announcements import Announcer
 from rowcast.producer.drain import Drain
+from rowcast.producer.observer import Observer
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.shape_log import ShapeLog
 from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Touched
-from rowcast.shared.errors import CaptureError
 from rowcast.shared.images import register_functions
 
 _EVENTS = (
@@ -31,18 +27,17 @@ _EVENTS = (
 _MOST_KEYS = 100_000
 """Noted keys are in memory: beyond this many the outbox takes them before the transaction ends."""
 
-_DML = re.compile(
-    r"\b(?:insert\s+(?:ignore\s+)?into|replace\s+into|update|delete\s+from|merge\s+into|truncate(?:\s+table)?|copy)"
-    r"\s+(?:only\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)",
-    re.IGNORECASE,
-)
-
 
 class EngineListeners:
     """Notes and drains one engine's transactions. Thread-safe: each connection has notes of its own."""
 
     def __init__(
-        self, engine: Engine, tables: CapturedTables, outbox: OutboxTables, on_drained: Callable[[], None]
+        self,
+        engine: Engine,
+        tables: CapturedTables,
+        outbox: OutboxTables,
+        announcer: Announcer,
+        on_drained: Callable[[], None],
     ) -> None:
         self.engine = engine
         self._wanted = tables
@@ -51,7 +46,7 @@ class EngineListeners:
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, tables, self.captured)
         self._transactions: WeakKeyDictionary[Connection, Touched] = WeakKeyDictionary()
-        self._changes = Changes(tables.metadata, self.captured)
+        self._observer = Observer(tables.metadata, self.captured, self._notes, self._bound_memory, announcer)
         self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
 
     # -- installing
@@ -102,7 +97,7 @@ class EngineListeners:
 
     def _forget(self, connection: Connection) -> None:
         self._transactions.pop(connection, None)
-        self._changes.forget(connection)
+        self._observer.forget(connection)
 
     def _rollback(self, connection: Connection) -> None:
         self._forget(connection)
@@ -157,15 +152,7 @@ class EngineListeners:
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
     ) -> tuple[Any, Any, Any]:
-        statement = statements.resolved(statement)
-        if isinstance(statement, UpdateBase):
-            table = self.captured(connection, statements.table_of(statement))
-            if table is not None:
-                self._bound_memory(connection)
-                self._refuse_what_is_not_atomic(connection, table, execution_options)
-                sets = statements.parameter_sets(multiparams, params)
-                statement = self._changes.before(connection, table, statement, sets)
-        return statement, multiparams, params
+        return self._observer.before_execute(connection, statement, multiparams, params, execution_options)
 
     def _bound_memory(self, connection: Connection) -> None:
         """A huge transaction is written bit by bit: its rows are locked until it ends, so nothing changes between."""
@@ -176,37 +163,12 @@ class EngineListeners:
     def _after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
-        if isinstance(statement, UpdateBase):
-            self._changes.after(connection, statement, result, self._notes(connection))
-        for inner in statements.dml_inside(result):
-            table = self.captured(connection, statements.table_of(inner))
-            if table is not None:
-                warn_of(table.full_name, "DML inside a common table expression", str(statement))
-
-    def _handle_error(self, context: Any) -> None:
-        execution = context.execution_context
-        if context.connection is not None and execution is not None and execution.executemany:
-            self._changes.failed(context.connection, self._notes(context.connection))
+        self._observer.after_execute(connection, statement, multiparams, params, execution_options, result)
 
     def _before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> None:
-        compiled = getattr(context, "compiled", None)
-        if compiled is not None and not isinstance(compiled.statement, sa.TextClause):
-            return
-        if context is not None and "rowcast_own" in context.execution_options:
-            return
-        for name in _DML.findall(statement):
-            parts = [part.strip('"`') for part in re.findall(r"\"[^\"]+\"|`[^`]+`|[^.]+", name)]
-            for own in self._metadata.tables.values():
-                if self._wanted.wants(own) and own.name.lower() == parts[-1].lower():
-                    warn_of(own.fullname, "SQL text", statement)
+        self._observer.before_cursor_execute(connection, cursor, statement, parameters, context, executemany)
 
-    def _refuse_what_is_not_atomic(self, connection: Connection, table: CapturedTable, execution_options: Any) -> None:
-        if connection._is_autocommit_isolation():
-            raise CaptureError(
-                f"{table.full_name} is captured, and this connection is in AUTOCOMMIT: its changes and their record in "
-                "the outbox could not be one transaction. Use a transaction, or uninstall the capture from this engine."
-            )
-        if execution_options.get("schema_translate_map"):
-            warn_of(table.full_name, "a statement with schema_translate_map", "schema_translate_map")
+    def _handle_error(self, context: Any) -> None:
+        self._observer.handle_error(context)

@@ -13,10 +13,12 @@ from weakref import ref
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+from sqlalchemy.orm.context import FromStatement
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BindParameter, BooleanClauseList, ClauseElement, ColumnElement
 from sqlalchemy.sql.lambdas import StatementLambdaElement
+from sqlalchemy.sql.selectable import TextualSelect
 
 Key = tuple[Any, ...]
 Parameters = Sequence[Mapping[str, Any]]
@@ -38,6 +40,17 @@ def table_of(statement: UpdateBase) -> Any:
 def resolved(statement: Any) -> Any:
     """What a lambda statement stands for."""
     return statement._resolved if isinstance(statement, StatementLambdaElement) else statement
+
+
+def is_text(context: Any) -> bool:
+    """Whether the statement being executed was written by hand, so that nothing but its words tells what it does."""
+    compiled = context.compiled
+    if compiled is None:
+        return True
+    statement = compiled.statement
+    if isinstance(statement, FromStatement):
+        statement = statement.element
+    return isinstance(statement, sa.TextClause | TextualSelect | sa.DDL)
 
 
 def parameter_sets(multiparams: Any, params: Any) -> Parameters:

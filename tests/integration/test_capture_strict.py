@@ -1,0 +1,152 @@
+"""SQL text on captured tables: announced or refused before it runs, and the two ways out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from rowcast.producer import Capture, CaptureWarning
+from rowcast.shared.errors import CaptureError, ConfigurationError
+from shop import Shop, open_shop
+
+UPDATE = "UPDATE tags SET name = 'changed' WHERE id = 1"
+
+Run = Callable[..., Any]
+RUNS: dict[str, Run] = {
+    "text": lambda s, sql, **o: s.execute(sa.text(sql), **o),
+    "text of the connection": lambda s, sql, **o: s.connection().execute(sa.text(sql), **o),
+    "driver": lambda s, sql, **o: s.connection().exec_driver_sql(sql, **o),
+    "options of the statement": lambda s, sql, execution_options=None: s.execute(
+        sa.text(sql).execution_options(**(execution_options or {}))
+    ),
+}
+
+
+@pytest.fixture(params=RUNS)
+def run(request: pytest.FixtureRequest) -> Run:
+    return RUNS[request.param]
+
+
+@pytest.fixture
+def shop(primary_url: str) -> Iterator[Shop]:
+    with open_shop(primary_url, strict="raise") as shop:
+        with shop.sessions() as session:
+            session.add_all([shop.models.Tag(id=i, name=f"tag {i}") for i in (1, 2, 3)])
+            session.commit()
+        shop.take()
+        yield shop
+
+
+@contextmanager
+def transaction(shop: Shop) -> Iterator[Session]:
+    with shop.sessions() as session, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield session
+        session.commit()
+
+
+def test_a_strict_capture_refuses_sql_text_before_it_runs(shop: Shop, run: Run) -> None:
+    with transaction(shop) as session:
+        with pytest.raises(CaptureError, match=r"SQL text changes \w+\.tags.*UPDATE tags SET.*rowcast='ignore'"):
+            run(session, UPDATE)
+        # PostgreSQL would refuse whatever comes after a statement that failed there.
+        assert session.scalars(sa.select(shop.models.Tag.name).order_by(shop.models.Tag.id)).first() == "tag 1"
+    assert shop.take() == []
+
+
+def test_a_strict_capture_refuses_sql_text_that_gives_the_orm_its_rows(shop: Shop) -> None:
+    tag = shop.models.Tag
+    with transaction(shop) as session:
+        for statement in (sa.text(UPDATE), sa.text(UPDATE).columns(tag.id), sa.DDL(UPDATE)):
+            with pytest.raises(CaptureError, match="SQL text"):
+                session.execute(statement)
+        with pytest.raises(CaptureError, match="SQL text"):
+            session.execute(sa.select(tag).from_statement(sa.text(UPDATE + " RETURNING *")))
+
+
+def test_a_capture_that_is_not_strict_warns_of_sql_text_and_lets_it_run(primary_url: str) -> None:
+    with open_shop(primary_url) as shop, shop.sessions() as session:
+        with pytest.warns(CaptureWarning, match=r"SQL text changes \w+\.tags"):
+            session.execute(sa.text("INSERT INTO tags (id, name) VALUES (1, 'x')"))
+        session.commit()
+        assert session.scalars(sa.select(shop.models.Tag.name)).all() == ["x"]
+
+
+def test_a_capture_is_quiet_about_text_that_the_application_wants_ignored(shop: Shop, run: Run) -> None:
+    with transaction(shop) as session:
+        run(session, UPDATE, execution_options={"rowcast": "ignore"})
+    assert shop.take() == []
+    with shop.sessions() as session:
+        assert session.get_one(shop.models.Tag, 1).name == "changed"
+
+
+def test_a_capture_ignores_a_statement_that_it_could_see(shop: Shop) -> None:
+    m = shop.models
+    with transaction(shop) as session:
+        session.execute(sa.update(m.Tag).values(name=m.Tag.name + "!"), execution_options={"rowcast": "ignore"})
+        session.add(m.Tag(id=9, name="seen"))
+    assert [c["k"] for c in shop.take()] == [{"id": 9}]
+
+
+@pytest.mark.parametrize("by", ["class", "table"])
+def test_a_capture_of_text_whose_rows_are_named(shop: Shop, run: Run, by: str) -> None:
+    what = shop.models.Tag if by == "class" else shop.models.Tag.__table__
+    with transaction(shop) as session:
+        run(session, UPDATE, execution_options={"rowcast": {what: [1]}})
+        run(session, "DELETE FROM tags WHERE id = 2", execution_options={"rowcast": {what: (2,)}})
+        insert = "INSERT INTO tags (id, name) VALUES (7, 'new'), (8, 'new too')"
+        run(session, insert, execution_options={"rowcast": {what: [7, 8, 999]}})
+    changes = shop.take()
+    assert shop.mirror == shop.rows()
+    told = {(c["op"], c["k"]["id"]) for c in changes}
+    assert told - {("d", 999)} == {("u", 1), ("d", 2), ("c", 7), ("c", 8)}
+
+
+def test_a_capture_of_named_rows_with_a_key_of_two_columns_and_of_two_tables(shop: Shop) -> None:
+    m = shop.models
+    with transaction(shop) as session:
+        session.add_all([m.Reading(sensor="a", at=1, value=1.0), m.Engineer(id=1, name="e", language="c")])
+    with transaction(shop) as session:
+        named = {m.Reading: [("a", 1)], m.Engineer: [1]}
+        session.execute(sa.text("UPDATE readings SET value = 5"), execution_options={"rowcast": named})
+        session.execute(sa.text("UPDATE people SET name = 'f'"), execution_options={"rowcast": named})
+    shop.take()
+    assert shop.mirror == shop.rows()
+
+
+def test_a_strict_capture_refuses_text_that_changes_a_table_beyond_those_named(shop: Shop) -> None:
+    with transaction(shop) as session, pytest.raises(CaptureError, match=r"changes \w+\.tags"):
+        session.execute(sa.text(UPDATE), execution_options={"rowcast": {shop.models.Token: []}})
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("ignroe", "it must be 'ignore', or a dict"),
+        (True, "it must be 'ignore', or a dict"),
+        ({"tags": [1]}, "'tags' is neither a Table nor a mapped class"),
+        ({"Tag": 1}, r"the keys of tags must be a list, not 1"),
+        ({"Tag": "1"}, r"the keys of tags must be a list, not '1'"),
+        ({"Tag": [(1, 2)]}, r"\(1, 2\) is no key of tags, whose key is \(id\)"),
+        ({"Tag": [None]}, r"None is no key of tags"),
+        ({"Reading": ["a"]}, r"'a' is no key of readings, whose key is \(sensor, at\)"),
+    ],
+)
+def test_a_capture_says_what_is_wrong_with_the_option(new_database: Any, option: Any, message: str) -> None:
+    with open_shop(new_database("sqlite")) as shop, shop.sessions() as session:
+        if isinstance(option, dict):
+            option = {getattr(shop.models, name, name): keys for name, keys in option.items()}
+        with pytest.raises(ConfigurationError, match=message):
+            session.execute(sa.text(UPDATE), execution_options={"rowcast": option})
+        assert session.scalars(sa.select(shop.models.Tag)).all() == []
+
+
+def test_a_capture_says_so_if_strict_is_neither_of_its_values() -> None:
+    with pytest.raises(ConfigurationError, match="strict='error': it must be 'warn' or 'raise'"):
+        Capture(sa.MetaData(), source="x", strict="error")  # type: ignore[arg-type]
