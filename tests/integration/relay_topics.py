@@ -6,8 +6,10 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import jsonschema
 import orjson
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
@@ -29,6 +31,7 @@ class TopicMessage:
     partition: int
     key: bytes
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ def read_topics(bootstrap_servers: str, source: str, isolation: Isolation) -> Pu
             place = str(message.topic()), int(message.partition() or 0)
             error = message.error()
             if error is None:
-                messages.append(TopicMessage(*place, message.key() or b"", message.value()))
+                messages.append(
+                    TopicMessage(*place, message.key() or b"", message.value(), tuple(message.headers() or ()))
+                )
             else:
                 assert error.code() == KafkaError._PARTITION_EOF, error
                 places.discard(place)
@@ -121,6 +126,29 @@ def read_topics(bootstrap_servers: str, source: str, isolation: Isolation) -> Pu
 
 def _belongs(topic: str, source: str) -> bool:
     return topic.startswith(f"{source}.")
+
+
+def assert_as_documented(published: Published) -> None:
+    """Every message is what its JSON Schema says, and there are messages of every kind."""
+    checked = set()
+    for message in published.messages:
+        kind = {
+            schema_topic(published.source): "table-shape",
+            transaction_topic(published.source): "transaction-event",
+        }.get(message.topic, "change-event")
+        if message.value is not None:
+            jsonschema.validate(orjson.loads(message.value), _SCHEMAS[kind])
+        if kind == "change-event":
+            jsonschema.validate(orjson.loads(message.key), _SCHEMAS["change-key"])
+        checked.add(kind)
+    assert checked == {"change-event", "transaction-event", "table-shape"}
+
+
+_REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+_SCHEMAS = {
+    name: orjson.loads((_REFERENCE / f"{name}.schema.json").read_bytes())
+    for name in ("change-key", "change-event", "transaction-event", "table-shape")
+}
 
 
 def assert_whole_transactions(stream: Sequence[ChangeEvent | TransactionEvent]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from rowcast.producer.announcements import Announcer, Strictness
+from rowcast.producer.context import TransactionContext
 from rowcast.producer.listeners import EngineListeners
 from rowcast.producer.outbox import outbox_tables
 from rowcast.producer.tables import CapturedTables
@@ -37,7 +39,9 @@ class Capture:
     ``source`` names this primary in topics and events. Every table of ``metadata`` is captured, less those with
     ``Table(info={"rowcast": False})``; the outbox tables (``rowcast_*``) are added to ``metadata``. ``tables``: what of
     each leaves, as ``[tables]`` of ``rowcast.toml`` has it (``docs/reference/configuration.md``); it goes before what
-    ``Table.info`` and ``Column.info`` say. Raises ConfigurationError if it is not valid.
+    ``Table.info`` and ``Column.info`` say. ``context`` is asked at each commit that writes to the outbox, and answers
+    what is to go with the transaction, beside what ``Capture.context`` says. Raises ConfigurationError if ``tables`` is
+    not valid.
 
     What goes through a session on which the capture is installed, and through the engine of such a session, is
     captured: the unit of work, bulk operations, Core DML. Of SQL text only the tables' names can be told. ``strict``
@@ -52,12 +56,14 @@ class Capture:
         source: str,
         strict: Strictness = "warn",
         tables: Mapping[str, TableSettings | Mapping[str, Any]] | None = None,
+        context: Callable[[], Mapping[str, Any] | None] | None = None,
     ) -> None:
         self.metadata = metadata
         self.source = source
         self._outbox = outbox_tables(metadata)
         self._tables = CapturedTables(metadata, tables)
         self._announcer = Announcer(strict)
+        self._context = TransactionContext(context)
         self._engines: dict[Engine, EngineListeners] = {}
         self._session_targets: list[Any] = []
         self._async_classes: list[tuple[Any, Any]] = []
@@ -66,9 +72,9 @@ class Capture:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_settings(cls, metadata: sa.MetaData, settings: Settings) -> Capture:
-        """With the source and the tables of ``rowcast.shared.config.load()``."""
-        return cls(metadata, source=settings.source, tables=settings.tables)
+    def from_settings(cls, metadata: sa.MetaData, settings: Settings, **options: Any) -> Capture:
+        """With the source and the tables of ``rowcast.shared.config.load()``; ``options`` are Capture's own."""
+        return cls(metadata, source=settings.source, tables=settings.tables, **options)
 
     # -- installing
 
@@ -120,6 +126,14 @@ class Capture:
         For a session that is joined to an outer transaction whose commit the engine never sees (a test's, say).
         """
         self._listeners(connection.engine).flush(connection)
+
+    def context(self, **values: Any) -> AbstractContextManager[None]:
+        """Goes with every transaction that is committed in the block: ``with capture.context(actor="anna"): …``.
+
+        It holds for the thread or asyncio task at hand and what that starts in turn; an inner block adds to an outer
+        one. Raises ConfigurationError if it is no JSON, or longer than ``rowcast.producer.context.LONGEST`` bytes.
+        """
+        return self._context.given(values)
 
     def on_commit(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls ``callback``, which must be quick and thread-safe, after commits that wrote to the outbox.
@@ -192,7 +206,9 @@ class Capture:
             with self._lock:
                 listeners = self._engines.get(engine)
                 if listeners is None:
-                    listeners = EngineListeners(engine, self._tables, self._outbox, self._announcer, self._drained.set)
+                    listeners = EngineListeners(
+                        engine, self._tables, self._outbox, self._announcer, self._context, self._drained.set
+                    )
                     listeners.install()
                     self._engines[engine] = listeners
                     event.listen(engine, "checkin", self._checked_in)

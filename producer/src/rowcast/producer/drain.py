@@ -77,16 +77,20 @@ class Drain:
     def __init__(self, outbox: OutboxTables, dialect: Dialect) -> None:
         self._outbox = outbox.outbox
         self._dialect = dialect
-        self._compiled: dict[tuple[_Group, ...], _Compiled] = {}
+        self._compiled: dict[tuple[tuple[_Group, ...], bool], _Compiled] = {}
         # One parameter for any number of keys where the engine has arrays.
         self._has_arrays = dialect.name == "postgresql"
         self._own_transaction_id = dialect.name == "postgresql"
         self._row_locks = dialect.name != "sqlite"
 
-    def write(self, connection: Connection, touched: Folded, transaction: Callable[[], str], *, last: bool) -> None:
+    def write(
+        self, connection: Connection, touched: Folded, transaction: Callable[[], str], context: str | None = None,
+        *, last: bool,
+    ) -> None:  # fmt: skip
         """Runs inside the application's transaction, while it holds the locks of all that it changed.
 
-        ``transaction`` names it where the database does not; ``last``: nothing of it comes after this.
+        ``transaction`` names it where the database does not; ``context``: see ``TransactionContext``; ``last``:
+        nothing of it comes after this.
         """
         if self._row_locks:
             touched = {table: self._locked(connection, table, keys) for table, keys in touched.items()}
@@ -95,7 +99,7 @@ class Drain:
         name = None if self._own_transaction_id else transaction()
         for i, piece in enumerate(pieces):
             # Only the last row can say that it is the last: the relay looks for more behind any other.
-            self._write_piece(connection, piece, name, True if last and i == len(pieces) - 1 else None)
+            self._write_piece(connection, piece, name, context, True if last and i == len(pieces) - 1 else None)
 
     def _runs(self, touched: Folded) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
         for table, keys in touched.items():
@@ -118,12 +122,14 @@ class Drain:
 
     def _write_piece(
         self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]], transaction: str | None,
-        complete: bool | None,
+        context: str | None, complete: bool | None,
     ) -> None:  # fmt: skip
         groups = []
         parameters: dict[str, Any] = {"rowcast_complete": complete}
         if transaction is not None:
             parameters["rowcast_tx"] = transaction
+        if context is not None:
+            parameters["rowcast_context"] = context
         for g, (table, existed, keys) in enumerate(piece):
             many = self._has_arrays and len(keys) > 1
             groups.append(_Group(table, existed, 0 if many else len(keys)))
@@ -133,15 +139,15 @@ class Drain:
                 else:
                     for n, key in enumerate(keys):
                         parameters[f"k{g}_{c}_{n}"] = key[c]
-        signature = tuple(groups)
+        signature = tuple(groups), context is not None
         compiled = self._compiled.get(signature)
         if compiled is None:
             if len(self._compiled) > 500:
                 self._compiled.clear()
-            compiled = self._compiled[signature] = _Compiled(self._statement(signature), self._dialect)
+            compiled = self._compiled[signature] = _Compiled(self._statement(*signature), self._dialect)
         compiled.execute(connection, parameters)
 
-    def _statement(self, groups: Sequence[_Group]) -> sa.Insert:
+    def _statement(self, groups: Sequence[_Group], with_context: bool) -> sa.Insert:
         """INSERT … SELECT of one outbox row, if any of the groups has a change to tell."""
         parts = [part for g, group in enumerate(groups) for part in self._parts(g, group)]
         # LIMIT, of the one row there is: otherwise the planner copies the text into the condition, and every image is
@@ -152,11 +158,16 @@ class Drain:
             if self._own_transaction_id
             else sa.bindparam("rowcast_tx", type_=sa.String)
         )
-        complete = sa.bindparam("rowcast_complete", type_=sa.Boolean)
-        row = sa.select(transaction, now_ms(self._dialect), complete, text.c.changes).where(
-            text.c.changes != sa.literal_column("''")
-        )
-        return self._outbox.insert().from_select(["tx", "ts_ms", "complete", "changes"], row)
+        values: dict[str, ColumnElement[Any]] = {
+            "tx": transaction,
+            "ts_ms": now_ms(self._dialect),
+            "complete": sa.bindparam("rowcast_complete", type_=sa.Boolean),
+            "changes": text.c.changes,
+        }
+        if with_context:
+            values["context"] = sa.bindparam("rowcast_context", type_=sa.Text)
+        row = sa.select(*values.values()).where(text.c.changes != sa.literal_column("''"))
+        return self._outbox.insert().from_select(list(values), row)
 
     def _parts(self, g: int, group: _Group) -> Iterator[ColumnElement[str]]:
         columns = group.table.key_columns

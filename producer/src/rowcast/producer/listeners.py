@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rowcast.producer import statements
 from rowcast.producer.announcements import Announcer
+from rowcast.producer.context import TransactionContext
 from rowcast.producer.drain import Drain
 from rowcast.producer.observer import Observer
 from rowcast.producer.outbox import OutboxTables
@@ -37,11 +38,13 @@ class EngineListeners:
         tables: CapturedTables,
         outbox: OutboxTables,
         announcer: Announcer,
+        context: TransactionContext,
         on_drained: Callable[[], None],
     ) -> None:
         self.engine = engine
         self._wanted = tables
         self._metadata = tables.metadata
+        self._context = context
         self._on_drained = on_drained
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, tables, self.captured)
@@ -86,7 +89,7 @@ class EngineListeners:
         folded = touched.fold()
         if not self._shapes.confirmed:
             self._shapes.write(connection, touched, folded)
-        self._drain.write(connection, folded, lambda: touched.transaction, last=last)
+        self._drain.write(connection, folded, lambda: touched.transaction, self._context.document(), last=last)
         touched.drained()
         self._on_drained()
 

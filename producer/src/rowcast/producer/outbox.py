@@ -46,6 +46,8 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("complete", sa.Boolean(create_constraint=False)),
             # An engine that cuts or empties a text it finds too long must fail the application's commit instead.
             sa.Column("changes", _Document, nullable=False),
+            # JSON: what the application says of the transaction, and its trace (see rowcast.producer.context).
+            sa.Column("context", _Document),
             sa.CheckConstraint("changes <> ''", name="rowcast_outbox_changes"),
         ),
         shape=_table(

@@ -61,7 +61,8 @@ class ChangeEvent:
 
 @dataclass(frozen=True, slots=True)
 class TransactionEvent:
-    """BEGIN or END. ``data_collections`` maps ``schema.table`` to its number of events (END only)."""
+    """BEGIN or END. ``data_collections`` maps ``schema.table`` to its number of events (END only); ``context`` is what
+    the application has said of the transaction, if it has."""
 
     status: str
     id: str
@@ -69,6 +70,7 @@ class TransactionEvent:
     lsn: int
     event_count: int = 0
     data_collections: Mapping[str, int] | None = None
+    context: Mapping[str, Any] | None = None
 
 
 def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
@@ -105,6 +107,7 @@ def parse_transaction(value: bytes) -> TransactionEvent:
         event = TransactionEvent(
             data["status"], data["id"], data["ts_ms"], data["lsn"], data.get("event_count") or 0,
             None if collections is None else {c["data_collection"]: c["event_count"] for c in collections},
+            data.get("context"),
         )  # fmt: skip
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"not a transaction event: {_reason(error)}") from error
@@ -116,18 +119,17 @@ def parse_transaction(value: bytes) -> TransactionEvent:
 def transaction_value(event: TransactionEvent) -> bytes:
     """The value of a BEGIN or END message; its key is ``{"id": …}``."""
     collections = event.data_collections
-    return orjson.dumps(
-        {
-            "status": event.status,
-            "id": event.id,
-            "ts_ms": event.ts_ms,
-            "event_count": event.event_count if event.status == "END" else None,
-            "data_collections": None
-            if collections is None
-            else [{"data_collection": name, "event_count": n} for name, n in collections.items()],
-            "lsn": event.lsn,
-        }
-    )
+    value = {
+        "status": event.status,
+        "id": event.id,
+        "ts_ms": event.ts_ms,
+        "event_count": event.event_count if event.status == "END" else None,
+        "data_collections": None
+        if collections is None
+        else [{"data_collection": name, "event_count": n} for name, n in collections.items()],
+        "lsn": event.lsn,
+    }
+    return orjson.dumps(value if event.context is None else value | {"context": event.context})
 
 
 def _reason(error: Exception) -> str:

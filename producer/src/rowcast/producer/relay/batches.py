@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+from rowcast.producer.relay.contexts import Headers, read_context
 from rowcast.producer.relay.lines import Change, LineHead, LineSplitter
 from rowcast.producer.relay.reading import OutboxRow
 from rowcast.producer.relay.unfinished import Unfinished
@@ -14,12 +16,14 @@ from rowcast.shared.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One outbox row's changes."""
+    """One outbox row's changes. ``context`` is the application's, ``headers`` are the trace's."""
 
     id: int
     tx: str
     ts_ms: int
     changes: Sequence[Change]
+    context: Mapping[str, Any] | None = None
+    headers: Headers = ()
 
 
 class DamagedRowError(DataError):
@@ -36,7 +40,7 @@ class DamagedRowError(DataError):
 def split_row(row: OutboxRow, splitter: LineSplitter) -> BatchRow:
     """Raises DamagedRowError."""
     try:
-        return BatchRow(row.id, row.tx, row.ts_ms, splitter.split(row.changes))
+        return BatchRow(row.id, row.tx, row.ts_ms, splitter.split(row.changes), *read_context(row.context))
     except DataError as error:
         raise DamagedRowError(row.id, row.tx, str(error)) from error
 
@@ -45,7 +49,7 @@ def heads_in(rows: Sequence[BatchRow]) -> Iterator[tuple[BatchRow, LineHead]]:
     """Each line head once, with the row that names it first."""
     seen: set[LineHead] = set()
     for row in rows:
-        for head, _, _ in row.changes:
+        for head, *_ in row.changes:
             if head not in seen:
                 seen.add(head)
                 yield row, head
@@ -71,6 +75,6 @@ def left_unfinished(rows: Sequence[BatchRow], carried: Unfinished | None, end_id
     counts = dict(carried.counts) if carried is not None and carried.tx == tx else {}
     last = [row for row in rows if row.tx == tx]
     for row in last:
-        for head, _, _ in row.changes:
+        for head, *_ in row.changes:
             counts[head.table] = counts.get(head.table, 0) + 1
     return Unfinished(tx, last[-1].id, end_id, counts)

@@ -6,7 +6,7 @@ in as the database wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import TypeAlias
 
@@ -14,14 +14,18 @@ import orjson
 
 from rowcast.producer.relay.batches import BatchRow
 from rowcast.producer.relay.claims import Claim
+from rowcast.producer.relay.contexts import Headers
 from rowcast.producer.relay.lines import LineHead
 from rowcast.producer.relay.tables import Tables
 from rowcast.shared.events import TransactionEvent, transaction_topic, transaction_value
 
-Message: TypeAlias = tuple[str, bytes | None, bytes, int]
-"""Topic, value, key, partition (-1: by key), in the order that the producer takes them."""
+_Plain: TypeAlias = tuple[str, bytes | None, bytes, int]
+Message: TypeAlias = _Plain | tuple[str, bytes | None, bytes, int, None, None, int, Headers]
+"""Topic, value, key, partition (-1: by key), in the order that the producer takes them; where there are headers, they
+come after its callbacks and time stamp, which are left to it."""
 
 BY_KEY = -1
+_OWN_TIME = 0
 
 
 class Envelopes:
@@ -40,31 +44,31 @@ class Envelopes:
     def messages(self, claim: Claim, rows: Sequence[BatchRow], now_ms: int) -> Iterator[Message]:
         """All that the claim publishes, in order. ``now_ms`` becomes the envelopes' own ``ts_ms``."""
         lsn = claim.first_lsn
-        tx = None
+        last: BatchRow | None = None
         counts: dict[str, int] = {}
-        ts_ms = 0
         for row in rows:
-            if row.tx != tx:
-                if tx is not None:
-                    yield self._end(tx, ts_ms, lsn, counts)
+            if last is None or row.tx != last.tx:
+                if last is not None:
+                    yield self._end(last, lsn, counts)
                     lsn += 1
-                tx = row.tx
-                if claim.carried is not None and claim.carried.tx == tx:
+                if claim.carried is not None and claim.carried.tx == row.tx:
                     counts = dict(claim.carried.counts)
                 else:
                     counts = {}
-                    yield self._boundary(TransactionEvent("BEGIN", tx, row.ts_ms, lsn))
+                    yield self._boundary(row, TransactionEvent("BEGIN", row.tx, row.ts_ms, lsn, context=row.context))
                     lsn += 1
-            ts_ms = row.ts_ms
-            yield from self._events(row, lsn, counts, now_ms)
+            last = row
+            events = self._events(row, lsn, counts, now_ms)
+            yield from _with_headers(events, row.headers) if row.headers else events
             lsn += len(row.changes)
-        if tx is not None and claim.unfinished is None:
-            yield self._end(tx, ts_ms, lsn, counts)
+        if last is not None and claim.unfinished is None:
+            yield self._end(last, lsn, counts)
             lsn += 1
         assert lsn == claim.last_lsn + 1, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn - 1}"
 
-    def _events(self, row: BatchRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[Message]:
+    def _events(self, row: BatchRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[_Plain]:
         total = sum(counts.values())
+        context = b"" if row.context is None else b',"context":' + orjson.dumps(row.context)
         tx = orjson.dumps(row.tx)
         parts: dict[LineHead, tuple[str, bytes, bytes]] = {}
         for head, key, after in row.changes:
@@ -77,8 +81,8 @@ class Envelopes:
             topic, middle, rest = part
             total += 1
             order = counts[head.table] = counts.get(head.table, 0) + 1
-            value = b'{"before":null,"after":%b%b%d%b%d,"data_collection_order":%d}}' % (
-                b"null" if after is None else after, middle, lsn, rest, total, order,
+            value = b'{"before":null,"after":%b%b%d%b%d,"data_collection_order":%d%b}}' % (
+                b"null" if after is None else after, middle, lsn, rest, total, order, context,
             )  # fmt: skip
             yield topic, value, key, BY_KEY
             if after is None:
@@ -99,8 +103,15 @@ class Envelopes:
             part = self._parts[head] = table.topic, middle, rest
         return part
 
-    def _end(self, tx: str, ts_ms: int, lsn: int, counts: dict[str, int]) -> Message:
-        return self._boundary(TransactionEvent("END", tx, ts_ms, lsn, sum(counts.values()), counts))
+    def _end(self, row: BatchRow, lsn: int, counts: dict[str, int]) -> Message:
+        """Of the transaction whose last row this is."""
+        total = sum(counts.values())
+        return self._boundary(row, TransactionEvent("END", row.tx, row.ts_ms, lsn, total, counts, row.context))
 
-    def _boundary(self, event: TransactionEvent) -> Message:
-        return self._transaction_topic, transaction_value(event), orjson.dumps({"id": event.id}), 0
+    def _boundary(self, row: BatchRow, event: TransactionEvent) -> Message:
+        message = self._transaction_topic, transaction_value(event), orjson.dumps({"id": event.id}), 0
+        return next(_with_headers([message], row.headers)) if row.headers else message
+
+
+def _with_headers(messages: Iterable[_Plain], headers: Headers) -> Iterator[Message]:
+    return ((*message, None, None, _OWN_TIME, headers) for message in messages)

@@ -32,6 +32,7 @@ class OutboxRow:
     tx: str
     ts_ms: int
     changes: str
+    context: str | None = None
 
 
 # One parameter for any number of ids. MariaDB and MySQL read a table from end to end where an IN list names many of its
@@ -40,9 +41,10 @@ _MYSQL_IDS = (
     "JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids STRAIGHT_JOIN rowcast_outbox AS o ON o.id = ids.id"
 )
 _SELECT = {
-    "postgresql": "SELECT id, tx, ts_ms, changes FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
-    "sqlite": "SELECT id, tx, ts_ms, changes FROM rowcast_outbox WHERE id IN (SELECT value FROM json_each(:ids))",
-    "mysql": f"SELECT o.id, o.tx, o.ts_ms, o.changes FROM {_MYSQL_IDS}",
+    "postgresql": "SELECT id, tx, ts_ms, changes, context FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
+    "sqlite": "SELECT id, tx, ts_ms, changes, context FROM rowcast_outbox "
+    "WHERE id IN (SELECT value FROM json_each(:ids))",
+    "mysql": f"SELECT o.id, o.tx, o.ts_ms, o.changes, o.context FROM {_MYSQL_IDS}",
 }
 _DELETE = {
     "postgresql": "DELETE FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
