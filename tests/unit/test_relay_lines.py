@@ -19,18 +19,20 @@ DELETE = ORDERS + ',"op":"d","k":{"id" : 1}}'
 
 def test_an_update_keeps_its_image_byte_for_byte_and_has_a_compact_key() -> None:
     assert LineSplitter().split(UPDATE + "\n") == [
-        (LineHead("public.orders", "1f3a5c7e9b0d", "u"), b'{"id":1}', b'{"id" : 1, "note" : "x"}')
+        (LineHead("public.orders", "1f3a5c7e9b0d", "u"), b'{"id":1}', b'{"id" : 1, "note" : "x"}', None)
     ]
 
 
 def test_a_delete_has_no_image() -> None:
-    assert LineSplitter().split(DELETE + "\n") == [(LineHead("public.orders", "1f3a5c7e9b0d", "d"), b'{"id":1}', None)]
+    assert LineSplitter().split(DELETE + "\n") == [
+        (LineHead("public.orders", "1f3a5c7e9b0d", "d"), b'{"id":1}', None, None)
+    ]
 
 
 def test_equal_keys_have_equal_bytes_however_the_database_wrote_them() -> None:
     spaced = ORDERS + ',"op":"d","k":{ "a" : "\\u00e9\\/" , "b":2 }}\n'
     plain = ORDERS + ',"op":"d","k":{"a":"é/","b":2}}\n'
-    keys = {key for _, key, _ in LineSplitter().split(spaced + plain)}
+    keys = {key for _, key, *_ in LineSplitter().split(spaced + plain)}
     assert keys == {'{"a":"é/","b":2}'.encode()}
 
 
@@ -45,23 +47,28 @@ NAMES = st.text(min_size=1) | st.sampled_from(["a", "k", 'x","a":{', '","k":{'])
             st.sampled_from("cud"),
             st.dictionaries(NAMES, VALUES, min_size=1),
             st.dictionaries(NAMES, VALUES | st.lists(VALUES)),
+            st.none() | st.dictionaries(NAMES, VALUES | st.lists(VALUES)),
         ),
         min_size=1,
     ),
     st.sampled_from([0, orjson.OPT_INDENT_2]),
 )
 def test_any_names_and_values_are_split_where_they_were_joined(
-    changes: list[tuple[str, str, dict[str, Any], dict[str, Any]]], spaces: int
+    changes: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any] | None]], spaces: int
 ) -> None:
     def dumped(value: Any) -> str:
         return orjson.dumps(value, option=spaces).decode().replace("\n", " ")
 
     text = ""
-    for table, op, key, image in changes:
+    for table, op, key, image, old in changes:
+        before = "" if old is None else f',"b":{dumped(old)}'
         after = "" if op == "d" else f',"a":{dumped(image)}'
-        text += f'{{"t":{orjson.dumps(table).decode()},"v":"1","op":"{op}","k":{dumped(key)}{after}}}\n'
-    split = [(h.table, h.op, orjson.loads(k), a and orjson.loads(a)) for h, k, a in LineSplitter().split(text)]
-    assert split == [(t, op, k, None if op == "d" else a) for t, op, k, a in changes]
+        text += f'{{"t":{orjson.dumps(table).decode()},"v":"1","op":"{op}","k":{dumped(key)}{before}{after}}}\n'
+    split = [
+        (h.table, h.op, orjson.loads(k), a and orjson.loads(a), b and orjson.loads(b))
+        for h, k, a, b in LineSplitter().split(text)
+    ]
+    assert split == [(t, op, k, None if op == "d" else a, b) for t, op, k, a, b in changes]
 
 
 @pytest.mark.parametrize(

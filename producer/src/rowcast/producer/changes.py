@@ -13,6 +13,7 @@ from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from rowcast.producer import statements
 from rowcast.producer.announcements import Announcer
 from rowcast.producer.cascades import Cascades
+from rowcast.producer.old_rows import old_rows, rows_in_the_way
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Key, Touch, Touched
 from rowcast.shared.errors import CaptureError
@@ -53,9 +54,14 @@ class Changes:
         self._waiting.pop(connection, None)
 
     def before(
-        self, connection: Connection, table: CapturedTable, statement: UpdateBase, sets: statements.Parameters
+        self,
+        connection: Connection,
+        table: CapturedTable,
+        statement: UpdateBase,
+        sets: statements.Parameters,
+        notes: Touched,
     ) -> UpdateBase:
-        """Reads the keys that only now can be read; returns the statement to run in its place."""
+        """Reads the keys, and old rows, that only now can be read; returns the statement to run in its place."""
         pending = _Pending(statement, table, sets)
         if isinstance(statement, Insert):
             self._before_insert(connection, pending)
@@ -64,6 +70,7 @@ class Changes:
         else:
             self._announcer.unseen(table.full_name, "a statement of an unknown kind", str(statement))
             return statement
+        _see_old_rows(connection, pending, notes)
         self._waiting.setdefault(connection, []).append(pending)
         return pending.statement
 
@@ -142,7 +149,8 @@ class Changes:
         dialect = connection.dialect
         can_return = dialect.delete_returning if isinstance(statement, Delete) else dialect.update_returning
         one_set = len(pending.sets) == 1
-        if can_return and one_set and not (rekeying or cascading or statements.has_own_returning(statement)):
+        seen_first = rekeying or cascading or pending.table.before
+        if can_return and one_set and not (seen_first or statements.has_own_returning(statement)):
             return None
         pending.selected = True
         if isinstance(statement, Update) and rekeying and one_set and not can_return:
@@ -222,3 +230,14 @@ class Changes:
             self._cascades_of = len(self._metadata.tables)
             self._cascades = Cascades(self._metadata)
         return self._cascades
+
+
+def _see_old_rows(connection: Connection, pending: _Pending, notes: Touched) -> None:
+    statement = pending.statement
+    if isinstance(statement, Insert):
+        if pending.table.before and statements.is_upsert(statement):
+            notes.see(pending.table, rows_in_the_way(connection, pending.table, statement, pending.sets))
+        return
+    for table, keys in ((pending.table, pending.keys or ()), *pending.reached):
+        if table.before:
+            notes.see(table, old_rows(connection, table, keys))

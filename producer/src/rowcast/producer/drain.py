@@ -23,7 +23,7 @@ from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.outbox_lines import gone_line, row_line
 from rowcast.producer.tables import CapturedTable
-from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key
+from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key, OldRows
 from rowcast.shared.images import Concatenation
 
 KEYS_PER_ROW = 2_000
@@ -44,6 +44,11 @@ class _Group:
     table: CapturedTable
     existed: bool
     count: int
+
+    @property
+    def with_old_rows(self) -> bool:
+        """A row that is new was none before."""
+        return self.table.before and self.existed
 
 
 class _Compiled:
@@ -84,12 +89,12 @@ class Drain:
         self._row_locks = dialect.name != "sqlite"
 
     def write(
-        self, connection: Connection, touched: Folded, transaction: Callable[[], str], context: str | None = None,
-        *, last: bool,
+        self, connection: Connection, touched: Folded, old_rows: Mapping[CapturedTable, OldRows],
+        transaction: Callable[[], str], context: str | None, *, last: bool,
     ) -> None:  # fmt: skip
         """Runs inside the application's transaction, while it holds the locks of all that it changed.
 
-        ``transaction`` names it where the database does not; ``context``: see ``TransactionContext``; ``last``:
+        ``old_rows``: see ``Touched``. ``transaction`` names it where the database does not; ``context``: see ``TransactionContext``; ``last``:
         nothing of it comes after this.
         """
         if self._row_locks:
@@ -99,7 +104,9 @@ class Drain:
         name = None if self._own_transaction_id else transaction()
         for i, piece in enumerate(pieces):
             # Only the last row can say that it is the last: the relay looks for more behind any other.
-            self._write_piece(connection, piece, name, context, True if last and i == len(pieces) - 1 else None)
+            self._write_piece(
+                connection, piece, old_rows, name, context, True if last and i == len(pieces) - 1 else None
+            )
 
     def _runs(self, touched: Folded) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
         for table, keys in touched.items():
@@ -121,8 +128,8 @@ class Drain:
         return locked
 
     def _write_piece(
-        self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]], transaction: str | None,
-        context: str | None, complete: bool | None,
+        self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]],
+        old_rows: Mapping[CapturedTable, OldRows], transaction: str | None, context: str | None, complete: bool | None,
     ) -> None:  # fmt: skip
         groups = []
         parameters: dict[str, Any] = {"rowcast_complete": complete}
@@ -132,7 +139,12 @@ class Drain:
             parameters["rowcast_context"] = context
         for g, (table, existed, keys) in enumerate(piece):
             many = self._has_arrays and len(keys) > 1
-            groups.append(_Group(table, existed, 0 if many else len(keys)))
+            group = _Group(table, existed, 0 if many else len(keys))
+            groups.append(group)
+            if group.with_old_rows:
+                known = old_rows.get(table, {})
+                members = [known.get(key, "") for key in keys]
+                parameters |= {f"b{g}": members} if many else {f"b{g}_{n}": text for n, text in enumerate(members)}
             for c in range(len(table.key_columns)):
                 if many:
                     parameters[f"k{g}_{c}"] = [key[c] for key in keys]
@@ -176,12 +188,13 @@ class Drain:
             return
         for n in range(group.count):
             binds = [sa.bindparam(f"k{g}_{c}_{n}", type_=column.type) for c, column in enumerate(columns)]
+            old = sa.bindparam(f"b{g}_{n}", type_=sa.Text) if group.with_old_rows else None
             found = (
-                sa.select(_row_line(group))
+                sa.select(_row_line(group, old))
                 .where(*(column == bind for column, bind in zip(columns, binds, strict=True)))
                 .scalar_subquery()
             )
-            yield sa.func.coalesce(found, _gone_line(group, binds))
+            yield sa.func.coalesce(found, _gone_line(group, binds, old))
 
     def _array_part(self, g: int, group: _Group) -> ColumnElement[str]:
         # LATERAL with OFFSET 0 keeps the planner at one index look-up a key, whatever it thought of the table's size
@@ -189,23 +202,21 @@ class Drain:
         columns = group.table.key_columns
         arrays = [sa.bindparam(f"k{g}_{c}", type_=postgresql.ARRAY(column.type)) for c, column in enumerate(columns)]
         names = [f"k{c}" for c in range(len(columns))]
-        keys = (
-            sa.func.unnest(*arrays)
-            .table_valued(
-                *(sa.column(name, column.type) for name, column in zip(names, columns, strict=True)),
-                with_ordinality="n",
-            )
-            .render_derived(name=f"keys{g}")
-        )
+        fields: list[sa.ColumnClause[Any]] = [sa.column(n, c.type) for n, c in zip(names, columns, strict=True)]
+        if group.with_old_rows:
+            arrays.append(sa.bindparam(f"b{g}", type_=postgresql.ARRAY(sa.Text)))
+            fields.append(sa.column("b", sa.Text))
+        keys = sa.func.unnest(*arrays).table_valued(*fields, with_ordinality="n").render_derived(name=f"keys{g}")
         given = [keys.c[name] for name in names]
+        old = keys.c.b if group.with_old_rows else None
         row = (
-            sa.select(_row_line(group).label("line"))
+            sa.select(_row_line(group, old).label("line"))
             .where(*(column == key for column, key in zip(columns, given, strict=True)))
             .correlate(keys)
             .offset(sa.literal_column("0"))
             .lateral(f"rows{g}")
         )
-        line = sa.func.coalesce(row.c.line, _gone_line(group, given))
+        line = sa.func.coalesce(row.c.line, _gone_line(group, given, old))
         text = sa.func.string_agg(line, postgresql.aggregate_order_by(sa.literal_column("''"), keys.c.n))
         return (
             sa.select(sa.func.coalesce(text, sa.literal_column("''")))
@@ -214,15 +225,17 @@ class Drain:
         )
 
 
-def _row_line(group: _Group) -> ColumnElement[str]:
-    return row_line(group.table, "u" if group.existed else "c")
+def _row_line(group: _Group, old: ColumnElement[str] | None) -> ColumnElement[str]:
+    return row_line(group.table, "u" if group.existed else "c", before=old)
 
 
-def _gone_line(group: _Group, values: Sequence[ColumnElement[Any]]) -> ColumnElement[str]:
+def _gone_line(
+    group: _Group, values: Sequence[ColumnElement[Any]], old: ColumnElement[str] | None
+) -> ColumnElement[str]:
     """What to write for a key without a row: a delete if the row was there before the transaction, else nothing."""
     if not group.existed:
         return sa.literal_column("''")
-    return gone_line(group.table, dict(zip(group.table.key_columns, values, strict=True)).__getitem__)
+    return gone_line(group.table, dict(zip(group.table.key_columns, values, strict=True)).__getitem__, old)
 
 
 def _joined(parts: Sequence[ColumnElement[str]]) -> ColumnElement[str]:

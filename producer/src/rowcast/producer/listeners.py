@@ -16,9 +16,9 @@ from rowcast.producer.drain import Drain
 from rowcast.producer.observer import Observer
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.shape_log import ShapeLog
+from rowcast.producer.sqlite_functions import ensure_functions
 from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Touched
-from rowcast.shared.images import register_functions
 
 _EVENTS = (
     "before_execute", "after_execute", "before_cursor_execute", "handle_error", "begin", "rollback", "commit",
@@ -83,13 +83,13 @@ class EngineListeners:
         touched = self._transactions.get(connection)
         if touched is None or not touched.notes:
             return
-        if connection.dialect.name == "sqlite" and "rowcast" not in connection.info:
-            register_functions(connection.connection.dbapi_connection)
-            connection.info["rowcast"] = True
+        ensure_functions(connection)
         folded = touched.fold()
         if not self._shapes.confirmed:
             self._shapes.write(connection, touched, folded)
-        self._drain.write(connection, folded, lambda: touched.transaction, self._context.document(), last=last)
+        self._drain.write(
+            connection, folded, touched.old_rows(), lambda: touched.transaction, self._context.document(), last=last
+        )
         touched.drained()
         self._on_drained()
 

@@ -17,7 +17,8 @@ OWN = {"rowcast_own": True}
 AS_STORED: Mapping[str, Any] = {"schema_translate_map": None}
 """Execution options for statements whose tables have the schemas that they have in the database."""
 
-_CHUNK = 500
+CHUNK = 500
+"""How many keys a statement names at most."""
 
 
 def read_locked(
@@ -38,8 +39,8 @@ def read_locked(
 
 def lock_named(connection: Connection, columns: Sequence[sa.Column[Any]], keys: Sequence[Key]) -> Iterator[Key]:
     """Locks the rows of these primary keys that are there; gives their keys, as they are stored."""
-    for start in range(0, len(keys), _CHUNK):
-        query = sa.select(*columns).where(is_one_of(columns, keys[start : start + _CHUNK]))
+    for start in range(0, len(keys), CHUNK):
+        query = sa.select(*columns).where(is_one_of(columns, keys[start : start + CHUNK]))
         yield from read_locked(connection, query, columns[0].table)
 
 

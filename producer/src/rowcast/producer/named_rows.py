@@ -14,6 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Row
 
 from rowcast.producer.locked_reads import lock_named
+from rowcast.producer.old_rows import old_rows
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Key, Touch, Touched
 from rowcast.shared.errors import ConfigurationError
@@ -47,6 +48,8 @@ def touch(connection: Connection, table: CapturedTable, keys: Sequence[Key], not
     Those that are there are locked now. Then one that is gone at commit was deleted by this transaction, and one that
     was not there is told of only if it is there, and locked, at commit.
     """
+    if table.before:
+        notes.see(table, old_rows(connection, table, keys))
     notes.note(table, Touch.UPDATE, lock_named(connection, table.key_columns, keys), locked=True)
     notes.note(table, Touch.INSERT, keys, locked=False)
 

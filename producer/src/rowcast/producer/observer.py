@@ -58,7 +58,7 @@ class Observer:
                         what = "a statement with schema_translate_map"
                         self._announcer.unseen(table.full_name, what, str(statement))
                     sets = statements.parameter_sets(multiparams, params)
-                    statement = self._changes.before(connection, table, statement, sets)
+                    statement = self._changes.before(connection, table, statement, sets, self._notes(connection))
         return statement, multiparams, params
 
     def after_execute(

@@ -30,10 +30,10 @@ def stored(column: sa.Column[Any]) -> ColumnElement[Any]:
 
 
 def row_line(
-    table: CapturedTable, op: str, values: Values = stored, before: Values | None = None
+    table: CapturedTable, op: str, values: Values = stored, before: Values | ColumnElement[str] | None = None
 ) -> ColumnElement[str]:
-    """A row that is there: ``op`` is ``c`` or ``u``. ``before``: the old row's values, written if the table asks for
-    them.
+    """A row that is there: ``op`` is ``c`` or ``u``. ``before``: the old row's values, or its member as ``old_member``
+    makes it; written if the table asks for old rows.
 
     Where the table's predicate leaves the row out, it is a row that is gone, or nothing if it is new.
     """
@@ -46,7 +46,9 @@ def row_line(
     return sa.case((RowPredicate(table, values), line), else_=gone)
 
 
-def gone_line(table: CapturedTable, values: Values = stored, before: Values | None = None) -> ColumnElement[str]:
+def gone_line(
+    table: CapturedTable, values: Values = stored, before: Values | ColumnElement[str] | None = None
+) -> ColumnElement[str]:
     """A row that is gone; of ``values`` only the key's are asked for. ``before``: as for ``row_line``."""
     return Concatenation(_prefix(table, "d"), _key_image(table, values), *_before(table, before), "}\n")
 
@@ -64,13 +66,18 @@ def _key_image(table: CapturedTable, values: Values) -> RowImage:
     return RowImage([(str(c.name), values(c), table.types[str(c.name)]) for c in table.key_columns])
 
 
-def _before(table: CapturedTable, values: Values | None) -> Sequence[str | ColumnElement[str]]:
-    if values is None or not table.before:
+def _before(table: CapturedTable, before: Values | ColumnElement[str] | None) -> Sequence[ColumnElement[str]]:
+    if before is None or not table.before:
         return ()
+    return (before if isinstance(before, ColumnElement) else old_member(table, before),)
+
+
+def old_member(table: CapturedTable, values: Values = stored) -> ColumnElement[str]:
+    """``,"b":{old row}``, to stand behind the key; empty text if the table's predicate left the old row out."""
     member = Concatenation(',"b":', row_image(table, values))
     if table.where is None:
-        return (member,)
-    return (sa.case((RowPredicate(table, values), member), else_=sa.literal_column("''")),)
+        return member
+    return sa.case((RowPredicate(table, values), member), else_=sa.literal_column("''"))
 
 
 class RowPredicate(ColumnElement[bool]):

@@ -36,6 +36,9 @@ EXISTED = 1
 LOCKED = 2
 """A folded key's flag: this transaction is known to hold its row's lock."""
 
+OldRows = Mapping[Key, str]
+"""By key, a row as it was, as a member of its outbox line."""
+
 Folded = Mapping[CapturedTable, Mapping[Key, int]]
 """Per table, each touched key once, with its flags; tables and keys in the order of their first touch."""
 
@@ -52,6 +55,7 @@ class Touched:
     keys: int = 0
     """How many keys the notes hold."""
     _savepoints: list[tuple[str, int]] = field(default_factory=list)
+    _seen: list[tuple[int, CapturedTable, OldRows]] = field(default_factory=list)
     shapes_written: bool = False
     _transaction: str | None = None
 
@@ -73,10 +77,31 @@ class Touched:
             self.notes.append(Note(table, touch, keys, locked))
             self.keys += len(keys)
 
+    def see(self, table: CapturedTable, rows: OldRows) -> None:
+        """Keeps rows as they are before the statement that changes them."""
+        if rows:
+            self._seen.append((len(self.notes), table, rows))
+
+    def old_rows(self) -> Mapping[CapturedTable, OldRows]:
+        """The rows as they were before the transaction, as far as they were seen before their first touch."""
+        found: dict[CapturedTable, dict[Key, str]] = {}
+        touched: set[tuple[CapturedTable, Key]] = set()
+        looked_at = 0
+        for position, table, rows in self._seen:
+            for note in self.notes[looked_at:position]:
+                touched.update((note.table, key) for key in note.keys)
+            looked_at = position
+            kept = found.setdefault(table, {})
+            for key, row in rows.items():
+                if (table, key) not in touched:
+                    kept.setdefault(key, row)
+        return found
+
     def drained(self) -> None:
         """All that is noted is in the outbox now. Inside a savepoint the notes stay: they may be needed again."""
         if not self._savepoints:
             self.notes.clear()
+            self._seen.clear()
             self.keys = 0
 
     def savepoint(self, name: str) -> None:
@@ -90,6 +115,7 @@ class Touched:
                 first = self._savepoints[i][1]
                 self.keys -= sum(len(note.keys) for note in self.notes[first:])
                 del self.notes[first:]
+                self._seen = [seen for seen in self._seen if seen[0] < first]
                 del self._savepoints[i:]
                 return
 

@@ -71,7 +71,7 @@ class Envelopes:
         context = b"" if row.context is None else b',"context":' + orjson.dumps(row.context)
         tx = orjson.dumps(row.tx)
         parts: dict[LineHead, tuple[str, bytes, bytes]] = {}
-        for head, key, after in row.changes:
+        for head, key, after, before in row.changes:
             part = parts.get(head)
             if part is None:
                 topic, middle, rest = self._of_head(head)
@@ -81,8 +81,8 @@ class Envelopes:
             topic, middle, rest = part
             total += 1
             order = counts[head.table] = counts.get(head.table, 0) + 1
-            value = b'{"before":null,"after":%b%b%d%b%d,"data_collection_order":%d%b}}' % (
-                b"null" if after is None else after, middle, lsn, rest, total, order, context,
+            value = b'{"before":%b,"after":%b%b%d%b%d,"data_collection_order":%d%b}}' % (
+                before or b"null", after or b"null", middle, lsn, rest, total, order, context,
             )  # fmt: skip
             yield topic, value, key, BY_KEY
             if after is None:

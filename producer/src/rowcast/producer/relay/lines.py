@@ -1,8 +1,8 @@
 """Splitting outbox lines by bytes alone: row images are never parsed.
 
-A line is ``{"t":"public.orders","v":"1f3a5c7e9b0d","op":"u","k":{"id":1},"a":{"id":1,"amount":"12.50"}}``. Quotes
-inside a JSON string are escaped and a key's values are never objects, so ``,"k":{`` and ``,"a":{`` occur first where
-they are meant.
+A line is ``{"t":"public.orders","v":"1f3a5c7e9b0d","op":"u","k":{"id":1},"a":{"id":1,"amount":"12.50"}}``, with
+``"b":{…}``, the old row, before ``a`` if it is known. Quotes inside a JSON string are escaped and a row's values are
+never objects, so ``,"k":{``, ``,"b":{`` and ``,"a":{`` occur first where they are meant.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ class LineHead:
     op: str
 
 
-Change: TypeAlias = tuple[LineHead, bytes, bytes | None]
-"""A line split: its head, the message key (compact JSON), the row image as the database wrote it (None: deleted)."""
+Change: TypeAlias = tuple[LineHead, bytes, bytes | None, bytes | None]
+"""A line split: its head, the message key (compact JSON), the row image as the database wrote it (None: deleted), and
+that of the old row (None: not known)."""
 
 
 class LineSplitter:
@@ -47,7 +48,10 @@ class LineSplitter:
             a = line.find(b',"a":{', k)
             end = len(line) - 1 if a < 0 else a
             after = None if a < 0 else line[a + 5 : -1]
-            if line[-1:] != b"}" or line[end - 1 : end] != b"}" or (after is not None and after[-1:] != b"}"):
+            b = line.find(b',"b":{', k, end)
+            before = None if b < 0 else line[b + 5 : end]
+            end = end if b < 0 else b
+            if line[-1:] != b"}" or line[end - 1 : end] != b"}" or not (_ends(after) and _ends(before)):
                 raise DataError(f"a line is cut off: {_shown(line)}")
             if (after is None) is not (head.op == "d"):
                 raise DataError(f"op {head.op!r} {'without' if after is None else 'with'} a row image: {_shown(line)}")
@@ -58,7 +62,7 @@ class LineSplitter:
                 raise DataError(f"the key is no JSON ({error}): {_shown(line)}") from error
             if key == b"{}":
                 raise DataError(f"the key is empty: {_shown(line)}")
-            result.append((head, key, after))
+            result.append((head, key, after, before))
         return result
 
     def _new_head(self, line: bytes, k: int) -> LineHead:
@@ -71,6 +75,10 @@ class LineSplitter:
             raise DataError(f"not an outbox line: {_shown(line)}")
         self._heads[line[:k]] = head
         return head
+
+
+def _ends(image: bytes | None) -> bool:
+    return image is None or image[-1:] == b"}"
 
 
 def _shown(line: bytes) -> str:

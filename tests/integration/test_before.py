@@ -1,0 +1,284 @@
+"""Tables that ask for them have the old row in their events: as it was before the transaction, and as it leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.orm import Session, sessionmaker
+
+from integration.relay_topics import assert_as_documented, read_topics
+from replicas import NAME, Database, settings_for, work_once
+from rowcast.consumer.verify import verify
+from rowcast.producer import Capture
+from rowcast.producer.relay.process import Relay
+from rowcast.shared.databases import open_engine
+from servers import Broker
+
+
+class Shop:
+    """``item`` asks for old rows, its ``secret`` is masked; ``part`` goes with its item; ``plain`` does not ask."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        metadata = sa.MetaData()
+        self.item = sa.Table(
+            "item",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("code", sa.String(20), unique=True),
+            sa.Column("note", sa.String(50)),
+            sa.Column("secret", sa.String(20), info={"rowcast": {"mask": "***"}}),
+            info={"rowcast": {"before": True, **settings}},
+        )
+        self.part = sa.Table(
+            "part",
+            metadata,
+            sa.Column("item_id", sa.ForeignKey("item.id", ondelete="CASCADE"), primary_key=True),
+            sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("name", sa.String(20)),
+        )
+        self.plain = sa.Table("plain", metadata, sa.Column("id", sa.Integer, primary_key=True))
+        self.metadata = metadata
+        self.engine = open_engine(url, "primary", pooled=False)
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
+        self.capture = Capture(metadata, source="shop", tables={"part": {"before": True}})
+        self.sessions = sessionmaker(self.engine)
+        self.capture.install(self.sessions)
+        metadata.create_all(self.engine)
+
+    def take(self) -> list[tuple[str, Any, Any, Any]]:
+        """Empties the outbox: (op, key's first value, old note or name, new note or name) of every change."""
+        outbox = self.metadata.tables["rowcast_outbox"]
+        with self.engine.begin() as connection:
+            text = "".join(connection.scalars(sa.select(outbox.c.changes).order_by(outbox.c.id)))
+            connection.execute(outbox.delete())
+        lines = [orjson.loads(line) for line in text.splitlines()]
+        assert all("secret" not in image or image["secret"] == "***" for line in lines for image in _images(line))
+        assert '"seen"' not in text
+        return [(line["op"], *(_said(line.get(member)) for member in "kba")) for line in lines]
+
+    def seed(self, *ids: int) -> None:
+        with self.sessions.begin() as session:
+            rows = [{"id": n, "code": f"c{n}", "note": f"old {n}", "secret": "seen"} for n in ids]
+            session.execute(sa.insert(self.item), rows)
+        assert all(change[2] is None for change in self.take())
+
+
+def _images(line: dict[str, Any]) -> list[dict[str, Any]]:
+    return [line[member] for member in "ba" if member in line]
+
+
+def _said(image: dict[str, Any] | None) -> Any:
+    if image is None:
+        return None
+    return image.get("note", image.get("name", next(iter(image.values()))))
+
+
+@pytest.fixture
+def shop(primary_url: str) -> Iterator[Shop]:
+    shop = Shop(primary_url)
+    yield shop
+    shop.engine.dispose()
+
+
+def test_update_and_delete_carry_the_old_row_and_create_does_not(shop: Shop) -> None:
+    item = shop.item
+    shop.seed(1, 2, 3)
+    with shop.sessions.begin() as session:
+        session.execute(sa.update(item).where(item.c.id == 1).values(note="new"))
+        session.execute(sa.delete(item).where(item.c.code == "c2"))
+        session.execute(sa.insert(item).values(id=4, note="created"))
+        session.execute(sa.insert(shop.plain).values(id=4))
+        session.execute(sa.delete(shop.plain))
+    assert shop.take() == [("u", 1, "old 1", "new"), ("d", 2, "old 2", None), ("c", 4, None, "created")]
+
+
+def test_the_first_old_row_of_the_transaction_counts(shop: Shop) -> None:
+    item = shop.item
+    shop.seed(1, 2, 3)
+    with shop.sessions.begin() as session:
+        for n in range(3):
+            session.execute(sa.update(item).where(item.c.note != "").values(note=f"step {n}"))
+        session.execute(sa.delete(item).where(item.c.id == 2))
+        session.execute(sa.delete(item).where(item.c.id == 3))
+        session.execute(sa.insert(item).values(id=3, note="again"))
+        session.execute(sa.insert(item).values(id=5, note="new"))
+        session.execute(sa.update(item).where(item.c.id == 5).values(note="newer"))
+        session.execute(sa.insert(item).values(id=6, note="short"))
+        session.execute(sa.delete(item).where(item.c.id == 6))
+    assert shop.take() == [
+        ("u", 1, "old 1", "step 2"),
+        ("d", 2, "old 2", None),
+        ("u", 3, "old 3", "again"),
+        ("c", 5, None, "newer"),
+    ]
+
+
+def test_a_rolled_back_savepoint_takes_its_old_rows_with_it(shop: Shop) -> None:
+    item = shop.item
+    shop.seed(1, 2)
+    with shop.sessions.begin() as session:
+        with suppress(ZeroDivisionError), session.begin_nested():
+            session.execute(sa.delete(item))
+            session.execute(sa.insert(item).values(id=1, note="inside"))
+            raise ZeroDivisionError
+        session.execute(sa.update(item).where(item.c.id == 1).values(note="kept"))
+        with session.begin_nested():
+            session.execute(sa.update(item).where(item.c.id == 1).values(note="last"))
+    assert shop.take() == [("u", 1, "old 1", "last")]
+
+
+def test_what_a_rolled_back_savepoint_saw_last_is_not_taken_for_the_old_row(shop: Shop) -> None:
+    item = shop.item
+    shop.seed(1)
+    with shop.sessions.begin() as session:
+        session.execute(sa.update(item).where(item.c.id == 1).values(note="first"))
+        with suppress(ZeroDivisionError), session.begin_nested():
+            session.execute(sa.update(item).where(item.c.id == 1).values(note="undone"))
+            raise ZeroDivisionError
+        session.execute(sa.update(item).where(item.c.id == 1).values(note="second"))
+    assert shop.take() == [("u", 1, "old 1", "second")]
+
+
+def test_the_unit_of_work_and_changed_keys(shop: Shop) -> None:
+    registry = sa.orm.registry()
+
+    class Item:
+        id: int
+        note: str
+
+    registry.map_imperatively(Item, shop.item)
+    shop.seed(*range(1, 60))
+    with shop.sessions.begin() as session:
+        items = {item.id: item for item in session.scalars(sa.select(Item))}
+        for n in range(10, 60):
+            items[n].note = f"new {n}"
+        items[1].id = 1001
+        session.delete(items[2])
+    changes = {key: (op, old, new) for op, key, old, new in shop.take()}
+    assert changes == {
+        **{n: ("u", f"old {n}", f"new {n}") for n in range(10, 60)},
+        1: ("d", "old 1", None),
+        1001: ("c", None, "old 1"),
+        2: ("d", "old 2", None),
+    }
+    registry.dispose()
+
+
+def test_children_that_a_cascade_deletes_are_seen_before(shop: Shop) -> None:
+    shop.seed(1, 2)
+    with shop.sessions.begin() as session:
+        session.execute(sa.insert(shop.part), [{"item_id": 1 + n % 2, "n": n, "name": f"part {n}"} for n in range(4)])
+    shop.take()
+    with shop.sessions.begin() as session:
+        session.execute(sa.delete(shop.item).where(shop.item.c.id == 1))
+    assert sorted(shop.take(), key=repr) == [
+        ("d", 1, "old 1", None), ("d", 1, "part 0", None), ("d", 1, "part 2", None),
+    ]  # fmt: skip
+
+
+def _upsert(session: Session, table: sa.Table, *rows: dict[str, Any]) -> None:
+    dialect = session.get_bind().dialect.name
+    if dialect == "mysql" or dialect == "mariadb":
+        statement = mysql.insert(table).values(list(rows))
+        session.execute(statement.on_duplicate_key_update(note=statement.inserted.note))
+        return
+    insert: Any = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    by = "code" if "code" in rows[0] else "id"
+    statement = insert(table).values(list(rows))
+    session.execute(statement.on_conflict_do_update(index_elements=[by], set_={"note": statement.excluded.note}))
+
+
+def test_upserts_see_the_rows_that_are_in_their_way(shop: Shop) -> None:
+    shop.seed(1, 2)
+    with shop.sessions.begin() as session:
+        _upsert(session, shop.item, {"id": 1, "note": "by key"}, {"id": 7, "note": "new"})
+    assert [change[1:] for change in shop.take()] == [(1, "old 1", "by key"), (7, None, "new")]
+    with shop.sessions.begin() as session:
+        _upsert(session, shop.item, {"id": 22, "code": "c2", "note": "by code"})
+    assert [change[1:] for change in shop.take()] == [(2, "old 2", "by code")]
+
+
+def test_rows_that_the_application_names_are_seen(shop: Shop) -> None:
+    shop.seed(1, 2)
+    with shop.sessions.begin() as session:
+        session.execute(
+            sa.text("UPDATE item SET note = 'by text' WHERE id = 1"), execution_options={"rowcast": {shop.item: [1, 2]}}
+        )
+    assert shop.take() == [("u", 1, "old 1", "by text"), ("u", 2, "old 2", "old 2")]
+
+
+def test_many_rows(shop: Shop) -> None:
+    shop.seed(*range(2500))
+    with shop.sessions.begin() as session:
+        session.execute(sa.update(shop.item).values(note="x"))
+    changes = shop.take()
+    assert sorted((key, old) for _, key, old, _ in changes) == [(n, f"old {n}") for n in range(2500)]
+
+
+def test_old_rows_that_did_not_leave_are_not_told(new_database: Callable[[str], str], primary_url: str) -> None:
+    shop = Shop(primary_url, where="note <> 'draft'")
+    item = shop.item
+    with shop.sessions.begin() as session:
+        session.execute(sa.insert(item), [{"id": 1, "note": "draft"}, {"id": 2, "note": "out"}])
+    shop.take()
+    with shop.sessions.begin() as session:
+        session.execute(sa.update(item).where(item.c.id == 1).values(note="published"))
+        session.execute(sa.update(item).where(item.c.id == 2).values(note="draft"))
+    assert shop.take() == [("u", 1, None, "published"), ("d", 2, "out", None)]
+    shop.engine.dispose()
+
+
+@pytest.mark.parametrize("primary_url", ["postgresql", "mariadb"], indirect=True)  # SQLite has one writer at a time.
+def test_the_old_row_is_what_another_has_just_committed(shop: Shop) -> None:
+    """It is read once its lock is held, not before."""
+    item = shop.item
+    shop.seed(1)
+    started = threading.Event()
+
+    def second() -> None:
+        with shop.sessions.begin() as session:
+            started.set()
+            session.execute(sa.update(item).where(item.c.id == 1).values(note="second"))
+
+    thread = threading.Thread(target=second)
+    with shop.sessions.begin() as session:
+        session.execute(sa.update(item).where(item.c.id == 1).values(note="first"))
+        thread.start()
+        started.wait(30)
+    thread.join(60)
+    assert shop.take() == [("u", 1, "old 1", "first"), ("u", 1, "first", "second")]
+
+
+def test_old_rows_travel_and_the_worker_ignores_them(
+    new_database: Callable[[str], str], source_name: str, kafka: Broker
+) -> None:
+    url, replica_url = new_database("postgresql"), new_database("mariadb")
+    shop = Shop(url)
+    item = shop.item
+    with shop.sessions.begin() as session:
+        session.execute(sa.insert(item), [{"id": n, "code": f"{n}", "note": ',"a":{ ,"source":{'} for n in range(5)])
+    with shop.sessions.begin() as session:
+        session.execute(sa.update(item).where(item.c.id < 3).values(note=',"b":{"'))
+        session.execute(sa.delete(item).where(item.c.id == 3))
+    settings = settings_for(source_name, kafka.bootstrap_servers, replica_url, url)
+    Relay(settings, shop.engine).run_once()
+    published = read_topics(kafka.bootstrap_servers, source_name, "read_committed")
+    assert_as_documented(published)
+    values = [orjson.loads(m.value) for m in published.messages if m.topic.endswith(".item") and m.value]
+    old = {"c": None, "u": ',"a":{ ,"source":{', "d": ',"a":{ ,"source":{'}
+    assert [v["before"] and v["before"]["note"] for v in values] == [old[v["op"]] for v in values]
+    assert {v["op"] for v in values} == {"c", "u", "d"}
+    work_once(settings)
+    assert verify(settings, NAME, tables=["*.part", "*.plain"]).equal
+    replica = Database(replica_url)
+    assert replica.rows("item", "id", "note") == [(n, ',"b":{"') for n in range(3)] + [(4, ',"a":{ ,"source":{')]
+    replica.engine.dispose()
+    shop.engine.dispose()
