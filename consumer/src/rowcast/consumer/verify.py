@@ -143,11 +143,10 @@ class _Comparison:
     def __init__(
         self, primary: Side, replica: Side, shape: TableShape, settings: TableSettings, on_progress: OnProgress | None
     ) -> None:
-        families = {primary.family, replica.family}
         self._shape = shape
         self._primary = SideTable(primary, shape, replica=False, settings=settings)
         self._replica = SideTable(replica, shape, replica=True, settings=settings)
-        self._forms: dict[str, Canonical] = {c.name: canonical_form(c.type, families) for c in shape.columns}
+        self._forms: dict[str, Canonical] = {c.name: canonical_form(c.type) for c in shape.columns}
         self._on_progress = on_progress
         self._rows = 0
         self._found: dict[_Key, Difference] = {}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import uuid
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,10 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from rowcast.shared.shapes import ColumnShape, ForeignKeyShape, PortableType, TableShape
 
 MYSQL_FAMILY = frozenset(("mysql", "mariadb"))
+
+SQLITE_DIGITS = 15
+"""So many digits of a decimal SQLite's numbers hold for certain. What may have more is in a column without a type,
+which takes numbers and texts."""
 
 
 def engine_family(engine: str) -> str:
@@ -31,6 +35,10 @@ def storage_type(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
     """
     while True:
         type_ = type_._variant_mapping.get(dialect.name, type_)
+        if isinstance(type_, postgresql.DOMAIN):
+            # A replica has no such domain; what it is made of says what its values are.
+            type_ = type_.data_type
+            continue
         if not isinstance(type_, TypeDecorator):
             return type_
         # Interval is a decorator over DateTime where the engine has no interval, and the engine's own where it has.
@@ -62,7 +70,11 @@ def portable_type(type_: TypeEngine[Any], dialect: Dialect) -> PortableType:
     if isinstance(stored, sqltypes.Float):
         return PortableType(_float_name(stored, family), native=native)
     if isinstance(stored, sqltypes.Numeric):
-        return PortableType("decimal", precision=stored.precision, scale=stored.scale, native=native)
+        # DECIMAL alone is DECIMAL(10, 0) on MariaDB and MySQL, any number of digits on PostgreSQL.
+        precision = stored.precision or (10 if family == "mysql" else None)
+        return PortableType("decimal", precision=precision, scale=stored.scale, native=native)
+    if isinstance(stored, postgresql.MONEY):
+        return PortableType("decimal", precision=19, scale=2, native=native)
     if isinstance(stored, sqltypes.JSON):
         return PortableType("json", native=native)
     if isinstance(stored, sqltypes.LargeBinary | sqltypes._Binary):
@@ -81,17 +93,19 @@ def portable_type(type_: TypeEngine[Any], dialect: Dialect) -> PortableType:
         return PortableType("char", length=stored.length, native=native)
     if isinstance(stored, sqltypes.Text):
         return PortableType("text", native=native)
-    if isinstance(stored, sqltypes.String) and not isinstance(stored, postgresql.DOMAIN):
+    if isinstance(stored, sqltypes.String):
         return PortableType("string" if stored.length else "text", length=stored.length, native=native)
     return PortableType("native", native=native)
 
 
 def _integer_name(stored: sqltypes.Integer) -> str:
+    # What is filled with zeros has no sign.
+    unsigned = getattr(stored, "unsigned", False) or getattr(stored, "zerofill", False)
     if isinstance(stored, sqltypes.SmallInteger | mysql.TINYINT):
-        return "int32" if getattr(stored, "unsigned", False) else "int16"
+        return "int32" if unsigned else "int16"
     if isinstance(stored, sqltypes.BigInteger):
-        return "uint64" if getattr(stored, "unsigned", False) else "int64"
-    return "int64" if getattr(stored, "unsigned", False) else "int32"
+        return "uint64" if unsigned else "int64"
+    return "int64" if unsigned else "int32"
 
 
 def _float_name(stored: sqltypes.Float[Any], family: str) -> str:
@@ -153,21 +167,31 @@ def replica_type(type_: PortableType, source_engine: str, dialect: Dialect, *, k
 
     On the source's own engine it is the native type; a PostgreSQL enum becomes text there, so that a new label needs
     no DDL on the replica. Elsewhere it is what SQLAlchemy's generic type stores on that engine, so that the
-    application's own models can read the replica.
+    application's own models can read the replica; and text where that would round, cut or refuse what the source holds.
     """
     family = engine_family(dialect.name)
-    if engine_family(source_engine) == family and type_.native and type_.name not in ("uuid", "boolean"):
+    # MariaDB's UUID is not there on MySQL.
+    if engine_family(source_engine) == family and type_.native and type_.native.upper() != "UUID":
         if family == "postgresql" and _is_enum(type_):
             return sa.ARRAY(sa.Text()) if type_.name == "array" else sa.Text()
         return NativeType(type_.native)
-    return _generic_type(type_, family, key)
+    if source_engine == "sqlite" and not key:
+        # SQLite minds neither lengths nor digits, so the replica must not.
+        numeric = type_.name == "decimal" and family == "postgresql"
+        if numeric or type_.name in ("string", "char", "enum"):
+            type_ = replace(type_, name="decimal" if numeric else "text", length=None, precision=None, scale=None)
+    if source_engine == "postgresql" and type_.name == "uuid" and type_.native.upper() != "UUID":
+        # The application has chosen not to use PostgreSQL's own type, nor will it another engine's.
+        return sa.Uuid(native_uuid=False)
+    return _generic_type(type_, dialect, key)
 
 
 def _is_enum(type_: PortableType) -> bool:
     return type_.name == "enum" or (type_.items is not None and _is_enum(type_.items))
 
 
-def _generic_type(type_: PortableType, family: str, key: bool) -> TypeEngine[Any]:
+def _generic_type(type_: PortableType, dialect: Dialect, key: bool) -> TypeEngine[Any]:
+    family = engine_family(dialect.name)
     mysql_ = family == "mysql"
     match type_.name:
         case "boolean":
@@ -179,22 +203,22 @@ def _generic_type(type_: PortableType, family: str, key: bool) -> TypeEngine[Any
         case "int64":
             return sa.BigInteger()
         case "uint64":
+            if family == "sqlite":
+                return NativeType("")
             return mysql.BIGINT(unsigned=True) if mysql_ else sa.Numeric(20, 0)
         case "float32" | "float64":
             return sa.Double()
         case "decimal":
-            if type_.precision is None and mysql_:
-                # An unconstrained numeric has no equal on MariaDB: its text loses nothing.
-                return sa.String(255) if key else sa.Text()
+            if mysql_ and not _is_mysql_decimal(type_, dialect):
+                return _mysql_text(None, key)
+            if family == "sqlite" and not 1 <= (type_.precision or 0) <= SQLITE_DIGITS:
+                return NativeType("")
             return sa.Numeric(type_.precision, type_.scale)
         case "char" if type_.length:
             return sa.CHAR(type_.length)
         case "string" | "char" | "text" | "enum" | "native" | "interval" | "timetz":
             if mysql_:
-                if type_.length and type_.length <= 4096:
-                    return sa.String(type_.length)
-                # MariaDB indexes at most 3,072 bytes.
-                return sa.String(255) if key else mysql.LONGTEXT()
+                return _mysql_text(type_.length, key)
             return sa.String(type_.length) if type_.length else sa.Text()
         case "bytes":
             if mysql_:
@@ -211,8 +235,24 @@ def _generic_type(type_: PortableType, family: str, key: bool) -> TypeEngine[Any
         case "json" | "array":
             if family == "postgresql" and type_.name == "json":
                 return postgresql.JSON()
-            return mysql.LONGTEXT() if mysql_ else sa.JSON() if type_.name == "json" else sa.Text()
+            # Not JSON on SQLite, where a column of that name takes a document that is a number for a number.
+            return mysql.LONGTEXT() if mysql_ else sa.Text()
     raise AssertionError(type_.name)
+
+
+def _is_mysql_decimal(type_: PortableType, dialect: Dialect) -> bool:
+    """Whether a DECIMAL of MariaDB or MySQL holds every value of the type."""
+    most = 38 if getattr(dialect, "is_mariadb", False) else 30
+    return (
+        type_.precision is not None and type_.precision <= 65 and 0 <= (type_.scale or 0) <= min(most, type_.precision)
+    )
+
+
+def _mysql_text(length: int | None, key: bool) -> TypeEngine[Any]:
+    if length and length <= 4096:
+        return sa.String(length)
+    # MariaDB indexes at most 3,072 bytes.
+    return sa.String(255) if key else mysql.LONGTEXT()
 
 
 class NativeType(sqltypes.UserDefinedType[Any]):
@@ -225,8 +265,3 @@ class NativeType(sqltypes.UserDefinedType[Any]):
 
     def get_col_spec(self, **_: Any) -> str:
         return self.ddl
-
-
-def uuid_text(value: str) -> str:
-    """The hyphenated lower-case form of any text that uuid.UUID reads."""
-    return str(uuid.UUID(value))

@@ -31,6 +31,8 @@ _SESSION = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 )
 
+_MARIADB_TYPES = dict.fromkeys(("inet4", "inet6", "uuid"), sa.types.NullType)
+
 _DEADLOCK, _LOCK_WAIT = 1213, 1205
 _GONE = frozenset((1927, 2002, 2003, 2006, 2013, 2014, 2055, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 4031))
 _BAD_NULL = 1048
@@ -59,6 +61,10 @@ class MySQLReplica(ReplicaDialect):
         self._consistent = False
 
     def configure(self, engine: Engine) -> None:
+        # SQLAlchemy warns of types that it does not know under this dialect's name, whenever it looks at a table.
+        known = engine.dialect.ischema_names  # type: ignore[attr-defined]
+        engine.dialect.ischema_names = _MARIADB_TYPES | known  # type: ignore[attr-defined]
+
         @event.listens_for(engine, "connect")
         def session(connection: object, _record: object) -> None:
             cursor = connection.cursor()  # type: ignore[attr-defined]
@@ -197,13 +203,25 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layou
 
 
 def _reader(table: ReplicaTable, layout: Layout, names: Sequence[str]) -> RowReader:
-    return RowReader([(name, _converter(layout.shape.column(name).type, table.columns[name].type)) for name in names])
+    shape = layout.shape
+    return RowReader([(n, _converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names])
 
 
-def _converter(portable: PortableType, stored: str) -> Converter | None:
+def _converter(portable: PortableType, stored: str, source: str = "") -> Converter | None:
     if stored.startswith("bit"):
         return int
+    is_text = "text" in stored or "char" in stored
     match portable.name:
-        case "float32" | "float64" | "decimal" if "text" not in stored and "char" not in stored:
+        case "decimal" if stored.startswith("decimal"):
+            return values.scaled(int(stored.partition(",")[2].partition(")")[0]))
+        case "float32" | "float64" | "decimal" if not is_text:
             return values.finite
+        case "string" | "char" | "text" | "enum" | "native" | "interval" | "timetz" if "char" in stored:
+            most = values.characters(stored)
+            # What the primary itself limits fits; SQLite limits nothing.
+            if most is not None and (not portable.length or portable.length > most or source == "sqlite"):
+                return values.no_longer_than(most)
+            return None
+        case "decimal" if "char" in stored:
+            return values.no_longer_than(values.characters(stored) or 0)
     return values.common_converter(portable, stored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ from rowcast.consumer.dialects.dialect import (
     StoredColumn,
     quoted_name,
 )
+from rowcast.consumer.dialects.values import is_plain_uuid, plain_uuid
 from rowcast.consumer.layouts import Layout
 from rowcast.shared.shapes import PortableType
 
@@ -87,10 +88,10 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def key_values(self, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
         """Texts, which take the type of the column that they are compared with."""
-        binary = {name for name in table.key if table.columns[name].type == "bytea"}
+        convert = [(n, _key_converter(layout.shape.column(n).type, table.columns[n].type)) for n in table.key]
         for key in keys:
             row = orjson.loads(key)
-            yield tuple(base64.b64decode(row[name]) if name in binary else str(row[name]) for name in table.key)
+            yield tuple(converter(str(row[name])) for name, converter in convert)
 
     def upsert(self, connection: Connection, table: ReplicaTable, layout: Layout, images: Sequence[bytes]) -> None:
         statement = self._upserts.get((table, layout))
@@ -118,6 +119,12 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def rows_stand_in_the_way(self, error: exc.DBAPIError) -> bool:
         return isinstance(error, exc.IntegrityError)
+
+
+def _key_converter(portable: PortableType, stored: str) -> Callable[[str], Any]:
+    if stored == "bytea":
+        return base64.b64decode
+    return plain_uuid if is_plain_uuid(portable, stored) else str
 
 
 def _execute_in_pieces(connection: Connection, statement: str, documents: Sequence[bytes]) -> None:
@@ -184,4 +191,9 @@ def _field(portable: PortableType, stored: str, field: str) -> tuple[str, str]:
         return "text", f"{field}::{stored}"
     if stored in ("json[]", "jsonb[]"):
         return "text[]", f"{field}::{stored}"
+    # The decimal point of its own text is that of lc_monetary.
+    if stored in ("money", "money[]"):
+        return stored.replace("money", "numeric"), f"{field}::{stored}"
+    if is_plain_uuid(portable, stored):
+        return "text", f"replace({field}, '-', '')"
     return stored, field

@@ -125,15 +125,36 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layou
 
 
 def _reader(table: ReplicaTable, layout: Layout, names: Sequence[str]) -> RowReader:
-    return RowReader([(name, _converter(layout.shape.column(name).type, table.columns[name].type)) for name in names])
+    same = layout.shape.engine == "sqlite"
+    convert = _own_converter if same else _converter
+    return RowReader([(name, convert(layout.shape.column(name).type, table.columns[name].type)) for name in names])
+
+
+def _own_converter(portable: PortableType, stored: str) -> Converter | None:
+    """From another SQLite database, whose values need not be what the names of their types say."""
+    match portable.name:
+        case "float32" | "float64" | "decimal":
+            return values.sqlite_own_number
+        case "json" if stored == "json":
+            # A column of this name has made numbers of documents that look like one.
+            return values.sqlite_own_number
+        case "timestamp":
+            return values.spaced
+        case "timestamptz":
+            return values.spaced_utc
+        case "boolean" | "date":
+            return None
+    return values.common_converter(portable, stored)
 
 
 def _converter(portable: PortableType, stored: str) -> Converter | None:
+    if "text" in stored or "char" in stored:
+        return str if portable.name in ("decimal", "uint64") else values.common_converter(portable, stored)
     match portable.name:
-        case "float32" | "float64" | "decimal" if "text" not in stored and "char" not in stored:
-            return values.sqlite_number
-        case "uint64":
-            return values.sqlite_integer
+        case "float32" | "float64":
+            return values.sqlite_float
+        case "decimal" | "uint64":
+            return values.sqlite_exact_number if stored else values.sqlite_number
         case "time":
             return values.time_of_day
     return values.common_converter(portable, stored)

@@ -14,13 +14,19 @@ from typing import Any
 import orjson
 
 from rowcast.shared.shapes import PortableType
+from rowcast.shared.types import SQLITE_DIGITS
 
 Converter = Callable[[Any], Any]
 
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?Z?")
-_TIME = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?")
+_TIME = re.compile(r"((?:[01]\d|2[0-3]):\d\d:\d\d)(?:\.(\d{1,6}))?")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_INT64_MAX = 2**63 - 1
+_DECIMAL = re.compile(r"-?(\d+)\.?(\d*)", re.ASCII)
+_NUMBER = re.compile(r"-?(\d+(\.\d+)?([eE][-+]?\d+)?|Infinity)", re.ASCII)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_MOST_INT64_CHARACTERS = 20
+# A text of fifteen digits and so few zeros before or behind them is far from the ends of what a float reaches.
+_SHORT = 300
 
 
 class RowReader:
@@ -54,6 +60,11 @@ def document_text(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+def is_plain_uuid(portable: PortableType, stored: str) -> bool:
+    """Whether a UUID is stored as SQLAlchemy's Uuid does where there is no such type."""
+    return portable.name == "uuid" and stored.startswith(("char", "varchar")) and characters(stored) == 32
+
+
 def plain_uuid(value: str) -> str:
     """32 hex digits, which is what SQLAlchemy's Uuid stores in a CHAR(32)."""
     return value.replace("-", "")
@@ -66,19 +77,71 @@ def finite(value: Any) -> Any:
     return value
 
 
-def sqlite_number(value: Any) -> Any:
-    """SQLite holds infinities but would store NaN as NULL, and integers of more than 64 bits not exactly."""
-    if isinstance(value, str):
-        if value == "NaN":
-            raise ValueError("NaN cannot be held by this engine")
-        return float(value) if value[-1:] == "y" else value
-    return sqlite_integer(value)
+def scaled(scale: int) -> Converter:
+    """A finite decimal that has no more than ``scale`` digits after the point: the engine would round it in silence."""
+
+    def fits(value: Any) -> Any:
+        fraction = str(finite(value)).partition(".")[2]
+        if len(fraction) > scale and fraction.rstrip("0")[scale:]:
+            raise ValueError(f"{value} has more than {scale} digits after the point, which this column would round")
+        return value
+
+    return fits
 
 
-def sqlite_integer(value: Any) -> Any:
-    if isinstance(value, int) and value > _INT64_MAX:
-        raise ValueError(f"{value} has more than 64 bits with a sign, which is what this engine's integers have")
-    return value
+def no_longer_than(characters: int) -> Converter:
+    """A text of at most so many characters: the engine would cut spaces off the end of a longer one in silence."""
+
+    def fits(value: Any) -> Any:
+        if len(value) > characters:
+            raise ValueError(f"a text of {len(value)} characters does not fit: the column takes {characters}")
+        return value
+
+    return fits
+
+
+def sqlite_float(value: Any) -> Any:
+    """SQLite holds infinities but would store NaN as NULL."""
+    if value == "NaN":
+        raise ValueError("NaN cannot be held by this engine")
+    return float(value)
+
+
+def sqlite_number(value: Any) -> int | float | str:
+    """A decimal, or a whole number without a sign: as a number if SQLite holds it exactly, else as its text."""
+    text = str(value)
+    if (number := _whole(text)) is not None:
+        return number
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        return text
+    digits = (match[1] + match[2]).strip("0")
+    return float(text) if len(digits) <= SQLITE_DIGITS and len(text) < _SHORT else text
+
+
+def sqlite_exact_number(value: Any) -> int | float:
+    """As ``sqlite_number``, for a column that would make a number of the text, and so round it."""
+    number = sqlite_number(value)
+    if isinstance(number, str):
+        raise ValueError(f"{value} cannot be held exactly by this engine's numbers. Give the column no type, or TEXT")
+    return number
+
+
+def sqlite_own_number(value: Any) -> int | float | str:
+    """What SQLite itself held as a number, whatever digits it takes to write it."""
+    text = str(value)
+    if (number := _whole(text)) is not None:
+        return number
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _whole(text: str) -> int | None:
+    """A whole number of 64 bits with a sign, with zeros behind the point or without."""
+    whole, _, fraction = text.partition(".")
+    if fraction.strip("0") or not whole.lstrip("-").isdecimal() or len(whole) > _MOST_INT64_CHARACTERS:
+        return None
+    number = int(whole)
+    return number if _INT64_MIN <= number <= _INT64_MAX else None
 
 
 def timestamp(value: str) -> str:
@@ -88,6 +151,16 @@ def timestamp(value: str) -> str:
         raise ValueError(f"timestamp {value!r} cannot be held by this engine")
     date, time, fraction = match.groups()
     return f"{date} {time}.{(fraction or ''):0<6}"
+
+
+def spaced(value: str) -> str:
+    """A timestamp of SQLite as it stood there, with as many digits as it had."""
+    return value.replace("T", " ", 1)
+
+
+def spaced_utc(value: str) -> str:
+    """The same, where the capture has added that it is UTC."""
+    return spaced(value.removesuffix("Z"))
 
 
 def time_of_day(value: str) -> str:
@@ -120,7 +193,7 @@ def common_converter(portable: PortableType, stored: str) -> Converter | None:
             return decoded_bytes
         case "array":
             return document_text
-        case "uuid" if stored.startswith(("char", "varchar")) and characters(stored) == 32:
+        case "uuid" if is_plain_uuid(portable, stored):
             return plain_uuid
         case "timestamp" | "timestamptz":
             return timestamp

@@ -38,6 +38,13 @@ class ImageDialect(ABC):
     def as_text(self, sql: str) -> str:
         """JSON as text."""
 
+    def hyphenated(self, sql: str) -> str:
+        """A UUID's text of 32 digits, as SQLAlchemy's Uuid stores it where it does not use a type of the engine's."""
+        pieces: list[str] = []
+        for start, length in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12)):
+            pieces += [self.literal("-"), f"substr({sql}, {start}, {length})"]
+        return f"lower(CASE WHEN length({sql}) = 32 THEN {self.concatenate(pieces[1:])} ELSE {sql} END)"
+
     def row(self, members: Sequence[tuple[str, str]]) -> str:
         """A JSON object's text."""
         limit = self.members_per_call or len(members)

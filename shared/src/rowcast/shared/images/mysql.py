@@ -15,27 +15,39 @@ class MySQLImages(ImageDialect):
         return super().literal(text.replace("\\", "\\\\"))
 
     def value(self, sql: str, type_: PortableType) -> str:
+        native = type_.native.upper()
         match type_.name:
             case "boolean":
-                return f"JSON_EXTRACT(CASE WHEN {sql} THEN 'true' WHEN NOT {sql} THEN 'false' END, '$')"
+                # A TINYINT holds other numbers too, which must not all become true.
+                return f"JSON_EXTRACT(CASE {sql} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE {_text(sql)} END, '$')"
             case "float32":
                 # A FLOAT is written with 6 digits, which loses; as a DOUBLE it keeps all it has.
                 return f"CAST({sql} AS DOUBLE)"
+            case "float64" if "(" in native:
+                # A DOUBLE(12, 3) is written with 3 digits after the point, which is not always the number it holds.
+                return f"CAST({sql} AS DOUBLE)"
+            case "int16" | "int32" | "int64" | "uint64" | "float64" | "decimal" if "ZEROFILL" in native:
+                # JSON has no numbers that begin with zeros.
+                return _text(f"({sql} + 0)") if type_.name == "decimal" else f"({sql} + 0)"
             case "timestamp":
                 return self._iso(sql, "")
-            case "timestamptz" if type_.native.upper().startswith("TIMESTAMP"):
-                return self._iso(f"CONVERT_TZ({sql}, @@session.time_zone, '+00:00')", "Z")
+            case "timestamptz" if native.startswith("TIMESTAMP"):
+                # Not by way of the session's time zone, which has the same hour twice in autumn. The zero date, which
+                # is no time, has no other number than 0 either.
+                utc = f"(TIMESTAMP('1970-01-01') + INTERVAL (UNIX_TIMESTAMP({sql}) * 1000000) MICROSECOND)"
+                zero = self.literal("0000-00-00T00:00:00.000000Z")
+                return f"CASE WHEN UNIX_TIMESTAMP({sql}) = 0 THEN {zero} ELSE {self._iso(utc, 'Z')} END"
             case "timestamptz":
                 # SQLAlchemy's DateTime(timezone=True) is a DATETIME here, which holds no zone: UTC is what it must be.
                 return self._iso(sql, "Z")
             case "bytes":
                 return f"REPLACE(TO_BASE64({sql}), '\\n', '')"
             case "uuid":
-                return _hyphenated(sql)
-            case "native" if type_.native.upper().startswith("BIT"):
-                return f"CAST(CAST({sql} AS UNSIGNED) AS CHAR)"
-            case "decimal" | "date" | "time" | "json" | "native" | "enum":
-                return f"CAST({sql} AS CHAR)"
+                return self.hyphenated(_text(sql))
+            case "native" if native.startswith("BIT"):
+                return _text(f"CAST({sql} AS UNSIGNED)")
+            case "string" | "char" | "text" | "enum" | "decimal" | "date" | "time" | "json" | "native":
+                return _text(sql)
         return sql
 
     def _iso(self, sql: str, zone: str) -> str:
@@ -48,6 +60,7 @@ class MySQLImages(ImageDialect):
         return sql
 
 
-def _hyphenated(sql: str) -> str:
-    pieces = ", '-', ".join(f"SUBSTR({sql}, {a}, {n})" for a, n in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12)))
-    return f"LOWER(CASE WHEN CHAR_LENGTH({sql}) = 32 THEN CONCAT({pieces}) ELSE {sql} END)"
+def _text(sql: str) -> str:
+    """Any value as text that holds every character, whatever the connection's character set is, and that has one
+    collation: texts of several cannot stand in one row."""
+    return f"CAST({sql} AS CHAR CHARACTER SET utf8mb4)"

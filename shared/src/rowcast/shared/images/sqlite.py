@@ -32,17 +32,13 @@ class SQLiteImages(ImageDialect):
     def value(self, sql: str, type_: PortableType) -> str:
         match type_.name:
             case "boolean":
-                return f"json(CASE WHEN {sql} THEN 'true' WHEN NOT {sql} THEN 'false' END)"
-            case "float32" | "float64":
-                # SQLite writes a real into JSON with 15 digits, which loses; 17 do not.
-                exact = self.literal("%!.17g")
-                return (
-                    f"json(CASE WHEN {sql} = 9e999 THEN '\"Infinity\"' WHEN {sql} = -9e999 THEN '\"-Infinity\"' "
-                    f"WHEN typeof({sql}) = 'real' THEN printf({exact}, {sql}) ELSE json_quote({sql}) END)"
-                )
+                # Other numbers must not all become true.
+                return f"json(CASE {sql} WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE json_quote({sql}) END)"
+            case "float32" | "float64" | "int16" | "int32" | "int64" | "uint64":
+                # A column of integers holds reals too, and the other way round.
+                return f"CASE typeof({sql}) WHEN 'integer' THEN {sql} ELSE {self._real(sql)} END"
             case "decimal":
-                fixed = self.literal(f"%.{type_.scale}f") if type_.scale is not None else self.literal("%!.15g")
-                return f"CASE typeof({sql}) WHEN 'real' THEN printf({fixed}, {sql}) ELSE CAST({sql} AS TEXT) END"
+                return f"CASE typeof({sql}) WHEN 'real' THEN {self._decimal(sql, type_.scale)} ELSE {_text(sql)} END"
             case "timestamp":
                 return f"replace({sql}, ' ', 'T')"
             case "timestamptz":
@@ -50,10 +46,35 @@ class SQLiteImages(ImageDialect):
             case "bytes":
                 return f"{BASE64_FUNCTION}({sql})"
             case "uuid":
-                return _hyphenated(sql)
-            case "json" | "native":
-                return f"CAST({sql} AS TEXT)"
+                return self.hyphenated(sql)
+            case "json":
+                # A document that is a number is stored as one, by the name of the column's type.
+                return f"CASE typeof({sql}) WHEN 'real' THEN {self._exact(sql)} ELSE {_text(sql)} END"
+            case "native":
+                return _text(sql)
         return sql
+
+    def _real(self, sql: str) -> str:
+        """As JSON, which SQLite itself would write with 15 digits."""
+        return (
+            f"json(CASE WHEN {sql} = 9e999 THEN '\"Infinity\"' WHEN {sql} = -9e999 THEN '\"-Infinity\"' "
+            f"WHEN typeof({sql}) = 'real' THEN {self._exact(sql)} ELSE json_quote({sql}) END)"
+        )
+
+    def _exact(self, sql: str) -> str:
+        """A real with more digits than it takes: SQLite's 17 are not always the right ones."""
+        return f"printf({self.literal('%!.20g')}, {sql})"
+
+    def _decimal(self, sql: str, scale: int | None) -> str:
+        """A real as the decimal that was meant, if there is one of that scale, or of 15 digits."""
+        # SQLite writes 16 digits and zeros for the rest; with a "!" more digits, but no zeros at the end.
+        forms = ["%!.15g"] if scale is None else [f"%.{scale}f", f"%!.{scale}f"]
+        meant = [f"printf({self.literal(form)}, {sql})" for form in forms]
+        return (
+            f"CASE WHEN abs({sql}) = 9e999 THEN CASE WHEN {sql} > 0 THEN 'Infinity' ELSE '-Infinity' END "
+            + " ".join(f"WHEN CAST({text} AS REAL) = {sql} THEN {text}" for text in meant)
+            + f" ELSE {self._exact(sql)} END"
+        )
 
     def concatenate(self, parts: Sequence[str]) -> str:
         return "(" + " || ".join(parts) + ")"
@@ -62,6 +83,5 @@ class SQLiteImages(ImageDialect):
         return sql
 
 
-def _hyphenated(sql: str) -> str:
-    pieces = " || '-' || ".join(f"substr({sql}, {a}, {n})" for a, n in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12)))
-    return f"lower(CASE WHEN length({sql}) = 32 THEN {pieces} ELSE {sql} END)"
+def _text(sql: str) -> str:
+    return f"CAST({sql} AS TEXT)"
