@@ -312,3 +312,41 @@ def test_what_cannot_leave_is_refused_at_install(tables: dict[str, Any], told: s
 def test_settings_that_say_nothing_are_refused_at_once(tables: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         Capture(models(), source="shop", tables=tables)
+
+
+def test_a_condition_that_is_no_sql_fails_the_first_commit_by_name(new_app: NewApp) -> None:
+    app = new_app({"post": {"where": "statuss = 1"}})
+    with pytest.raises(ConfigurationError, match=r"the condition of table \S+\.post, where = 'statuss = 1': "):
+        app.insert("person", PERSON)
+    with app.engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(app.tables["person"])) == 0
+
+
+def test_check_tells_what_the_settings_cannot_say(new_app: NewApp) -> None:
+    app = new_app({"post": {"where": "statuss = 1"}})
+    assert [(f.table, "statuss" in f.message) for f in app.capture.check(app.engine)] == [("post", True)]
+    tables = {"elsewhere.post": {"before": True}, "person": {"columns": {"age": {"truncate": 1}, "id": False}}}
+    found = Capture(models(), source="x", tables=tables).check(app.engine)
+    assert {f.table: f.message.split(".")[0] for f in found} == {
+        "post": "the configuration names the table 'elsewhere",
+        "person": "column 'id' of table 'person' is left out, but belongs to the primary key, by which consumers know "
+        "the row",
+    }
+
+
+def test_a_capture_takes_source_and_tables_from_the_settings(primary_url: str) -> None:
+    tables = {"person": read_table_settings({"columns": {"card": {"mask": "#"}}}, "person")}
+    settings = Settings(source="other", tables=tables)
+    metadata = models()
+    capture = Capture.from_settings(metadata, settings)
+    assert capture.source == "other"
+    engine = open_engine(primary_url, "primary", pooled=False)
+    sessions = sessionmaker(engine)
+    capture.install(sessions)
+    metadata.create_all(engine)
+    with sessions.begin() as session:
+        session.execute(sa.insert(metadata.tables["person"]).values(PERSON))
+    with engine.connect() as connection:
+        (changes,) = connection.scalars(sa.select(metadata.tables["rowcast_outbox"].c.changes))
+    assert orjson.loads(changes)["a"]["card"] == "#"
+    engine.dispose()

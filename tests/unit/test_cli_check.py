@@ -27,6 +27,7 @@ class Order(Base):
 class Invoice(Base):
     __tablename__ = "invoices"
     id: Mapped[int] = mapped_column(primary_key=True)
+    total: Mapped[int | None]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,59 @@ def test_when_all_is_there_it_ends_with_0_and_still_warns(place: Path, engine: s
     assert ("primary", "ok", "captured: main.invoices, main.orders") in found
     assert ("primary", "warning", "not captured: main.audit") in found
     assert any(area == "Kafka" and verdict == "warning" and "embedded" in message for area, verdict, message in found)
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ("[tables.order]", '[tables."order"]: there is no such table'),
+        ('[tables."other.orders"]', '[tables."other.orders"]: there is no such table'),
+        (
+            '[tables."main.orders"]\nwhere = "idd > 1"',
+            "condition of table main.orders, where = 'idd > 1': no such column: idd",
+        ),
+        (
+            "[tables.orders.columns]\nid = false",
+            "column 'id' of table 'orders' is left out, but belongs to the primary",
+        ),
+        ("[tables.orders.columns]\nnote = false", "name a column 'note', which it does not have"),
+        (
+            "[tables.invoices.columns.total]\ntruncate = 3",
+            "column 'total' of table main.invoices is to be truncated, and",
+        ),
+    ],
+)
+def test_settings_of_tables_that_cannot_be_kept_are_told(
+    place: Path, engine: sa.Engine, tables: str, told: str
+) -> None:
+    with captured(engine).begin() as session:
+        session.add(Order())
+    with (place / "rowcast.toml").open("a") as file:
+        file.write(f"\n{tables}\n")
+    found = [message for _, verdict, message in findings(place, 2) if verdict == "configuration"]
+    assert len(found) == 1
+    assert told in found[0]
+
+
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        ('[tables.orders]\nwhere = "id > 1"', "does not know the condition of its rows"),
+        ('[tables.invoices.columns]\ntotal = { mask = "?" }', "does not mask its column total so"),
+        ("[tables.invoices.columns]\ntotal = false", "writes its column total"),
+        ("[tables.invoices]\nbefore = true\n[tables.invoices.columns.total]\ncapture = true", None),
+    ],
+)
+def test_a_capture_that_does_not_do_as_configured_is_told(
+    place: Path, engine: sa.Engine, tables: str, told: str | None
+) -> None:
+    with captured(engine).begin() as session:
+        session.add(Order())
+    with (place / "rowcast.toml").open("a") as file:
+        file.write(f"\n{tables}\n")
+    found = [message for area, verdict, message in findings(place, 0 if told is None else 1) if verdict == "missing"]
+    assert [f for f in found if "capture" in f] == ([] if told is None else [found[0]])
+    assert told is None or told in found[0]
 
 
 def test_a_mistaken_environment_variable_is_a_warning(place: Path) -> None:

@@ -30,6 +30,18 @@ tables = ["public.orders", "public.cust*"]
 [replicas.files]
 url = "sqlite:////tmp/replica.db"
 
+[tables."public.orders"]
+where = "status <> 'draft'"
+before = true
+
+[tables."public.orders".columns]
+note = false
+card = { mask = "****" }
+email = { hash = "sha256", salt = "salt-secret" }
+
+[tables.log]
+capture = false
+
 [relay]
 lease_ms = 8000
 """
@@ -62,6 +74,18 @@ def test_every_section_is_read() -> None:
     assert settings.replica("reporting").tables == ("public.orders", "public.cust*")
     assert settings.replica("files").tables == ("*",)
     assert settings.relay.lease_ms == 8000
+    orders = settings.tables["public.orders"]
+    assert (orders.where, orders.before, orders.columns["note"].capture) == ("status <> 'draft'", True, False)
+    assert (orders.columns["card"].mask, orders.columns["email"].hash) == ("****", "sha256")
+    assert not settings.tables["log"].capture
+
+
+def test_a_salt_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROWCAST_TABLES", '{"public.orders": {"columns": {"email": {"salt": "from-outside"}}}}')
+    monkeypatch.setenv("ROWCAST_TABLES__LOG__COLUMNS__TEXT__SALT", "too")
+    settings = configuration(WHOLE)
+    assert set(settings.salts()) == {"from-outside", "too"}
+    assert settings.tables["public.orders"].columns["email"].hash == "sha256"
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -118,6 +142,7 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
     # Kafka's properties are as the user gave them in all but masked(), which is what is shown.
     assert "primary-secret" not in shown
     assert "replica-secret" not in shown
+    assert "salt-secret" not in shown
     assert "kafka-secret" not in str(settings.masked())
     assert "key-secret" not in str(settings.masked())
     assert settings.masked()["primary"]["url"] == "postgresql+psycopg://app:***@db/shop"
@@ -138,6 +163,12 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
         ('source = "the shop"', "source: String should match"),
         ('[primary]\nurl = "sqlite:///p.db"', "source: missing. Set it in the file, or as ROWCAST_SOURCE"),
         ('source = "shop', "cannot read rowcast.toml: "),
+        ('source = "shop"\n[tables.t]\nwhen = "x"', "tables.t.when: unknown key"),
+        (
+            'source = "shop"\n[tables.t.columns]\nc = { hash = "md5" }',
+            "tables.t.columns.c.hash: Input should be 'sha224'",
+        ),
+        ('source = "shop"\n[tables.t.columns]\nc = { mask = "x", truncate = 1 }', "c: mask and truncate exclude each"),
     ],
 )
 def test_a_mistake_is_told_by_its_key(text: str, told: str) -> None:

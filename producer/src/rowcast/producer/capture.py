@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from rowcast.producer.announcements import Announcer, Strictness
 from rowcast.producer.context import TransactionContext
 from rowcast.producer.listeners import EngineListeners
 from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.predicates import check_predicate
 from rowcast.producer.tables import CapturedTables
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.table_settings import TableSettings
@@ -144,8 +145,8 @@ class Capture:
         return lambda: self._callbacks.remove(callback)
 
     def check(self, engine: Engine) -> list[Finding]:
-        """What cannot be captured on this engine, and why: tables without a key, or with a type that has no mapping;
-        outbox tables that are missing."""
+        """What cannot be captured on this engine, and why: tables without a key, with a type that has no mapping, with
+        settings that cannot be kept; outbox tables that are missing."""
         findings = []
         engine = _unwrapped(engine)
         with engine.connect() as connection:
@@ -155,17 +156,28 @@ class Capture:
                     findings.append(
                         Finding(own.name, "is missing: metadata.create_all(engine), or an Alembic migration")
                     )
-            for table in self._tables:
-                if not table.primary_key.columns:
-                    findings.append(Finding(table.fullname, "has no primary key: add one, or leave the table out"))
-                    continue
+            for name in self._tables.unknown():
+                findings.append(Finding(name, "is named in the configuration, and the metadata has no such table"))
+            for table in self._tables.candidates():
                 try:
-                    self._tables.on(table, connection.dialect, connection.dialect.default_schema_name or "main")
+                    findings += [Finding(table.fullname, fault) for fault in self._faults(connection, table)]
                 except ConfigurationError as error:
+                    connection.rollback()
                     findings.append(Finding(table.fullname, str(error)))
-                if not inspector.has_table(table.name, schema=table.schema):
-                    findings.append(Finding(table.fullname, "does not exist in the database: create it, or migrate"))
         return findings
+
+    def _faults(self, connection: Connection, table: sa.Table) -> Iterator[str]:
+        """Raises ConfigurationError for what the settings cannot say of this table."""
+        if not self._tables.wants(table):
+            return
+        if not table.primary_key.columns:
+            yield "has no primary key: add one, or leave the table out"
+            return
+        captured = self._tables.on(table, connection.dialect, connection.dialect.default_schema_name or "main")
+        if not sa.inspect(connection).has_table(table.name, schema=table.schema):
+            yield "does not exist in the database: create it, or migrate"
+            return
+        check_predicate(connection, captured)
 
     # -- sessions
 

@@ -94,8 +94,8 @@ class Drain:
     ) -> None:  # fmt: skip
         """Runs inside the application's transaction, while it holds the locks of all that it changed.
 
-        ``old_rows``: see ``Touched``. ``transaction`` names it where the database does not; ``context``: see ``TransactionContext``; ``last``:
-        nothing of it comes after this.
+        ``old_rows``: see ``Touched``; ``transaction`` names it where the database does not; ``context``: see
+        ``TransactionContext``; ``last``: nothing of it comes after this.
         """
         if self._row_locks:
             touched = {table: self._locked(connection, table, keys) for table, keys in touched.items()}

@@ -8,25 +8,16 @@ A line is empty text where nothing is to be told (a new row that the table's pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
 
+from rowcast.producer.predicates import RowPredicate, stored
+from rowcast.producer.predicates import Values as Values
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.images import Concatenation, RowImage
-
-Values = Callable[[sa.Column[Any]], ColumnElement[Any]]
-"""Where a row's values come from: of a column of the table, the expression that has its value."""
-
-
-def stored(column: sa.Column[Any]) -> ColumnElement[Any]:
-    """The row of the table itself."""
-    return column
 
 
 def row_line(
@@ -78,26 +69,3 @@ def old_member(table: CapturedTable, values: Values = stored) -> ColumnElement[s
     if table.where is None:
         return member
     return sa.case((RowPredicate(table, values), member), else_=sa.literal_column("''"))
-
-
-class RowPredicate(ColumnElement[bool]):
-    """Whether the table's predicate lets a row leave: its words, with the row's values under the columns' names."""
-
-    inherit_cache = False
-    type = sa.types.Boolean()
-
-    def __init__(self, table: CapturedTable, values: Values = stored) -> None:
-        self.name = str(table.table.name)
-        self.predicate: ColumnElement[bool] = sa.literal_column(f"({table.where})", sa.Boolean)
-        # The row of the table itself has them under these names already.
-        self.values = () if values is stored else [(str(c.name), values(c)) for c in table.table.columns]
-
-
-@compiles(RowPredicate)
-def _row_predicate(element: RowPredicate, compiler: SQLCompiler, **kw: Any) -> str:
-    predicate = compiler.process(element.predicate, **kw)
-    if not element.values:
-        return predicate
-    quote = compiler.preparer.quote
-    row = ", ".join(f"{compiler.process(value, **kw)} AS {quote(name)}" for name, value in element.values)
-    return f"(SELECT {predicate} FROM (SELECT {row}) AS {quote(element.name)})"

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
-from rowcast.producer.outbox_lines import RowPredicate
+from rowcast.producer.predicates import RowPredicate, check_predicate
 from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Folded, Key, Touched
 from rowcast.shared.errors import ConfigurationError
@@ -44,7 +44,7 @@ class ShapeLog:
     ) -> None:
         """Writes the shapes that are not there yet, in the application's transaction.
 
-        Raises ConfigurationError if the outbox tables do not exist.
+        Raises ConfigurationError if the outbox tables do not exist, or a table's condition is none.
         """
         shape = self._outbox.shape
         for own in (shape, self._outbox.outbox):
@@ -58,6 +58,7 @@ class ShapeLog:
         seen = {name for name, _ in known}
         missing = [t for t in self._tables(connection) if (t.full_name, t.version) not in known]
         for table in missing:
+            check_predicate(connection, table)
             rows_before = table.full_name not in seen and _has_rows_beyond(connection, table, folded.get(table, {}))
             connection.execute(
                 _insert_unless_there(connection, shape),

@@ -213,10 +213,18 @@ class CapturedTables:
                 f"cannot capture {', '.join(map(repr, keyless))}: no primary key, so its rows cannot be told apart. "
                 "Add one, or leave the table out with Table(info={'rowcast': False})."
             )
-        own = [table for table in self.metadata.sorted_tables if not table.name.startswith(PREFIX)]
-        meant = {self._configured_name(table) for table in own}
-        if unknown := [name for name in self._configured if name not in meant]:
+        if unknown := self.unknown():
+            known = ", ".join(sorted(table.fullname for table in self.candidates())) or "none"
             raise ConfigurationError(
                 f"the configuration names the table {', '.join(map(repr, unknown))}, which the metadata does not have "
-                f"(it has: {', '.join(sorted(table.fullname for table in own)) or 'none'})."
+                f"(it has: {known})."
             )
+
+    def candidates(self) -> list[sa.Table]:
+        """The tables of the metadata that are not rowcast's own."""
+        return [table for table in self.metadata.sorted_tables if not table.name.startswith(PREFIX)]
+
+    def unknown(self) -> list[str]:
+        """The names in the configuration that no table has."""
+        meant = {self._configured_name(table) for table in self.candidates()}
+        return [name for name in self._configured if name not in meant]

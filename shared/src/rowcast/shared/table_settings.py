@@ -53,6 +53,11 @@ class ColumnSettings(Section):
             raise ValueError(f"{' and '.join(forms)} exclude each other; choose one")
         return self
 
+    def salted(self) -> ColumnSettings:
+        """With a salt if, and only if, one is needed: for looking at all else."""
+        salt = None if self.hash is None else self.salt or SecretStr("salt")
+        return self.model_copy(update={"salt": salt})
+
     def over(self, other: ColumnSettings) -> ColumnSettings:
         """These, and of ``other`` what these do not say: a form in these replaces its form."""
         ours, theirs = self.model_dump(exclude_unset=True), other.model_dump(exclude_unset=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Inspector
 
+from rowcast.producer.checks.leaving import leaving
 from rowcast.producer.outbox import PREFIX, outbox_tables
 from rowcast.shared.config import Settings
 from rowcast.shared.parts import Finding, Verdict, reached
@@ -39,6 +40,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
                 yield finding
             if whole:
                 yield from _captured(connection, inspector)
+                yield from leaving(settings, connection, inspector)
     finally:
         engine.dispose()
 
