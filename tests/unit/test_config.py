@@ -10,6 +10,7 @@ import pytest
 
 from rowcast.shared.config import RelaySettings, ReplicaSettings, Settings, TopicSettings, load
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.table_settings import ColumnSettings, TableSettings
 
 WHOLE = """
 source = "shop"
@@ -212,11 +213,22 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
         if line.startswith("| `"):
             key, variable, default, _ = (cell.strip() for cell in line.strip("|").split("|", 3))
             rows[variable.strip("`")] = (key.strip("`"), default)
-    sections = {"TOPICS": TopicSettings, "RELAY": RelaySettings, "REPLICAS__NAME": ReplicaSettings}
+    sections = {
+        "TOPICS": TopicSettings,
+        "RELAY": RelaySettings,
+        "REPLICAS__NAME": ReplicaSettings,
+        "TABLES__NAME": TableSettings,
+        "TABLES__NAME__COLUMNS__COLUMN": ColumnSettings,
+    }
     for prefix, section in sections.items():
         for name, field in section.model_fields.items():
+            if name == "columns":
+                continue  # a section of its own
             key, default = rows.pop(f"ROWCAST_{prefix}__{name.upper()}")
             assert key == name
-            expected = "required" if field.is_required() else json.dumps(field.default)
+            if field.is_required():
+                expected = "required"
+            else:
+                expected = "none" if field.default is None else json.dumps(field.default)
             assert default.split(" (")[0].strip("`") == expected, key
     assert set(rows) == {"ROWCAST_SOURCE", "ROWCAST_PRIMARY__URL", "ROWCAST_KAFKA__BOOTSTRAP_SERVERS"}
