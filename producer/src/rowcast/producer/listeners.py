@@ -19,11 +19,14 @@ from rowcast.producer.shape_log import ShapeLog
 from rowcast.producer.sqlite_functions import ensure_functions
 from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Touched
+from rowcast.producer.translated import TranslatedTables, Translation
 
 _EVENTS = (
     "before_execute", "after_execute", "before_cursor_execute", "handle_error", "begin", "rollback", "commit",
     "prepare_twophase", "commit_twophase", "rollback_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
 )  # fmt: skip
+
+_REPLACING = ("before_execute", "before_cursor_execute")
 
 _MOST_KEYS = 100_000
 """Noted keys are in memory: beyond this many the outbox takes them before the transaction ends."""
@@ -49,7 +52,10 @@ class EngineListeners:
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, tables, self.captured)
         self._transactions: WeakKeyDictionary[Connection, Touched] = WeakKeyDictionary()
-        self._observer = Observer(tables.metadata, self.captured, self._notes, self._bound_memory, announcer)
+        self._observer = Observer(
+            tables.metadata, outbox.outbox, self.captured, self._notes, self._bound_memory, announcer
+        )
+        self._translated = TranslatedTables(tables, engine.dialect)
         self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
 
     # -- installing
@@ -57,7 +63,7 @@ class EngineListeners:
     def install(self) -> None:
         """Starts listening."""
         for name in _EVENTS:
-            event.listen(self.engine, name, getattr(self, f"_{name}"), retval=name == "before_execute")
+            event.listen(self.engine, name, getattr(self, f"_{name}"), retval=name in _REPLACING)
 
     def uninstall(self) -> None:
         """Stops listening; what open transactions have noted is dropped."""
@@ -65,8 +71,17 @@ class EngineListeners:
             event.remove(self.engine, name, getattr(self, f"_{name}"))
         self._transactions.clear()
 
-    def captured(self, connection: Connection, table: Any) -> CapturedTable | None:
-        """The captured table that a statement's table is; None if it is not captured."""
+    def captured(
+        self, connection: Connection, table: Any, translation: Translation | None = None
+    ) -> CapturedTable | None:
+        """The captured table that a statement's table is, under its ``schema_translate_map``; None if it is not
+        captured."""
+        own = self._captured(connection, table)
+        if own is None or not translation:
+            return own
+        return self._translated.of(own, translation, connection.dialect.default_schema_name or "main")
+
+    def _captured(self, connection: Connection, table: Any) -> CapturedTable | None:
         name = (getattr(table, "schema", None), getattr(table, "name", None))
         try:
             return self._tables[name]  # type: ignore[index]
@@ -81,11 +96,18 @@ class EngineListeners:
     def flush(self, connection: Connection, *, last: bool = False) -> None:
         """Writes what the connection's transaction has touched so far into the outbox; ``last``: it ends now."""
         touched = self._transactions.get(connection)
-        if touched is None or not touched.notes:
+        if touched is None:
             return
+        touched.raise_what_was_refused()
+        if not touched.notes:
+            return
+        with statements.untranslated(connection):
+            self._write(connection, touched, last=last)
+
+    def _write(self, connection: Connection, touched: Touched, *, last: bool) -> None:
         ensure_functions(connection)
         folded = touched.fold()
-        if not self._shapes.confirmed:
+        if not self._shapes.confirms(folded):
             self._shapes.write(connection, touched, folded)
         self._drain.write(
             connection, folded, touched.old_rows(), lambda: touched.transaction, self._context.document(), last=last
@@ -170,8 +192,8 @@ class EngineListeners:
 
     def _before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-    ) -> None:
-        self._observer.before_cursor_execute(connection, cursor, statement, parameters, context, executemany)
+    ) -> tuple[str, Any]:
+        return self._observer.before_cursor_execute(connection, cursor, statement, parameters, context, executemany)
 
     def _handle_error(self, context: Any) -> None:
         self._observer.handle_error(context)

@@ -29,12 +29,13 @@ def read_locked(
     options: Mapping[str, Any] = AS_STORED,
 ) -> list[Key]:
     """The rows of a query on ``table``, of which those found are locked. ``options``: execution options."""
+    options = {**options, **OWN}
     if connection.dialect.name == "sqlite":
         # It has no row locks, and the driver begins the transaction with the first change: this one changes nothing,
         # and takes the database's only write lock.
-        connection.execute(sa.delete(table).where(sa.false()), execution_options={**options, **OWN})
-    found = connection.execute(query.with_for_update(of=table), dict(parameters or {}), execution_options=options)
-    return [tuple(row) for row in found]
+        connection.execute(sa.delete(table).where(sa.false()), execution_options=options)
+    query = query.with_for_update(of=table)
+    return [tuple(row) for row in connection.execute(query, dict(parameters or {}), execution_options=options)]
 
 
 def lock_named(connection: Connection, columns: Sequence[sa.Column[Any]], keys: Sequence[Key]) -> Iterator[Key]:

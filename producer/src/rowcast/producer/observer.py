@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import UpdateBase
 
-from rowcast.producer import statements
+from rowcast.producer import ctes, statements
 from rowcast.producer.announcements import Announcer
-from rowcast.producer.changes import CapturedOf, Changes
+from rowcast.producer.changes import Changes
 from rowcast.producer.locked_reads import OWN
 from rowcast.producer.named_rows import IGNORE, OPTION, named_rows, touch
+from rowcast.producer.pending import TRANSLATE, CapturedOf
 from rowcast.producer.sql_text import changed_tables
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Touched
@@ -26,6 +27,7 @@ class Observer:
     def __init__(
         self,
         metadata: sa.MetaData,
+        outbox: sa.Table,
         captured: CapturedOf,
         notes: Callable[[Connection], Touched],
         make_room: Callable[[Connection], None],
@@ -36,7 +38,7 @@ class Observer:
         self._notes = notes
         self._make_room = make_room
         self._announcer = announcer
-        self._changes = Changes(metadata, captured, announcer)
+        self._changes = Changes(metadata, outbox, captured, announcer)
 
     def forget(self, connection: Connection) -> None:
         """The transaction is over."""
@@ -46,30 +48,27 @@ class Observer:
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
     ) -> tuple[Any, Any, Any]:
         statement = statements.resolved(statement)
-        if isinstance(statement, UpdateBase) and not OWN.keys() <= execution_options.keys():
-            table = self._captured(connection, statements.table_of(statement))
+        changing = statements.dml_of(statement)
+        if changing is not None and not OWN.keys() <= execution_options.keys():
+            translation = execution_options.get(TRANSLATE)
+            table = self._captured(connection, statements.table_of(changing), translation)
             if table is not None:
                 self._make_room(connection)
                 _refuse_what_is_not_atomic(connection, table)
                 if OPTION in execution_options:
-                    self._take_the_applications_word(connection, execution_options[OPTION])
+                    self._take_the_applications_word(connection, execution_options)
                 else:
-                    if execution_options.get("schema_translate_map"):
-                        what = "a statement with schema_translate_map"
-                        self._announcer.unseen(table.full_name, what, str(statement))
                     sets = statements.parameter_sets(multiparams, params)
-                    statement = self._changes.before(connection, table, statement, sets, self._notes(connection))
+                    instead, fewer = self._changes.before(connection, changing, sets, execution_options)
+                    statement = statements.with_dml(statement, instead)
+                    if fewer is not sets:
+                        multiparams, params = [], dict(fewer[0])
         return statement, multiparams, params
 
     def after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
-        if isinstance(statement, UpdateBase):
-            self._changes.after(connection, statement, result, self._notes(connection))
-        for inner in statements.dml_inside(result):
-            table = self._captured(connection, statements.table_of(inner))
-            if table is not None:
-                self._announcer.unseen(table.full_name, "DML inside a common table expression", str(statement))
+        self._changes.after(connection, statements.dml_of(statement), result, self._notes)
 
     def handle_error(self, context: Any) -> None:
         execution = context.execution_context
@@ -78,27 +77,38 @@ class Observer:
 
     def before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-    ) -> None:
-        if context is None or not statements.is_text(context):
-            return
+    ) -> tuple[str, Any]:
+        if context is None or OWN.keys() <= context.execution_options.keys():
+            return statement, parameters
         options = context.execution_options
-        if OWN.keys() <= options.keys():
-            return
-        named = self._take_the_applications_word(connection, options[OPTION]) if OPTION in options else set()
+        of_ctes = ctes.ctes_of(context)
+        if statements.is_text(context) or any(map(ctes.is_text, of_ctes)):
+            self._see_text(connection, statement, options)
+        elif OPTION not in options:
+            for cte in filter(ctes.changes_rows, of_ctes):
+                known = context.compiled_parameters[0]
+                statement = self._changes.before_cte(connection, statement, cte, known, options)
+            statement += self._changes.returning_to_append(connection, statements.dml_of(context.invoked_statement))
+        elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):
+            self._take_the_applications_word(connection, options)
+        return statement, parameters
+
+    def _see_text(self, connection: Connection, statement: str, options: Mapping[str, Any]) -> None:
+        named = self._take_the_applications_word(connection, options) if OPTION in options else set()
         if named is None:
             return
         for table in changed_tables(statement, self._metadata.tables.values(), connection.dialect):
-            captured = self._captured(connection, table) if table not in named else None
+            captured = self._captured(connection, table, options.get(TRANSLATE)) if table not in named else None
             if captured is not None:
                 self._announcer.unseen(captured.full_name, "SQL text", statement)
 
-    def _take_the_applications_word(self, connection: Connection, option: Any) -> set[sa.Table] | None:
+    def _take_the_applications_word(self, connection: Connection, options: Mapping[str, Any]) -> set[sa.Table] | None:
         """Notes the rows that the option names and returns their tables; None if the statement is to be ignored."""
-        if option == IGNORE:
+        if options[OPTION] == IGNORE:
             return None
-        named = named_rows(option)
+        named = named_rows(options[OPTION])
         for table, keys in named.items():
-            captured = self._captured(connection, table)
+            captured = self._captured(connection, table, options.get(TRANSLATE))
             if captured is not None:
                 _refuse_what_is_not_atomic(connection, captured)
                 touch(connection, captured, keys, self._notes(connection))

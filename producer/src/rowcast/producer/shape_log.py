@@ -18,7 +18,7 @@ from rowcast.shared.errors import ConfigurationError
 
 
 class ShapeLog:
-    """The shapes of one engine's captured tables. ``confirmed``: all are committed, nothing is left to do."""
+    """The shapes of one engine's captured tables; those under a schema_translate_map are known once they change."""
 
     def __init__(
         self,
@@ -30,11 +30,17 @@ class ShapeLog:
         self._wanted = tables
         self._captured = captured
         self._count = -1
+        self._translated: set[CapturedTable] = set()
+        self._confirmed: frozenset[CapturedTable] = frozenset()
 
-    @property
-    def confirmed(self) -> bool:
-        """False again once the metadata has grown."""
-        return self._count == len(self._wanted.metadata.tables)
+    def confirms(self, folded: Folded) -> bool:
+        """Whether the shapes of these and of all other tables are committed; not once the metadata has grown."""
+        return self._count == len(self._wanted.metadata.tables) and all(
+            table in self._confirmed or not self._is_translated(table) for table in folded
+        )
+
+    def _is_translated(self, table: CapturedTable) -> bool:
+        return table.table.metadata is not self._wanted.metadata
 
     def write(
         self,
@@ -54,6 +60,7 @@ class ShapeLog:
                     "Create the outbox tables: metadata.create_all(engine), or an Alembic migration."
                 )
         count = len(self._wanted.metadata.tables)
+        self._translated.update(filter(self._is_translated, folded))
         known = {tuple(row) for row in connection.execute(sa.select(shape.c.table_name, shape.c.version))}
         seen = {name for name, _ in known}
         missing = [t for t in self._tables(connection) if (t.full_name, t.version) not in known]
@@ -72,6 +79,7 @@ class ShapeLog:
             touched.shapes_written = True
         if not missing and not touched.shapes_written:
             self._count = count
+            self._confirmed = frozenset(self._translated)
 
     def _tables(self, connection: Connection) -> Iterator[CapturedTable]:
         for table in self._wanted:
@@ -79,6 +87,7 @@ class ShapeLog:
             # A model whose table was never created has nothing to say.
             if captured is not None and connection.dialect.has_table(connection, table.name, schema=table.schema):
                 yield captured
+        yield from tuple(self._translated)
 
 
 def _has_rows_beyond(connection: Connection, table: CapturedTable, keys: Mapping[Key, Any]) -> bool:

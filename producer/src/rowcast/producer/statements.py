@@ -1,12 +1,13 @@
 """Which rows a DML statement touches, and how to learn their keys.
 
 All use of SQLAlchemy's semi-private side (annotations of the ORM's DML, ``return_defaults``, cursor buffers) is in this
-module; the capture matrix runs against SQLAlchemy 2.0 and 2.1.
+module, and in ``inserts`` and ``ctes``; the capture matrix runs against SQLAlchemy 2.0 and 2.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import ref
 
@@ -15,10 +16,12 @@ from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.orm.context import FromStatement
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
+from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 from sqlalchemy.sql.elements import BindParameter, BooleanClauseList, ClauseElement, ColumnElement
 from sqlalchemy.sql.lambdas import StatementLambdaElement
 from sqlalchemy.sql.selectable import TextualSelect
+
+from rowcast.producer.locked_reads import read_locked
 
 Key = tuple[Any, ...]
 Parameters = Sequence[Mapping[str, Any]]
@@ -53,19 +56,37 @@ def is_text(context: Any) -> bool:
     return isinstance(statement, sa.TextClause | TextualSelect | sa.DDL)
 
 
+def dml_of(statement: Any) -> UpdateBase | None:
+    """The DML that a statement is, or whose RETURNING the ORM makes objects of; None if it is neither."""
+    if isinstance(statement, UpdateBase):
+        return statement
+    if isinstance(statement, FromStatement) and isinstance(statement.element, UpdateBase):
+        return statement.element
+    return None
+
+
+def with_dml(statement: Any, dml: UpdateBase) -> Any:
+    """The statement with this in place of its DML."""
+    if isinstance(statement, UpdateBase):
+        return dml
+    if statement.element is not dml:
+        statement = statement._clone()
+        statement.element = dml
+    return statement
+
+
 def parameter_sets(multiparams: Any, params: Any) -> Parameters:
     """The statement's parameter sets, one at least, as the engine's events hand them over."""
     return multiparams or [params or {}]
 
 
 class KeyCondition:
-    """A WHERE that compares every key column with a parameter: ``binds`` in key order; ``exact`` if it says no more."""
+    """A WHERE that compares every key column with a parameter, and may say more: ``binds`` in key order."""
 
-    __slots__ = ("binds", "exact")
+    __slots__ = ("binds",)
 
-    def __init__(self, binds: tuple[BindParameter[Any], ...], exact: bool) -> None:
+    def __init__(self, binds: tuple[BindParameter[Any], ...]) -> None:
         self.binds = binds
-        self.exact = exact
 
     def keys(self, sets: Parameters) -> tuple[Key, ...]:
         """The key of each parameter set."""
@@ -90,7 +111,6 @@ def key_condition(statement: Update | Delete, key_columns: Sequence[sa.Column[An
 
 def _find_key_condition(statement: Update | Delete, key_columns: Sequence[sa.Column[Any]]) -> KeyCondition | None:
     binds: dict[str, BindParameter[Any]] = {}
-    exact = True
     names = {str(c.name): c for c in key_columns}
     for part in _conjuncts(statement.whereclause):
         column, value = getattr(part, "left", None), getattr(part, "right", None)
@@ -100,21 +120,21 @@ def _find_key_condition(statement: Update | Delete, key_columns: Sequence[sa.Col
             and isinstance(value, BindParameter)
             and not value.expanding
             and names.get(str(column.name)) is not None
-            and _is_same_table(column.table, key_columns[0].table)
+            and is_same_table(column.table, key_columns[0].table)
             and column.name not in binds
         )
         if is_key:
             binds[str(column.name)] = value  # type: ignore[union-attr, assignment]
-        else:
-            exact = False
     if len(binds) != len(names):
         return None
-    return KeyCondition(tuple(binds[name] for name in names), exact)
+    return KeyCondition(tuple(binds[name] for name in names))
 
 
-def _is_same_table(one: Any, other: sa.Table) -> bool:
-    """The ORM's annotated tables are copies."""
-    return getattr(one, "name", None) == other.name and getattr(one, "schema", None) == other.schema
+def is_same_table(one: Any, other: Any) -> bool:
+    """Whether two tables have the same name: the ORM's annotated ones are copies."""
+    return bool(
+        getattr(one, "name", None) == other.name and getattr(one, "schema", None) == getattr(other, "schema", None)
+    )
 
 
 def _conjuncts(where: ClauseElement | None) -> Iterable[ClauseElement]:
@@ -135,68 +155,6 @@ def has_own_returning(statement: UpdateBase) -> bool:
 def has_return_defaults(statement: UpdateBase) -> bool:
     """Whether the ORM asked for the changed rows' keys already."""
     return bool(getattr(statement, "_return_defaults", False))
-
-
-def names_rows_by_itself(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> bool:
-    """Whether SQLAlchemy will report the inserted keys without help."""
-    if statement._multi_values or statement.select is not None or is_upsert(statement):
-        return False
-    if len(sets) == 1 or has_return_defaults(statement):
-        return True
-    return all(_given(statement, column, sets[0]) for column in key_columns)
-
-
-def _given(statement: Insert, column: sa.Column[Any], first: Mapping[str, Any]) -> bool:
-    """Whether the application or a Python-side default gives the column's value."""
-    if column.key in first:
-        return not isinstance(first[column.key], ClauseElement)
-    if statement._values and column in statement._values:
-        return isinstance(statement._values[column], BindParameter)
-    default = column.default
-    return default is not None and (default.is_scalar or default.is_callable)
-
-
-def is_upsert(statement: Insert) -> bool:
-    """ON CONFLICT, ON DUPLICATE KEY, or a prefix (OR REPLACE): the key given may not be the changed row's."""
-    return statement._post_values_clause is not None or bool(statement._prefixes)
-
-
-def replaces(statement: Insert) -> bool:
-    """REPLACE: rows that conflict are deleted, and nothing says which they were."""
-    return any("REPLACE" in str(prefix[0]).upper() for prefix in statement._prefixes)
-
-
-def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> tuple[Key, ...] | None:
-    """The keys that an INSERT's parameters name; None if they do not."""
-    if statement._multi_values or statement.select is not None:
-        return None
-    if not all(column.key in parameters for column in key_columns for parameters in sets):
-        return None
-    given = [[parameters[column.key] for parameters in sets] for column in key_columns]
-    if any(value is None or isinstance(value, ClauseElement) for values in given for value in values):
-        return None
-    return tuple(zip(*given, strict=True))
-
-
-def inserted_keys(
-    statement: Insert, result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], sets: Parameters
-) -> tuple[Key, ...] | None:
-    """The keys of inserted rows as SQLAlchemy knows them; None if one of them is not known."""
-    # Where the application gave them, SQLAlchemy would still make a row object of each.
-    if (given := given_keys(statement, key_columns, sets)) is not None:
-        return given
-    width = len(key_columns)
-    keys = tuple(tuple(row) if row is not None else (None,) * width for row in result.inserted_primary_key_rows)
-    return None if any(value is None for key in keys for value in key) else keys
-
-
-def changes_key(statement: Update, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> bool:
-    """Whether the statement sets a column of the key."""
-    assigned = assignments(statement)
-    return any(
-        column.key in sets[0] or any(name == column.name for name, _ in assigned)
-        for column in key_columns
-    )  # fmt: skip
 
 
 def assignments(statement: Update) -> list[tuple[str, Any]]:
@@ -238,12 +196,107 @@ def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement
     return tuple(tuple(row[position] for position in positions) for row in rows)
 
 
+@contextmanager
+def untranslated(connection: Connection) -> Iterator[None]:
+    """Within it no ``schema_translate_map`` of the connection holds: rowcast's own tables are where they are."""
+    options = connection._execution_options
+    if not options.get("schema_translate_map"):
+        yield
+        return
+    connection._execution_options = options.union({"schema_translate_map": None})
+    try:
+        yield
+    finally:
+        connection._execution_options = options
+
+
+def savepoint_name(connection: Connection, name: str | None) -> str:
+    """The name of the savepoint that is about to be made: the event comes before SQLAlchemy has drawn it."""
+    if name is not None:
+        return name
+    drawn: int = connection._Connection__savepoint_seq  # type: ignore[attr-defined]
+    return f"sa_savepoint_{drawn + 1}"
+
+
+def assigned_columns(statement: Update, sets: Parameters) -> set[str]:
+    """The names of the columns that the statement sets."""
+    table = table_of(statement)
+    by_key = {str(c.key): str(c.name) for c in table.columns}
+    # The parameters of a condition are not among the table's columns.
+    return {name for name, _ in assignments(statement)} | {by_key[k] for k in sets[0] if k in by_key}
+
+
+def other_tables_changed(statement: Update) -> dict[sa.Table, set[str]]:
+    """The tables that an UPDATE of several, which MySQL has, changes beside its own, with the columns that it sets."""
+    own = table_of(statement)
+    found: dict[sa.Table, set[str]] = {}
+    for column in statement._values or {}:
+        if isinstance(column, sa.Column) and not is_same_table(column.table, own):
+            found.setdefault(column.table, set()).add(str(column.name))
+    return found
+
+
+def returns_keys_by_default(statement: UpdateBase, key_columns: Sequence[sa.Column[Any]]) -> bool:
+    """Whether what the ORM has asked for already includes the keys of the table that is changed."""
+    asked: Sequence[Any] = statement._return_defaults_columns or ()
+    return all(any(c.name == k.name and is_same_table(c.table, k.table) for c in asked) for k in key_columns)
+
+
+def select_keys(
+    connection: Connection,
+    statement: Update | Delete,
+    key_columns: Sequence[sa.Column[Any]],
+    sets: Parameters,
+    options: Mapping[str, Any],
+) -> tuple[Key, ...]:
+    """Reads, and locks, the keys of the rows that the statement is about to change."""
+    query = _where(sa.select(*key_columns), statement)
+    table = key_columns[0].table
+    return tuple(dict.fromkeys(k for p in sets for k in read_locked(connection, query, table, p, options)))
+
+
+def select_rekeyed(
+    connection: Connection,
+    statement: Update,
+    key_columns: Sequence[sa.Column[Any]],
+    parameters: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """As select_keys, and with each old key the new one, for a statement that computes it; old ones first.
+
+    The expressions are evaluated before the statement, on the same locked rows: one that is volatile would differ.
+    """
+    assigned = dict(assignments(statement))
+    after = [
+        sa.type_coerce(assigned.get(str(column.name), parameters.get(column.key, column)), column.type).label(f"new{i}")
+        for i, column in enumerate(key_columns)
+    ]
+    query = _where(sa.select(*key_columns, *after), statement)
+    rows = read_locked(connection, query, key_columns[0].table, parameters, options)
+    width = len(key_columns)
+    return tuple(row[:width] for row in rows), tuple(row[width:] for row in rows)
+
+
+def _where(query: sa.Select[Any], statement: Update | Delete) -> sa.Select[Any]:
+    return query if statement.whereclause is None else query.where(statement.whereclause)
+
+
 def peek_returned_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...] | None:
     """The keys in the application's own RETURNING, read without taking its rows from it; None if they are not in it."""
     metadata = result._metadata
     positions = [metadata._index_for_key(column, False) for column in key_columns]
-    if any(position is None for position in positions):
-        return None
+    known = [position for position in positions if position is not None]
+    return _keys_at(result, key_columns, known) if len(known) == len(positions) else None
+
+
+def peek_last_columns(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...]:
+    """The same, where the keys were appended to the RETURNING."""
+    return _keys_at(result, key_columns, range(-len(key_columns), 0))
+
+
+def _keys_at(
+    result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], positions: Sequence[int]
+) -> tuple[Key, ...]:
     strategy = result.cursor_strategy
     rows = list(getattr(strategy, "_rowbuffer", ()))
     if not isinstance(strategy, FullyBufferedCursorFetchStrategy):
@@ -262,52 +315,11 @@ def peek_returned_keys(result: CursorResult[Any], key_columns: Sequence[sa.Colum
     )
 
 
-def select_keys(
-    connection: Connection, statement: Update | Delete, key_columns: Sequence[sa.Column[Any]], sets: Parameters
-) -> tuple[Key, ...]:
-    """Reads, and locks, the keys of the rows that the statement is about to change."""
-    query = sa.select(*key_columns).with_for_update(of=key_columns[0].table)
-    if statement.whereclause is not None:
-        query = query.where(statement.whereclause)
-    keys: dict[Key, None] = {}
-    for parameters in sets:
-        for row in connection.execute(query, dict(parameters)):
-            keys[tuple(row)] = None
-    return tuple(keys)
+def hide_last_columns(result: CursorResult[Any], count: int) -> None:
+    """The application sees the columns that it asked for."""
+    result.columns(*range(len(result.keys()) - count))
 
 
-def select_rekeyed(
-    connection: Connection, statement: Update, key_columns: Sequence[sa.Column[Any]], parameters: Mapping[str, Any]
-) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
-    """As select_keys, and with each old key the new one, for a statement that computes it; old ones first.
-
-    The expressions are evaluated before the statement, on the same locked rows: one that is volatile would differ.
-    """
-    assigned = dict(assignments(statement))
-    after = [
-        sa.type_coerce(assigned.get(str(column.name), parameters.get(column.key, column)), column.type).label(f"new{i}")
-        for i, column in enumerate(key_columns)
-    ]
-    query = sa.select(*key_columns, *after).with_for_update(of=key_columns[0].table)
-    if statement.whereclause is not None:
-        query = query.where(statement.whereclause)
-    rows = [tuple(row) for row in connection.execute(query, dict(parameters))]
-    width = len(key_columns)
-    return tuple(row[:width] for row in rows), tuple(row[width:] for row in rows)
-
-
-def savepoint_name(connection: Connection, name: str | None) -> str:
-    """The name of the savepoint that is about to be made: the event comes before SQLAlchemy has drawn it."""
-    if name is not None:
-        return name
-    drawn: int = connection._Connection__savepoint_seq  # type: ignore[attr-defined]
-    return f"sa_savepoint_{drawn + 1}"
-
-
-def dml_inside(result: Any) -> list[UpdateBase]:
-    """DML in the common table expressions of an executed statement."""
-    compiled = getattr(result.context, "compiled", None)
-    ctes = getattr(compiled, "ctes", None)
-    if not ctes:
-        return []
-    return [cte.element for cte in ctes if isinstance(cte.element, Insert | Update | Delete)]
+def add_to_rowcount(result: CursorResult[Any], rows: int) -> None:
+    """For a statement that was executed one parameter set at a time: the result is of the last one only."""
+    result.context._rowcount = result.rowcount + rows

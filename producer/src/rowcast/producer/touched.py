@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from rowcast.producer.tables import CapturedTable
+from rowcast.shared.errors import CaptureError
 
 Key = tuple[Any, ...]
 
@@ -57,6 +58,7 @@ class Touched:
     _savepoints: list[tuple[str, int]] = field(default_factory=list)
     _seen: list[tuple[int, CapturedTable, OldRows]] = field(default_factory=list)
     shapes_written: bool = False
+    _refusals: list[tuple[int, CaptureError]] = field(default_factory=list)
     _transaction: str | None = None
 
     @property
@@ -76,6 +78,15 @@ class Touched:
         if keys := tuple(keys):
             self.notes.append(Note(table, touch, keys, locked))
             self.keys += len(keys)
+
+    def refuse(self, error: CaptureError) -> None:
+        """A statement that was executed already changed rows that cannot be told."""
+        self._refusals.append((len(self._savepoints), error))
+
+    def raise_what_was_refused(self) -> None:
+        """Raises the CaptureError of a statement that has not been rolled back since."""
+        for _, error in self._refusals:
+            raise error
 
     def see(self, table: CapturedTable, rows: OldRows) -> None:
         """Keeps rows as they are before the statement that changes them."""
@@ -117,6 +128,7 @@ class Touched:
                 del self.notes[first:]
                 self._seen = [seen for seen in self._seen if seen[0] < first]
                 del self._savepoints[i:]
+                self._refusals = [refusal for refusal in self._refusals if refusal[0] <= i]
                 return
 
     def release(self, name: str) -> None:
@@ -124,6 +136,7 @@ class Touched:
         for i in range(len(self._savepoints) - 1, -1, -1):
             if self._savepoints[i][0] == name:
                 del self._savepoints[i:]
+                self._refusals = [(min(depth, i), error) for depth, error in self._refusals]
                 return
 
     def fold(self) -> Folded:
