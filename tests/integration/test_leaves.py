@@ -14,10 +14,13 @@ from sqlalchemy.orm import sessionmaker
 from replicas import NAME, Database, settings_for, work_once
 from rowcast.consumer.verify import verify
 from rowcast.producer import Capture
+from rowcast.producer.outbox_lines import row_line
 from rowcast.producer.relay.process import Relay
+from rowcast.producer.tables import CapturedTables
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.images import register_functions
 from rowcast.shared.table_settings import read_table_settings
 from servers import Broker
 
@@ -350,3 +353,37 @@ def test_a_capture_takes_source_and_tables_from_the_settings(primary_url: str) -
         (changes,) = connection.scalars(sa.select(metadata.tables["rowcast_outbox"].c.changes))
     assert orjson.loads(changes)["a"]["card"] == "#"
     engine.dispose()
+
+
+@pytest.mark.parametrize("primary_url", ["mariadb", "sqlite"], indirect=True)
+def test_a_row_trigger_writes_the_same_line(new_app: NewApp) -> None:
+    """The lines are expressions over any row, with literals where the drain has parameters."""
+    settings = {"where": "status <> 'draft'", "before": True, "columns": {"status": {"truncate": 3}}}
+    app = new_app({"post": settings})
+    app.capture.uninstall(app.sessions)
+    table = app.tables["post"]
+    dialect = app.engine.dialect
+    with app.engine.connect() as connection:
+        captured = CapturedTables(app.metadata, {"post": settings}).on(
+            table, dialect, connection.dialect.default_schema_name or "main"
+        )
+
+    def of(row: str) -> Callable[[sa.Column[Any]], sa.ColumnElement[Any]]:
+        return lambda column: sa.literal_column(f"{row}.{column.name}", column.type)
+
+    line = row_line(captured, "u", of("NEW"), of("OLD"))
+    sql = str(line.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace("%%", "%")
+    with app.engine.begin() as connection:
+        if dialect.name == "sqlite":
+            register_functions(connection.connection.dbapi_connection)
+        connection.exec_driver_sql("CREATE TABLE log (n INTEGER, line TEXT)")
+        connection.exec_driver_sql("INSERT INTO post (id, status) VALUES (1, 'draft'), (2, 'out there')")
+        trigger = f"INSERT INTO log VALUES (NEW.id, {sql});".replace("%", "%%" if dialect.name != "sqlite" else "%")
+        connection.exec_driver_sql(f"CREATE TRIGGER t AFTER UPDATE ON post FOR EACH ROW BEGIN {trigger} END")
+        connection.exec_driver_sql("UPDATE post SET status = 'public' WHERE id = 1")
+        connection.exec_driver_sql("UPDATE post SET status = 'draft' WHERE id = 2")
+        lines = [orjson.loads(text) for text in connection.exec_driver_sql("SELECT line FROM log ORDER BY n").scalars()]
+    assert [(one["op"], one["k"], one.get("b"), one.get("a")) for one in lines] == [
+        ("u", {"id": 1}, None, {"id": 1, "status": "pub", "diagnosis_id": None}),
+        ("d", {"id": 2}, {"id": 2, "status": "out", "diagnosis_id": None}, None),
+    ]
