@@ -15,6 +15,12 @@ from rowcast.shared.types import engine_family
 
 Rows = dict[int, tuple[Any, ...]]
 
+_SETTINGS = {
+    "postgresql": ("timezone = 'UTC'", "datestyle = 'ISO'", "intervalstyle = 'postgres'", "bytea_output = 'hex'"),
+    "mysql": ("time_zone = '+00:00'",),
+}
+"""The primary's sessions have others."""
+
 _HEX = ("text", "char", "bytes", "uuid", "document", "array", "range", "interval", "bits")
 
 
@@ -23,8 +29,8 @@ def rows(connection: sa.Connection, family: Family) -> Rows:
     engine = engine_family(connection.dialect.name)
     quote = connection.dialect.identifier_preparer.quote
     columns = ", ".join(_stored(engine, kind, quote(kind.name)) for kind in family.kinds)
-    if engine == "postgresql":
-        connection.exec_driver_sql("SET timezone = 'UTC'")
+    for setting in _SETTINGS.get(engine, ()):
+        connection.exec_driver_sql(f"SET {setting}")
     found = connection.exec_driver_sql(f"SELECT id, {columns} FROM {quote(family.name)}")
     return {row[0]: tuple(row[1:]) for row in found}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import sqlalchemy as sa
 
 from fix_databases import ENGINES, NewDatabase
 from integration.fidelity import kinds_mariadb, kinds_postgresql, kinds_sqlite
@@ -17,6 +18,19 @@ FAMILIES: dict[str, Callable[[], list[Family]]] = {
     "mariadb": kinds_mariadb.families,
     "sqlite": kinds_sqlite.families,
 }
+
+
+SETTINGS = {
+    "postgresql": {
+        "options": "-c datestyle=SQL,DMY -c timezone=Asia/Kolkata -c intervalstyle=sql_standard -c bytea_output=escape"
+    },
+    "mariadb": {"init_command": "SET time_zone = '+05:30'"},
+}
+"""Of the application's sessions: what is captured must not depend on them."""
+
+
+def with_settings(url: str, engine: str) -> str:
+    return sa.make_url(url).update_query_dict(SETTINGS.get(engine, {})).render_as_string(hide_password=False)
 
 
 @pytest.mark.campaign
@@ -36,7 +50,8 @@ def test_what_is_stored_arrives(
     rounds, rows = (10, 1_000) if campaign else (2, 50)
     replicas = {engine: new_database(engine) for engine in ENGINES}
     families = FAMILIES[primary]()
-    with Fidelity(source_name, kafka.bootstrap_servers, new_database(primary), replicas, families) as fidelity:
+    url = with_settings(new_database(primary), primary)
+    with Fidelity(source_name, kafka.bootstrap_servers, url, replicas, families) as fidelity:
         for number in range(rounds):
             fidelity.round(rows, 1_000 * number)
             found = {name: fidelity.differences(name) for name in replicas}

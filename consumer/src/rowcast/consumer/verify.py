@@ -14,11 +14,10 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import orjson
-import sqlalchemy as sa
-from sqlalchemy import exc
 
 from rowcast.consumer.canonical import Canonical, canonical_form
 from rowcast.consumer.verify_side import Side, SideTable
+from rowcast.consumer.written_shapes import written_shapes
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.shapes import TableShape
@@ -102,7 +101,7 @@ def verify(
     primary = Side(settings.require_primary(), "primary")
     other = Side(options, f"replica {replica!r}")
     try:
-        shapes = [s for s in _shapes(primary) if _matches(s.full_name, options.tables)]
+        shapes = [s for s in written_shapes(primary.engine) if _matches(s.full_name, options.tables)]
         chosen = [s for s in shapes if tables is None or _matches(s.full_name, tables)]
         if tables is not None and not chosen:
             raise ConfigurationError(
@@ -117,21 +116,6 @@ def verify(
 
 def _matches(table: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(table, pattern) for pattern in patterns)
-
-
-def _shapes(primary: Side) -> list[TableShape]:
-    """The latest shape of every table, as the capture has written it down."""
-    written = sa.table("rowcast_shape", sa.column("table_name"), sa.column("created_ms"), sa.column("shape"))
-    try:
-        with primary.engine.connect() as connection:
-            rows = connection.execute(sa.select(written).order_by(written.c.created_ms)).all()
-    except (exc.ProgrammingError, exc.OperationalError) as error:
-        raise ConfigurationError(
-            f"the primary database has no table rowcast_shape ({error.orig}): is the capture installed, and were its "
-            "tables made? `rowcast check` says."
-        ) from error
-    latest = {row.table_name: TableShape.from_json(row.shape) for row in rows}
-    return [latest[name] for name in sorted(latest)]
 
 
 _Key = tuple[Any, ...]

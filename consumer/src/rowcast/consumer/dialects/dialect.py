@@ -22,12 +22,14 @@ PositionRow = tuple[str, str, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredColumn:
-    """A column as the replica has it; ``type`` is the engine's own name of its type, in lower case."""
+    """A column as the replica has it; ``type`` is the engine's own name of its type, in lower case. ``likens``: texts
+    that differ may be equal there (``a`` and ``A``), by its collation."""
 
     name: str
     type: str
     nullable: bool
     generated: bool
+    likens: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

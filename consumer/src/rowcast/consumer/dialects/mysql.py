@@ -75,12 +75,15 @@ class MySQLReplica(ReplicaDialect):
     def stored_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, StoredColumn]:
         rows = connection.execute(
             sa.text(
-                "SELECT column_name, column_type, is_nullable, extra FROM information_schema.columns "
+                "SELECT column_name, column_type, is_nullable, extra, collation_name FROM information_schema.columns "
                 "WHERE table_schema = database() AND table_name = :name ORDER BY ordinal_position"
             ),
             {"name": name},
         )
-        return {r[0]: StoredColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper()) for r in rows}
+        return {
+            r[0]: StoredColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper(), _likens(r[4]))
+            for r in rows
+        }
 
     def enter(self, connection: Connection, *, consistent: bool) -> None:
         self._consistent = consistent
@@ -99,10 +102,12 @@ class MySQLReplica(ReplicaDialect):
     def delete(self, connection: Connection, table: ReplicaTable, layout: Layout, keys: Sequence[bytes]) -> None:
         quote = connection.dialect.identifier_preparer.quote_identifier
         if (table, layout) not in self._deletes:
-            where = " AND ".join(f"{quote(name)} = %s" for name in table.key)
+            likened = _likened(table, layout)
+            where = [f"{quote(name)} = %s" for name in table.key]
+            where += [f"{_bytes(quote(name))} = {_bytes('%s')}" for name in likened]
             self._deletes[table, layout] = (
-                f"DELETE FROM {table.quoted} WHERE {where}",
-                _reader(table, layout, table.key),
+                f"DELETE FROM {table.quoted} WHERE {' AND '.join(where)}",
+                _reader(table, layout, [*table.key, *likened]),
             )
         sql, reader = self._deletes[table, layout]
         rows = list(reader.rows(keys))
@@ -110,10 +115,15 @@ class MySQLReplica(ReplicaDialect):
             # The server does not use an index for `(a, b) IN (…)`.
             connection.exec_driver_sql(sql, rows)
             return
+        key = quote(table.key[0])
         for start in range(0, len(rows), _KEYS_PER_DELETE):
             some = tuple(row[0] for row in rows[start : start + _KEYS_PER_DELETE])
             marks = ", ".join(["%s"] * len(some))
-            connection.exec_driver_sql(f"DELETE FROM {table.quoted} WHERE {quote(table.key[0])} IN ({marks})", some)
+            sql = f"DELETE FROM {table.quoted} WHERE {key} IN ({marks})"
+            if _likened(table, layout):
+                exact = ", ".join([_bytes("%s")] * len(some))
+                sql, some = f"{sql} AND {_bytes(key)} IN ({exact})", some + some
+            connection.exec_driver_sql(sql, some)
 
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         connection.exec_driver_sql(_WRITE_POSITION, list(rows))
@@ -135,7 +145,10 @@ class MySQLReplica(ReplicaDialect):
     def reason(self, error: exc.DBAPIError) -> str:
         reason = super().reason(error)
         if _number(error) == _BAD_NULL:
-            return f"another row holds one of its unique values, or {reason}"
+            return (
+                "another row holds one of its unique values, or a key that this table's collation takes for the same "
+                f"(make the table with a binary one, utf8mb4_nopad_bin, then), or {reason}"
+            )
         return reason
 
     def rows_stand_in_the_way(self, error: exc.DBAPIError) -> bool:
@@ -182,7 +195,8 @@ def _number(error: exc.DBAPIError) -> int:
 
 
 def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layout) -> _Statement:
-    """ON DUPLICATE KEY UPDATE also fires on secondary unique keys, and would then change another key's row.
+    """ON DUPLICATE KEY UPDATE also fires on secondary unique keys, and on a key that only a collation takes for the
+    same (``a`` and ``A``), and would then change another key's row.
 
     There the key itself is set too: to what it is if the row found is the one that is meant, else to NULL, which no
     primary key takes, so that the statement fails as the conflict it is.
@@ -191,8 +205,11 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layou
     names = [name for name in layout.columns if not table.columns[name].generated]
     changes = [f"{quote(name)} = VALUES({quote(name)})" for name in names if name not in table.key]
     first = quote(table.key[0])
-    if table.other_unique:
-        same = " AND ".join(f"{table.quoted}.{quote(name)} = VALUES({quote(name)})" for name in table.key)
+    likened = _likened(table, layout)
+    if table.other_unique or likened:
+        pairs = {name: (f"{table.quoted}.{quote(name)}", f"VALUES({quote(name)})") for name in table.key}
+        pairs |= {name: (_bytes(pairs[name][0]), _bytes(pairs[name][1])) for name in likened}
+        same = " AND ".join(f"{stored} = {given}" for stored, given in pairs.values())
         changes.insert(0, f"{first} = IF({same}, VALUES({first}), NULL)")
     sql = (
         f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
@@ -200,6 +217,22 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layou
         f"ON DUPLICATE KEY UPDATE {', '.join(changes) or f'{first} = {first}'}"
     )
     return sql, _reader(table, layout, names)
+
+
+def _likens(collation: str | None) -> bool:
+    """All but the binary collations that take no account of padding."""
+    return collation is not None and not collation.endswith(("nopad_bin", "0900_bin"))
+
+
+def _likened(table: ReplicaTable, layout: Layout) -> list[str]:
+    """The key's columns of texts that the replica compares less strictly than byte by byte."""
+    texts = ("string", "char", "text", "enum", "native")
+    return [n for n in table.key if table.columns[n].likens and layout.shape.column(n).type.name in texts]
+
+
+def _bytes(sql: str) -> str:
+    """A text for a comparison byte by byte."""
+    return f"BINARY CONVERT({sql} USING utf8mb4)"
 
 
 def _reader(table: ReplicaTable, layout: Layout, names: Sequence[str]) -> RowReader:
@@ -214,6 +247,9 @@ def _converter(portable: PortableType, stored: str, source: str = "") -> Convert
     match portable.name:
         case "decimal" if stored.startswith("decimal"):
             return values.scaled(int(stored.partition(",")[2].partition(")")[0]))
+        case "char" if stored.startswith("char"):
+            # The column has no padding; a key with it would not be found.
+            return values.unpadded
         case "float32" | "float64" | "decimal" if not is_text:
             return values.finite
         case "string" | "char" | "text" | "enum" | "native" | "interval" | "timetz" if "char" in stored:

@@ -89,6 +89,11 @@ def scaled(scale: int) -> Converter:
     return fits
 
 
+def unpadded(value: str) -> str:
+    """A char without the spaces that only fill it."""
+    return value.rstrip(" ")
+
+
 def no_longer_than(characters: int) -> Converter:
     """A text of at most so many characters: the engine would cut spaces off the end of a longer one in silence."""
 
