@@ -19,7 +19,7 @@ from rowcast.producer import Capture
 from rowcast.producer.context import LONGEST
 from rowcast.producer.relay.process import Relay
 from rowcast.shared.databases import open_engine
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError
 from servers import Broker
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -251,5 +251,5 @@ def test_a_damaged_context_is_told_by_its_row(new_app: NewApp, source_name: str,
     with app.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE rowcast_outbox SET context = '[1'")
     settings = settings_for(source_name, kafka.bootstrap_servers, "sqlite://", str(app.engine.url))
-    with pytest.raises(Exception, match=r"row 1 of rowcast_outbox .*its context is damaged"):
+    with pytest.raises(DataError, match=r"row 1 of rowcast_outbox .*its context is damaged"):
         Relay(settings, app.engine).run_once()
