@@ -12,22 +12,24 @@ from command_line import rowcast
 from rowcast.shared import cli
 
 COMMANDS = ("demo", "check", "relay", "worker", "verify", "status")
+GROUPS = {"triggers": ("install", "drop", "show")}
+EACH = (*COMMANDS, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands))
 OPTION = re.compile(r"^│ +\*? *(--[a-z-]+)", re.MULTILINE)
 
 
 def test_the_root_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
     result = rowcast("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in COMMANDS:
+    for command in (*COMMANDS, *GROUPS):
         assert f"│ {command} " in result.stdout
     assert "2 wrong use or configuration" in result.stdout
     assert "--install-completion" in result.stdout
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
+@pytest.fixture(scope="module", params=EACH)
 def help_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A command and its help."""
-    result = rowcast(request.param, "--help", cwd=tmp_path_factory.mktemp("help"))
+    result = rowcast(*request.param.split(), "--help", cwd=tmp_path_factory.mktemp("help"))
     assert result.returncode == 0
     return request.param, result.stdout
 
@@ -60,7 +62,7 @@ def complete(directory: Path, words: str, index: int) -> list[str]:
 
 
 def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
-    assert complete(tmp_path, "rowcast ", 1) == list(COMMANDS)
+    assert complete(tmp_path, "rowcast ", 1) == [*COMMANDS, *GROUPS]
     assert complete(tmp_path, "rowcast worker --log-", 2) == ["--log-format", "--log-level"]
 
 

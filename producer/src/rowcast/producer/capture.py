@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from rowcast.producer.announcements import Announcer, Strictness
+from rowcast.producer.capturing import ByTriggers
 from rowcast.producer.context import TransactionContext
 from rowcast.producer.listeners import EngineListeners
 from rowcast.producer.outbox import outbox_tables
@@ -178,6 +179,8 @@ class Capture:
             yield "does not exist in the database: create it, or migrate"
             return
         check_predicate(connection, captured)
+        if sa.inspect(connection).has_table(self._outbox.shape.name):
+            ByTriggers(self._outbox.shape).captures(connection, captured, self._tables.settings(table))
 
     # -- sessions
 

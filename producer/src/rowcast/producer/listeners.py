@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rowcast.producer import statements
 from rowcast.producer.announcements import Announcer
+from rowcast.producer.capturing import ByTriggers
 from rowcast.producer.context import TransactionContext
 from rowcast.producer.drain import Drain
 from rowcast.producer.observer import Observer
@@ -51,6 +52,7 @@ class EngineListeners:
         self._on_drained = on_drained
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, tables, self.captured)
+        self._by_triggers = ByTriggers(outbox.shape)
         self._transactions: WeakKeyDictionary[Connection, Touched] = WeakKeyDictionary()
         self._observer = Observer(
             tables.metadata, outbox.outbox, self.captured, self._notes, self._bound_memory, announcer
@@ -90,6 +92,8 @@ class EngineListeners:
             found = None
             if own is not None and self._wanted.wants(own):
                 found = self._wanted.on(own, connection.dialect, connection.dialect.default_schema_name or "main")
+                if self._by_triggers.captures(connection, found, self._wanted.settings(own)):
+                    found = None
             self._tables[name] = found  # type: ignore[index]
             return found
 
@@ -109,9 +113,15 @@ class EngineListeners:
         folded = touched.fold()
         if not self._shapes.confirms(folded):
             self._shapes.write(connection, touched, folded)
+        # A trigger that is deferred may write yet: then nobody knows which row is the last.
+        alone = not self._by_triggers.names(connection)
         self._drain.write(
-            connection, folded, touched.old_rows(), lambda: touched.transaction, self._context.document(), last=last
-        )
+            connection, folded, touched.old_rows(),
+            lambda: self._by_triggers.transaction(connection) or touched.transaction,
+            self._context.document(), last=last and alone,
+        )  # fmt: skip
+        if last:
+            self._by_triggers.end(connection)
         touched.drained()
         self._on_drained()
 

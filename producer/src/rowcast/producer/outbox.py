@@ -58,6 +58,8 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("created_ms", sa.BigInteger, nullable=False),
             # Whether rows were there when the capture first wrote: they are not in the topics until a snapshot.
             sa.Column("rows_before", sa.Boolean(create_constraint=False), nullable=False),
+            # The same in all rows of a table: see capturing.Capturer.
+            sa.Column("captured_by", _name(16), nullable=False, server_default="listeners"),
             sa.Column("shape", _Document, nullable=False),
         ),
         lease=_table(

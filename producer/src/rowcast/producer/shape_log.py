@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from rowcast.producer.capturing import Capturer, capturers, hand_over
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.predicates import RowPredicate, check_predicate
@@ -63,26 +64,26 @@ class ShapeLog:
         self._translated.update(filter(self._is_translated, folded))
         known = {tuple(row) for row in connection.execute(sa.select(shape.c.table_name, shape.c.version))}
         seen = {name for name, _ in known}
-        missing = [t for t in self._tables(connection) if (t.full_name, t.version) not in known]
+        tables = list(self._tables(connection))
+        missing = [t for t in tables if (t.full_name, t.version) not in known]
         for table in missing:
             check_predicate(connection, table)
-            rows_before = table.full_name not in seen and _has_rows_beyond(connection, table, folded.get(table, {}))
-            connection.execute(
-                _insert_unless_there(connection, shape),
-                {
-                    "table_name": table.full_name,
-                    "version": table.version,
-                    "rows_before": rows_before,
-                    "shape": table.shape.to_json().decode(),
-                },
-            )
+            rows_before = table.full_name not in seen and has_rows(connection, table, beyond=folded.get(table, {}))
+            write_shape(connection, shape, table, rows_before=rows_before)
             touched.shapes_written = True
+        by = capturers(connection, shape)
+        for table in tables:
+            if by.get(table.full_name) is Capturer.nobody:
+                hand_over(connection, shape, table.full_name, Capturer.listeners)
+                touched.shapes_written = True
         if not missing and not touched.shapes_written:
             self._count = count
             self._confirmed = frozenset(self._translated)
 
     def _tables(self, connection: Connection) -> Iterator[CapturedTable]:
         for table in self._wanted:
+            if not self._wanted.listens(table):
+                continue
             captured = self._captured(connection, table)
             # A model whose table was never created has nothing to say.
             if captured is not None and connection.dialect.has_table(connection, table.name, schema=table.schema):
@@ -90,12 +91,26 @@ class ShapeLog:
         yield from tuple(self._translated)
 
 
-def _has_rows_beyond(connection: Connection, table: CapturedTable, keys: Mapping[Key, Any]) -> bool:
-    """Whether rows exist that this transaction has not touched: they came before the capture."""
-    some: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(table.table).limit(len(keys) + 1)
+def has_rows(connection: Connection, table: CapturedTable, beyond: Collection[Key] = ()) -> bool:
+    """Whether the table has more rows than ``beyond``, which this transaction has touched: they came before the
+    capture."""
+    some: sa.Select[Any] = sa.select(sa.literal_column("1")).select_from(table.table).limit(len(beyond) + 1)
     if table.where is not None:
         some = some.where(RowPredicate(table))
-    return connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one() > len(keys)
+    return connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one() > len(beyond)
+
+
+def write_shape(connection: Connection, shape: sa.Table, table: CapturedTable, *, rows_before: bool) -> None:
+    """Writes the table's shape into ``rowcast_shape``, unless it is there."""
+    connection.execute(
+        _insert_unless_there(connection, shape),
+        {
+            "table_name": table.full_name,
+            "version": table.version,
+            "rows_before": rows_before,
+            "shape": table.shape.to_json().decode(),
+        },
+    )
 
 
 def _insert_unless_there(connection: Connection, table: sa.Table) -> sa.Insert:

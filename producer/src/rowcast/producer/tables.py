@@ -172,6 +172,10 @@ class CapturedTables:
         """Whether this table of the metadata is captured."""
         return not table.name.startswith(PREFIX) and self.settings(table).capture
 
+    def listens(self, table: sa.Table) -> bool:
+        """Whether listeners capture the table, not triggers."""
+        return self.wants(table) and self.settings(table).mode == "listeners"
+
     def settings(self, table: sa.Table) -> TableSettings:
         """What leaves of the table. Raises ConfigurationError as ``settings_of``."""
         settings = self._settings.get(table)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 import sqlalchemy as sa
 
+from rowcast.producer import transaction_names
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.connections import Connections
 from rowcast.shared.types import engine_family
@@ -70,7 +71,18 @@ class Outbox:
 
     def heads(self, limit: int) -> list[Head]:
         """The first rows that are visible now: of each transaction all rows or, where ``limit`` cuts, the first."""
-        return self._read(self._heads.limit(limit))
+        heads = self._heads.limit(limit)
+        return self._read(heads.where(self._row.tx != transaction_names.token) if self._sealed() else heads)
+
+    def _sealed(self) -> bool:
+        """Whether SQLite's triggers write here; what they have written before this is then a whole transaction's."""
+        reader, writer = self._connections.reader, self._connections.writer
+        if self._family != "sqlite" or not transaction_names.has_token(reader):
+            return False
+        if transaction_names.token_is_used(reader):
+            with writer.begin():
+                transaction_names.seal(writer)
+        return True
 
     def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
         """One transaction's first rows with ids above ``after_id`` and not above ``end_id``."""

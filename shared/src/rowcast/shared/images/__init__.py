@@ -46,7 +46,8 @@ class RowImage(ColumnElement[str]):
 
 @compiles(RowImage)
 def _row_image(element: RowImage, compiler: SQLCompiler, **kw: Any) -> str:
-    images = image_dialect(compiler)
+    # Triggers run in programs that have none of rowcast's functions: they bring images of their own.
+    images = kw["images"](compiler) if "images" in kw else image_dialect(compiler)
     members = [(name, images.value(compiler.process(value, **kw), type_)) for name, value, type_ in element.members]
     return images.row(members)
 
