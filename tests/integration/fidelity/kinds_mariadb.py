@@ -80,7 +80,8 @@ def own_texts() -> Family:
     )
     some = st.text(characters, max_size=30)
     members = st.lists(st.sampled_from(["a", "b c", "ü"]), unique=True).map(",".join)
-    addresses6 = st.ip_addresses(v=6)
+    # SQLAlchemy 2.0 knows these under the name of mariadb only, which the tests' URLs have not.
+    addresses = [] if sa.__version__ < "2.1" else _addresses()
     return Family(
         "own_texts",
         [
@@ -103,10 +104,16 @@ def own_texts() -> Family:
                 " null",
                 "1.50e2",
             ),
-            kind("six", mysql.INET6(), "text", addresses6, "::1", "::ffff:1.2.3.4"),
-            kind("four", mysql.INET4(), "text", st.ip_addresses(v=4)),
+            *addresses,
         ],
     )
+
+
+def _addresses() -> list[Kind]:
+    return [
+        kind("six", mysql.INET6(), "text", st.ip_addresses(v=6), "::1", "::ffff:1.2.3.4"),
+        kind("four", mysql.INET4(), "text", st.ip_addresses(v=4)),
+    ]
 
 
 def own_binaries() -> Family:

@@ -10,6 +10,7 @@ from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
 from rowcast.producer import ctes, statements
 from rowcast.producer.followers import Followers
+from rowcast.producer.likened import likened_columns
 from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.pending import TRANSLATE, CapturedOf, Pending
 from rowcast.producer.touched import Key, Touch, Touched
@@ -45,6 +46,10 @@ class ChangeKeys:
             constraints = cascades.of_delete(table)
         if condition is not None and pending.setting is None and not (computes or constraints):
             pending.keys = condition.keys(sets)
+            if (rekeys or isinstance(statement, Delete)) and likened_columns(pending.stored, connection.dialect):
+                # A key that a collation takes for the row's own is not the one that is gone.
+                pending.selected = True
+                pending.keys = tuple(lock_named(connection, columns, list(dict.fromkeys(pending.keys))))
         elif self._can_return(connection, pending, statement) and not (rekeys or constraints or pending.stored.before):
             self._return_keys(pending, statement)
         else:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.clock import now_ms
+from rowcast.producer.likened import exactly, likened_columns
 from rowcast.producer.locked_reads import OWN as OWN
 from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
@@ -189,12 +190,20 @@ class Drain:
         for n in range(group.count):
             binds = [sa.bindparam(f"k{g}_{c}_{n}", type_=column.type) for c, column in enumerate(columns)]
             old = sa.bindparam(f"b{g}_{n}", type_=sa.Text) if group.with_old_rows else None
+            gone = _gone_line(group, binds, old)
+            line = _row_line(group, old)
+            likened = likened_columns(group.table, self._dialect) if group.existed else ()
+            if likened:
+                # The row that is found may have another key by now, which only the collation takes for this one.
+                texts = [(column, binds[columns.index(column)]) for column in likened]
+                others = sa.or_(*(exactly(group.table, c, c) != exactly(group.table, c, bind) for c, bind in texts))
+                line = Concatenation(sa.case((others, gone), else_=sa.literal_column("''")), line)
             found = (
-                sa.select(_row_line(group, old))
+                sa.select(line)
                 .where(*(column == bind for column, bind in zip(columns, binds, strict=True)))
                 .scalar_subquery()
             )
-            yield sa.func.coalesce(found, _gone_line(group, binds, old))
+            yield sa.func.coalesce(found, gone)
 
     def _array_part(self, g: int, group: _Group) -> ColumnElement[str]:
         # LATERAL with OFFSET 0 keeps the planner at one index look-up a key, whatever it thought of the table's size
