@@ -59,10 +59,17 @@ async def write_and_look(url: str, kind: str) -> None:
     await asyncio.gather(*(one(sessions, m, n) for n in range(4)))
     assert len(await outbox()) == 8
 
+    # Some drivers do not count the rows of a statement with many parameter sets.
+    async with sessions() as session:
+        for row in await session.scalars(sa.select(m.Reading)):
+            await session.delete(row)
+        await session.commit()
+    assert [line.count('"op":"d"') for line in (await outbox())[8:]] == [1, 1, 1, 1]
+
     capture.uninstall(target)
     async with sessions.begin() as session:
         session.add(m.Tag(name="unseen"))
-    assert len(await outbox()) == 8
+    assert len(await outbox()) == 12
     await engine.dispose()
 
 

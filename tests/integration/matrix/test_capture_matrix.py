@@ -11,7 +11,7 @@ import pytest
 from integration.matrix.stage import CASES, Played
 from servers import Broker, DatabaseServer
 
-FAMILIES = ("unit_of_work",)
+FAMILIES = ("unit_of_work", "bulk", "cascades")
 for family in FAMILIES:
     import_module(f"integration.matrix.{family}")
 

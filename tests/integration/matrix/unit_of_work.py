@@ -36,7 +36,7 @@ def items(stage: Stage, table: str) -> Any:
 
     @stage.seed
     def rows(s: Session) -> None:
-        s.add_all([Item(id=i, name=f"item {i}") for i in range(1, 6)])
+        s.add_all([Item(name=f"item {i}") for i in range(1, 6)])
 
     return Item
 

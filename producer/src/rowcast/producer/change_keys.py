@@ -45,11 +45,7 @@ class ChangeKeys:
         else:
             constraints = cascades.of_delete(table)
         if condition is not None and pending.setting is None and not (computes or constraints):
-            pending.keys = condition.keys(sets)
-            if (rekeys or isinstance(statement, Delete)) and likened_columns(pending.stored, connection.dialect):
-                # A key that a collation takes for the row's own is not the one that is gone.
-                pending.selected = True
-                pending.keys = tuple(lock_named(connection, columns, list(dict.fromkeys(pending.keys))))
+            self._name_keys(connection, pending, condition.keys(sets), leaves=rekeys or isinstance(statement, Delete))
         elif self._can_return(connection, pending, statement) and not (rekeys or constraints or pending.stored.before):
             self._return_keys(pending, statement)
         else:
@@ -61,6 +57,16 @@ class ChangeKeys:
                 pending.rekeyed = constraints
         return None
 
+    def _name_keys(self, connection: Connection, pending: Pending, keys: tuple[Key, ...], *, leaves: bool) -> None:
+        """The keys that the parameters name. Of several that are to be gone afterwards, which were there must be known:
+        one that was not may be another transaction's by now."""
+        several = len(keys) > 1 and connection.dialect.name != "sqlite"
+        # A key that a collation takes for the row's own is not the one that is gone.
+        if leaves and (several or likened_columns(pending.stored, connection.dialect)):
+            pending.selected = True
+            keys = tuple(lock_named(connection, pending.stored.key_columns, list(dict.fromkeys(keys))))
+        pending.keys = keys
+
     def _can_return(self, connection: Connection, pending: Pending, statement: Update | Delete) -> bool:
         """Whether the statement itself can bring the keys back, as they are after it."""
         if pending.setting is not None:
@@ -69,9 +75,11 @@ class ChangeKeys:
         able = dialect.delete_returning if isinstance(statement, Delete) else dialect.update_returning
         if not able or len(pending.sets) > 1 or statements.has_own_returning(statement):
             return False
-        return not statements.has_return_defaults(statement) or statements.returns_keys_by_default(
-            statement, pending.key_columns
-        )
+        columns = pending.key_columns
+        if isinstance(statement, Update) and statements.assigns_values(statement, columns, pending.sets[0]):
+            # Of what is given as a value, return_defaults returns nothing.
+            return False
+        return not statements.has_return_defaults(statement) or statements.returns_keys_by_default(statement, columns)
 
     def _return_keys(self, pending: Pending, statement: Update | Delete) -> None:
         pending.returns = True
@@ -85,6 +93,7 @@ class ChangeKeys:
         pending.selected = True
         if computes and not self._can_return(connection, pending, statement):
             assert isinstance(statement, Update)
+            pending.foreseen = True
             pending.keys, pending.new_keys = statements.select_rekeyed(
                 connection, statement, columns, sets[0], pending.options
             )
@@ -107,6 +116,7 @@ class ChangeKeys:
                 )
             keys = statements.select_keys(connection, statement, columns, pending.sets, pending.options)
             pending.reached.append((other, keys))
+            pending.rows_beside += len(keys)
 
     def after(self, connection: Connection, pending: Pending, result: CursorResult[Any], notes: Touched) -> None:
         """Notes the keys. Raises CaptureError if they turn out not to be those that were read before."""
@@ -128,7 +138,7 @@ class ChangeKeys:
         new = pending.new_keys if pending.new_keys is not None else returned
         if new is not None:
             old = set(keys)
-            notes.note(pending.stored, Touch.INSERT, [k for k in new if k not in old], locked=pending.selected)
+            notes.note(pending.stored, Touch.INSERT, [k for k in new if k not in old], locked=False)
         if pending.rekeyed:
             parents = keys if new is None else new
             for child, moved in self._followers.of(connection, pending, pending.rekeyed, parents, delete=False):
@@ -141,13 +151,15 @@ class ChangeKeys:
         self, connection: Connection, pending: Pending, keys: Sequence[Key], rowcount: int
     ) -> None:
         name = pending.stored.full_name
-        if rowcount > len(keys):
+        if rowcount > len(keys) + pending.rows_beside:
             raise CaptureError(
                 f"a statement changed {rowcount} rows of {name}, of which only {len(keys)} were there when their keys "
                 "were read just before: others added rows meanwhile. Nothing is committed; run the transaction again."
             )
+        if not pending.foreseen:
+            return
         new = list(dict.fromkeys(pending.new_keys or ()))
-        if rowcount > 0 and len(list(lock_named(connection, pending.stored.key_columns, new))) < len(new):
+        if len(list(lock_named(connection, pending.stored.key_columns, new))) < len(new):
             raise CaptureError(
                 f"an UPDATE of {name} made other primary keys than its expressions had told just before, so its rows "
                 "are not known. Nothing is committed; give the keys as values, or let the statement return them."

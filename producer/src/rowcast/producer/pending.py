@@ -38,8 +38,8 @@ class Pending:
     """What is known of the statement and its rows."""
 
     __slots__ = (
-        "inserted", "keys", "new_keys", "old_rows", "options", "reached", "rekeyed", "returns", "rows_before",
-        "selected", "sets", "setting", "statement", "stored", "table",
+        "foreseen", "inserted", "keys", "new_keys", "old_rows", "options", "reached", "rekeyed", "returns",
+        "rows_before", "rows_beside", "selected", "sets", "setting", "statement", "stored", "table",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +66,12 @@ class Pending:
         """Whether ``return_defaults`` brings the keys back."""
         self.selected = False
         """Whether the keys were read, and locked, before the statement."""
+        self.foreseen = False
+        """Whether the new keys were computed beforehand, by the statement's own expressions."""
         self.rows_before = 0
         """Rows of the same statement that were executed one by one before."""
+        self.rows_beside = 0
+        """Rows of other tables that the statement changes too, and its rowcount counts."""
         self.setting: str | None = None
         """Of DML in a CTE: where the statement stores its keys."""
 

@@ -164,6 +164,13 @@ def assignments(statement: Update) -> list[tuple[str, Any]]:
     return [(str(getattr(column, "name", column)), value) for column, value in found]
 
 
+def assigns_values(statement: Update, columns: Sequence[sa.Column[Any]], parameters: Mapping[str, Any]) -> bool:
+    """Whether the statement sets one of the columns to a value, rather than to an expression."""
+    assigned = dict(assignments(statement))
+    values = [assigned.get(str(c.name), parameters.get(str(c.key))) for c in columns]
+    return any(v is not None and (isinstance(v, BindParameter) or not isinstance(v, ClauseElement)) for v in values)
+
+
 def new_keys(
     statement: Update, key_columns: Sequence[sa.Column[Any]], sets: Parameters, old: Sequence[Key]
 ) -> tuple[Key, ...] | None:
@@ -322,4 +329,5 @@ def hide_last_columns(result: CursorResult[Any], count: int) -> None:
 
 def add_to_rowcount(result: CursorResult[Any], rows: int) -> None:
     """For a statement that was executed one parameter set at a time: the result is of the last one only."""
-    result.context._rowcount = result.rowcount + rows
+    # A memoized property: what is set stays.
+    result.__dict__["rowcount"] = result.rowcount + rows
