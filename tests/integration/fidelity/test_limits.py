@@ -25,6 +25,7 @@ def table() -> sa.Table:
         sa.Column("at", sa.DateTime(timezone=True)),
         sa.Column("clock", sa.Time),
         sa.Column("number", sa.BigInteger),
+        sa.Column("plain_id", sa.Uuid(native_uuid=False)),
     )
 
 

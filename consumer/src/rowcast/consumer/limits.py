@@ -62,7 +62,7 @@ def _limits(column: ColumnShape, source: str, replica: str, dialect: Dialect, *,
             yield MIDNIGHT
         case "boolean", _ if replica == "postgresql":
             yield NUMBERS
-        case "uuid", _ if replica == "mysql" and getattr(dialect, "is_mariadb", False):
+        case "uuid", _ if replica == "mysql" and stored.compile(dialect=dialect) == "UUID":
             yield UUIDS
         case "string" | "char" | "text" | "enum" | "native", _:
             if replica == "postgresql":
