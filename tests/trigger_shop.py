@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -43,6 +44,11 @@ class TriggerShop(Shop):
         with self.other.begin() as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
+
+    def execute_scalars(self, query: str) -> list[Any]:
+        """The first column of what it finds."""
+        with self.other.connect() as connection:
+            return list(connection.exec_driver_sql(query).scalars())
 
 
 def plain_engine(url: sa.URL) -> sa.Engine:

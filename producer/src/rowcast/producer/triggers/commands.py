@@ -26,6 +26,7 @@ _log = logging.getLogger("rowcast.triggers")
 triggers = typer.Typer(
     name="triggers",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
