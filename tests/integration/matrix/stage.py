@@ -54,7 +54,7 @@ def case(*engines: str, changes: bool = True) -> Callable[[Callable[[Stage], Non
 class Stage:
     """What a case defines: tables, and the application's steps."""
 
-    def __init__(self, engine: sa.Engine, metadata: sa.MetaData) -> None:
+    def __init__(self, engine: sa.Engine, metadata: sa.MetaData, schema: str) -> None:
         class Base(DeclarativeBase):
             pass
 
@@ -65,12 +65,18 @@ class Stage:
         self.dialect = engine.dialect.name
         self.sessions: sessionmaker[Session] = sessionmaker(engine)
         self.steps: dict[str, list[Step]] = {"seed": [], "work": []}
-        self.copies: dict[str, sa.Table] = {}
-        """Tables that are not in the metadata, to be compared too, by their name on the replica."""
+        self.copies: list[sa.Table] = []
+        self.schema = schema
+        """A schema that is not the default one."""
+        self.capture: Capture
 
     def table(self, name: str, *columns: sa.schema.SchemaItem, **options: Any) -> sa.Table:
         """A table of the metadata that is captured."""
         return sa.Table(name, self.metadata, *columns, **options)
+
+    def copy(self, table: sa.Table) -> None:
+        """A table that is not in the metadata, and is to be compared too."""
+        self.copies.append(table)
 
     def seed(self, step: Step) -> Step:
         """What the application did before."""
@@ -95,19 +101,27 @@ class Outcome:
 class Played:
     """All cases of one engine, played through relay and worker."""
 
-    def __init__(self, engine_name: str, primary_url: str, replica_url: str, kafka: str, source: str) -> None:
-        self.engine = _application_engine(primary_url)
+    def __init__(
+        self, engine_name: str, primary_url: str, replica_url: str, schema: str, kafka: str, source: str
+    ) -> None:
+        self.engine = sa.create_engine(primary_url)
+        prepare_connections(self.engine, schema)
+        if self.engine.dialect.name != "sqlite":
+            with self.engine.begin() as connection:
+                connection.execute(sa.schema.CreateSchema(schema))
         self.replica = open_engine(replica_url, "replica", pooled=False)
         self.outcomes: dict[str, Outcome] = {}
         self._settings = settings_for(source, kafka, replica_url, primary_url)
         metadata = sa.MetaData()
         stages = {
-            c.name: self._define(c, Stage(self.engine, metadata)) for c in CASES.values() if engine_name in c.engines
+            c.name: self._define(c, Stage(self.engine, metadata, schema))
+            for c in CASES.values()
+            if engine_name in c.engines
         }
         self.capture = Capture(metadata, source=source)
         for stage in stages.values():
+            stage.capture = self.capture
             self.capture.install(stage.sessions)
-        self._schemas(metadata)
         metadata.create_all(self.engine)
         for name, stage in stages.items():
             self._play(stage, "seed", self.outcomes[name])
@@ -122,15 +136,8 @@ class Played:
         one.define(stage)
         stage.Base.registry.configure()
         own = [t for name, t in stage.metadata.tables.items() if name not in before and t.info.get("rowcast", True)]
-        self.outcomes[one.name] = Outcome({_replica_name(t, self.engine): t for t in own} | stage.copies)
+        self.outcomes[one.name] = Outcome({_replica_name(t, self.engine): t for t in [*own, *stage.copies]})
         return stage
-
-    def _schemas(self, metadata: sa.MetaData) -> None:
-        if self.engine.dialect.name == "sqlite":
-            return
-        with self.engine.begin() as connection:
-            for schema in sorted({t.schema for t in metadata.tables.values() if t.schema}):
-                connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
 
     def _play(self, stage: Stage, part: str, outcome: Outcome) -> None:
         for step in stage.steps[part]:
@@ -166,16 +173,18 @@ class Played:
         self.replica.dispose()
 
 
-def _application_engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
+def prepare_connections(engine: sa.Engine, schema: str) -> None:
+    """Foreign keys, patience and a second schema, where the engine needs to be asked for them."""
+    if engine.dialect.name != "sqlite":
+        return
 
-        @sa.event.listens_for(engine, "connect")
-        def prepare(connection: Any, _record: object) -> None:
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute("PRAGMA busy_timeout=30000")
-
-    return engine
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute(f"ATTACH '{engine.url.database}-{schema}' AS {schema}")
+        cursor.close()
 
 
 def _replica_name(table: sa.Table, primary: sa.Engine) -> str:

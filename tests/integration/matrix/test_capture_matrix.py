@@ -11,7 +11,7 @@ import pytest
 from integration.matrix.stage import CASES, Played
 from servers import Broker, DatabaseServer
 
-FAMILIES = ("unit_of_work", "bulk", "cascades")
+FAMILIES = ("unit_of_work", "bulk", "keys", "cascades", "names", "schemas", "by_hand")
 for family in FAMILIES:
     import_module(f"integration.matrix.{family}")
 
@@ -36,8 +36,12 @@ def played(
         if engine not in matrices:
             source = f"matrix-{engine}-{uuid.uuid4().hex[:8]}"
             try:
+                # MariaDB's schemas are databases: this one's name is nobody else's.
+                schema = f"stock_{uuid.uuid4().hex[:8]}"
+                if engine == "mariadb":
+                    made.append((request.getfixturevalue(engine), schema))
                 matrices[engine] = Played(
-                    engine, new_database(engine), new_database(engine), kafka.bootstrap_servers, source
+                    engine, new_database(engine), new_database(engine), schema, kafka.bootstrap_servers, source
                 )
             except Exception as error:  # noqa: BLE001  # every test of the engine raises it
                 matrices[engine] = error

@@ -126,18 +126,25 @@ class Changes:
                 notes.refuse(error)
                 raise
             if pending.rows_before:
-                statements.add_to_rowcount(result, pending.rows_before)
+                statements.set_rowcount(result, result.rowcount + pending.rows_before)
 
     def failed(self, connection: Connection, notes: Touched) -> None:
         """A statement with many parameter sets may have changed some rows before it failed, and on most engines the
         transaction can go on: what it may have changed is looked at again at commit."""
-        for pending in self._waiting.pop(connection, []):
+        waiting = self._waiting.pop(connection, [])
+        if connection.dialect.name == "postgresql":
+            # Nothing of it is left, and the transaction can only be rolled back, if only to a savepoint.
+            return
+        for pending in waiting:
             pending.keep_old_rows(notes)
             keys = pending.keys
             inserting = isinstance(pending.statement, Insert)
             if isinstance(pending.statement, Insert):
                 keys = inserts.given_keys(pending.statement, pending.key_columns, pending.sets)
             if keys is None:
+                if len(pending.sets) <= statements.rows_in_a_batch(connection.dialect, pending.sets[0]):
+                    # One statement, of which nothing is left.
+                    continue
                 pending.unseen(self._announcer, "a failed INSERT of several rows")
             else:
                 notes.note(pending.stored, Touch.INSERT if inserting else Touch.UPDATE, keys, locked=False)

@@ -29,6 +29,12 @@ def ctes_of(context: Any) -> list[CTE]:
     return list(ctes) if ctes else []
 
 
+def named_parameters(context: Any) -> dict[str, Any]:
+    """The parameters that the application has named; the others are in the statement itself."""
+    binds = context.compiled.binds
+    return {k: v for k, v in context.compiled_parameters[0].items() if k in binds and not binds[k].unique}
+
+
 def changes_rows(cte: CTE) -> bool:
     """Whether it is DML."""
     return isinstance(cte.element, UpdateBase)

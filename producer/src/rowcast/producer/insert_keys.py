@@ -31,7 +31,9 @@ class InsertKeys:
             pass
         elif statements.has_own_returning(statement):
             self._see_own_returning(pending, statement)
-        elif not inserts.names_rows_by_itself(statement, columns, pending.sets):
+        elif not inserts.names_rows_by_itself(statement, columns, pending.sets) or inserts.draws_a_key_for_zero(
+            statement, columns, pending.sets, dialect
+        ):
             if dialect.insert_returning and (len(pending.sets) == 1 or dialect.insert_executemany_returning):
                 pending.inserted = Inserted.INJECTED
                 pending.statement = statement.returning(*columns)
@@ -101,7 +103,9 @@ class InsertKeys:
             return ctes.stored_keys(connection, pending.setting, columns)
         match pending.inserted:
             case Inserted.INJECTED:
-                return [tuple(row) for row in result.all()]
+                keys = [tuple(row) for row in result.all()]
+                statements.set_rowcount(result, len(keys))
+                return keys
             case Inserted.IN_OWN_RETURNING:
                 return statements.peek_returned_keys(result, columns)
             case Inserted.ADDED | Inserted.APPENDED:

@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection, CursorResult, Dialect
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
 from rowcast.producer.locked_reads import read_locked
 from rowcast.producer.statements import Key, Parameters, has_return_defaults, is_same_table, table_of
+from rowcast.shared.types import MYSQL_FAMILY
 
 _CHUNK = 200
 
@@ -38,6 +39,16 @@ def names_rows_by_itself(statement: Insert, key_columns: Sequence[sa.Column[Any]
     if len(sets) == 1 and not statement._inline and key_columns[0].table.implicit_returning:
         return True
     return all(_given(statement, column, sets) for column in key_columns)
+
+
+def draws_a_key_for_zero(
+    statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters, dialect: Dialect
+) -> bool:
+    """Whether MySQL may put a number of its own in the place of a 0."""
+    if dialect.name not in MYSQL_FAMILY:
+        return False
+    column = key_columns[0].table._autoincrement_column
+    return column is not None and any(row.get(str(column.key)) == 0 for row in _rows(statement, sets))
 
 
 def _given(statement: Insert, column: sa.Column[Any], sets: Parameters) -> bool:
@@ -142,11 +153,15 @@ def conflicting_keys(
     return found
 
 
-def _rows(statement: Insert, sets: Parameters) -> Iterator[dict[str, Any]]:
+def _rows(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
     """What the statement gives for each row, by column key."""
     for single, parameters in single_rows(statement, sets) or ():
-        values = {str(getattr(c, "key", c)): v for c, v in (single._values or {}).items()}
-        yield values | dict(parameters)
+        values = {str(getattr(c, "key", c)): _value_of(v) for c, v in (single._values or {}).items()}
+        yield {**values, **parameters} if values else parameters
+
+
+def _value_of(value: Any) -> Any:
+    return value.effective_value if isinstance(value, BindParameter) else value
 
 
 def _conflicts(table: sa.Table, row: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
@@ -159,8 +174,7 @@ def _conflicts(table: sa.Table, row: Mapping[str, Any]) -> Iterator[ColumnElemen
 
 def _value(table: sa.Table, column: sa.Column[Any], row: Mapping[str, Any]) -> Any:
     if str(column.key) in row:
-        value = row[str(column.key)]
-        return value.effective_value if isinstance(value, BindParameter) else value
+        return row[str(column.key)]
     if isinstance(column.default, sa.ColumnDefault) and column.default.is_scalar:
         return column.default.arg
     if isinstance(column.default, sa.Sequence):

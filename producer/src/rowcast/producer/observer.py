@@ -68,7 +68,8 @@ class Observer:
     def after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
-        self._changes.after(connection, statements.dml_of(statement), result, self._notes)
+        if not OWN.keys() <= execution_options.keys():
+            self._changes.after(connection, statements.dml_of(statement), result, self._notes)
 
     def handle_error(self, context: Any) -> None:
         execution = context.execution_context
@@ -86,7 +87,7 @@ class Observer:
             self._see_text(connection, statement, options)
         elif OPTION not in options:
             for cte in filter(ctes.changes_rows, of_ctes):
-                known = context.compiled_parameters[0]
+                known = ctes.named_parameters(context)
                 statement = self._changes.before_cte(connection, statement, cte, known, options)
             statement += self._changes.returning_to_append(connection, statements.dml_of(context.invoked_statement))
         elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import ref
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection, CursorResult, Dialect
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.orm.context import FromStatement
 from sqlalchemy.sql import operators
@@ -327,7 +327,13 @@ def hide_last_columns(result: CursorResult[Any], count: int) -> None:
     result.columns(*range(len(result.keys()) - count))
 
 
-def add_to_rowcount(result: CursorResult[Any], rows: int) -> None:
-    """For a statement that was executed one parameter set at a time: the result is of the last one only."""
+def set_rowcount(result: CursorResult[Any], rows: int) -> None:
+    """What the application sees of a statement that was executed otherwise than it was given."""
     # A memoized property: what is set stays.
-    result.__dict__["rowcount"] = result.rowcount + rows
+    result.__dict__["rowcount"] = rows
+
+
+def rows_in_a_batch(dialect: Dialect, parameters: Mapping[str, Any]) -> int:
+    """How many rows of an INSERT with many parameter sets go into one statement, at least."""
+    most = dialect.insertmanyvalues_max_parameters // max(1, len(parameters))
+    return min(dialect.insertmanyvalues_page_size, most)
