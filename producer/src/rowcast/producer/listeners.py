@@ -152,6 +152,9 @@ class EngineListeners:
             self._forget(connection)
 
     def _roll_back(self, connection: Connection) -> None:
+        if connection.invalidated:
+            # It was lost, and the transaction with it.
+            return
         try:
             connection.dialect.do_rollback(connection.connection)
         except connection.dialect.loaded_dbapi.Error:
