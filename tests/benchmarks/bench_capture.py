@@ -24,6 +24,9 @@ from sqlalchemy import event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
+from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.triggers.definitions import Definitions
+from rowcast.producer.triggers.installing import install
 
 ROWS = 20_000
 
@@ -58,6 +61,8 @@ class Contestant:
         self.metadata.create_all(self.engine)
         with self.sessions() as session:
             session.execute(sa.insert(self.order), [self.values() for _ in range(ROWS)])
+            sequence = sa.func.pg_get_serial_sequence(self.order.__tablename__, "id")
+            session.execute(sa.select(sa.func.setval(sequence, 10**9)))
             session.commit()
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text(f"ANALYZE {self.order.__tablename__}"))
@@ -85,6 +90,12 @@ class Contestant:
             session.add_all([self.order(**self.values()) for _ in range(objects)])
             session.commit()
 
+    def flush_without_keys(self, objects: int) -> None:
+        """The database draws the keys: a thousand rows a statement, where `flush` sends one of each row."""
+        with self.sessions() as session:
+            session.add_all([self.order(**{**self.values(), "id": None}) for _ in range(objects)])
+            session.commit()
+
     def update_where(self, rows: int) -> None:
         with self.sessions() as session:
             session.execute(
@@ -102,6 +113,24 @@ class Captured(Contestant):
         super().__init__(name, engine)
         self.capture = Capture(self.metadata, source="bench")
         self.capture.install(self.sessions)
+
+    def sweep(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(self.metadata.tables["rowcast_outbox"].delete())
+
+
+class Triggers(Contestant):
+    """The application has no listeners at all; triggers write the outbox."""
+
+    def __init__(self, name: str, engine: sa.Engine) -> None:
+        super().__init__(name, engine)
+        outbox_tables(self.metadata)
+
+    def prepare(self) -> None:
+        super().prepare()
+        with self.engine.begin() as connection:
+            (table,) = Definitions(self.metadata).read(connection, [(None, self.order.__tablename__)])
+            install(connection, table)
 
     def sweep(self) -> None:
         with self.engine.begin() as connection:
@@ -156,21 +185,22 @@ def measure(what: str, work: Callable[[Contestant], None], contestants: list[Con
         )
 
 
+KINDS = {"plain": Contestant, "rowcast": Captured, "triggers": Triggers, "python": PythonOutbox}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
-    contestants: list[Contestant] = [
-        kind(name, sa.create_engine(arguments.url))
-        for name, kind in (("plain", Contestant), ("rowcast", Captured), ("python", PythonOutbox))
-    ]
+    contestants: list[Contestant] = [kind(name, sa.create_engine(arguments.url)) for name, kind in KINDS.items()]
     for contestant in contestants:
         contestant.prepare()
     measure("OLTP mix, 50 transactions", lambda c: c.oltp(50), contestants, arguments.rounds)
     large = max(7, arguments.rounds // 4)
     measure("flush of 10,000 objects", lambda c: c.flush(10_000), contestants, large)
-    measure("update().where() of 10,000", lambda c: c.update_where(10_000), contestants[:2], large)
+    measure("the same, keys drawn", lambda c: c.flush_without_keys(10_000), contestants, large)
+    measure("update().where() of 10,000", lambda c: c.update_where(10_000), contestants[:3], large)
 
 
 if __name__ == "__main__":
