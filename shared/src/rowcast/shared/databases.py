@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Engine
@@ -35,11 +38,23 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
     return engine
 
 
+_BUSY_S = 30
+
+
 def _sqlite_connection(connection: object, _record: object) -> None:
     """Wait for other processes' locks rather than fail, and let readers and one writer work side by side."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:d}")
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # The change of mode does not heed the timeout: processes that start at once get in each other's way.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
     cursor.close()
 
 

@@ -1,0 +1,27 @@
+"""Opening SQLite files that others use."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+from rowcast.shared.databases import open_engine
+
+
+def test_a_file_that_another_connection_holds_is_waited_for(tmp_path: Path) -> None:
+    """Its journal's mode cannot be changed meanwhile, and SQLite itself does not wait for that."""
+    path = tmp_path / "shop.db"
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("CREATE TABLE t (a)")
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.5, other.rollback)
+    release.start()
+    begun = time.monotonic()
+    engine = open_engine(f"sqlite:///{path}", "primary", pooled=False)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    assert time.monotonic() - begun > 0.3
+    release.join()
+    other.close()
