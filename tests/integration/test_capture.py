@@ -633,3 +633,30 @@ def test_a_capture_reads_what_is_stored_rather_than_the_transactions_snapshot(
             session.execute(sa.update(m.Tag).where(m.Tag.id == 1).values(name="theirs"))
             session.commit()
         assert [c["a"]["name"] for c in shop.take()] == ["theirs", "theirs"]
+
+
+def test_a_capture_lets_nothing_be_committed_whose_keys_it_did_not_foresee(
+    new_database: Callable[[str], str],
+) -> None:
+    """The statement has run when that shows, and the application may not care about the error."""
+    with open_shop(new_database("mariadb")) as shop:
+        token = shop.models.Token
+        with shop.sessions() as session:
+            session.add(token())
+            session.commit()
+        shop.take()
+        anew = sa.update(token.__table__).values(id=sa.func.replace(sa.func.uuid(), "-", ""))
+        with shop.sessions() as session:
+            nested = session.begin_nested()
+            with pytest.raises(CaptureError, match="made other primary keys than its expressions had told"):
+                session.execute(anew)
+            nested.rollback()
+            session.add(token())
+            session.commit()
+            assert len(shop.take()) == 1
+            with pytest.raises(CaptureError):
+                session.execute(anew)
+            with pytest.raises(CaptureError, match="made other primary keys"):
+                session.commit()
+        shop.take()
+        assert shop.mirror == shop.rows()

@@ -259,9 +259,7 @@ def post_update_and_versions(stage: Stage) -> None:
         __tablename__ = "widgets"
         id: Mapped[int] = mapped_column(primary_key=True)
         version: Mapped[int] = mapped_column()
-        favourite_id: Mapped[int | None] = mapped_column(
-            sa.ForeignKey("widget_parts.id", name="favourite", use_alter=True)
-        )
+        favourite_id: Mapped[int | None] = mapped_column(sa.ForeignKey("widget_parts.id", name="favourite"))
         parts = relationship("WidgetPart", primaryjoin="Widget.id == WidgetPart.widget_id")
         favourite = relationship("WidgetPart", primaryjoin="Widget.favourite_id == WidgetPart.id", post_update=True)
         __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
@@ -269,7 +267,7 @@ def post_update_and_versions(stage: Stage) -> None:
     class WidgetPart(stage.Base):
         __tablename__ = "widget_parts"
         id: Mapped[int] = mapped_column(primary_key=True)
-        widget_id: Mapped[int | None] = mapped_column(sa.ForeignKey("widgets.id"))
+        widget_id: Mapped[int | None] = mapped_column(sa.ForeignKey("widgets.id", name="part_of"))
 
     @stage.seed
     def rows(s: Session) -> None:

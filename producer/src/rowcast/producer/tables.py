@@ -165,8 +165,8 @@ class CapturedTables:
         self._settings: dict[sa.Table, TableSettings] = {}
 
     def __iter__(self) -> Iterator[sa.Table]:
-        """Every table to capture, parents before children where foreign keys allow."""
-        return (table for table in self.metadata.sorted_tables if self.wants(table))
+        """Every table to capture. In no order: where foreign keys go round, sorting would warn the application."""
+        return (table for table in list(self.metadata.tables.values()) if self.wants(table))
 
     def wants(self, table: sa.Table) -> bool:
         """Whether this table of the metadata is captured."""
@@ -226,7 +226,7 @@ class CapturedTables:
 
     def candidates(self) -> list[sa.Table]:
         """The tables of the metadata that are not rowcast's own."""
-        return [table for table in self.metadata.sorted_tables if not table.name.startswith(PREFIX)]
+        return [table for table in self.metadata.tables.values() if not table.name.startswith(PREFIX)]
 
     def unknown(self) -> list[str]:
         """The names in the configuration that no table has."""
