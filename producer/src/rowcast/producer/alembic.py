@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy.engine import Connection
 
-from rowcast.producer.transaction_names import TABLE
+from rowcast.producer.transaction_names import DISPLACED, TABLE
 from rowcast.producer.triggers.definitions import Definitions
 from rowcast.producer.triggers.installing import drop, install
 from rowcast.shared.errors import ConfigurationError
@@ -20,8 +20,8 @@ from rowcast.shared.table_settings import TableSettings
 
 
 def include_name(name: str | None, type_: str, _parents: Mapping[str, str | None]) -> bool:
-    """For ``context.configure(include_name=…)``: autogenerate leaves the table alone that triggers bring along."""
-    return not (type_ == "table" and name == TABLE)
+    """For ``context.configure(include_name=…)``: autogenerate leaves the tables alone that triggers bring along."""
+    return not (type_ == "table" and name in (TABLE, DISPLACED))
 
 
 @Operations.register_operation("rowcast_install_triggers")

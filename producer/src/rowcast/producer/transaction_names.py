@@ -15,6 +15,9 @@ from rowcast.producer.drain import OWN
 TABLE = "rowcast_transaction"
 """MariaDB: empty, and never otherwise. SQLite: one row with the token."""
 
+DISPLACED = "rowcast_displaced"
+"""SQLite: rows that the statement at work may delete unseen; empty otherwise."""
+
 FUNCTION = "rowcast_transaction_id"
 """MariaDB: InnoDB's number of the transaction."""
 

@@ -6,12 +6,19 @@ outbox's ids, and transactions that follow each other may be published as one. T
 names what is written until the token is changed: by a relay before it looks, which cannot come in the middle of a
 transaction; by the capture's listeners when they write at commit; and by the trigger itself where others have written
 meanwhile.
+
+**REPLACE** deletes rows that are in the way, and fires no triggers for them (unless a program sets
+``recursive_triggers``). So a BEFORE trigger notes the rows that have one of the new row's unique values, and the AFTER
+trigger tells of those that are gone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+import sqlalchemy as sa
 
 from rowcast.producer import transaction_names
 from rowcast.producer.clock import now_ms
@@ -26,6 +33,10 @@ from rowcast.shared.shapes import PortableType
 
 _LONGEST = 200
 
+_ROWID = "_rowid_"
+
+DISPLACED = transaction_names.DISPLACED
+
 
 class SQLiteTriggers(TriggerDialect):
     events = ("insert", "update", "delete")
@@ -34,6 +45,11 @@ class SQLiteTriggers(TriggerDialect):
         return {**super().compile_options(), "images": _PlainImages}
 
     def refuse(self, table: CapturedTable) -> None:
+        if table.shape.schema != self.default_schema:
+            raise ConfigurationError(
+                f"{table.full_name} is in another file than the outbox, and SQLite's triggers write into their own "
+                "file only. Capture it by listeners."
+            )
         if DIGEST_FUNCTION in "".join(self.create(table, "")):
             hashed = [c.name for c in table.shape.columns if c.masking is not None and c.masking.hash is not None]
             raise ConfigurationError(
@@ -51,6 +67,7 @@ class SQLiteTriggers(TriggerDialect):
             "(id INTEGER PRIMARY KEY CHECK (id = 1), tx TEXT NOT NULL, used INTEGER NOT NULL)"
         )
         self.run(f"INSERT OR IGNORE INTO {table} VALUES (1, {transaction_names.NEW_TOKEN}, 0)")
+        self.run(f"CREATE TABLE IF NOT EXISTS {DISPLACED} (table_name TEXT NOT NULL, number INTEGER, line TEXT)")
 
     def create(self, table: CapturedTable, marker: str) -> Sequence[str]:
         gone = self.sql(gone_line(table, self.of("OLD"), self.of("OLD")))
@@ -63,18 +80,68 @@ class SQLiteTriggers(TriggerDialect):
             "update": f"{still}\nUNION ALL\n{added}",
             "delete": still,
         }
-        return [
+        rivals = self._rivals(table)
+        told = self._tell_displaced(table) if rivals else ""
+        statements = [
             *self.drop(table.shape.schema, table.shape.name),
             *(
                 f"CREATE TRIGGER {self._name(table.shape.name, event)} AFTER {event.upper()} "
                 f"ON {self.quote(table.shape.name)}\nBEGIN\n/* {marker} */\n{transaction_names.USE_TOKEN};\n"
-                f"{self._write(line)}END"
+                f"{told if event != 'delete' else ''}{self._write(line)}END"
                 for event, line in lines.items()
             ),
         ]
+        if rivals:
+            for event, others in (("insert", ""), ("update", f" AND {self._number(table)} <> OLD.{_ROWID}")):
+                statements.append(
+                    f"CREATE TRIGGER {self._name(table.shape.name, f'before{event}')} BEFORE {event.upper()} "
+                    f"ON {self.quote(table.shape.name)}\nBEGIN\n/* {marker} */\n"
+                    f"{self._note_displaced(table, f'({rivals}){others}')}END"
+                )
+        return statements
+
+    def _rivals(self, table: CapturedTable) -> str:
+        """The condition that a row has a unique value of NEW's; empty if there is nothing that REPLACE could delete
+        unseen."""
+        keys = [u.columns for u in table.table.constraints if isinstance(u, sa.UniqueConstraint)]
+        keys += [index.columns for index in table.table.indexes if index.unique]
+        name = self.quote(table.shape.name)
+        conditions = {
+            " AND ".join(f"{name}.{self.quote(str(c.name))} = NEW.{self.quote(str(c.name))}" for c in columns)
+            for columns in keys
+        }
+        return " OR ".join(f"({one})" for one in sorted(conditions)) if self._has_rowid(table) else ""
+
+    def _has_rowid(self, table: CapturedTable) -> bool:
+        """Not WITHOUT ROWID, and no column that hides it."""
+        definition = self.run(
+            f"SELECT sql FROM sqlite_master WHERE type = 'table' AND name = {self.literal(table.shape.name)}"
+        ).scalar_one()
+        return _ROWID not in table.table.columns and not re.search(r"\bWITHOUT\s+ROWID\b", definition, re.IGNORECASE)
+
+    def _number(self, table: CapturedTable) -> str:
+        return f"{self.quote(table.shape.name)}.{_ROWID}"
+
+    def _note_displaced(self, table: CapturedTable, condition: str) -> str:
+        line = self.sql(gone_line(table, stored, stored))
+        name = self.literal(table.shape.name)
+        return (
+            f"DELETE FROM {DISPLACED} WHERE table_name = {name};\n"
+            f"INSERT INTO {DISPLACED} SELECT {name}, {self._number(table)}, {line} "
+            f"FROM {self.quote(table.shape.name)} WHERE {condition};\n"
+        )
+
+    def _tell_displaced(self, table: CapturedTable) -> str:
+        name = self.literal(table.shape.name)
+        gone = (
+            f"SELECT line FROM {DISPLACED} WHERE table_name = {name} AND NOT EXISTS "
+            f"(SELECT 1 FROM {self.quote(table.shape.name)} WHERE {self._number(table)} = {DISPLACED}.number)"
+        )
+        return f"{self._write(gone)}DELETE FROM {DISPLACED} WHERE table_name = {name};\n"
 
     def drop(self, schema: str, name: str) -> Sequence[str]:
-        return [f"DROP TRIGGER IF EXISTS {self._name(name, event)}" for event in self.events]
+        events = (*self.events, "beforeinsert", "beforeupdate")
+        return [f"DROP TRIGGER IF EXISTS {self._name(name, event)}" for event in events]
 
     def installed(self) -> list[Installed]:
         found = self.run(
