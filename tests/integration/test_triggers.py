@@ -311,7 +311,7 @@ def test_a_partitioned_table_is_captured_through_its_parent(postgresql_shop: Tri
 class Batch(threading.Thread):
     """A program that runs transactions of several statements; every row names its transaction."""
 
-    def __init__(self, engine: sa.Engine, writer: int, transactions: int) -> None:
+    def __init__(self, engine: sa.Engine, writer: int, transactions: range) -> None:
         super().__init__(daemon=True)
         self.engine, self.writer, self.transactions = engine, writer, transactions
         self.random = random.Random(writer)
@@ -320,7 +320,7 @@ class Batch(threading.Thread):
     def run(self) -> None:
         try:
             with self.engine.connect() as connection:
-                for n in range(self.transactions):
+                for n in self.transactions:
                     for i in range(self.random.randint(1, 4)):
                         connection.exec_driver_sql(
                             "INSERT INTO readings (sensor, at, value) VALUES "
@@ -340,9 +340,9 @@ class Batch(threading.Thread):
             self.error = error
 
 
-def interleave(engine: sa.Engine, writers: int = 4, transactions: int = 60) -> None:
-    """Several connections, each with transactions of several statements."""
-    threads = [Batch(engine, writer, transactions) for writer in range(writers)]
+def interleave(engine: sa.Engine, transactions: range = range(60)) -> None:
+    """Four connections, each with transactions of several statements, which have these numbers."""
+    threads = [Batch(engine, writer, transactions) for writer in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -72,7 +72,9 @@ def test_transactions_stay_whole_while_others_run(kafka: Broker, source_name: st
         with running(settings) as relay:
             shop.execute("INSERT INTO readings (sensor, at) VALUES ('first', 1)")
             wait_until(lambda: backlog(shop.engine, source_name).lsn > 0)
-            interleave(shop.other, transactions=200)
+            for first in (0, 50, 100):
+                interleave(shop.other, range(first, first + 50))
+                wait_until(lambda: backlog(shop.engine, source_name).rows == 0)
             assert relay.error is None
         publish(settings)
         batches = shop.execute_scalars("SELECT DISTINCT sensor FROM readings")
@@ -81,7 +83,7 @@ def test_transactions_stay_whole_while_others_run(kafka: Broker, source_name: st
     if shop.engine.dialect.name != "sqlite":
         assert all(len(transaction) == 1 for transaction in published)
     else:
-        assert len(published) > 3, "the relay came too late to part anything"
+        assert len(published) >= 4, "what the relay had published before goes with what came after"
 
 
 def test_one_transaction_through_listeners_and_triggers_is_one(
