@@ -179,7 +179,8 @@ class Leader:
     def longest_pause(self) -> float:
         """Seconds until ``work`` must be called again, even if nothing comes."""
         due = self._renewal_in()
-        if self._publisher.begun_at is not None:
+        # While a commit is under way no other is due; its end wakes the relay.
+        if self._publisher.begun_at is not None and not self._publisher.committing:
             due = min(due, self._sent_at + self._interval * _IDLE - time.monotonic())
         return max(0.0, due)
 
