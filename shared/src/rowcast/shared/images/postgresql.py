@@ -25,11 +25,8 @@ class PostgreSQLImages(ImageDialect):
     def row(self, members: Sequence[tuple[str, str]]) -> str:
         # json_build_object looks every argument's type up for every row, names included, and takes no more than 100:
         # it needs a third longer.
-        columns = ", ".join(f"{sql} AS {self._name(name)}" for name, sql in members)
+        columns = ", ".join(f"{sql} AS {self.quote(name)}" for name, sql in members)
         return f"(SELECT row_to_json(rowcast_image.*)::text FROM (SELECT {columns}) AS rowcast_image)"
-
-    def _name(self, name: str) -> str:
-        return '"' + name.replace('"', '""').replace("%", self.percent) + '"'
 
     def value(self, sql: str, type_: PortableType) -> str:
         if type_.name in _AS_IT_IS:
