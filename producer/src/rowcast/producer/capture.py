@@ -70,7 +70,7 @@ class Capture:
         self._session_targets: list[Any] = []
         self._async_classes: list[tuple[Any, Any]] = []
         self._callbacks: list[Callable[[], None]] = []
-        self._drained = threading.Event()
+        self._drained = _Drained()
         self._lock = threading.Lock()
 
     @classmethod
@@ -241,10 +241,20 @@ class Capture:
         self._wake()
 
     def _wake(self) -> None:
-        if self._drained.is_set():
-            self._drained.clear()
+        if self._drained.here:
+            self._drained.here = False
             for callback in tuple(self._callbacks):
                 callback()
+
+
+class _Drained(threading.local):
+    """Whether this thread has written to the outbox since callbacks were last called in it: another thread's commit is
+    not this one's."""
+
+    here = False
+
+    def set(self) -> None:
+        self.here = True
 
 
 def _unwrapped(target: Any) -> Any:

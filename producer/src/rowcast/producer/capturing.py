@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rowcast.producer import transaction_names
-from rowcast.producer.drain import OWN
+from rowcast.producer.locked_reads import OWN
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.table_settings import TableSettings

@@ -115,7 +115,7 @@ class ChangeKeys:
                     "refer to. Change one table at a time."
                 )
             keys = statements.select_keys(connection, statement, columns, pending.sets, pending.options)
-            pending.reached.append((other, keys))
+            pending.reached = [*pending.reached, (other, keys)]
             pending.rows_beside += len(keys)
 
     def after(self, connection: Connection, pending: Pending, result: CursorResult[Any], notes: Touched) -> None:

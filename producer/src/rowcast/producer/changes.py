@@ -17,7 +17,9 @@ from rowcast.producer.change_keys import ChangeKeys
 from rowcast.producer.followers import Followers
 from rowcast.producer.insert_keys import InsertKeys
 from rowcast.producer.pending import TRANSLATE, CapturedOf, Inserted, Pending
+from rowcast.producer.plain import PlainStatements
 from rowcast.producer.statements import Parameters
+from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Touch, Touched
 from rowcast.shared.errors import CaptureError
 
@@ -31,6 +33,7 @@ class Changes:
         self._captured = captured
         self._waiting: WeakKeyDictionary[Connection, list[Pending]] = WeakKeyDictionary()
         followers = Followers(metadata, captured, announcer)
+        self._plain = PlainStatements(followers, announcer)
         self._insert_keys = InsertKeys(followers, announcer)
         self._change_keys = ChangeKeys(followers, captured)
 
@@ -42,20 +45,23 @@ class Changes:
         self,
         connection: Connection,
         statement: UpdateBase,
+        stored: CapturedTable,
         sets: Parameters,
         execution_options: Mapping[str, Any],
     ) -> tuple[UpdateBase, Parameters]:
         """Reads the keys, and old rows, that only now can be read; returns the statement and the parameters to run in
-        their place.
+        their place. ``stored``: its table, under its ``schema_translate_map``.
 
         Raises CaptureError for what cannot be captured at all, and as Announcer for what cannot be told.
         """
         translation = execution_options.get(TRANSLATE)
-        table = self._captured(connection, statements.table_of(statement), None)
-        stored = self._captured(connection, statements.table_of(statement), translation)
+        table = self._captured(connection, statements.table_of(statement), None) if translation else stored
         assert table is not None
-        assert stored is not None
         pending = Pending(statement, table, stored, sets, {TRANSLATE: translation})
+        if self._plain.recognise(pending, connection.dialect):
+            pending.plain = True
+            self._waiting.setdefault(connection, []).append(pending)
+            return statement, sets
         if isinstance(statement, Insert):
             singles = self._insert_keys.before(connection, pending, statement)
         elif isinstance(statement, Update | Delete):
@@ -64,7 +70,7 @@ class Changes:
             pending.unseen(self._announcer, "a statement of an unknown kind")
             return statement, sets
         if singles is not None:
-            return self._one_by_one(connection, singles, execution_options)
+            return self._one_by_one(connection, singles, stored, execution_options)
         pending.see_old_rows(connection)
         self._waiting.setdefault(connection, []).append(pending)
         return pending.statement, pending.sets
@@ -108,16 +114,18 @@ class Changes:
         notes_of: Callable[[Connection], Touched],
     ) -> None:
         """Notes the keys that the statement, now executed, has changed."""
-        waiting = self._waiting.get(connection)
+        waiting = self._waiting.get(connection) if self._waiting else None
         if not waiting:
             return
         notes = notes_of(connection)
-        own = [pending for pending in waiting if pending.setting is not None or pending.statement is statement]
+        own = [pending for pending in waiting if pending.statement is statement or pending.setting is not None]
         for pending in own:
             waiting.remove(pending)
             pending.keep_old_rows(notes)
             try:
-                if isinstance(pending.statement, Insert):
+                if pending.plain:
+                    self._plain.note(pending, result, notes)
+                elif isinstance(pending.statement, Insert):
                     self._insert_keys.after(connection, pending, result, notes)
                 else:
                     self._change_keys.after(connection, pending, result, notes)
@@ -161,6 +169,7 @@ class Changes:
         self,
         connection: Connection,
         singles: Sequence[tuple[UpdateBase, Mapping[str, Any]]],
+        stored: CapturedTable,
         execution_options: Mapping[str, Any],
     ) -> tuple[UpdateBase, Parameters]:
         """Executes all but the last, and returns the last: of one row at a time, the database tells the key."""
@@ -168,6 +177,6 @@ class Changes:
         for statement, parameters in singles[:-1]:
             rows += connection.execute(statement, dict(parameters), execution_options=execution_options).rowcount
         last, parameters = singles[-1]
-        prepared = self.before(connection, last, [parameters], execution_options)
+        prepared = self.before(connection, last, stored, [parameters], execution_options)
         self._waiting[connection][-1].rows_before = rows
         return prepared

@@ -17,9 +17,9 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from rowcast.producer import statements
 from rowcast.producer.clock import now_ms
 from rowcast.producer.likened import exactly, likened_columns
-from rowcast.producer.locked_reads import OWN as OWN
 from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.outbox_lines import gone_line, row_line
@@ -62,7 +62,7 @@ class _Compiled:
         self._positions = compiled.positiontup if compiled.positional else None
         binds = {name: bind for bind, name in compiled.bind_names.items()}
         types = {name: bind.type.dialect_impl(dialect) for name, bind in binds.items()}
-        self._processors = {name: type_.bind_processor(dialect) for name, type_ in types.items()}
+        self._processors = {name: _processor(type_, dialect) for name, type_ in types.items()}
         # The salts of hashes come with the statement.
         self._own = {name: bind.value for name, bind in binds.items() if not bind.required}
 
@@ -74,7 +74,15 @@ class _Compiled:
             for name, process in self._processors.items()
         }
         values = ready if self._positions is None else tuple(ready[name] for name in self._positions)
-        connection.exec_driver_sql(self._sql, values, execution_options=OWN)
+        statements.execute_without_result(connection, self._sql, values)
+
+
+def _processor(type_: sa.types.TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """What makes a value ready for the driver."""
+    if dialect.driver.startswith("psycopg") and isinstance(type_, sa.ARRAY) and isinstance(type_.item_type, sa.Integer):
+        # Of a list the driver makes the text number by number, and the server an array of another type first.
+        return lambda numbers: "{" + ",".join(map(int.__repr__, numbers)) + "}"
+    return type_.bind_processor(dialect)
 
 
 class Drain:

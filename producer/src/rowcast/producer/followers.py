@@ -47,7 +47,8 @@ class Followers:
             child = self._captured(connection, constraint.table, pending.options[TRANSLATE])
             if child is not None and action.upper() == "SET DEFAULT" and into_key(constraint):
                 self._announcer.unseen(child.full_name, "SET DEFAULT into its primary key", str(pending.statement))
-        pending.reached += self.of(connection, pending, constraints, keys, delete=delete)
+        followers = self.of(connection, pending, constraints, keys, delete=delete)
+        pending.reached = [*pending.reached, *followers]
 
     def of(
         self,

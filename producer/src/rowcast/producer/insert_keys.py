@@ -76,7 +76,7 @@ class InsertKeys:
                 what = f"a REPLACE or upsert for which {unknown.column!r} is not known beforehand"
                 pending.unseen(self._announcer, what)
             return
-        pending.reached.append((pending.stored, keys))
+        pending.reached = [*pending.reached, (pending.stored, keys)]
         self._followers.see(connection, pending, constraints, keys, delete=replaces)
 
     def after(self, connection: Connection, pending: Pending, result: CursorResult[Any], notes: Touched) -> None:
@@ -111,4 +111,4 @@ class InsertKeys:
             case Inserted.ADDED | Inserted.APPENDED:
                 return statements.peek_last_columns(result, columns)
             case Inserted.REPORTED:
-                return inserts.inserted_keys(statement, result, columns, pending.sets)
+                return pending.keys or inserts.inserted_keys(statement, result, columns, pending.sets)

@@ -22,12 +22,15 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
     """The keys that an INSERT's parameters name; None if they do not."""
     if statement._multi_values or statement.select is not None:
         return None
-    if not all(column.key in parameters for column in key_columns for parameters in sets):
-        return None
-    given = [[parameters[column.key] for parameters in sets] for column in key_columns]
-    if any(value is None or isinstance(value, ClauseElement) for values in given for value in values):
-        return None
-    return tuple(zip(*given, strict=True))
+    names = [column.key for column in key_columns]
+    keys = []
+    for parameters in sets:
+        key = tuple([parameters.get(name) for name in names])
+        for value in key:
+            if value is None or isinstance(value, ClauseElement):
+                return None
+        keys.append(key)
+    return tuple(keys)
 
 
 def names_rows_by_itself(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> bool:

@@ -23,9 +23,11 @@ from rowcast.producer.touched import Touched
 from rowcast.producer.translated import TranslatedTables, Translation
 
 _EVENTS = (
-    "before_execute", "after_execute", "before_cursor_execute", "handle_error", "begin", "rollback", "commit",
-    "prepare_twophase", "commit_twophase", "rollback_twophase", "savepoint", "rollback_savepoint", "release_savepoint",
+    "begin", "rollback", "commit", "prepare_twophase", "commit_twophase", "rollback_twophase",
+    "savepoint", "rollback_savepoint", "release_savepoint",
 )  # fmt: skip
+
+_OF_STATEMENTS = ("before_execute", "after_execute", "before_cursor_execute", "handle_error")
 
 _REPLACING = ("before_execute", "before_cursor_execute")
 
@@ -57,6 +59,11 @@ class EngineListeners:
         self._observer = Observer(
             tables.metadata, outbox.outbox, self.captured, self._notes, self._bound_memory, announcer
         )
+        # The observer's methods themselves: they are called for every statement.
+        self._events: dict[str, Callable[..., Any]] = {
+            **{name: getattr(self, f"_{name}") for name in _EVENTS},
+            **{name: getattr(self._observer, name) for name in _OF_STATEMENTS},
+        }
         self._translated = TranslatedTables(tables, engine.dialect)
         self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
 
@@ -64,13 +71,13 @@ class EngineListeners:
 
     def install(self) -> None:
         """Starts listening."""
-        for name in _EVENTS:
-            event.listen(self.engine, name, getattr(self, f"_{name}"), retval=name in _REPLACING)
+        for name, listener in self._events.items():
+            event.listen(self.engine, name, listener, retval=name in _REPLACING)
 
     def uninstall(self) -> None:
         """Stops listening; what open transactions have noted is dropped."""
-        for name in _EVENTS:
-            event.remove(self.engine, name, getattr(self, f"_{name}"))
+        for name, listener in self._events.items():
+            event.remove(self.engine, name, listener)
         self._transactions.clear()
 
     def captured(
@@ -187,26 +194,8 @@ class EngineListeners:
 
     # -- statements
 
-    def _before_execute(
-        self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
-    ) -> tuple[Any, Any, Any]:
-        return self._observer.before_execute(connection, statement, multiparams, params, execution_options)
-
     def _bound_memory(self, connection: Connection) -> None:
         """A huge transaction is written bit by bit: its rows are locked until it ends, so nothing changes between."""
         touched = self._transactions.get(connection)
         if touched is not None and touched.keys > _MOST_KEYS and not touched.in_savepoint:
             self.flush(connection)
-
-    def _after_execute(
-        self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
-    ) -> None:
-        self._observer.after_execute(connection, statement, multiparams, params, execution_options, result)
-
-    def _before_cursor_execute(
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-    ) -> tuple[str, Any]:
-        return self._observer.before_cursor_execute(connection, cursor, statement, parameters, context, executemany)
-
-    def _handle_error(self, context: Any) -> None:
-        self._observer.handle_error(context)

@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 Key = tuple[Any, ...]
 
-OWN = {"rowcast_own": True}
+OWN_OPTION = "rowcast_own"
+OWN = {OWN_OPTION: True}
 """Execution options that mark rowcast's own statements for its listeners."""
 
 AS_STORED: Mapping[str, Any] = {"schema_translate_map": None}

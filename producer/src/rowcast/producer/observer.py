@@ -12,7 +12,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from rowcast.producer import ctes, statements
 from rowcast.producer.announcements import Announcer
 from rowcast.producer.changes import Changes
-from rowcast.producer.locked_reads import OWN
+from rowcast.producer.locked_reads import OWN_OPTION
 from rowcast.producer.named_rows import IGNORE, OPTION, named_rows, touch
 from rowcast.producer.pending import TRANSLATE, CapturedOf
 from rowcast.producer.sql_text import changed_tables
@@ -49,7 +49,7 @@ class Observer:
     ) -> tuple[Any, Any, Any]:
         statement = statements.resolved(statement)
         changing = statements.dml_of(statement)
-        if changing is not None and not OWN.keys() <= execution_options.keys():
+        if changing is not None and OWN_OPTION not in execution_options:
             translation = execution_options.get(TRANSLATE)
             table = self._captured(connection, statements.table_of(changing), translation)
             if table is not None:
@@ -59,7 +59,7 @@ class Observer:
                     self._take_the_applications_word(connection, execution_options)
                 else:
                     sets = statements.parameter_sets(multiparams, params)
-                    instead, fewer = self._changes.before(connection, changing, sets, execution_options)
+                    instead, fewer = self._changes.before(connection, changing, table, sets, execution_options)
                     statement = statements.with_dml(statement, instead)
                     if fewer is not sets:
                         multiparams, params = [], dict(fewer[0])
@@ -68,7 +68,7 @@ class Observer:
     def after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
-        if not OWN.keys() <= execution_options.keys():
+        if OWN_OPTION not in execution_options:
             self._changes.after(connection, statements.dml_of(statement), result, self._notes)
 
     def handle_error(self, context: Any) -> None:
@@ -79,17 +79,17 @@ class Observer:
     def before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> tuple[str, Any]:
-        if context is None or OWN.keys() <= context.execution_options.keys():
+        if context is None or OWN_OPTION in (options := context.execution_options):
             return statement, parameters
-        options = context.execution_options
         of_ctes = ctes.ctes_of(context)
-        if statements.is_text(context) or any(map(ctes.is_text, of_ctes)):
+        if statements.is_text(context) or (of_ctes and any(map(ctes.is_text, of_ctes))):
             self._see_text(connection, statement, options)
         elif OPTION not in options:
             for cte in filter(ctes.changes_rows, of_ctes):
                 known = ctes.named_parameters(context)
                 statement = self._changes.before_cte(connection, statement, cte, known, options)
-            statement += self._changes.returning_to_append(connection, statements.dml_of(context.invoked_statement))
+            if (dml := statements.dml_of(context.invoked_statement)) is not None:
+                statement += self._changes.returning_to_append(connection, dml)
         elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):
             self._take_the_applications_word(connection, options)
         return statement, parameters

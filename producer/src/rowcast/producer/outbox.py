@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import mysql
 
 PREFIX = "rowcast_"
@@ -91,7 +93,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
 def _table(metadata: sa.MetaData, name: str, *columns: sa.schema.SchemaItem) -> sa.Table:
     if name in metadata.tables:
         return metadata.tables[name]
-    return sa.Table(
+    table = sa.Table(
         name,
         metadata,
         *columns,
@@ -100,3 +102,15 @@ def _table(metadata: sa.MetaData, name: str, *columns: sa.schema.SchemaItem) -> 
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )
+    if name == "rowcast_outbox":
+        event.listen(table, "after_create", _compress_quickly)
+    return table
+
+
+def _compress_quickly(table: sa.Table, connection: sa.Connection, **_: Any) -> None:
+    """PostgreSQL's default compression takes as long as making the images does; a server may be built without lz4."""
+    if connection.dialect.name == "postgresql":
+        able = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+        if connection.exec_driver_sql(able).scalar():
+            name = connection.dialect.identifier_preparer.format_table(table)
+            connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN changes SET COMPRESSION lz4")

@@ -35,12 +35,32 @@ class Inserted(Enum):
 
 
 class Pending:
-    """What is known of the statement and its rows."""
+    """What is known of the statement and its rows. One is made for every statement: what most need not say is a default
+    of the class."""
 
-    __slots__ = (
-        "foreseen", "inserted", "keys", "new_keys", "old_rows", "options", "reached", "rekeyed", "returns",
-        "rows_before", "rows_beside", "selected", "sets", "setting", "statement", "stored", "table",
-    )  # fmt: skip
+    inserted = Inserted.REPORTED
+    plain = False
+    """Whether its keys need no help: see PlainStatements."""
+    keys: tuple[Key, ...] | None = None
+    new_keys: tuple[Key, ...] | None = None
+    reached: Sequence[tuple[CapturedTable, Sequence[Key]]] = ()
+    """Rows of this and other tables that the statement may change too, locked."""
+    old_rows: Sequence[tuple[CapturedTable, OldRows]] = ()
+    """Those rows as they are before the statement, of tables whose events carry them."""
+    rekeyed: Sequence[sa.ForeignKeyConstraint] = ()
+    """The foreign keys that change the primary keys of children."""
+    returns = False
+    """Whether ``return_defaults`` brings the keys back."""
+    selected = False
+    """Whether the keys were read, and locked, before the statement."""
+    foreseen = False
+    """Whether the new keys were computed beforehand, by the statement's own expressions."""
+    rows_before = 0
+    """Rows of the same statement that were executed one by one before."""
+    rows_beside = 0
+    """Rows of other tables that the statement changes too, and its rowcount counts."""
+    setting: str | None = None
+    """Of DML in a CTE: where the statement stores its keys."""
 
     def __init__(
         self, statement: UpdateBase, table: CapturedTable, stored: CapturedTable, sets: Parameters, options: Any
@@ -53,27 +73,6 @@ class Pending:
         self.sets = sets
         self.options: Mapping[str, Any] = options
         """The execution options with which the rows are read."""
-        self.inserted = Inserted.REPORTED
-        self.keys: tuple[Key, ...] | None = None
-        self.new_keys: tuple[Key, ...] | None = None
-        self.reached: list[tuple[CapturedTable, Sequence[Key]]] = []
-        """Rows of this and other tables that the statement may change too, locked."""
-        self.old_rows: list[tuple[CapturedTable, OldRows]] = []
-        """Those rows as they are before the statement, of tables whose events carry them."""
-        self.rekeyed: list[sa.ForeignKeyConstraint] = []
-        """The foreign keys that change the primary keys of children."""
-        self.returns = False
-        """Whether ``return_defaults`` brings the keys back."""
-        self.selected = False
-        """Whether the keys were read, and locked, before the statement."""
-        self.foreseen = False
-        """Whether the new keys were computed beforehand, by the statement's own expressions."""
-        self.rows_before = 0
-        """Rows of the same statement that were executed one by one before."""
-        self.rows_beside = 0
-        """Rows of other tables that the statement changes too, and its rowcount counts."""
-        self.setting: str | None = None
-        """Of DML in a CTE: where the statement stores its keys."""
 
     @property
     def key_columns(self) -> tuple[sa.Column[Any], ...]:
@@ -86,9 +85,11 @@ class Pending:
 
     def see_old_rows(self, connection: Connection) -> None:
         """Reads the rows that will change, as they are now."""
-        for table, keys in ((self.stored, self.keys or ()), *self.reached):
-            if table.before and keys:
-                self.old_rows.append((table, old_rows(connection, table, keys)))
+        self.old_rows = [
+            (table, old_rows(connection, table, keys))
+            for table, keys in ((self.stored, self.keys or ()), *self.reached)
+            if table.before and keys
+        ]
 
     def keep_old_rows(self, notes: Touched) -> None:
         """Notes the rows that were read, before the statement's own keys are noted."""

@@ -45,6 +45,10 @@ def resolved(statement: Any) -> Any:
     return statement._resolved if isinstance(statement, StatementLambdaElement) else statement
 
 
+# Tuples: a union would be made anew for every statement.
+_TEXTS = (sa.TextClause, TextualSelect, sa.DDL)
+
+
 def is_text(context: Any) -> bool:
     """Whether the statement being executed was written by hand, so that nothing but its words tells what it does."""
     compiled = context.compiled
@@ -53,7 +57,7 @@ def is_text(context: Any) -> bool:
     statement = compiled.statement
     if isinstance(statement, FromStatement):
         statement = statement.element
-    return isinstance(statement, sa.TextClause | TextualSelect | sa.DDL)
+    return isinstance(statement, _TEXTS)
 
 
 def dml_of(statement: Any) -> UpdateBase | None:
@@ -200,7 +204,25 @@ def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement
         return ()
     index = rows[0]._key_to_index
     positions = [index[column] for column in key_columns]
-    return tuple(tuple(row[position] for position in positions) for row in rows)
+    if len(positions) == 1:
+        (only,) = positions
+        return tuple([(row[only],) for row in rows])
+    return tuple([tuple([row[position] for position in positions]) for row in rows])
+
+
+def execute_without_result(connection: Connection, sql: str, parameters: Any) -> None:
+    """Executes a statement that is ready for the driver, as ``exec_driver_sql`` does, whose events, options and result
+    cost as much again as a small statement does. Errors are SQLAlchemy's."""
+    if connection._echo:
+        connection._log_info(sql)
+        connection._log_parameters(parameters, "raw sql", ismulti=False)
+    cursor = connection.connection.cursor()
+    try:
+        connection.dialect.do_execute(cursor, sql, parameters)
+    except connection.dialect.loaded_dbapi.Error as error:
+        connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
+    finally:
+        cursor.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rowcast.producer.drain import OWN
+from rowcast.producer.locked_reads import OWN
 
 TABLE = "rowcast_transaction"
 """MariaDB: empty, and never otherwise. SQLite: one row with the token."""

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import IdentifierPreparer
 
-from rowcast.producer.drain import OWN
+from rowcast.producer.locked_reads import OWN
 from rowcast.producer.predicates import Values
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.types import MYSQL_FAMILY

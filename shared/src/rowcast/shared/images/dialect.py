@@ -21,7 +21,6 @@ class ImageDialect(ABC):
     def __init__(self, compiler: SQLCompiler) -> None:
         # Drivers of the "format" and "pyformat" styles take a single % for a parameter's start.
         self.percent = "%%" if compiler.preparer._double_percents else "%"
-        self.quote = compiler.preparer.quote_identifier
 
     def literal(self, text: str) -> str:
         """A string literal."""

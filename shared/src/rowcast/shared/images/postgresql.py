@@ -5,15 +5,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import orjson
+
 from rowcast.shared.images.dialect import ImageDialect
 from rowcast.shared.shapes import PortableType
 
-# What row_to_json writes as the contract wants it: dates and times in ISO 8601, NaN and infinities as strings,
-# 64-bit integers whole.
+# What to_json writes as the contract wants it: dates and times in ISO 8601, NaN and infinities as strings.
 _AS_IT_IS = frozenset(
     ("boolean", "int16", "int32", "int64", "float32", "float64", "string", "char", "text", "date", "time", "timetz")
     + ("timestamp", "enum")
 )
+
+# Text of which nothing needs an escape in JSON.
+_PLAIN = frozenset(("decimal", "bytes", "timestamptz", "interval"))
 
 # The text of these follows the session's settings.
 _RANGES = {"DATERANGE": "date", "TSRANGE": "timestamp", "TSTZRANGE": "timestamptz"}
@@ -23,21 +27,38 @@ _DIMENSIONS = 6  # the most that an array of PostgreSQL has
 
 class PostgreSQLImages(ImageDialect):
     def row(self, members: Sequence[tuple[str, str]]) -> str:
-        # json_build_object looks every argument's type up for every row, names included, and takes no more than 100:
-        # it needs a third longer.
-        columns = ", ".join(f"{sql} AS {self.quote(name)}" for name, sql in members)
-        return f"(SELECT row_to_json(rowcast_image.*)::text FROM (SELECT {columns}) AS rowcast_image)"
+        # row_to_json and json_build_object look every value's type up for every row: they need twice as long.
+        parts: list[str] = []
+        for i, (name, sql) in enumerate(members):
+            parts += [self.literal(f"{',' if i else '{'}{orjson.dumps(name).decode()}:"), sql]
+        return _joined([*parts, self.literal("}")])
 
     def value(self, sql: str, type_: PortableType) -> str:
-        if type_.name in _AS_IT_IS:
-            return sql
-        if type_.name == "uuid":
-            return sql if type_.native.upper() == "UUID" else self.hyphenated(sql)
-        if type_.name == "array" and type_.items is not None:
-            return self._array(sql, type_.items)
-        if type_.name == "bytes":
-            return f"replace(encode({sql}, 'base64'), E'\\n', '')"
-        return self._text(sql, type_)
+        """JSON as text, ``null`` for NULL."""
+        match type_.name:
+            case "boolean" | "int16" | "int32" | "int64":
+                json = f"{sql}::text"
+            case "string" | "text":
+                # A char's padding is a part of it, which a cast would take off.
+                json = f"to_json({sql}::text)::text"
+            case name if name in _AS_IT_IS:
+                json = f"to_json({sql})::text"
+            case "uuid" if type_.native.upper() == "UUID":
+                json = self._quoted(sql + "::text")
+            case "uuid":
+                json = f"to_json({self.hyphenated(sql)})::text"
+            case "array" if type_.items is not None:
+                json = f"({self._array(sql, type_.items)})::text"
+            case "bytes":
+                json = self._quoted(f"replace(encode({sql}, 'base64'), E'\\n', '')")
+            case name if name in _PLAIN:
+                json = self._quoted(self._text(sql, type_))
+            case _:
+                json = f"to_json({self._text(sql, type_)})::text"
+        return f"coalesce({json}, 'null')"
+
+    def _quoted(self, sql: str) -> str:
+        return f"'\"' || {sql} || '\"'"
 
     def _text(self, sql: str, type_: PortableType) -> str:
         """A text that PostgreSQL reads as the same value, whatever the settings there are."""
@@ -51,8 +72,8 @@ class PostgreSQLImages(ImageDialect):
                 # to_char writes no era.
                 before_christ = f"replace(to_json({utc}) #>> '{{}}', ' BC', '+00 BC')"
                 return (
-                    f"CASE WHEN NOT isfinite({sql}) THEN {sql}::text "
-                    f"WHEN {utc} >= timestamp '0001-01-01' THEN {iso} ELSE {before_christ} END"
+                    f"CASE WHEN {sql} >= timestamptz '0001-01-01 00:00:00+00' AND {sql} < 'infinity' THEN {iso} "
+                    f"WHEN isfinite({sql}) THEN {before_christ} ELSE {sql}::text END"
                 )
             case "interval":
                 parts = ("year", "month", "day", "hour", "minute", "second")
@@ -120,3 +141,11 @@ class PostgreSQLImages(ImageDialect):
 
     def as_text(self, sql: str) -> str:
         return f"{sql}::text"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Texts end to end. In halves: each || copies its left side, and a thousand nested calls are too deep."""
+    if len(parts) <= 8:
+        return "(" + " || ".join(parts) + ")"
+    half = len(parts) // 2
+    return f"({_joined(parts[:half])} || {_joined(parts[half:])})"
