@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
-from rowcast.producer import ctes, statements
+from rowcast.producer import ctes, results, statements
 from rowcast.producer.followers import Followers
 from rowcast.producer.likened import likened_columns
 from rowcast.producer.locked_reads import lock_named
@@ -126,7 +126,7 @@ class ChangeKeys:
             returned = ctes.stored_keys(connection, pending.setting, pending.key_columns)
             rowcount = len(returned)
         elif pending.returns:
-            returned = statements.returned_keys(result, pending.key_columns)
+            returned = results.returned_keys(result, pending.key_columns)
         for table, reached in pending.reached:
             notes.note(table, Touch.UPDATE, reached, locked=True)
         keys = pending.keys

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.selectable import CTE
 
-from rowcast.producer import ctes, inserts, statements
+from rowcast.producer import ctes, inserts, results, statements
 from rowcast.producer.announcements import Announcer
 from rowcast.producer.change_keys import ChangeKeys
 from rowcast.producer.followers import Followers
@@ -134,7 +134,7 @@ class Changes:
                 notes.refuse(error)
                 raise
             if pending.rows_before:
-                statements.set_rowcount(result, result.rowcount + pending.rows_before)
+                results.set_rowcount(result, result.rowcount + pending.rows_before)
 
     def failed(self, connection: Connection, notes: Touched) -> None:
         """A statement with many parameter sets may have changed some rows before it failed, and on most engines the

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.sql.dml import Insert, UpdateBase
 
-from rowcast.producer import ctes, inserts, statements
+from rowcast.producer import ctes, inserts, results, statements
 from rowcast.producer.announcements import Announcer
 from rowcast.producer.followers import Followers
 from rowcast.producer.pending import Inserted, Pending
@@ -93,7 +93,7 @@ class InsertKeys:
         else:
             notes.note(pending.stored, touch, keys, locked=True)
         if pending.inserted is Inserted.ADDED:
-            statements.hide_last_columns(result, len(columns))
+            results.hide_last_columns(result, len(columns))
 
     def _keys(
         self, connection: Connection, pending: Pending, statement: Insert, result: CursorResult[Any]
@@ -104,11 +104,11 @@ class InsertKeys:
         match pending.inserted:
             case Inserted.INJECTED:
                 keys = [tuple(row) for row in result.all()]
-                statements.set_rowcount(result, len(keys))
+                results.set_rowcount(result, len(keys))
                 return keys
             case Inserted.IN_OWN_RETURNING:
-                return statements.peek_returned_keys(result, columns)
+                return results.peek_returned_keys(result, columns)
             case Inserted.ADDED | Inserted.APPENDED:
-                return statements.peek_last_columns(result, columns)
+                return results.peek_last_columns(result, columns)
             case Inserted.REPORTED:
                 return pending.keys or inserts.inserted_keys(statement, result, columns, pending.sets)

@@ -1,0 +1,71 @@
+"""What executed DML returned: reading keys from its result, and hiding what the application did not ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+from sqlalchemy.sql.elements import ColumnElement
+
+from rowcast.producer.statements import Key
+
+
+def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement[Any]]) -> tuple[Key, ...]:
+    """The keys that ``return_defaults`` brought back."""
+    rows = result.returned_defaults_rows or ()
+    if not rows:
+        return ()
+    index = rows[0]._key_to_index
+    positions = [index[column] for column in key_columns]
+    if len(positions) == 1:
+        (only,) = positions
+        return tuple([(row[only],) for row in rows])
+    return tuple([tuple([row[position] for position in positions]) for row in rows])
+
+
+def peek_returned_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...] | None:
+    """The keys in the application's own RETURNING, read without taking its rows from it; None if they are not in it."""
+    metadata = result._metadata
+    positions = [metadata._index_for_key(column, False) for column in key_columns]
+    known = [position for position in positions if position is not None]
+    return _keys_at(result, key_columns, known) if len(known) == len(positions) else None
+
+
+def peek_last_columns(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...]:
+    """The same, where the keys were appended to the RETURNING."""
+    return _keys_at(result, key_columns, range(-len(key_columns), 0))
+
+
+def _keys_at(
+    result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], positions: Sequence[int]
+) -> tuple[Key, ...]:
+    strategy = result.cursor_strategy
+    rows = list(getattr(strategy, "_rowbuffer", ()))
+    if not isinstance(strategy, FullyBufferedCursorFetchStrategy):
+        assert result.cursor is not None
+        rows += result.cursor.fetchall()
+        # What the application reads from now on is this buffer.
+        result.cursor_strategy = FullyBufferedCursorFetchStrategy(result.cursor, initial_buffer=rows)
+    dialect = result.context.dialect
+    processors = [column.type._cached_result_processor(dialect, None) for column in key_columns]
+    return tuple(
+        tuple(
+            row[position] if process is None else process(row[position])
+            for position, process in zip(positions, processors, strict=True)
+        )
+        for row in rows
+    )
+
+
+def hide_last_columns(result: CursorResult[Any], count: int) -> None:
+    """The application sees the columns that it asked for."""
+    result.columns(*range(len(result.keys()) - count))
+
+
+def set_rowcount(result: CursorResult[Any], rows: int) -> None:
+    """What the application sees of a statement that was executed otherwise than it was given."""
+    # A memoized property: what is set stays.
+    result.__dict__["rowcount"] = rows
