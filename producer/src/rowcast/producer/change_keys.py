@@ -47,7 +47,11 @@ class ChangeKeys:
         if condition is not None and pending.setting is None and not (computes or constraints):
             self._name_keys(connection, pending, condition.keys(sets), leaves=rekeys or isinstance(statement, Delete))
         elif self._can_return(connection, pending, statement) and not (rekeys or constraints or pending.stored.before):
-            self._return_keys(pending, statement)
+            own = pending.setting is None and not statements.has_return_defaults(statement)
+            if own and connection.dialect.name == "postgresql":
+                pending.appends = True
+            else:
+                self._return_keys(pending, statement)
         else:
             self._read_keys(connection, pending, statement, computes)
         if constraints:
@@ -127,6 +131,8 @@ class ChangeKeys:
             rowcount = len(returned)
         elif pending.returns:
             returned = results.returned_keys(result, pending.key_columns)
+        elif pending.appends:
+            returned = results.take_keys(result, pending.key_columns)
         for table, reached in pending.reached:
             notes.note(table, Touch.UPDATE, reached, locked=True)
         keys = pending.keys

@@ -157,12 +157,21 @@ class Changes:
             else:
                 notes.note(pending.stored, Touch.INSERT if inserting else Touch.UPDATE, keys, locked=False)
 
-    def returning_to_append(self, connection: Connection, statement: Any) -> str:
+    def returning_to_append(self, connection: Connection, statement: Any, compiled: Any) -> str:
         """What must be added to the text of the statement that is about to run; mostly nothing."""
         for pending in self._waiting.get(connection, ()):
-            if pending.statement is statement and pending.inserted is Inserted.APPENDED:
-                quote = connection.dialect.identifier_preparer.quote
-                return "".join(f", {quote(column.name)}" for column in pending.key_columns)
+            if pending.statement is not statement:
+                continue
+            preparer = connection.dialect.identifier_preparer
+            if pending.inserted is Inserted.APPENDED:
+                return "".join(f", {preparer.quote(column.name)}" for column in pending.key_columns)
+            if pending.appends and compiled.effective_returning:
+                # The ORM's own, to refresh its objects: it has the keys.
+                pending.appends, pending.returns = False, True
+            if pending.appends:
+                columns = pending.stored.key_columns
+                names = (preparer.format_column(column, use_table=True, use_schema=True) for column in columns)
+                return f" RETURNING {', '.join(names)}"
         return ""
 
     def _one_by_one(

@@ -89,7 +89,7 @@ class Observer:
                 known = ctes.named_parameters(context)
                 statement = self._changes.before_cte(connection, statement, cte, known, options)
             if (dml := statements.dml_of(context.invoked_statement)) is not None:
-                statement += self._changes.returning_to_append(connection, dml)
+                statement += self._changes.returning_to_append(connection, dml, context.compiled)
         elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):
             self._take_the_applications_word(connection, options)
         return statement, parameters

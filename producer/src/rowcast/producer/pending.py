@@ -51,6 +51,8 @@ class Pending:
     """The foreign keys that change the primary keys of children."""
     returns = False
     """Whether ``return_defaults`` brings the keys back."""
+    appends = False
+    """Whether a RETURNING does that is appended to the text: on the fastest way, past SQLAlchemy's rows."""
     selected = False
     """Whether the keys were read, and locked, before the statement."""
     foreseen = False

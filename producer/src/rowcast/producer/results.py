@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
@@ -11,6 +11,8 @@ from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.sql.elements import ColumnElement
 
 from rowcast.producer.statements import Key
+
+Processor: TypeAlias = Callable[[Any], Any]
 
 
 def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement[Any]]) -> tuple[Key, ...]:
@@ -24,6 +26,17 @@ def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement
         (only,) = positions
         return tuple([(row[only],) for row in rows])
     return tuple([tuple([row[position] for position in positions]) for row in rows])
+
+
+def take_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...]:
+    """The keys that a RETURNING brought of which SQLAlchemy and the application know nothing."""
+    assert result.cursor is not None
+    rows = result.cursor.fetchall()
+    result._soft_close()
+    processors = _processors(result, key_columns)
+    if not any(processors):
+        return tuple(map(tuple, rows))
+    return tuple(_processed(row, processors) for row in rows)
 
 
 def peek_returned_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...] | None:
@@ -49,15 +62,19 @@ def _keys_at(
         rows += result.cursor.fetchall()
         # What the application reads from now on is this buffer.
         result.cursor_strategy = FullyBufferedCursorFetchStrategy(result.cursor, initial_buffer=rows)
+    processors = _processors(result, key_columns)
+    return tuple(_processed([row[position] for position in positions], processors) for row in rows)
+
+
+def _processors(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> list[Processor | None]:
     dialect = result.context.dialect
-    processors = [column.type._cached_result_processor(dialect, None) for column in key_columns]
-    return tuple(
-        tuple(
-            row[position] if process is None else process(row[position])
-            for position, process in zip(positions, processors, strict=True)
-        )
-        for row in rows
-    )
+    return [column.type._cached_result_processor(dialect, None) for column in key_columns]
+
+
+def _processed(values: Sequence[Any], processors: Sequence[Processor | None]) -> Key:
+    """The driver's values as the application knows them."""
+    pairs = zip(values, processors, strict=True)
+    return tuple(value if process is None else process(value) for value, process in pairs)
 
 
 def hide_last_columns(result: CursorResult[Any], count: int) -> None:
