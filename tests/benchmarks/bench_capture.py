@@ -2,26 +2,33 @@
 
     python tests/benchmarks/bench_capture.py URL [--rounds N]
 
-Contestants alternate in small blocks, each on tables of its own, and the median of the paired ratios is printed: this
-is how a machine whose speed drifts can still be believed. ``python`` is the outbox that an application would write by
-hand: one row per change, serialised in Python from the attributes.
+Contestants alternate in small blocks, each in a process of its own and on tables of its own, and the median of the
+paired ratios is printed: this is how a machine whose speed drifts can still be believed. ``python`` is the outbox that
+an application would write by hand: one row per change, serialised in Python from the attributes. ``continuum`` is
+SQLAlchemy-Continuum as it comes, ``continuum_subquery`` the same with the cheaper of its two strategies, which does not
+look for the version before (dependency group ``bench``).
+
+Rows (inserted and updated, its own included) and bytes of the write-ahead log are those of one change. They are read
+from the server as a whole, PostgreSQL 15 or later, so nothing else may write there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
 from rowcast.producer.outbox import outbox_tables
@@ -34,12 +41,16 @@ ROWS = 20_000
 class Contestant:
     """One way to write, with tables of its own."""
 
+    versioned: ClassVar[dict[str, Any] | None] = None
+
     def __init__(self, name: str, engine: sa.Engine) -> None:
         class Base(DeclarativeBase):
             pass
 
         class Order(Base):
             __tablename__ = f"bench_orders_{name}"
+            if self.versioned is not None:
+                __versioned__ = self.versioned
             id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
             customer_id: Mapped[int] = mapped_column(sa.BigInteger)
             status: Mapped[str] = mapped_column(sa.Text)
@@ -165,27 +176,115 @@ class PythonOutbox(Contestant):
             connection.execute(self.outbox.delete())
 
 
-def measure(what: str, work: Callable[[Contestant], None], contestants: list[Contestant], rounds: int) -> None:
-    times: dict[str, list[float]] = {c.name: [] for c in contestants}
-    for contestant in contestants:
-        work(contestant)
-    for i in range(rounds):
-        for contestant in contestants if i % 2 else contestants[::-1]:
-            contestant.sweep()
-            start = time.perf_counter()
-            work(contestant)
-            times[contestant.name].append(time.perf_counter() - start)
-    plain = times["plain"]
-    for contestant in contestants:
-        ratios = [p / t for p, t in zip(plain, times[contestant.name], strict=True)]
-        print(
-            f"{what:<28} {contestant.name:<8} {statistics.median(times[contestant.name]) * 1000:9.1f} ms a block"
-            f"   {statistics.median(ratios):.2f}x plain  (quartiles {statistics.quantiles(ratios, n=4)[0]:.2f}"
-            f" to {statistics.quantiles(ratios, n=4)[2]:.2f}, {rounds} pairs)"
-        )
+class Continuum(Contestant):
+    """SQLAlchemy-Continuum, which listens to every mapper, session and engine of its process."""
+
+    versioned: ClassVar = {}
+
+    def __init__(self, name: str, engine: sa.Engine) -> None:
+        from sqlalchemy_continuum import make_versioned, version_class
+
+        make_versioned(user_cls=None)
+        super().__init__(name, engine)
+        configure_mappers()
+        self.versions: sa.Table = version_class(self.order).__table__
+
+    def prepare(self) -> None:
+        """The rows have a history, as they would in an application: an update then ends a version."""
+        super().prepare()
+        names = [c.name for c in self.order.__table__.columns]
+        rows = sa.select(*self.order.__table__.columns, sa.literal(0), sa.literal(0))
+        with self.engine.begin() as connection:
+            names += ["transaction_id", "operation_type"]
+            connection.execute(sa.insert(self.versions).from_select(names, rows))
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text(f"ANALYZE {self.versions.name}"))
 
 
-KINDS = {"plain": Contestant, "rowcast": Captured, "triggers": Triggers, "python": PythonOutbox}
+class ContinuumSubquery(Continuum):
+    versioned: ClassVar = {"strategy": "subquery"}
+
+
+KINDS = {
+    "plain": Contestant, "rowcast": Captured, "triggers": Triggers, "python": PythonOutbox,
+    "continuum_subquery": ContinuumSubquery, "continuum": Continuum,
+}  # fmt: skip
+# The others see only the unit of work.
+SEE_STATEMENTS = ("plain", "rowcast", "triggers")
+
+
+def serve(name: str, url: str, commands: Connection) -> None:
+    """Does what it is told, and answers with the seconds that it took."""
+    contestant = KINDS[name](name, sa.create_engine(url))
+    flush_statistics = sa.select(sa.func.pg_stat_force_next_flush())
+    while (command := commands.recv()) is not None:
+        method, *arguments = command
+        start = time.perf_counter()
+        getattr(contestant, method)(*arguments)
+        seconds = time.perf_counter() - start
+        with contestant.engine.connect() as connection:
+            connection.execute(flush_statistics)
+        commands.send(seconds)
+
+
+class Served:
+    """A contestant in a process of its own."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        processes = multiprocessing.get_context("spawn")
+        self.commands, theirs = processes.Pipe()
+        self.process = processes.Process(target=serve, args=(name, url, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def do(self, method: str, *arguments: int) -> float:
+        self.commands.send((method, *arguments))
+        return self.commands.recv()
+
+    def stop(self) -> None:
+        self.commands.send(None)
+        self.process.join()
+
+
+def written(connection: sa.Connection) -> tuple[int, int]:
+    """Rows and bytes that the server has written so far."""
+    query = "SELECT sum(n_tup_ins + n_tup_upd)::bigint, (pg_current_wal_insert_lsn() - '0/0')::bigint"
+    rows, log = connection.execute(sa.text(f"{query} FROM pg_stat_user_tables")).one()
+    return rows, log
+
+
+class Bench:
+    def __init__(self, url: str) -> None:
+        self.observer = sa.create_engine(url, isolation_level="AUTOCOMMIT").connect()
+        self.contestants = [Served(name, url) for name in KINDS]
+        for contestant in self.contestants:
+            contestant.do("prepare")
+
+    def measure(self, what: str, method: str, size: int, changes: int, rounds: int, names: Collection[str]) -> None:
+        contestants = [c for c in self.contestants if c.name in names]
+        times: dict[str, list[float]] = {c.name: [] for c in contestants}
+        amounts: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contestants}
+        for contestant in contestants:
+            contestant.do(method, size)
+        for i in range(rounds):
+            for contestant in contestants if i % 2 else contestants[::-1]:
+                contestant.do("sweep")
+                before = written(self.observer)
+                times[contestant.name].append(contestant.do(method, size))
+                rows, log = (b - a for a, b in zip(before, written(self.observer), strict=True))
+                amounts[contestant.name].append((rows / changes, log / changes))
+        for name, measured in times.items():
+            ratios = [p / t for p, t in zip(times["plain"], measured, strict=True)]
+            rows, log = (statistics.median(amount) for amount in zip(*amounts[name], strict=True))
+            print(
+                f"{what:<28} {name:<18} {statistics.median(measured) * 1000:9.1f} ms a block"
+                f"   {statistics.median(ratios):.2f}x plain  (quartiles {statistics.quantiles(ratios, n=4)[0]:.2f}"
+                f" to {statistics.quantiles(ratios, n=4)[2]:.2f}, {rounds} pairs)"
+                f"   {rows:5.2f} rows and {log:6,.0f} bytes a change"
+            )
+        for name in [name for name in KINDS if name not in names]:
+            print(f"{what:<28} {name:<18} does not see it")
 
 
 def main() -> None:
@@ -193,14 +292,14 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
-    contestants: list[Contestant] = [kind(name, sa.create_engine(arguments.url)) for name, kind in KINDS.items()]
-    for contestant in contestants:
-        contestant.prepare()
-    measure("OLTP mix, 50 transactions", lambda c: c.oltp(50), contestants, arguments.rounds)
-    large = max(7, arguments.rounds // 4)
-    measure("flush of 10,000 objects", lambda c: c.flush(10_000), contestants, large)
-    measure("the same, keys drawn", lambda c: c.flush_without_keys(10_000), contestants, large)
-    measure("update().where() of 10,000", lambda c: c.update_where(10_000), contestants[:3], large)
+    bench = Bench(arguments.url)
+    large = min(arguments.rounds, max(7, arguments.rounds // 4))
+    bench.measure("OLTP mix, 50 transactions", "oltp", 50, 100, arguments.rounds, KINDS)
+    bench.measure("flush of 10,000 objects", "flush", 10_000, 10_000, large, KINDS)
+    bench.measure("the same, keys drawn", "flush_without_keys", 10_000, 10_000, large, KINDS)
+    bench.measure("update().where() of 10,000", "update_where", 10_000, 10_000, large, SEE_STATEMENTS)
+    for contestant in bench.contestants:
+        contestant.stop()
 
 
 if __name__ == "__main__":
