@@ -52,6 +52,7 @@ servers: .venv/.synced
 	cd tests && $(BIN)/python -m servers install
 
 bench: .venv/.synced servers
+	$(UV) sync --quiet --frozen --inexact --all-extras --group bench
 	cd tests && $(BIN)/python -m servers run --durable -- $(BIN)/python -m benchmarks $(BENCH)
 
 clean:
