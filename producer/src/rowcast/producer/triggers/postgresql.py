@@ -124,6 +124,7 @@ class PostgreSQLTriggers(TriggerDialect):
 
     def _changed(self, table: CapturedTable) -> list[str]:
         key = ", ".join(self.quote(str(c.name)) for c in table.key_columns)
+        new_keys = f"SELECT {key} FROM {_NEW} EXCEPT SELECT {key} FROM {_OLD}"
         gone = self.sql(gone_line(table, self.of("o"), self.of("o")))
         old = (
             f"SELECT coalesce(f.line, {gone}) AS line, f.line IS NOT NULL AS there\n"
@@ -132,14 +133,14 @@ class PostgreSQLTriggers(TriggerDialect):
         found = self._found(table, "c", "n")
         new, added = (
             f"SELECT f.line, true AS there\nFROM {keys} AS n, LATERAL ({found}) AS f"
-            for keys in (_NEW, f"(SELECT {key} FROM {_NEW} EXCEPT SELECT {key} FROM {_OLD})")
+            for keys in (_NEW, f"({new_keys})")
         )
-        old_and_added = f"{old}\nUNION ALL\n{added}"
+        # Of changed keys the old ones go first, then the new ones come.
+        rekeyed = self._write(f"{old}\nUNION ALL\n{added}", in_order=True)
         return [
             "CASE TG_OP",
             f"WHEN 'INSERT' THEN\n{self._write(new)}",
-            # Of changed keys the old ones go first, then the new ones come.
-            f"WHEN 'UPDATE' THEN\n{self._write(old_and_added, 'ORDER BY there')}",
+            f"WHEN 'UPDATE' THEN\nIF EXISTS ({new_keys}) THEN\n{rekeyed}\nELSE\n{self._write(old)}\nEND IF;",
             f"WHEN 'DELETE' THEN\n{self._write(old)}",
             "END CASE;",
             "RETURN NULL;",
@@ -157,14 +158,16 @@ class PostgreSQLTriggers(TriggerDialect):
         where = f" WHERE {self.sql(RowPredicate(table))}" if table.where is not None else ""
         return [self._write(f"SELECT {line} AS line, false AS there FROM {self.source(table)}{where}")]
 
-    def _write(self, lines: str, order: str = "") -> str:
-        """Writes outbox rows of as many lines as a drain's. OFFSET keeps the planner from making each line twice."""
+    def _write(self, lines: str, *, in_order: bool = False) -> str:
+        """Writes outbox rows of as many lines as a drain's; ``in_order``: those of rows that are not there any more
+        first. Sorting them takes as long as making them. OFFSET keeps the planner from making each line twice."""
         now = self.sql(now_ms(self.dialect))
         piece = f"(n - 1) / {KEYS_PER_ROW}"
+        number, text = ("ORDER BY there", "line, '' ORDER BY n") if in_order else ("", "line, ''")
         return (
             f"INSERT INTO {self.outbox} (tx, ts_ms, changes)\n"
-            f"SELECT txid_current()::text, {now}, string_agg(line, '' ORDER BY n)\n"
-            f"FROM (SELECT line, row_number() OVER ({order}) AS n FROM (\n{lines} OFFSET 0\n) AS made "
+            f"SELECT txid_current()::text, {now}, string_agg({text})\n"
+            f"FROM (SELECT line, row_number() OVER ({number}) AS n FROM (\n{lines} OFFSET 0\n) AS made "
             "WHERE line <> '') AS told\n"
             f"GROUP BY {piece} ORDER BY {piece};"
         )
