@@ -9,9 +9,18 @@ UV := $(CURDIR)/.cache/uv-tool/bin/uv
 BIN := $(CURDIR)/.venv/bin
 BIN_SQLALCHEMY20 := $(CURDIR)/.venv-sa20/bin
 export UV
+# Tests start hundreds of Python processes: none shall compile the libraries anew, whatever the machine's settings are.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The folders that tests write into stay in .cache until the next run, those of tests that passed not even so long.
 PYTEST_OPTIONS := --basetemp=.cache/pytest -o tmp_path_retention_policy=failed
+# Each process has servers of its own. It takes the next file when it is done with one, in the order of conftest.py.
+PYTEST_OPTIONS += -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+PYTEST_OPTIONS += $(PYTEST)
+
+# What depends on SQLAlchemy's version.
+CAPTURE_TESTS := $(wildcard tests/unit/test_capture*.py tests/integration/test_capture*.py) tests/integration/matrix
+CAPTURE_TESTS += $(addprefix tests/integration/,test_before.py test_context.py test_leaves.py)
 
 .PHONY: demo test bench clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-all servers
 
@@ -41,9 +50,8 @@ types: .venv/.synced
 	$(BIN)/mypy
 	cd tests && $(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p servers
 
-# The capture is what depends on SQLAlchemy's version: its tests run on the older one too.
 test-sqlalchemy20: .venv-sa20/.synced servers
-	$(BIN_SQLALCHEMY20)/pytest $(PYTEST_OPTIONS) -k "capture or image or outbox" tests/unit tests/integration
+	$(BIN_SQLALCHEMY20)/pytest $(PYTEST_OPTIONS) $(CAPTURE_TESTS)
 
 test-all: .venv/.synced servers
 	$(BIN)/pytest $(PYTEST_OPTIONS) tests

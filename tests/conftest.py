@@ -11,6 +11,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run long campaigns in full instead of a slice")
 
 
+_LONGEST_FIRST = ("acceptance", "integration", "unit")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes, each takes the next file when it is done with one: none waits for another's at the end."""
+    items.sort(key=lambda item: [folder not in item.path.parts for folder in _LONGEST_FIRST])
+
+
 @pytest.fixture(scope="session")
 def campaign(pytestconfig: pytest.Config) -> bool:
     """Whether campaigns run in full: the tests' seeds and sizes depend on it."""

@@ -7,6 +7,7 @@ outbox tells a wrong story. SQLite has one writer at a time: there is nothing to
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,7 +19,15 @@ from sqlalchemy.engine import Connection
 from rowcast.producer.touched import Touched
 from shop import Shop, open_shop
 
-_BLOCKED_S = 0.5
+_LOOK_S = 0.12
+"""InnoDB makes its table of transactions anew only for who has not looked for a tenth of a second."""
+_GIVE_UP_S = 30
+
+_WAITS_FOR_A_LOCK = {
+    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx "
+    "WHERE trx_state = 'LOCK WAIT' AND trx_mysql_thread_id = %s",
+}
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
@@ -51,14 +60,17 @@ class Transactions:
 
 
 class InBackground:
-    """Work that may have to wait for a lock."""
+    """Work on a connection that may have to wait for a lock: begun, and done or waiting."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, connection: Connection, work: Callable[[], Any]) -> None:
         self._work = work
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._thread.join(_BLOCKED_S)
+        looks = sa.create_engine(connection.engine.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+        with looks.connect() as look:
+            number = _number_in_the_database(connection)
+            self._thread.start()
+            self.waits = self._comes_to_wait(look, number)
 
     def _run(self) -> None:
         try:
@@ -66,11 +78,27 @@ class InBackground:
         except BaseException as error:  # noqa: BLE001  # ``join`` raises it
             self._error = error
 
+    def _comes_to_wait(self, look: Connection, number: int) -> bool:
+        """True when the database says that the work waits for a lock, False when it is done."""
+        deadline = time.monotonic() + _GIVE_UP_S
+        while True:
+            self._thread.join(_LOOK_S)
+            if not self._thread.is_alive():
+                return False
+            if look.exec_driver_sql(_WAITS_FOR_A_LOCK[look.dialect.name], (number,)).scalar_one():
+                return True
+            assert time.monotonic() < deadline, "it is not done, and waits for no lock"
+
     def join(self) -> None:
-        self._thread.join(30)
+        self._thread.join(_GIVE_UP_S)
         assert not self._thread.is_alive(), "it still waits for a lock"
         if self._error is not None:
             raise self._error
+
+
+def _number_in_the_database(connection: Connection) -> int:
+    driver: Any = connection.connection.dbapi_connection
+    return int(driver.info.backend_pid if connection.dialect.name == "postgresql" else driver.thread_id())
 
 
 def without_locks(patch: pytest.MonkeyPatch) -> None:
@@ -94,13 +122,15 @@ def committed_just_before(shop: Shop, first: Connection, change: sa.Update) -> I
     """
     others: list[InBackground] = []
 
+    other = shop.engine.connect()
+
     def commit() -> None:
-        with shop.engine.begin() as connection:
-            connection.execute(change)
+        with other, other.begin():
+            other.execute(change)
 
     def before_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if connection is first and not statement.lstrip().startswith("SELECT") and not others:
-            others.append(InBackground(commit))
+            others.append(InBackground(other, commit))
 
     sa.event.listen(shop.engine, "before_cursor_execute", before_statement)
     try:
@@ -114,17 +144,17 @@ def newer_state_committed_around_a_drain(shop: Shop, drained: Connection, change
     """A third transaction draws its id before ``drained`` does, and commits after that."""
     with Transactions(shop) as transactions:
         third = transactions.begin()
-        writes = InBackground(lambda: third.execute(change))
-        draws = InBackground(lambda: transactions.drain(third))
-        old = InBackground(lambda: transactions.drain(drained))
-        if writes._thread.is_alive():
+        writes = InBackground(third, lambda: third.execute(change))
+        if writes.waits:
             # The engine still holds the row for ``drained``: it must go first.
-            old.join()
+            transactions.drain(drained)
             drained.commit()
             writes.join()
-            draws.join()
+            transactions.drain(third)
             third.commit()
             return
+        draws = InBackground(third, lambda: transactions.drain(third))
+        old = InBackground(drained, lambda: transactions.drain(drained))
         draws.join()
         third.commit()
         old.join()

@@ -255,6 +255,8 @@ def test_a_lost_connection(pipeline: Pipeline) -> None:
         pytest.skip("a file has no connection to lose")
     pipeline.begin(CUSTOMER, ORDERS)
     with running_worker(pipeline.settings) as worker:
+        # A worker that cannot reach its replica at the start ends.
+        worker.until(lambda p: p.active)
         for n in range(300):
             pipeline.source.transaction(("c", "customer", customer(n, str(n))), ("c", "orders", order(n, n)))
             if n % 30 == 29:

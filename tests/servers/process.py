@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import random
@@ -14,18 +13,28 @@ from typing import Any
 
 from .guard import Guard
 
-_ports_handed_out: set[int] = set()
+# The system's randomness: pytest gives all its processes the same seed.
+_random = random.SystemRandom()
+_held: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port below those that the system gives to outgoing connections: a server that restarts finds it still free."""
+    """A port below those that the system gives to outgoing connections: a server that restarts finds it still free.
+
+    It stays bound here, without being listened on, until this process ends: no other process finds it free, and a
+    server may listen on it all the same, since servers ask to reuse addresses.
+    """
     while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in _ports_handed_out:
-                _ports_handed_out.add(port)
-                return port
+        port = _random.randrange(20_000, 32_000)
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+            continue
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _held.append(holder)
+        return port
 
 
 def unprivileged() -> dict[str, Any]:
