@@ -451,6 +451,23 @@ def test_a_capture_says_so_when_the_outbox_tables_are_missing(primary_url: str) 
     engine.dispose()
 
 
+def test_a_capture_says_so_when_another_version_has_made_the_outbox(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE rowcast_outbox DROP COLUMN context")
+    again = Capture(shop.models.metadata, source="x")
+    (finding,) = again.check(shop.engine)
+    assert finding.table == "rowcast_outbox"
+    assert "has no column context" in finding.message
+    engine = sa.create_engine(shop.engine.url)
+    again.install(engine)
+    insert = shop.models.Tag.__table__.insert().values(name="x")
+    with pytest.raises(ConfigurationError, match=r"rowcast_outbox has no column context.*migrate"), engine.begin() as c:
+        c.execute(insert)
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(shop.models.Tag.__table__)).all() == []
+    engine.dispose()
+
+
 def test_a_capture_finds_nothing_to_complain_of_where_all_is_well(shop: Shop) -> None:
     assert shop.capture.check(shop.engine) == []
 

@@ -17,7 +17,7 @@ from rowcast.producer.announcements import Announcer, Strictness
 from rowcast.producer.capturing import ByTriggers
 from rowcast.producer.context import TransactionContext
 from rowcast.producer.listeners import EngineListeners
-from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.outbox import missing_of, outbox_tables
 from rowcast.producer.predicates import check_predicate
 from rowcast.producer.tables import CapturedTables
 from rowcast.shared.errors import ConfigurationError
@@ -151,12 +151,9 @@ class Capture:
         findings = []
         engine = _unwrapped(engine)
         with engine.connect() as connection:
-            inspector = sa.inspect(connection)
-            for own in (self._outbox.outbox, self._outbox.shape, self._outbox.lease, self._outbox.claim):
-                if not inspector.has_table(own.name):
-                    findings.append(
-                        Finding(own.name, "is missing: metadata.create_all(engine), or an Alembic migration")
-                    )
+            for own in self._outbox:
+                if missing := missing_of(own, connection):
+                    findings.append(Finding(own.name, missing))
             for name in self._tables.unknown():
                 findings.append(Finding(name, "is named in the configuration, and the metadata has no such table"))
             for table in self._tables.candidates():

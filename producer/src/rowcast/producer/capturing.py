@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.producer import transaction_names
 from rowcast.producer.locked_reads import OWN
+from rowcast.producer.outbox import missing_of
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.table_settings import TableSettings
@@ -50,7 +51,7 @@ class ByTriggers:
     def names(self, connection: Connection) -> frozenset[str]:
         """By ``schema.table``."""
         if self._names is None:
-            if not connection.dialect.has_table(connection, self._shape.name):
+            if missing_of(self._shape, connection):
                 # The drain tells of the missing outbox; it may be created yet.
                 return frozenset()
             by = capturers(connection, self._shape)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection
 
 PREFIX = "rowcast_"
 
@@ -34,6 +36,25 @@ class OutboxTables:
     shape: sa.Table
     lease: sa.Table
     claim: sa.Table
+
+    def __iter__(self) -> Iterator[sa.Table]:
+        return iter((self.outbox, self.shape, self.lease, self.claim))
+
+
+def missing_of(table: sa.Table, connection: Connection) -> str:
+    """What the database lacks of an outbox table, and the mend, to stand behind its name: all of it, or columns, as an
+    outbox does that another version of rowcast has made. Empty if nothing."""
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(table.name):
+        return "does not exist. Create the outbox tables: metadata.create_all(engine), or an Alembic migration"
+    there = {column["name"] for column in inspector.get_columns(table.name)}
+    lacking = [str(column.name) for column in table.columns if column.name not in there]
+    if not lacking:
+        return ""
+    return (
+        f"has no column {', '.join(lacking)}. Another version of rowcast has made it: migrate it (Alembic's "
+        "autogenerate sees the difference)"
+    )
 
 
 def outbox_tables(metadata: sa.MetaData) -> OutboxTables:

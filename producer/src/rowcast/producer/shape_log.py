@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.producer.capturing import Capturer, capturers, hand_over
 from rowcast.producer.clock import now_ms
-from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.outbox import OutboxTables, missing_of
 from rowcast.producer.predicates import RowPredicate, check_predicate
 from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Folded, Key, Touched
@@ -51,14 +51,13 @@ class ShapeLog:
     ) -> None:
         """Writes the shapes that are not there yet, in the application's transaction.
 
-        Raises ConfigurationError if the outbox tables do not exist, or a table's condition is none.
+        Raises ConfigurationError if the outbox is not there, or another version's, or a table's condition is none.
         """
         shape = self._outbox.shape
         for own in (shape, self._outbox.outbox):
-            if not connection.dialect.has_table(connection, own.name):
+            if lacking := missing_of(own, connection):
                 raise ConfigurationError(
-                    f"the capture is installed, but the table {own.name} does not exist in {connection.engine.url}. "
-                    "Create the outbox tables: metadata.create_all(engine), or an Alembic migration."
+                    f"the capture is installed, but in {connection.engine.url} the table {own.name} {lacking}."
                 )
         count = len(self._wanted.metadata.tables)
         self._translated.update(filter(self._is_translated, folded))

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Inspector
 
 from rowcast.producer.checks.leaving import leaving
 from rowcast.producer.checks.triggers import triggers
-from rowcast.producer.outbox import PREFIX, outbox_tables
+from rowcast.producer.outbox import PREFIX, missing_of, outbox_tables
 from rowcast.shared.config import Settings
 from rowcast.shared.parts import Finding, Verdict, reached
 
@@ -36,7 +36,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
         with engine.connect() as connection:
             inspector = sa.inspect(connection)
             whole = True
-            for finding in _outbox(inspector):
+            for finding in _outbox(connection):
                 whole = whole and finding.verdict is Verdict.ok
                 yield finding
             if whole:
@@ -47,27 +47,14 @@ def primary(settings: Settings) -> Iterator[Finding]:
         engine.dispose()
 
 
-def _outbox(inspector: Inspector) -> Iterator[Finding]:
-    own = sa.MetaData()
-    outbox_tables(own)
-    for table in own.sorted_tables:
-        if not inspector.has_table(table.name):
-            yield Finding(
-                _AREA,
-                Verdict.missing,
-                f"table {table.name} does not exist",
-                "give Capture the application's metadata, then metadata.create_all(engine) or an Alembic migration",
-            )
-            continue
-        there = {c["name"] for c in inspector.get_columns(table.name)}
-        if lacking := [str(c.name) for c in table.columns if c.name not in there]:
-            yield Finding(
-                _AREA,
-                Verdict.missing,
-                f"table {table.name} has no column {', '.join(lacking)}",
-                "it was made by another version of rowcast: migrate it (Alembic's autogenerate sees the difference)",
-            )
-    if all(inspector.has_table(t.name) for t in own.sorted_tables):
+def _outbox(connection: Connection) -> Iterator[Finding]:
+    whole = True
+    for table in outbox_tables(sa.MetaData()):
+        if missing := missing_of(table, connection):
+            whole = False
+            what, _, mend = missing.partition(". ")
+            yield Finding(_AREA, Verdict.missing, f"table {table.name} {what}", mend)
+    if whole:
         yield Finding(_AREA, Verdict.ok, "the outbox tables are there")
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
-from rowcast.producer.outbox import OutboxTables, outbox_tables
+from rowcast.producer.outbox import OutboxTables, missing_of, outbox_tables
 from rowcast.producer.relay.backoff import Backoff
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lease import LeaseRow, new_owner
@@ -109,16 +109,12 @@ class Relay:
         if self._embedded is not None:
             return
         reach(self._engine, "primary")
-        inspector = sa.inspect(self._engine)
-        tables = self._tables
-        for table in (tables.outbox, tables.shape, tables.lease, tables.claim):
-            columns = {c["name"] for c in inspector.get_columns(table.name)} if inspector.has_table(table.name) else ()
-            if missing := [c.name for c in table.columns if c.name not in columns]:
-                what = f"the columns {', '.join(missing)} of the table" if columns else "the table"
-                raise ConfigurationError(
-                    f"{what} {table.name} does not exist in {self._engine.url}. Create the outbox tables: "
-                    "metadata.create_all(engine), or an Alembic migration; `rowcast check` says what is missing."
-                )
+        with self._engine.connect() as connection:
+            for table in self._tables:
+                if missing := missing_of(table, connection):
+                    raise ConfigurationError(
+                        f"in {self._engine.url} the table {table.name} {missing}; `rowcast check` says what is missing."
+                    )
         self._embedded = kafka.is_embedded(self._properties, "relay")
         if self._embedded:
             _log.warning(

@@ -9,7 +9,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.producer.capturing import Capturer, capturers, hand_over
-from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.outbox import missing_of, outbox_tables
 from rowcast.producer.predicates import check_predicate
 from rowcast.producer.shape_log import has_rows, write_shape
 from rowcast.producer.tables import CapturedTable
@@ -85,10 +85,9 @@ def drop(connection: Connection, full_name: str) -> None:
 def _shape_table(connection: Connection) -> sa.Table:
     tables = outbox_tables(sa.MetaData())
     for own in (tables.outbox, tables.shape):
-        if not connection.dialect.has_table(connection, own.name):
+        if missing := missing_of(own, connection):
             raise ConfigurationError(
-                f"the table {own.name} does not exist in {connection.engine.url}: triggers write into the outbox. "
-                "Create the outbox tables first: metadata.create_all(engine), or an Alembic migration."
+                f"triggers write into the outbox, but in {connection.engine.url} the table {own.name} {missing}."
             )
     return tables.shape
 
