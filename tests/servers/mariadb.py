@@ -48,10 +48,12 @@ class MariaDB(DatabaseServer):
         port = free_port()
         home = folder_for_unprivileged(folder / "mariadb")
         data = home / "data"
+        # A server that starts removes the temporary tables that it finds: in the system's folder, another server's.
+        temporary = folder_for_unprivileged(home / "temporary")
         mariadbd, install_db = install.mariadb_programs()
         done = subprocess.run(
             [install_db, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
-            + ["--skip-test-db", *_FAST],
+            + ["--skip-test-db", f"--tmpdir={temporary}", *_FAST],
             cwd=home,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -68,7 +70,7 @@ class MariaDB(DatabaseServer):
         )
         at_start.chmod(0o644)
         command = [mariadbd, "--no-defaults", f"--datadir={data}", f"--init-file={at_start}", *_OPTIONS]
-        command += [f"--port={port}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
+        command += [f"--tmpdir={temporary}", f"--port={port}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
         command += [f"--socket={home}/socket", f"--pid-file={home}/pid", *([] if durable else _FAST)]
         return cls(Process(command, folder=home, guard=guard, identity=unprivileged()), port)
 
