@@ -23,6 +23,9 @@ _TESTS = Path(__file__).parent.parent
 _LOOK_S = 0.05
 _STOP_S = 30.0
 
+UNREACHABLE = 3
+"""The exit code of a command that cannot begin."""
+
 _BACKLOG = sa.text("SELECT count(*) FROM rowcast_outbox")
 _NEXT_LSN = sa.text("SELECT next_lsn FROM rowcast_lease WHERE source = :source")
 _APPLIED = sa.text(
@@ -190,6 +193,15 @@ class Pipeline:
         command.must_be_running()
         self._commands.remove(command)
         assert command.stop() == 0, f"{command.name}: {command.exit_code}\n{command.told()}"
+
+    def ended_at_the_start(self, command: Command) -> bool:
+        """Whether it found a server away as it began, and so ended with 3, as promised; then it is forgotten."""
+        if command.exit_code != UNREACHABLE:
+            return False
+        self._commands.remove(command)
+        command.reap()
+        self._guard.forget_process(command.pid)
+        return True
 
     def must_be_running(self) -> None:
         """Nothing that was started has ended by itself."""

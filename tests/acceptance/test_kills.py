@@ -99,6 +99,7 @@ class Campaign:
 
         def applied() -> bool:
             self.watch.must_have_seen_no_other()
+            self.start_again()
             self.pipeline.must_be_running()
             return self.pipeline.applied("live")[0] > begin
 
@@ -110,6 +111,13 @@ class Campaign:
             return self.watch.states > seen
 
         wait_for("a reader of the replica sees something new", seen_by_a_reader, RECOVERY_S)
+
+    def start_again(self) -> None:
+        """As any supervisor does, what was just starting when the broker went away."""
+        for commands, arguments in ((self.relays, ("relay",)), (self.workers, ("worker", "live"))):
+            for n, command in enumerate(commands):
+                if self.pipeline.ended_at_the_start(command):
+                    commands[n] = self.pipeline.start(*arguments)
 
     # -- what is done to them
 
