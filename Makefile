@@ -14,10 +14,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 # The folders that tests write into stay in .cache until the next run, those of tests that passed not even so long.
 PYTEST_OPTIONS := --basetemp=.cache/pytest -o tmp_path_retention_policy=failed
-# Each process has servers of its own. It takes the next file when it is done with one, in the order of conftest.py. One
-# more than there are cores: tests wait, for timeouts that they are about, for about a third of their time.
-PROCESSES := $(shell $(PYTHON) -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))")
-PYTEST_OPTIONS += -n $(PROCESSES) --dist=loadfile --no-loadscope-reorder
+# Each process has servers of its own. It takes the next file when it is done with one, in the order of conftest.py.
+PYTEST_OPTIONS += -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 PYTEST_OPTIONS += $(PYTEST)
 
 # What depends on SQLAlchemy's version.
