@@ -72,6 +72,8 @@ class SQLiteImages(ImageDialect):
         meant = [f"printf({self.literal(form)}, {sql})" for form in forms]
         return (
             f"CASE WHEN abs({sql}) = 9e999 THEN CASE WHEN {sql} > 0 THEN 'Infinity' ELSE '-Infinity' END "
+            # So far from 1 SQLite reads digits inexactly, and would take fewer for the same number.
+            f"WHEN abs({sql}) > 1e100 OR (abs({sql}) < 1e-100 AND {sql} <> 0) THEN {self._exact(sql)} "
             + " ".join(f"WHEN CAST({text} AS REAL) = {sql} THEN {text}" for text in meant)
             + f" ELSE {self._exact(sql)} END"
         )
