@@ -11,6 +11,8 @@ from typing import Any, Literal
 import orjson
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from servers.settled import wait_until_settled
+
 Isolation = Literal["read_committed", "read_uncommitted"]
 Partition = tuple[str, int]
 
@@ -57,6 +59,8 @@ class Published:
                 for number in topic.partitions
             }
             self.partitions = {partition: [] for partition in following}
+            if isolation == "read_committed":
+                wait_until_settled(bootstrap_servers, following)
             consumer.assign([TopicPartition(name, number, 0) for name, number in following])
             while following:
                 self._take(consumer, following)

@@ -21,6 +21,7 @@ from rowcast.shared.events import (
     schema_topic,
     transaction_topic,
 )
+from servers.settled import wait_until_settled
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 
@@ -105,6 +106,8 @@ def read_topics(bootstrap_servers: str, source: str, isolation: Isolation) -> Pu
             if _belongs(name, source)
             for partition in topic.partitions
         }
+        if isolation == "read_committed":
+            wait_until_settled(bootstrap_servers, places)
         consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in places])
         messages = []
         while places:
