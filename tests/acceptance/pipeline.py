@@ -195,8 +195,11 @@ class Pipeline:
         assert command.stop() == 0, f"{command.name}: {command.exit_code}\n{command.told()}"
 
     def ended_at_the_start(self, command: Command) -> bool:
-        """Whether it found a server away as it began, and so ended with 3, as promised; then it is forgotten."""
-        if command.exit_code != UNREACHABLE:
+        """Whether it found a server away as it began, and so ended with 3, as promised; then it is forgotten.
+
+        Once it has begun to work it waits for its servers, and says so.
+        """
+        if command.exit_code != UNREACHABLE or any(map(command.has_told, (" rowcast.relay: ", " rowcast.worker: "))):
             return False
         self._commands.remove(command)
         command.reap()

@@ -160,7 +160,7 @@ class PostgreSQLTriggers(TriggerDialect):
 
     def _write(self, lines: str, *, in_order: bool = False) -> str:
         """Writes outbox rows of as many lines as a drain's; ``in_order``: those of rows that are not there any more
-        first. Sorting them takes as long as making them. OFFSET keeps the planner from making each line twice."""
+        first; others are not sorted, which would take time. OFFSET keeps the planner from making each line twice."""
         now = self.sql(now_ms(self.dialect))
         piece = f"(n - 1) / {KEYS_PER_ROW}"
         number, text = ("ORDER BY there", "line, '' ORDER BY n") if in_order else ("", "line, ''")

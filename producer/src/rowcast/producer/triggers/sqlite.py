@@ -25,6 +25,7 @@ from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox_lines import gone_line, row_line
 from rowcast.producer.predicates import stored
 from rowcast.producer.tables import CapturedTable
+from rowcast.producer.transaction_names import DISPLACED
 from rowcast.producer.triggers.dialect import Installed, Marker, TriggerDialect, trigger_name
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.images.masks import DIGEST_FUNCTION
@@ -34,8 +35,6 @@ from rowcast.shared.shapes import PortableType
 _LONGEST = 200
 
 _ROWID = "_rowid_"
-
-DISPLACED = transaction_names.DISPLACED
 
 
 class SQLiteTriggers(TriggerDialect):

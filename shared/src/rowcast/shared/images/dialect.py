@@ -34,10 +34,6 @@ class ImageDialect(ABC):
     def concatenate(self, parts: Sequence[str]) -> str:
         """Texts end to end; NULL if any is."""
 
-    @abstractmethod
-    def as_text(self, sql: str) -> str:
-        """JSON as text."""
-
     def hyphenated(self, sql: str) -> str:
         """A UUID's text of 32 digits, as SQLAlchemy's Uuid stores it where it does not use a type of the engine's."""
         pieces: list[str] = []
@@ -58,4 +54,4 @@ class ImageDialect(ABC):
 
     def _object(self, members: Sequence[tuple[str, str]]) -> str:
         arguments = ", ".join(f"{self.literal(name)}, {sql}" for name, sql in members)
-        return self.as_text(f"{self.object_function}({arguments})")
+        return f"{self.object_function}({arguments})"

@@ -56,9 +56,6 @@ class MySQLImages(ImageDialect):
     def concatenate(self, parts: Sequence[str]) -> str:
         return "CONCAT(" + ", ".join(parts) + ")"
 
-    def as_text(self, sql: str) -> str:
-        return sql
-
 
 def _text(sql: str) -> str:
     """Any value as text that holds every character, whatever the connection's character set is, and that has one

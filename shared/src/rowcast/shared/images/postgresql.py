@@ -139,9 +139,6 @@ class PostgreSQLImages(ImageDialect):
     def concatenate(self, parts: Sequence[str]) -> str:
         return "(" + " || ".join(parts) + ")"
 
-    def as_text(self, sql: str) -> str:
-        return f"{sql}::text"
-
 
 def _joined(parts: Sequence[str]) -> str:
     """Texts end to end. In halves: each || copies its left side, and a thousand nested calls are too deep."""

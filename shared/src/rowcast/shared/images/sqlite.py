@@ -81,9 +81,6 @@ class SQLiteImages(ImageDialect):
     def concatenate(self, parts: Sequence[str]) -> str:
         return "(" + " || ".join(parts) + ")"
 
-    def as_text(self, sql: str) -> str:
-        return sql
-
 
 def _text(sql: str) -> str:
     return f"CAST({sql} AS TEXT)"
