@@ -1,9 +1,12 @@
 """What the capture costs the application: commits and flushes with it, against a plain session, side by side.
 
-    python tests/benchmarks/bench_capture.py URL [--rounds N]
+    python tests/benchmarks/bench_capture.py URL [--generations N] [--rounds N]
 
-Contestants alternate in small blocks, each in a process of its own and on tables of its own, and the median of the
-paired ratios is printed: this is how a machine whose speed drifts can still be believed. ``python`` is the outbox that
+Contestants alternate in small blocks, each in a process of its own and on tables of its own: this is how a machine
+whose speed drifts can still be believed. Two processes that do the same differ by several percent for as long as they
+live, by what lies where in memory; so there are several generations of them, and what is printed is the ratio of the
+median block, with the generations' own. ``plain_again`` is a second plain session: it says what to think of the
+others' last digits. ``python`` is the outbox that
 an application would write by hand: one row per change, serialised in Python from the attributes. ``continuum`` is
 SQLAlchemy-Continuum as it comes, ``continuum_subquery`` the same with the cheaper of its two strategies, which does not
 look for the version before (dependency group ``bench``).
@@ -21,6 +24,7 @@ import random
 import statistics
 import time
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from multiprocessing.connection import Connection
@@ -206,11 +210,11 @@ class ContinuumSubquery(Continuum):
 
 
 KINDS = {
-    "plain": Contestant, "rowcast": Captured, "triggers": Triggers, "python": PythonOutbox,
+    "plain": Contestant, "plain_again": Contestant, "rowcast": Captured, "triggers": Triggers, "python": PythonOutbox,
     "continuum_subquery": ContinuumSubquery, "continuum": Continuum,
 }  # fmt: skip
 # The others see only the unit of work.
-SEE_STATEMENTS = ("plain", "rowcast", "triggers")
+SEE_STATEMENTS = ("plain", "plain_again", "rowcast", "triggers")
 
 
 def serve(name: str, url: str, commands: Connection) -> None:
@@ -254,53 +258,100 @@ def written(connection: sa.Connection) -> tuple[int, int]:
     return rows, log
 
 
-class Bench:
-    def __init__(self, url: str, without: Collection[str]) -> None:
-        self.observer = sa.create_engine(url, isolation_level="AUTOCOMMIT").connect()
-        self.contestants = [Served(name, url) for name in KINDS if name not in without]
-        for contestant in self.contestants:
-            contestant.do("prepare")
+@dataclass(frozen=True)
+class Workload:
+    """What each contestant does, in blocks of ``size`` transactions, objects or rows: ``changes`` changes."""
 
-    def measure(self, what: str, method: str, size: int, changes: int, rounds: int, names: Collection[str]) -> None:
-        contestants = [c for c in self.contestants if c.name in names]
-        times: dict[str, list[float]] = {c.name: [] for c in contestants}
-        amounts: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contestants}
+    what: str
+    method: str
+    size: int
+    changes: int
+    share: float = 1.0
+    """Of the rounds."""
+    seen_by: Collection[str] = tuple(KINDS)
+
+
+WORKLOADS = (
+    Workload("OLTP mix, 50 transactions", "oltp", 50, 100),
+    Workload("flush of 10,000 objects", "flush", 10_000, 10_000, 0.25),
+    Workload("the same, keys drawn", "flush_without_keys", 10_000, 10_000, 0.25),
+    Workload("update().where() of 10,000", "update_where", 10_000, 10_000, 0.25, SEE_STATEMENTS),
+)
+
+
+@dataclass
+class Measured:
+    """One contestant's blocks of one workload: by generation, the seconds of each; of each, rows and bytes a change."""
+
+    seconds: list[list[float]] = field(default_factory=list)
+    written: list[tuple[float, float]] = field(default_factory=list)
+
+    def median(self) -> float:
+        return statistics.median(second for generation in self.seconds for second in generation)
+
+
+class Bench:
+    def __init__(self, url: str, without: Collection[str], rounds: int) -> None:
+        self.url = url
+        self.names = [name for name in KINDS if name not in without]
+        self.rounds = rounds
+        self.observer = sa.create_engine(url, isolation_level="AUTOCOMMIT").connect()
+        self.measured = {(w, name): Measured() for w in WORKLOADS for name in self.names if name in w.seen_by}
+
+    def generation(self, workloads: Collection[Workload]) -> None:
+        """Each workload once, by new processes."""
+        contestants = [Served(name, self.url) for name in self.names]
         for contestant in contestants:
-            contestant.do(method, size)
-        for i in range(rounds):
-            for contestant in contestants if i % 2 else contestants[::-1]:
+            contestant.do("prepare")
+        for workload in workloads:
+            self.measure(workload, [c for c in contestants if c.name in workload.seen_by])
+        for contestant in contestants:
+            contestant.stop()
+
+    def measure(self, workload: Workload, contestants: list[Served]) -> None:
+        for contestant in contestants:
+            contestant.do(workload.method, workload.size)
+            self.measured[workload, contestant.name].seconds.append([])
+        for _ in range(max(2, round(self.rounds * workload.share))):
+            for contestant in random.sample(contestants, len(contestants)):
                 contestant.do("sweep")
                 before = written(self.observer)
-                times[contestant.name].append(contestant.do(method, size))
+                measured = self.measured[workload, contestant.name]
+                measured.seconds[-1].append(contestant.do(workload.method, workload.size))
                 rows, log = (b - a for a, b in zip(before, written(self.observer), strict=True))
-                amounts[contestant.name].append((rows / changes, log / changes))
-        for name, measured in times.items():
-            ratios = [p / t for p, t in zip(times["plain"], measured, strict=True)]
-            rows, log = (statistics.median(amount) for amount in zip(*amounts[name], strict=True))
-            print(
-                f"{what:<28} {name:<18} {statistics.median(measured) * 1000:9.1f} ms a block"
-                f"   {statistics.median(ratios):.2f}x plain  (quartiles {statistics.quantiles(ratios, n=4)[0]:.2f}"
-                f" to {statistics.quantiles(ratios, n=4)[2]:.2f}, {rounds} pairs)"
-                f"   {rows:5.2f} rows and {log:6,.0f} bytes a change"
-            )
-        for name in [c.name for c in self.contestants if c.name not in names]:
-            print(f"{what:<28} {name:<18} does not see it")
+                measured.written.append((rows / workload.changes, log / workload.changes))
+
+    def print(self, workloads: Collection[Workload]) -> None:
+        for workload in workloads:
+            plain = self.measured[workload, "plain"]
+            for name in self.names:
+                if name not in workload.seen_by:
+                    print(f"{workload.what:<28} {name:<18} does not see it")
+                    continue
+                own = self.measured[workload, name]
+                medians = [map(statistics.median, m.seconds) for m in (plain, own)]
+                ratios = sorted(p / t for p, t in zip(*medians, strict=True))
+                rows, log = (statistics.median(amount) for amount in zip(*own.written, strict=True))
+                print(
+                    f"{workload.what:<28} {name:<18} {own.median() * 1000:9.1f} ms a block"
+                    f"   {plain.median() / own.median():.2f}x plain  ({ratios[0]:.2f} to {ratios[-1]:.2f} in"
+                    f" {len(ratios)} generations)   {rows:5.2f} rows and {log:6,.0f} bytes a change"
+                )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--generations", type=int, default=5, help="how often the processes are new")
+    parser.add_argument("--rounds", type=int, default=12, help="blocks in a generation; of the large ones a quarter")
     parser.add_argument("--without", nargs="*", choices=[*KINDS][1:], default=[], help="leave these contestants out")
+    parser.add_argument("--only", nargs="*", choices=[w.method for w in WORKLOADS], default=[], help="these workloads")
     arguments = parser.parse_args()
-    bench = Bench(arguments.url, arguments.without)
-    large = min(arguments.rounds, max(7, arguments.rounds // 4))
-    bench.measure("OLTP mix, 50 transactions", "oltp", 50, 100, arguments.rounds, KINDS)
-    bench.measure("flush of 10,000 objects", "flush", 10_000, 10_000, large, KINDS)
-    bench.measure("the same, keys drawn", "flush_without_keys", 10_000, 10_000, large, KINDS)
-    bench.measure("update().where() of 10,000", "update_where", 10_000, 10_000, large, SEE_STATEMENTS)
-    for contestant in bench.contestants:
-        contestant.stop()
+    workloads = [w for w in WORKLOADS if not arguments.only or w.method in arguments.only]
+    bench = Bench(arguments.url, arguments.without, arguments.rounds)
+    for _ in range(arguments.generations):
+        bench.generation(workloads)
+    bench.print(workloads)
 
 
 if __name__ == "__main__":
