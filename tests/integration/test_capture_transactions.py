@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
+from rowcast.shared.errors import CaptureError
 from shop import Shop, open_shop
 
 NewDatabase = Callable[[str], str]
@@ -146,6 +148,53 @@ def test_each_shard_has_its_own_outbox(new_database: NewDatabase) -> None:
         assert len(lines) == 2 * len(mine)
         assert all(sum(f'"k":{{"id":{n}}}' in line for line in lines) == 2 for n in mine)
         engine.dispose()
+
+
+# -- transactions that begin by themselves
+
+
+@pytest.mark.parametrize("statement", ["insert", "update", "update of several", "delete"])
+def test_a_transaction_that_its_first_statement_begins_is_captured(shop: Shop, statement: str) -> None:
+    """The engine tells of the beginning only after it has told of the statement."""
+    tag = shop.models.Tag.__table__
+    with shop.engine.connect() as connection:
+        for n in (1, 2, 3):
+            connection.execute(tag.insert(), {"name": f"tag {n}"})
+            connection.commit()
+        assert [c["k"]["id"] for c in shop.take()] == [1, 2, 3]
+        match statement:
+            case "insert":
+                connection.execute(tag.insert(), {"name": "drawn"})
+            case "update":
+                connection.execute(tag.update().where(tag.c.id == 2), {"name": "new"})
+            case "update of several":
+                connection.execute(tag.update().where(tag.c.name.like("tag%")).values(name=tag.c.name + "!"))
+            case "delete":
+                connection.execute(tag.delete().where(tag.c.id == 2))
+        connection.commit()
+        expected = {
+            "insert": [("c", 4)],
+            "update": [("u", 2)],
+            "update of several": [("u", n) for n in (1, 2, 3)],
+            "delete": [("d", 2)],
+        }
+        assert sorted((c["op"], c["k"]["id"]) for c in shop.take()) == expected[statement]
+
+
+def test_a_statement_that_failed_and_is_tried_again_leaves_only_what_it_did(shop: Shop) -> None:
+    tag = shop.models.Tag.__table__
+    rename = tag.update().where(tag.c.id == sa.bindparam("tag"))
+    with shop.engine.connect() as connection:
+        connection.execute(tag.insert(), [{"id": n, "name": f"tag {n}"} for n in (1, 2)])
+        connection.commit()
+        shop.take()
+        with pytest.raises(exc.IntegrityError), connection.begin_nested():
+            connection.execute(rename, {"tag": 1, "name": "tag 2"})
+        with pytest.raises(exc.StatementError, match="tag"):
+            connection.execute(rename, {"name": "no key"})
+        connection.execute(rename, {"tag": 2, "name": "renamed"})
+        connection.commit()
+    assert [(c["op"], c["k"]["id"]) for c in shop.take()] == [("u", 2)]
 
 
 # -- transactions that the database ends
@@ -304,3 +353,27 @@ def test_a_huge_transaction_takes_little_memory(new_database: NewDatabase, tmp_p
         # What was written before the update is told as it was.
         assert connection.scalar(sa.text(lines), {"what": '"op":"c"'}) == rows
     engine.dispose()
+
+
+def test_a_statement_that_another_listener_replaces_is_refused(shop: Shop) -> None:
+    """It would be executed, and its rows not known."""
+
+    def replace(_connection: Any, statement: Any, multiparams: Any, params: Any, _options: Any) -> Any:
+        if isinstance(statement, sa.Update):
+            statement = statement.where(sa.true())
+        return statement, multiparams, params
+
+    tag = shop.models.Tag.__table__
+    with shop.engine.begin() as connection:
+        connection.execute(tag.insert(), {"name": "a"})
+    sa.event.listen(shop.engine, "before_execute", replace, retval=True)
+    with pytest.raises(CaptureError, match=r"tags, another listener"), shop.engine.begin() as connection:
+        connection.execute(tag.update().values(name="b"))
+    with shop.engine.connect() as connection:
+        connection.execute(tag.insert(), {"name": "c"})
+        with pytest.raises(CaptureError):
+            connection.execute(tag.update().where(tag.c.name == "a").values(name="d"))
+        with pytest.raises(CaptureError):
+            connection.commit()
+        connection.rollback()
+        assert connection.scalars(sa.select(tag.c.name)).all() == ["a"]

@@ -47,11 +47,7 @@ class ChangeKeys:
         if condition is not None and pending.setting is None and not (computes or constraints):
             self._name_keys(connection, pending, condition.keys(sets), leaves=rekeys or isinstance(statement, Delete))
         elif self._can_return(connection, pending, statement) and not (rekeys or constraints or pending.stored.before):
-            own = pending.setting is None and not statements.has_return_defaults(statement)
-            if own and connection.dialect.name == "postgresql":
-                pending.appends = True
-            else:
-                self._return_keys(pending, statement)
+            self._return_keys(connection, pending, statement)
         else:
             self._read_keys(connection, pending, statement, computes)
         if constraints:
@@ -85,9 +81,13 @@ class ChangeKeys:
             return False
         return not statements.has_return_defaults(statement) or statements.returns_keys_by_default(statement, columns)
 
-    def _return_keys(self, pending: Pending, statement: Update | Delete) -> None:
-        pending.returns = True
-        if pending.setting is None and not statements.has_return_defaults(statement):
+    def _return_keys(self, connection: Connection, pending: Pending, statement: Update | Delete) -> None:
+        if pending.setting is not None or statements.has_return_defaults(statement):
+            pending.returns = True
+        elif connection.dialect.name == "postgresql":
+            pending.appends = True
+        else:
+            pending.returns = True
             pending.statement = statement.return_defaults(*pending.key_columns)
 
     def _read_keys(self, connection: Connection, pending: Pending, statement: Update | Delete, computes: bool) -> None:
@@ -104,7 +104,7 @@ class ChangeKeys:
             return
         pending.keys = statements.select_keys(connection, statement, columns, sets, pending.options)
         if computes or pending.setting is not None:
-            self._return_keys(pending, statement)
+            self._return_keys(connection, pending, statement)
 
     def _see_other_tables(self, connection: Connection, pending: Pending, statement: Update) -> None:
         """MySQL's UPDATE of several tables at once."""

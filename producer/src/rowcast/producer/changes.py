@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, CursorResult
@@ -20,7 +19,7 @@ from rowcast.producer.pending import TRANSLATE, CapturedOf, Inserted, Pending
 from rowcast.producer.plain import PlainStatements
 from rowcast.producer.statements import Parameters
 from rowcast.producer.tables import CapturedTable
-from rowcast.producer.touched import Touch, Touched
+from rowcast.producer.touched import Expected, Touch, Touched
 from rowcast.shared.errors import CaptureError
 
 
@@ -31,15 +30,31 @@ class Changes:
         self._outbox = outbox
         self._announcer = announcer
         self._captured = captured
-        self._waiting: WeakKeyDictionary[Connection, list[Pending]] = WeakKeyDictionary()
         followers = Followers(metadata, captured, announcer)
-        self._plain = PlainStatements(followers, announcer)
+        self._plain = PlainStatements(followers)
         self._insert_keys = InsertKeys(followers, announcer)
         self._change_keys = ChangeKeys(followers, captured)
 
-    def forget(self, connection: Connection) -> None:
-        """The transaction is over; a statement that failed has left its own here."""
-        self._waiting.pop(connection, None)
+    def expect(self, statement: UpdateBase, sets: Parameters, notes: Touched) -> CapturedTable | None:
+        """All that ``before`` does for a statement that was met before and needs no help; None if this is none."""
+        plan = self._plain.known(statement)
+        # Of another statement, which has failed, or in whose midst this one is executed.
+        if plan is None or notes.expected is not None:
+            return None
+        keys = plan.keys(statement, sets)
+        if keys is None:
+            return None
+        notes.expected = Expected(statement, plan.table, plan.touch, keys)
+        return plan.table
+
+    def as_expected(self, result: CursorResult[Any], notes: Touched) -> None:
+        """All that ``after`` does for such a statement."""
+        assert notes.expected is not None
+        _, table, touch, keys = notes.expected
+        notes.expected = None
+        # A key that the statement did not find was not changed, and is not locked.
+        locked = touch is Touch.INSERT or result.rowcount == (1 if len(keys) == 1 else len(set(keys)))
+        notes.note(table, touch, keys, locked=locked)
 
     def before(
         self,
@@ -48,6 +63,7 @@ class Changes:
         stored: CapturedTable,
         sets: Parameters,
         execution_options: Mapping[str, Any],
+        notes: Touched,
     ) -> tuple[UpdateBase, Parameters]:
         """Reads the keys, and old rows, that only now can be read; returns the statement and the parameters to run in
         their place. ``stored``: its table, under its ``schema_translate_map``.
@@ -59,8 +75,7 @@ class Changes:
         assert table is not None
         pending = Pending(statement, table, stored, sets, {TRANSLATE: translation})
         if self._plain.recognise(pending, connection.dialect):
-            pending.plain = True
-            self._waiting.setdefault(connection, []).append(pending)
+            notes.wait(pending)
             return statement, sets
         if isinstance(statement, Insert):
             singles = self._insert_keys.before(connection, pending, statement)
@@ -70,9 +85,9 @@ class Changes:
             pending.unseen(self._announcer, "a statement of an unknown kind")
             return statement, sets
         if singles is not None:
-            return self._one_by_one(connection, singles, stored, execution_options)
+            return self._one_by_one(connection, singles, stored, execution_options, notes)
         pending.see_old_rows(connection)
-        self._waiting.setdefault(connection, []).append(pending)
+        notes.wait(pending)
         return pending.statement, pending.sets
 
     def before_cte(
@@ -82,6 +97,7 @@ class Changes:
         cte: CTE,
         parameters: Mapping[str, Any],
         options: Mapping[str, Any],
+        notes: Touched,
     ) -> str:
         """The same for DML in a CTE of the statement that is about to run; returns the text to run in its place."""
         statement: Any = cte.element
@@ -92,7 +108,7 @@ class Changes:
             return sql
         pending = Pending(statement, table, stored, [parameters], {TRANSLATE: translation})
         key = ctes.returned_key(cte, pending.key_columns)
-        setting = f"rowcast.keys_{len(self._waiting.get(connection, ()))}"
+        setting = f"rowcast.keys_{len(notes.waiting)}"
         storing = None if key is None else ctes.storing(sql, cte, key, setting, self._outbox, connection.dialect)
         if storing is None:
             pending.unseen(self._announcer, "DML in a common table expression that does not return the primary key")
@@ -103,29 +119,18 @@ class Changes:
         else:
             self._change_keys.before(connection, pending, statement)
         pending.see_old_rows(connection)
-        self._waiting.setdefault(connection, []).append(pending)
+        notes.wait(pending)
         return storing
 
     def after(
-        self,
-        connection: Connection,
-        statement: UpdateBase | None,
-        result: CursorResult[Any],
-        notes_of: Callable[[Connection], Touched],
-    ) -> None:
-        """Notes the keys that the statement, now executed, has changed."""
-        waiting = self._waiting.get(connection) if self._waiting else None
-        if not waiting:
-            return
-        notes = notes_of(connection)
-        own = [pending for pending in waiting if pending.statement is statement or pending.setting is not None]
+        self, connection: Connection, statement: UpdateBase | None, result: CursorResult[Any], notes: Touched
+    ) -> bool:
+        """Notes the keys that the statement, now executed, has changed. False if it was never seen before."""
+        own = notes.take(statement)
         for pending in own:
-            waiting.remove(pending)
             pending.keep_old_rows(notes)
             try:
-                if pending.plain:
-                    self._plain.note(pending, result, notes)
-                elif isinstance(pending.statement, Insert):
+                if isinstance(pending.statement, Insert):
                     self._insert_keys.after(connection, pending, result, notes)
                 else:
                     self._change_keys.after(connection, pending, result, notes)
@@ -135,15 +140,25 @@ class Changes:
                 raise
             if pending.rows_before:
                 results.set_rowcount(result, result.rowcount + pending.rows_before)
+        return any(pending.statement is statement for pending in own)
 
-    def failed(self, connection: Connection, notes: Touched) -> None:
-        """A statement with many parameter sets may have changed some rows before it failed, and on most engines the
-        transaction can go on: what it may have changed is looked at again at commit."""
-        waiting = self._waiting.pop(connection, [])
-        if connection.dialect.name == "postgresql":
-            # Nothing of it is left, and the transaction can only be rolled back, if only to a savepoint.
+    def failed(self, connection: Connection, statement: UpdateBase | None, notes: Touched, *, in_part: bool) -> None:
+        """The statement has failed. ``in_part``: it has many parameter sets, and may have changed some rows before; on
+        most engines the transaction can go on, and what it may have changed is looked at again at commit."""
+        failed, expected = notes.take(statement), notes.expected
+        if expected is not None and expected.statement is statement:
+            notes.expected = None
+        if not in_part or connection.dialect.name == "postgresql":
+            # Nothing of it is left; in PostgreSQL the transaction can only be rolled back, if only to a savepoint.
             return
-        for pending in waiting:
+        if expected is not None and expected.statement is statement:
+            notes.note(
+                expected.table,
+                Touch.INSERT if expected.touch is Touch.INSERT else Touch.UPDATE,
+                expected.keys,
+                locked=False,
+            )
+        for pending in failed:
             pending.keep_old_rows(notes)
             keys = pending.keys
             inserting = isinstance(pending.statement, Insert)
@@ -157,15 +172,17 @@ class Changes:
             else:
                 notes.note(pending.stored, Touch.INSERT if inserting else Touch.UPDATE, keys, locked=False)
 
-    def returning_to_append(self, connection: Connection, statement: Any, compiled: Any) -> str:
+    def returning_to_append(self, connection: Connection, context: Any, notes: Touched) -> str:
         """What must be added to the text of the statement that is about to run; mostly nothing."""
-        for pending in self._waiting.get(connection, ()):
-            if pending.statement is not statement:
+        for pending in notes.waiting:
+            if not (pending.appends or pending.inserted is Inserted.APPENDED):
+                continue
+            if pending.statement is not statements.dml_of(context.invoked_statement):
                 continue
             preparer = connection.dialect.identifier_preparer
             if pending.inserted is Inserted.APPENDED:
                 return "".join(f", {preparer.quote(column.name)}" for column in pending.key_columns)
-            if pending.appends and compiled.effective_returning:
+            if pending.appends and context.compiled.effective_returning:
                 # The ORM's own, to refresh its objects: it has the keys.
                 pending.appends, pending.returns = False, True
             if pending.appends:
@@ -180,12 +197,13 @@ class Changes:
         singles: Sequence[tuple[UpdateBase, Mapping[str, Any]]],
         stored: CapturedTable,
         execution_options: Mapping[str, Any],
+        notes: Touched,
     ) -> tuple[UpdateBase, Parameters]:
         """Executes all but the last, and returns the last: of one row at a time, the database tells the key."""
         rows = 0
         for statement, parameters in singles[:-1]:
             rows += connection.execute(statement, dict(parameters), execution_options=execution_options).rowcount
         last, parameters = singles[-1]
-        prepared = self.before(connection, last, stored, [parameters], execution_options)
-        self._waiting[connection][-1].rows_before = rows
+        prepared = self.before(connection, last, stored, [parameters], execution_options, notes)
+        notes.waiting[-1].rows_before = rows
         return prepared

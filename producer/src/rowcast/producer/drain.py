@@ -6,10 +6,9 @@ It is compiled once for each combination of tables. A row that is there becomes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
@@ -17,12 +16,13 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from rowcast.producer import statements
 from rowcast.producer.clock import now_ms
+from rowcast.producer.connections import execute_without_result
 from rowcast.producer.likened import exactly, likened_columns
 from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.outbox_lines import gone_line, row_line
+from rowcast.producer.pipelined import Pipelined
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key, OldRows
 from rowcast.shared.images import Concatenation
@@ -38,13 +38,12 @@ _ONE: ColumnElement[int] = sa.literal_column("1", sa.Integer)
 _NONE: ColumnElement[int] = sa.literal_column("0", sa.Integer)
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Keys of one table that share an op. ``count`` 0 means an array of any length."""
+class _Group(NamedTuple):
+    """Keys of one table that share an op. ``size`` 0 means an array of any length."""
 
     table: CapturedTable
     existed: bool
-    count: int
+    size: int
 
     @property
     def with_old_rows(self) -> bool:
@@ -65,16 +64,20 @@ class _Compiled:
         self._processors = {name: _processor(type_, dialect) for name, type_ in types.items()}
         # The salts of hashes come with the statement.
         self._own = {name: bind.value for name, bind in binds.items() if not bind.required}
+        self._pipelined = Pipelined(self._sql) if dialect.driver == "psycopg" else None
 
-    def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> None:
+    def execute(self, connection: Connection, parameters: Mapping[str, Any], *, commit: bool) -> None:
+        """``commit``: the transaction may end with it, and does where that saves a round trip."""
         if self._own:
             parameters = {**parameters, **self._own}
         ready = {
             name: parameters[name] if process is None else process(parameters[name])
             for name, process in self._processors.items()
         }
+        if commit and self._pipelined is not None and self._pipelined.commit_with(connection, ready):
+            return
         values = ready if self._positions is None else tuple(ready[name] for name in self._positions)
-        statements.execute_without_result(connection, self._sql, values)
+        execute_without_result(connection, self._sql, values)
 
 
 def _processor(type_: sa.types.TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
@@ -99,22 +102,23 @@ class Drain:
 
     def write(
         self, connection: Connection, touched: Folded, old_rows: Mapping[CapturedTable, OldRows],
-        transaction: Callable[[], str], context: str | None, *, last: bool,
+        transaction: Callable[[], str], context: str | None, *, last: bool, commit: bool,
     ) -> None:  # fmt: skip
         """Runs inside the application's transaction, while it holds the locks of all that it changed.
 
         ``old_rows``: see ``Touched``; ``transaction`` names it where the database does not; ``context``: see
-        ``TransactionContext``; ``last``: nothing of it comes after this.
+        ``TransactionContext``; ``last``: nothing of it comes after this;
+        ``commit``: nothing at all comes before COMMIT, which may be sent along.
         """
         if self._row_locks:
             touched = {table: self._locked(connection, table, keys) for table, keys in touched.items()}
-        runs = list(self._runs(touched))
-        pieces = list(_pieces(runs, KEYS_PER_ROW if self._has_arrays else SINGLES))
+        pieces = list(_pieces(self._runs(touched), KEYS_PER_ROW if self._has_arrays else SINGLES))
         name = None if self._own_transaction_id else transaction()
         for i, piece in enumerate(pieces):
             # Only the last row can say that it is the last: the relay looks for more behind any other.
+            end = i == len(pieces) - 1
             self._write_piece(
-                connection, piece, old_rows, name, context, True if last and i == len(pieces) - 1 else None
+                connection, piece, old_rows, name, context, True if last and end else None, commit=commit and end
             )
 
     def _runs(self, touched: Folded) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
@@ -126,9 +130,9 @@ class Drain:
 
     def _locked(self, connection: Connection, table: CapturedTable, keys: Mapping[Key, int]) -> Mapping[Key, int]:
         """Takes the missing locks. What is not there to be locked was not changed by this transaction."""
-        locked = {key: flags for key, flags in keys.items() if flags & LOCKED}
-        if len(locked) == len(keys):
+        if all(flags & LOCKED for flags in keys.values()):
             return keys
+        locked = {key: flags for key, flags in keys.items() if flags & LOCKED}
         for existed in (EXISTED, 0):
             missing = [key for key, flags in keys.items() if flags == existed]
             for key in lock_named(connection, table.key_columns, missing):
@@ -139,6 +143,7 @@ class Drain:
     def _write_piece(
         self, connection: Connection, piece: Sequence[tuple[CapturedTable, bool, list[Key]]],
         old_rows: Mapping[CapturedTable, OldRows], transaction: str | None, context: str | None, complete: bool | None,
+        *, commit: bool,
     ) -> None:  # fmt: skip
         groups = []
         parameters: dict[str, Any] = {"rowcast_complete": complete}
@@ -166,7 +171,7 @@ class Drain:
             if len(self._compiled) > 500:
                 self._compiled.clear()
             compiled = self._compiled[signature] = _Compiled(self._statement(*signature), self._dialect)
-        compiled.execute(connection, parameters)
+        compiled.execute(connection, parameters, commit=commit)
 
     def _statement(self, groups: Sequence[_Group], with_context: bool) -> sa.Insert:
         """INSERT … SELECT of one outbox row, if any of the groups has a change to tell."""
@@ -192,10 +197,10 @@ class Drain:
 
     def _parts(self, g: int, group: _Group) -> Iterator[ColumnElement[str]]:
         columns = group.table.key_columns
-        if group.count == 0:
+        if group.size == 0:
             yield self._array_part(g, group)
             return
-        for n in range(group.count):
+        for n in range(group.size):
             binds = [sa.bindparam(f"k{g}_{c}_{n}", type_=column.type) for c, column in enumerate(columns)]
             old = sa.bindparam(f"b{g}_{n}", type_=sa.Text) if group.with_old_rows else None
             gone = _gone_line(group, binds, old)
@@ -260,7 +265,7 @@ def _joined(parts: Sequence[ColumnElement[str]]) -> ColumnElement[str]:
 
 
 def _pieces(
-    runs: Sequence[tuple[CapturedTable, bool, list[Key]]], limit: int
+    runs: Iterable[tuple[CapturedTable, bool, list[Key]]], limit: int
 ) -> Iterator[list[tuple[CapturedTable, bool, list[Key]]]]:
     """Cuts the runs into what one statement takes: at most ``limit`` keys."""
     piece: list[tuple[CapturedTable, bool, list[Key]]] = []

@@ -37,11 +37,14 @@ def names_rows_by_itself(statement: Insert, key_columns: Sequence[sa.Column[Any]
     """Whether SQLAlchemy will report the inserted keys without help."""
     if statement._multi_values or statement.select is not None or is_upsert(statement):
         return False
+    return reports_keys(statement, sets) or all(_given(statement, column, sets) for column in key_columns)
+
+
+def reports_keys(statement: Insert, sets: Parameters) -> bool:
+    """Whether SQLAlchemy asks the database for the keys of such an INSERT: the ORM told it to, or it does so itself."""
     if has_return_defaults(statement):
         return True
-    if len(sets) == 1 and not statement._inline and key_columns[0].table.implicit_returning:
-        return True
-    return all(_given(statement, column, sets) for column in key_columns)
+    return len(sets) == 1 and not statement._inline and bool(table_of(statement).implicit_returning)
 
 
 def draws_a_key_for_zero(

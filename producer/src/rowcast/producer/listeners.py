@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from rowcast.producer import statements
+from rowcast.producer import connections
 from rowcast.producer.announcements import Announcer
 from rowcast.producer.capturing import ByTriggers
+from rowcast.producer.connections import OpenTransactions
 from rowcast.producer.context import TransactionContext
 from rowcast.producer.drain import Drain
 from rowcast.producer.observer import Observer
@@ -22,8 +22,9 @@ from rowcast.producer.tables import CapturedTable, CapturedTables
 from rowcast.producer.touched import Touched
 from rowcast.producer.translated import TranslatedTables, Translation
 
+# Not "begin": the transaction that a statement begins by itself does so after the statement is seen.
 _EVENTS = (
-    "begin", "rollback", "commit", "prepare_twophase", "commit_twophase", "rollback_twophase",
+    "rollback", "commit", "prepare_twophase", "commit_twophase", "rollback_twophase",
     "savepoint", "rollback_savepoint", "release_savepoint",
 )  # fmt: skip
 
@@ -55,9 +56,9 @@ class EngineListeners:
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, tables, self.captured)
         self._by_triggers = ByTriggers(outbox.shape)
-        self._transactions: WeakKeyDictionary[Connection, Touched] = WeakKeyDictionary()
+        self._transactions = OpenTransactions()
         self._observer = Observer(
-            tables.metadata, outbox.outbox, self.captured, self._notes, self._bound_memory, announcer
+            tables.metadata, outbox.outbox, self.captured, self._transactions, self._bound_memory, announcer
         )
         # The observer's methods themselves: they are called for every statement.
         self._events: dict[str, Callable[..., Any]] = {
@@ -75,10 +76,9 @@ class EngineListeners:
             event.listen(self.engine, name, listener, retval=name in _REPLACING)
 
     def uninstall(self) -> None:
-        """Stops listening; what open transactions have noted is dropped."""
+        """Stops listening; nobody asks any more for what open transactions have noted."""
         for name, listener in self._events.items():
             event.remove(self.engine, name, listener)
-        self._transactions.clear()
 
     def captured(
         self, connection: Connection, table: Any, translation: Translation | None = None
@@ -104,18 +104,24 @@ class EngineListeners:
             self._tables[name] = found  # type: ignore[index]
             return found
 
-    def flush(self, connection: Connection, *, last: bool = False) -> None:
-        """Writes what the connection's transaction has touched so far into the outbox; ``last``: it ends now."""
+    def flush(self, connection: Connection, *, last: bool = False, commit: bool = False) -> None:
+        """Writes what the connection's transaction has touched so far into the outbox; ``last``: it ends now.
+
+        ``commit``: nothing else is to be done before COMMIT, which may go with it.
+        """
         touched = self._transactions.get(connection)
         if touched is None:
             return
         touched.raise_what_was_refused()
         if not touched.notes:
             return
-        with statements.untranslated(connection):
-            self._write(connection, touched, last=last)
+        if connections.is_translated(connection):
+            with connections.untranslated(connection):
+                self._write(connection, touched, last=last, commit=commit)
+        else:
+            self._write(connection, touched, last=last, commit=commit)
 
-    def _write(self, connection: Connection, touched: Touched, *, last: bool) -> None:
+    def _write(self, connection: Connection, touched: Touched, *, last: bool, commit: bool) -> None:
         ensure_functions(connection)
         folded = touched.fold()
         if not self._shapes.confirms(folded):
@@ -125,7 +131,7 @@ class EngineListeners:
         self._drain.write(
             connection, folded, touched.old_rows(),
             lambda: self._by_triggers.transaction(connection) or touched.transaction,
-            self._context.document(), last=last and alone,
+            self._context.document(), last=last and alone, commit=commit,
         )  # fmt: skip
         if last:
             self._by_triggers.end(connection)
@@ -134,29 +140,27 @@ class EngineListeners:
 
     # -- the transaction's life
 
-    def _begin(self, connection: Connection) -> None:
-        self._forget(connection)
-
-    def _forget(self, connection: Connection) -> None:
-        self._transactions.pop(connection, None)
-        self._observer.forget(connection)
-
     def _rollback(self, connection: Connection) -> None:
-        self._forget(connection)
+        self._transactions.forget(connection)
 
     def _rollback_twophase(self, connection: Connection, xid: Any, is_prepared: bool) -> None:
-        self._forget(connection)
+        self._transactions.forget(connection)
 
     def _commit(self, connection: Connection) -> None:
         try:
-            self.flush(connection, last=True)
+            self.flush(connection, last=True, commit=self._commits_next(connection))
         except BaseException:
             # SQLAlchemy takes a transaction whose commit has failed for ended, and would hand the connection to the
             # next user with these changes still open: they would be committed then, without their outbox row.
             self._roll_back(connection)
             raise
         finally:
-            self._forget(connection)
+            self._transactions.forget(connection)
+
+    def _commits_next(self, connection: Connection) -> bool:
+        """Whether no other listener may write anything between this one and COMMIT."""
+        *_, last = connection.dispatch.commit
+        return bool(last == self._events["commit"])
 
     def _roll_back(self, connection: Connection) -> None:
         if connection.invalidated:
@@ -171,26 +175,20 @@ class EngineListeners:
     def _prepare_twophase(self, connection: Connection, xid: Any) -> None:
         # A failure leaves the transaction active: its owner rolls it back.
         self.flush(connection, last=True)
-        self._forget(connection)
+        self._transactions.forget(connection)
 
     def _commit_twophase(self, connection: Connection, xid: Any, is_prepared: bool) -> None:
         if not is_prepared:
             self._commit(connection)
 
     def _savepoint(self, connection: Connection, name: str | None) -> None:
-        self._notes(connection).savepoint(statements.savepoint_name(connection, name))
+        self._transactions.of(connection).savepoint(connections.savepoint_name(connection, name))
 
     def _rollback_savepoint(self, connection: Connection, name: str, context: Any) -> None:
-        self._notes(connection).rollback_to(name)
+        self._transactions.of(connection).rollback_to(name)
 
     def _release_savepoint(self, connection: Connection, name: str, context: Any) -> None:
-        self._notes(connection).release(name)
-
-    def _notes(self, connection: Connection) -> Touched:
-        notes = self._transactions.get(connection)
-        if notes is None:
-            notes = self._transactions[connection] = Touched()
-        return notes
+        self._transactions.of(connection).release(name)
 
     # -- statements
 

@@ -12,6 +12,7 @@ from sqlalchemy.sql.dml import UpdateBase
 from rowcast.producer import ctes, statements
 from rowcast.producer.announcements import Announcer
 from rowcast.producer.changes import Changes
+from rowcast.producer.connections import OpenTransactions
 from rowcast.producer.locked_reads import OWN_OPTION
 from rowcast.producer.named_rows import IGNORE, OPTION, named_rows, touch
 from rowcast.producer.pending import TRANSLATE, CapturedOf
@@ -19,6 +20,9 @@ from rowcast.producer.sql_text import changed_tables
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Touched
 from rowcast.shared.errors import CaptureError
+
+_OPTIONS = frozenset((OWN_OPTION, OPTION, TRANSLATE))
+"""Execution options with which a statement means something else."""
 
 
 class Observer:
@@ -29,24 +33,32 @@ class Observer:
         metadata: sa.MetaData,
         outbox: sa.Table,
         captured: CapturedOf,
-        notes: Callable[[Connection], Touched],
+        transactions: OpenTransactions,
         make_room: Callable[[Connection], None],
         announcer: Announcer,
     ) -> None:
         self._metadata = metadata
         self._captured = captured
-        self._notes = notes
+        self._transactions = transactions
         self._make_room = make_room
         self._announcer = announcer
         self._changes = Changes(metadata, outbox, captured, announcer)
 
-    def forget(self, connection: Connection) -> None:
-        """The transaction is over."""
-        self._changes.forget(connection)
-
     def before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
     ) -> tuple[Any, Any, Any]:
+        if statement.__class__ is sa.Select:
+            # Before anything else: most statements are. DML in its CTEs is seen later.
+            return statement, multiparams, params
+        notes = self._transactions.of(connection)
+        notes.forget(statement)
+        if _OPTIONS.isdisjoint(execution_options):
+            # The unit of work's, which come again and again.
+            table = self._changes.expect(statement, statements.parameter_sets(multiparams, params), notes)
+            if table is not None:
+                self._make_room(connection)
+                _refuse_what_is_not_atomic(connection, table)
+                return statement, multiparams, params
         statement = statements.resolved(statement)
         changing = statements.dml_of(statement)
         if changing is not None and OWN_OPTION not in execution_options:
@@ -59,7 +71,7 @@ class Observer:
                     self._take_the_applications_word(connection, execution_options)
                 else:
                     sets = statements.parameter_sets(multiparams, params)
-                    instead, fewer = self._changes.before(connection, changing, table, sets, execution_options)
+                    instead, fewer = self._changes.before(connection, changing, table, sets, execution_options, notes)
                     statement = statements.with_dml(statement, instead)
                     if fewer is not sets:
                         multiparams, params = [], dict(fewer[0])
@@ -68,17 +80,48 @@ class Observer:
     def after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
-        if OWN_OPTION not in execution_options:
-            self._changes.after(connection, statements.dml_of(statement), result, self._notes)
+        notes = self._transactions.get(connection)
+        if notes is None:
+            return
+        seen = notes.expected is not None and notes.expected.statement is statement
+        if seen:
+            self._changes.as_expected(result, notes)
+        if OWN_OPTION in execution_options:
+            return
+        dml = statements.dml_of(statement)
+        if notes.waiting:
+            seen = self._changes.after(connection, dml, result, notes) or seen
+        if dml is not None and not seen and OPTION not in execution_options:
+            self._refuse_what_was_replaced(connection, dml, execution_options, notes)
+
+    def _refuse_what_was_replaced(
+        self, connection: Connection, dml: UpdateBase, execution_options: Any, notes: Touched
+    ) -> None:
+        """What was executed is not what ``before_execute`` has seen."""
+        table = self._captured(connection, statements.table_of(dml), execution_options.get(TRANSLATE))
+        if table is not None:
+            error = CaptureError(
+                f"after the capture had looked at a statement on {table.full_name}, another listener put its own in "
+                "its place: which rows it changed is not known. Add that listener before the capture is installed."
+            )
+            notes.refuse(error)
+            raise error
 
     def handle_error(self, context: Any) -> None:
-        execution = context.execution_context
-        if context.connection is not None and execution is not None and execution.executemany:
-            self._changes.failed(context.connection, self._notes(context.connection))
+        execution, connection = context.execution_context, context.connection
+        notes = None if connection is None else self._transactions.get(connection)
+        if notes is not None and (notes.waiting or notes.expected) and execution is not None:
+            dml = statements.dml_of(execution.invoked_statement)
+            self._changes.failed(connection, dml, notes, in_part=execution.executemany)
 
     def before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> tuple[str, Any]:
+        notes = self._transactions.get(connection)
+        if context is not None and statements.is_one_alone(context.compiled):
+            if notes is not None and notes.waiting:
+                statement += self._changes.returning_to_append(connection, context, notes)
+            return statement, parameters
         if context is None or OWN_OPTION in (options := context.execution_options):
             return statement, parameters
         of_ctes = ctes.ctes_of(context)
@@ -87,9 +130,10 @@ class Observer:
         elif OPTION not in options:
             for cte in filter(ctes.changes_rows, of_ctes):
                 known = ctes.named_parameters(context)
-                statement = self._changes.before_cte(connection, statement, cte, known, options)
-            if (dml := statements.dml_of(context.invoked_statement)) is not None:
-                statement += self._changes.returning_to_append(connection, dml, context.compiled)
+                notes = self._transactions.of(connection)
+                statement = self._changes.before_cte(connection, statement, cte, known, options, notes)
+            if notes is not None and notes.waiting:
+                statement += self._changes.returning_to_append(connection, context, notes)
         elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):
             self._take_the_applications_word(connection, options)
         return statement, parameters
@@ -112,7 +156,7 @@ class Observer:
             captured = self._captured(connection, table, options.get(TRANSLATE))
             if captured is not None:
                 _refuse_what_is_not_atomic(connection, captured)
-                touch(connection, captured, keys, self._notes(connection))
+                touch(connection, captured, keys, self._transactions.of(connection))
         return set(named)
 
 

@@ -39,8 +39,6 @@ class Pending:
     of the class."""
 
     inserted = Inserted.REPORTED
-    plain = False
-    """Whether its keys need no help: see PlainStatements."""
     keys: tuple[Key, ...] | None = None
     new_keys: tuple[Key, ...] | None = None
     reached: Sequence[tuple[CapturedTable, Sequence[Key]]] = ()

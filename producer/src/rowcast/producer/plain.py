@@ -10,78 +10,73 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import ref
 
-from sqlalchemy.engine import CursorResult, Dialect
+from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 
 from rowcast.producer import inserts, statements
-from rowcast.producer.announcements import Announcer
 from rowcast.producer.cascades import Cascades
 from rowcast.producer.followers import Followers
 from rowcast.producer.likened import likened_columns
 from rowcast.producer.pending import Pending
-from rowcast.producer.statements import KeyCondition
-from rowcast.producer.touched import Touch, Touched
+from rowcast.producer.statements import Key, KeyCondition, Parameters
+from rowcast.producer.tables import CapturedTable
+from rowcast.producer.touched import Touch
 from rowcast.shared.types import MYSQL_FAMILY
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """``cascades``: the foreign keys for which it was made. ``condition``: None for an INSERT."""
+class Plan:
+    """``table``: the captured table; ``cascades``: the foreign keys for which it was made. ``condition``: None for an
+    INSERT."""
 
+    table: CapturedTable
     cascades: Cascades
     several: bool
     """Whether it stays plain with more than one parameter set."""
+    touch: Touch
     condition: KeyCondition | None = None
     excluded: frozenset[str] = frozenset()
     """Parameters with which an UPDATE is not plain: it would change the key, or rows of other tables."""
+
+    def keys(self, statement: UpdateBase, sets: Parameters) -> tuple[Key, ...] | None:
+        """The keys that the parameters name; None if with these parameters it is not plain, or draws them."""
+        if len(sets) > 1 and not self.several:
+            return None
+        if self.condition is None:
+            assert isinstance(statement, Insert)
+            return inserts.given_keys(statement, self.table.key_columns, sets)
+        if self.table.before or not self.excluded.isdisjoint(sets[0]):
+            return None
+        return self.condition.keys(sets)
 
 
 class PlainStatements:
     """One engine's."""
 
-    def __init__(self, followers: Followers, announcer: Announcer) -> None:
+    def __init__(self, followers: Followers) -> None:
         self._followers = followers
-        self._announcer = announcer
         # By identity: what the ORM makes of one statement for the several tables of a class hashes alike.
-        self._plans: dict[int, tuple[ref[UpdateBase], _Plan | None]] = {}
+        self._plans: dict[int, tuple[ref[UpdateBase], Plan | None]] = {}
+
+    def known(self, statement: Any) -> Plan | None:
+        """The plan of a statement that was met before and is plain; None of any other."""
+        found = self._plans.get(id(statement))
+        if found is None or found[0]() is not statement:
+            return None
+        plan = found[1]
+        return plan if plan is not None and plan.cascades is self._followers.cascades else None
 
     def recognise(self, pending: Pending, dialect: Dialect) -> bool:
         """Whether the statement is plain; then ``pending`` has its keys, as far as they can be known before it runs."""
-        plan = self._plan(pending, dialect)
-        sets = pending.sets
-        if plan is None or (len(sets) > 1 and not plan.several):
+        plan, statement = self._plan(pending, dialect), pending.statement
+        if plan is None:
             return False
-        if plan.condition is not None:
-            if pending.stored.before or not plan.excluded.isdisjoint(sets[0]):
-                return False
-            pending.keys = plan.condition.keys(sets)
-            return True
-        statement: Any = pending.statement
-        if statements.has_return_defaults(statement):
-            return True
-        columns = pending.key_columns
-        if len(sets) == 1 and not statement._inline and columns[0].table.implicit_returning:
-            return True
-        pending.keys = inserts.given_keys(statement, columns, sets)
-        return pending.keys is not None
+        pending.keys = plan.keys(statement, pending.sets)
+        return pending.keys is not None or (
+            isinstance(statement, Insert) and inserts.reports_keys(statement, pending.sets)
+        )
 
-    def note(self, pending: Pending, result: CursorResult[Any], notes: Touched) -> None:
-        """Notes the keys of a plain statement that was executed."""
-        keys, statement = pending.keys, pending.statement
-        if isinstance(statement, Insert):
-            if keys is None:
-                keys = inserts.inserted_keys(statement, result, pending.key_columns, pending.sets)
-            if keys is None:
-                pending.unseen(self._announcer, "an INSERT that does not return the new rows' keys")
-            else:
-                notes.note(pending.stored, Touch.INSERT, keys, locked=True)
-            return
-        assert keys is not None
-        touch = Touch.DELETE if isinstance(statement, Delete) else Touch.UPDATE
-        # A key that the statement did not find was not changed, and is not locked.
-        notes.note(pending.stored, touch, keys, locked=result.rowcount == (1 if len(keys) == 1 else len(set(keys))))
-
-    def _plan(self, pending: Pending, dialect: Dialect) -> _Plan | None:
+    def _plan(self, pending: Pending, dialect: Dialect) -> Plan | None:
         statement, cascades = pending.statement, self._followers.cascades
         identity = id(statement)
         known = self._plans.get(identity)
@@ -92,8 +87,8 @@ class PlainStatements:
         plans[identity] = ref(statement, lambda _: plans.pop(identity, None)), plan
         return plan
 
-    def _make(self, pending: Pending, cascades: Cascades, dialect: Dialect) -> _Plan | None:
-        statement, columns = pending.statement, pending.key_columns
+    def _make(self, pending: Pending, cascades: Cascades, dialect: Dialect) -> Plan | None:
+        statement, columns, stored = pending.statement, pending.key_columns, pending.stored
         if statements.has_own_returning(statement):
             return None
         if isinstance(statement, Insert):
@@ -101,7 +96,7 @@ class PlainStatements:
             draws = dialect.name in MYSQL_FAMILY and columns[0].table._autoincrement_column is not None
             if gives_rows or draws or inserts.is_upsert(statement):
                 return None
-            return _Plan(cascades, several=True)
+            return Plan(pending.table, cascades, True, Touch.INSERT)
         if not isinstance(statement, Update | Delete):
             return None
         condition = statements.key_condition(statement, columns)
@@ -109,12 +104,12 @@ class PlainStatements:
             return None
         table = pending.table.table
         if isinstance(statement, Delete):
-            if cascades.of_delete(table) or likened_columns(pending.stored, dialect):
+            if cascades.of_delete(table) or likened_columns(stored, dialect):
                 return None
-            return _Plan(cascades, several=dialect.name == "sqlite", condition=condition)
+            return Plan(pending.table, cascades, dialect.name == "sqlite", Touch.DELETE, condition)
         told = {c for c in table.columns if c.primary_key or cascades.of_update(table, [str(c.name)])}
         assigned = {name for name, _ in statements.assignments(statement)}
         if not assigned.isdisjoint(str(c.name) for c in told) or statements.other_tables_changed(statement):
             return None
         excluded = frozenset(str(c.key) for c in told)
-        return _Plan(cascades, several=True, condition=condition, excluded=excluded)
+        return Plan(pending.table, cascades, True, Touch.UPDATE, condition, excluded)

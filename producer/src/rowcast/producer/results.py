@@ -22,9 +22,6 @@ def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement
         return ()
     index = rows[0]._key_to_index
     positions = [index[column] for column in key_columns]
-    if len(positions) == 1:
-        (only,) = positions
-        return tuple([(row[only],) for row in rows])
     return tuple([tuple([row[position] for position in positions]) for row in rows])
 
 

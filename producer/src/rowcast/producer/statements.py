@@ -1,13 +1,13 @@
 """Which rows a DML statement touches, and how to learn their keys.
 
 All use of SQLAlchemy's semi-private side (annotations of the ORM's DML, ``return_defaults``, cursor buffers) is in this
-module, and in ``inserts``, ``results``, ``plain`` and ``ctes``; the capture matrix runs against SQLAlchemy 2.0 and 2.1.
+module, and in ``connections``, ``inserts``, ``results``, ``plain`` and ``ctes``; the capture matrix runs against
+SQLAlchemy 2.0 and 2.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import ref
 
@@ -50,13 +50,28 @@ _TEXTS = (sa.TextClause, TextualSelect, sa.DDL)
 
 def is_text(context: Any) -> bool:
     """Whether the statement being executed was written by hand, so that nothing but its words tells what it does."""
-    compiled = context.compiled
-    if compiled is None:
-        return True
+    return context.compiled is None or _is_written_by_hand(context.compiled)
+
+
+def _is_written_by_hand(compiled: Any) -> bool:
     statement = compiled.statement
     if isinstance(statement, FromStatement):
         statement = statement.element
     return isinstance(statement, _TEXTS)
+
+
+def is_one_alone(compiled: Any) -> bool:
+    """Whether a statement is one that SQLAlchemy has made, without CTEs: all that there is to see is the statement."""
+    if compiled is None:
+        return False
+    alone: bool | None = compiled.__dict__.get(_ALONE)
+    if alone is None:
+        # Kept with the compiled statement, which SQLAlchemy keeps: it is asked for at every execution.
+        alone = compiled.__dict__[_ALONE] = not _is_written_by_hand(compiled) and not getattr(compiled, "ctes", None)
+    return alone
+
+
+_ALONE = "_rowcast_alone"
 
 
 def dml_of(statement: Any) -> UpdateBase | None:
@@ -86,14 +101,18 @@ def parameter_sets(multiparams: Any, params: Any) -> Parameters:
 class KeyCondition:
     """A WHERE that compares every key column with a parameter, and may say more: ``binds`` in key order."""
 
-    __slots__ = ("binds",)
+    __slots__ = ("_names", "binds")
 
     def __init__(self, binds: tuple[BindParameter[Any], ...]) -> None:
         self.binds = binds
+        self._names = [bind.key for bind in binds]
 
     def keys(self, sets: Parameters) -> tuple[Key, ...]:
         """The key of each parameter set."""
-        return tuple(tuple(p.get(b.key, b.effective_value) for b in self.binds) for p in sets)
+        try:
+            return tuple([tuple([parameters[name] for name in self._names]) for parameters in sets])
+        except KeyError:
+            return tuple(tuple(p.get(b.key, b.effective_value) for b in self.binds) for p in sets)
 
 
 # The unit of work executes the same statement objects again and again. By identity: what the ORM makes of one statement
@@ -194,43 +213,6 @@ def new_keys(
             key.append(value)
         keys.append(tuple(key))
     return tuple(keys)
-
-
-def execute_without_result(connection: Connection, sql: str, parameters: Any) -> None:
-    """Executes a statement that is ready for the driver, as ``exec_driver_sql`` does, whose events, options and result
-    cost as much again as a small statement does. Errors are SQLAlchemy's."""
-    if connection._echo:
-        connection._log_info(sql)
-        connection._log_parameters(parameters, "raw sql", ismulti=False)
-    cursor = connection.connection.cursor()
-    try:
-        connection.dialect.do_execute(cursor, sql, parameters)
-    except connection.dialect.loaded_dbapi.Error as error:
-        connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
-    finally:
-        cursor.close()
-
-
-@contextmanager
-def untranslated(connection: Connection) -> Iterator[None]:
-    """Within it no ``schema_translate_map`` of the connection holds: rowcast's own tables are where they are."""
-    options = connection._execution_options
-    if not options.get("schema_translate_map"):
-        yield
-        return
-    connection._execution_options = options.union({"schema_translate_map": None})
-    try:
-        yield
-    finally:
-        connection._execution_options = options
-
-
-def savepoint_name(connection: Connection, name: str | None) -> str:
-    """The name of the savepoint that is about to be made: the event comes before SQLAlchemy has drawn it."""
-    if name is not None:
-        return name
-    drawn: int = connection._Connection__savepoint_seq  # type: ignore[attr-defined]
-    return f"sa_savepoint_{drawn + 1}"
 
 
 def assigned_columns(statement: Update, sets: Parameters) -> set[str]:

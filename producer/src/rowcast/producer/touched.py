@@ -6,10 +6,15 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.errors import CaptureError
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.dml import UpdateBase
+
+    from rowcast.producer.pending import Pending
 
 Key = tuple[Any, ...]
 
@@ -22,14 +27,22 @@ class Touch(Enum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """One statement's keys. ``locked``: this transaction is known to hold these rows' locks."""
 
     table: CapturedTable
     touch: Touch
     keys: tuple[Key, ...]
     locked: bool
+
+
+class Expected(NamedTuple):
+    """A statement that is being executed and needs no help: its parameters name its rows."""
+
+    statement: UpdateBase
+    table: CapturedTable
+    touch: Touch
+    keys: tuple[Key, ...]
 
 
 EXISTED = 1
@@ -53,6 +66,9 @@ class Touched:
     """
 
     notes: list[Note] = field(default_factory=list)
+    expected: Expected | None = None
+    waiting: list[Pending] = field(default_factory=list)
+    """Other statements that are being executed, or have failed."""
     keys: int = 0
     """How many keys the notes hold."""
     _savepoints: list[tuple[str, int]] = field(default_factory=list)
@@ -78,6 +94,24 @@ class Touched:
         if keys := tuple(keys):
             self.notes.append(Note(table, touch, keys, locked))
             self.keys += len(keys)
+
+    def forget(self, statement: Any) -> None:
+        """The statement may be tried again, with other parameters, after it did not get as far as the database."""
+        if self.expected is not None and self.expected.statement is statement:
+            self.expected = None
+        if self.waiting:
+            self.waiting = [pending for pending in self.waiting if pending.statement is not statement]
+
+    def wait(self, pending: Pending) -> None:
+        """A statement is about to be executed."""
+        self.waiting.append(pending)
+
+    def take(self, statement: UpdateBase | None) -> list[Pending]:
+        """What waited for the statement, now that it was executed: itself, and DML in CTEs of this or another."""
+        waiting = self.waiting
+        own = [pending for pending in waiting if pending.statement is statement or pending.setting is not None]
+        self.waiting = [] if len(own) == len(waiting) else [pending for pending in waiting if pending not in own]
+        return own
 
     def refuse(self, error: CaptureError) -> None:
         """A statement that was executed already changed rows that cannot be told."""
