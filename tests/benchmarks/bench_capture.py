@@ -4,12 +4,11 @@
 
 Contestants alternate in small blocks, each in a process of its own and on tables of its own: this is how a machine
 whose speed drifts can still be believed. Two processes that do the same differ by several percent for as long as they
-live, by what lies where in memory; so there are several generations of them, and what is printed is the ratio of the
-median block, with the generations' own. ``plain_again`` is a second plain session: it says what to think of the
-others' last digits. ``python`` is the outbox that
-an application would write by hand: one row per change, serialised in Python from the attributes. ``continuum`` is
-SQLAlchemy-Continuum as it comes, ``continuum_subquery`` the same with the cheaper of its two strategies, which does not
-look for the version before (dependency group ``bench``).
+live, by what lies where in memory; so there are several generations of them, and what is printed is the median of
+their ratios, each that of a generation's median blocks. ``plain_again`` is a second plain session: it says what to
+think of the others' last digits. ``python`` is the outbox that an application would write by hand: one row per change,
+serialised in Python from the attributes. ``continuum`` is SQLAlchemy-Continuum as it comes, ``continuum_subquery`` the
+same with the cheaper of its two strategies, which does not look for the version before (dependency group ``bench``).
 
 Rows (inserted and updated, its own included) and bytes of the write-ahead log are those of one change. They are read
 from the server as a whole, PostgreSQL 15 or later, so nothing else may write there.
@@ -334,7 +333,7 @@ class Bench:
                 rows, log = (statistics.median(amount) for amount in zip(*own.written, strict=True))
                 print(
                     f"{workload.what:<28} {name:<18} {own.median() * 1000:9.1f} ms a block"
-                    f"   {plain.median() / own.median():.2f}x plain  ({ratios[0]:.2f} to {ratios[-1]:.2f} in"
+                    f"   {statistics.median(ratios):.2f}x plain  ({ratios[0]:.2f} to {ratios[-1]:.2f} in"
                     f" {len(ratios)} generations)   {rows:5.2f} rows and {log:6,.0f} bytes a change"
                 )
 
