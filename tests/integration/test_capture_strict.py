@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
 from rowcast.producer import Capture, CaptureWarning
@@ -68,6 +69,21 @@ def test_a_strict_capture_refuses_sql_text_that_gives_the_orm_its_rows(shop: Sho
                 session.execute(statement)
         with pytest.raises(CaptureError, match="SQL text"):
             session.execute(sa.select(tag).from_statement(sa.text(UPDATE + " RETURNING *")))
+
+
+def test_a_strict_capture_refuses_what_was_compiled_beforehand(shop: Shop) -> None:
+    """SQLAlchemy 2.0 executes it; 2.1 refuses it by itself."""
+    tag = shop.models.Tag.__table__
+    statement = tag.update().where(tag.c.id == 1).values(name="changed").compile(shop.engine)
+    with transaction(shop) as session:
+        with pytest.raises((CaptureError, exc.ObjectNotExecutableError)) as refused:
+            session.connection().execute(statement)  # type: ignore[call-overload]
+        if sa.__version__.startswith("2.0."):
+            assert "tags" in str(refused.value)
+            assert "compiled beforehand" in str(refused.value)
+            named = {"rowcast": {shop.models.Tag: [1]}}
+            session.connection().execute(statement, execution_options=named)  # type: ignore[call-overload]
+    assert [c["k"]["id"] for c in shop.take()] == ([1] if sa.__version__.startswith("2.0.") else [])
 
 
 def test_a_capture_that_is_not_strict_warns_of_sql_text_and_lets_it_run(primary_url: str) -> None:

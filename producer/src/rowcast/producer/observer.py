@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Compiled, Connection
 from sqlalchemy.sql.dml import UpdateBase
 
 from rowcast.producer import ctes, statements
@@ -61,6 +61,8 @@ class Observer:
                 return statement, multiparams, params
         statement = statements.resolved(statement)
         changing = statements.dml_of(statement)
+        if isinstance(statement, Compiled):
+            self._see_compiled(connection, statement, execution_options)
         if changing is not None and OWN_OPTION not in execution_options:
             translation = execution_options.get(TRANSLATE)
             table = self._captured(connection, statements.table_of(changing), translation)
@@ -137,6 +139,20 @@ class Observer:
         elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):
             self._take_the_applications_word(connection, options)
         return statement, parameters
+
+    def _see_compiled(self, connection: Connection, compiled: Compiled, options: Mapping[str, Any]) -> None:
+        """SQLAlchemy 2.0 executes what was compiled before; nothing can be added to it any more."""
+        dml = statements.dml_of(compiled.statement)
+        if dml is None or OWN_OPTION in options:
+            return
+        table = self._captured(connection, statements.table_of(dml), options.get(TRANSLATE))
+        if table is None:
+            return
+        _refuse_what_is_not_atomic(connection, table)
+        if OPTION in options:
+            self._take_the_applications_word(connection, options)
+        else:
+            self._announcer.unseen(table.full_name, "a statement that was compiled beforehand", str(compiled))
 
     def _see_text(self, connection: Connection, statement: str, options: Mapping[str, Any]) -> None:
         named = self._take_the_applications_word(connection, options) if OPTION in options else set()

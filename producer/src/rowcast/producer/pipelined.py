@@ -44,11 +44,14 @@ class Pipelined:
         driver: Any = connection.connection.dbapi_connection if _available else None
         if type(driver) is not Driver or not _is_in_a_plain_transaction(driver):
             return False
+        prepared = getattr(getattr(driver, "_prepared", None), "_names", None)
+        if not prepared:
+            return False
         if not self._text:
             self._read(driver, values)
         transformer = Transformer(driver)
         parameters = transformer.dump_sequence([values[n] for n in self._order], [PyFormat.AUTO] * len(self._order))
-        name = driver._prepared._names.get((self._text, transformer.types or ()))
+        name = prepared.get((self._text, transformer.types or ()))
         if name is None:
             return False
         if connection._echo:
