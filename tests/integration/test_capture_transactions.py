@@ -197,6 +197,22 @@ def test_a_statement_that_failed_and_is_tried_again_leaves_only_what_it_did(shop
     assert [(c["op"], c["k"]["id"]) for c in shop.take()] == [("u", 2)]
 
 
+def test_the_captures_first_look_leaves_the_connection_as_it_was(shop: Shop) -> None:
+    """SQLAlchemy's reflection would hide the application's errors from its listeners, on MariaDB."""
+    tag = shop.models.Tag.__table__
+    errors: list[str] = []
+    told = lambda context: errors.append(type(context.sqlalchemy_exception).__name__)  # noqa: E731
+    sa.event.listen(shop.engine, "handle_error", told)
+    with shop.engine.connect() as connection:
+        connection.execute(tag.insert(), {"id": 1, "name": "a"})
+        connection.commit()
+        errors.clear()
+        with pytest.raises(exc.IntegrityError):
+            connection.execute(tag.insert(), [{"id": n, "name": f"b{n}"} for n in (2, 1)])
+        connection.rollback()
+    assert errors == ["IntegrityError"]
+
+
 # -- transactions that the database ends
 
 

@@ -75,7 +75,7 @@ class Changes:
         assert table is not None
         pending = Pending(statement, table, stored, sets, {TRANSLATE: translation})
         if self._plain.recognise(pending, connection.dialect):
-            notes.wait(pending)
+            notes.waiting.append(pending)
             return statement, sets
         if isinstance(statement, Insert):
             singles = self._insert_keys.before(connection, pending, statement)
@@ -87,7 +87,7 @@ class Changes:
         if singles is not None:
             return self._one_by_one(connection, singles, stored, execution_options, notes)
         pending.see_old_rows(connection)
-        notes.wait(pending)
+        notes.waiting.append(pending)
         return pending.statement, pending.sets
 
     def before_cte(
@@ -119,7 +119,7 @@ class Changes:
         else:
             self._change_keys.before(connection, pending, statement)
         pending.see_old_rows(connection)
-        notes.wait(pending)
+        notes.waiting.append(pending)
         return storing
 
     def after(

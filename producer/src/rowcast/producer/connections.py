@@ -15,8 +15,8 @@ from rowcast.producer.touched import Touched
 class OpenTransactions:
     """The notes of each connection's open transaction, for one engine's listeners.
 
-    They are kept on the connection, whose life they share: they are asked for at every statement, and a dictionary with
-    weak keys takes as long as all else that a SELECT needs.
+    They are kept on the connection, whose life they share: they are asked for at every statement, which a dictionary
+    with weak keys, its lock and its references, would make dearer.
     """
 
     _numbers = count()

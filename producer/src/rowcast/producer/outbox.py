@@ -47,7 +47,13 @@ def missing_of(table: sa.Table, connection: Connection) -> str:
     inspector = sa.inspect(connection)
     if not inspector.has_table(table.name):
         return "does not exist. Create the outbox tables: metadata.create_all(engine), or an Alembic migration"
-    there = {column["name"] for column in inspector.get_columns(table.name)}
+    options = connection._execution_options
+    try:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+    finally:
+        # On MariaDB and MySQL SQLAlchemy's reflection leaves an option on the connection that hides the application's
+        # errors from all listeners, the capture's among them.
+        connection._execution_options = options
     lacking = [str(column.name) for column in table.columns if column.name not in there]
     if not lacking:
         return ""

@@ -1,8 +1,8 @@
 """Which rows a DML statement touches, and how to learn their keys.
 
 All use of SQLAlchemy's semi-private side (annotations of the ORM's DML, ``return_defaults``, cursor buffers) is in this
-module, and in ``connections``, ``inserts``, ``results``, ``plain`` and ``ctes``; the capture matrix runs against
-SQLAlchemy 2.0 and 2.1.
+module, and in ``connections``, ``pipelined``, ``inserts``, ``results``, ``plain``, ``ctes`` and ``outbox``; the capture
+matrix runs against SQLAlchemy 2.0 and 2.1.
 """
 
 from __future__ import annotations

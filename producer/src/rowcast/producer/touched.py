@@ -102,10 +102,6 @@ class Touched:
         if self.waiting:
             self.waiting = [pending for pending in self.waiting if pending.statement is not statement]
 
-    def wait(self, pending: Pending) -> None:
-        """A statement is about to be executed."""
-        self.waiting.append(pending)
-
     def take(self, statement: UpdateBase | None) -> list[Pending]:
         """What waited for the statement, now that it was executed: itself, and DML in CTEs of this or another."""
         waiting = self.waiting
