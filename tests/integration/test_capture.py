@@ -617,15 +617,20 @@ def test_a_capture_of_a_lambda_statement(shop: Shop) -> None:
     assert shop.mirror == shop.rows()
 
 
-def test_a_capture_of_rows_that_a_failed_statement_left_behind(shop: Shop) -> None:
+@pytest.mark.parametrize("met", [False, True], ids=["for the first time", "met before"])
+def test_a_capture_of_rows_that_a_failed_statement_left_behind(shop: Shop, met: bool) -> None:
     """Where the engine keeps the rows before the one that failed, and the application goes on."""
     m = shop.models
     table = m.Reading.__table__
     with shop.sessions() as session:
         seed(session, m)
         rows = [{"sensor": "a", "at": at, "value": 1.0} for at in (50, 51, 1, 52)]
+        insert = sa.insert(table)
+        if met:
+            session.connection().execute(insert, {"sensor": "b", "at": 1, "value": 1.0})
+            session.connection().execute(insert, {"sensor": "b", "at": 2, "value": 1.0})
         with pytest.raises(sa.exc.IntegrityError):
-            session.connection().execute(sa.insert(table), rows)
+            session.connection().execute(insert, rows)
         if shop.engine.dialect.name == "postgresql":
             session.rollback()
         session.add(m.Tag(name="goes on"))
