@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from confluent_kafka import IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
 
 _PATIENCE_S = 30.0
 
@@ -28,5 +28,6 @@ def wait_until_settled(bootstrap_servers: str, partitions: Iterable[tuple[str, i
 
 
 def _ends(admin: AdminClient, places: set[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
-    asked = dict.fromkeys(places, OffsetSpec.latest())
+    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = dict.fromkeys(places, latest)
     return {place: told.result().offset for place, told in admin.list_offsets(asked, isolation_level=isolation).items()}
