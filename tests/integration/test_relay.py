@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 import sqlalchemy as sa
-from confluent_kafka.admin import AdminClient, ConfigResource
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from integration.relay_counters import Counters
 from integration.relay_threads import running_thread, wait_until
@@ -21,9 +22,11 @@ from integration.relay_topics import (
     read_topics,
 )
 from rowcast.producer.relay import Relay, backlog, running
+from rowcast.producer.relay.lane import Lane
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
 from servers import Broker
+from servers.settled import wait_until_settled
 from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at, shape
 
 NewSettings = Callable[..., Settings]
@@ -233,6 +236,27 @@ def test_a_message_too_large_is_named_and_what_came_before_it_is_committed(
             Relay(settings, lite.engine).run_once()
     assert notes(read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream) == [1]
     assert len(lite.ids()) == 1
+
+
+def test_a_producer_that_ends_leaves_no_transaction_open(kafka: Broker, source_name: str) -> None:
+    properties = Settings(source=source_name, kafka={"bootstrap.servers": kafka.bootstrap_servers}).kafka
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_topics([NewTopic(source_name, 1, 1)])[source_name].result()
+    lane = Lane(properties, source_name)
+    lane.fence(30)
+    lane.send([(source_name, b"{}", b"{}", 0)], lambda: None)
+    wait_until(lambda: _is_flushed(lane), 30)
+    lane.close()
+    # Long before the brokers would give it up by themselves.
+    wait_until_settled(kafka.bootstrap_servers, [(source_name, 0)])
+
+
+def _is_flushed(lane: Lane) -> bool:
+    try:
+        lane.flush(1)
+    except KafkaException:
+        return False
+    return True
 
 
 def test_missing_outbox_tables_are_named_with_the_next_step(new_settings: NewSettings, lite: Primary) -> None:

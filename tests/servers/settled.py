@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
 
-_PATIENCE_S = 30.0
+# What a killed producer leaves open the brokers give up after a minute.
+_PATIENCE_S = 90.0
 
 
 def wait_until_settled(bootstrap_servers: str, partitions: Iterable[tuple[str, int]]) -> None:

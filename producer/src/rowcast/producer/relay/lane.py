@@ -20,6 +20,7 @@ from rowcast.shared.kafka import Properties, new_producer
 
 _log = logging.getLogger("rowcast.relay")
 
+# How long the brokers have for an answer that may be done without.
 _REASON_S = 1.0
 _ROOM_S = 0.005
 _POLL_EVERY = 500
@@ -163,7 +164,10 @@ class Lane:
         self.begun_at = None
 
     def close(self) -> None:
-        """Drops what is not committed."""
+        """Drops what is not committed, and tells the brokers: until then whoever reads committed messages waits."""
+        with suppress(KafkaException):
+            if self.begun_at is not None:
+                self._producer.abort_transaction(_REASON_S)
         with suppress(KafkaException):
             self._producer.purge()
             self._producer.poll(0)
