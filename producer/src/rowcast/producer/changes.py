@@ -19,7 +19,7 @@ from rowcast.producer.pending import TRANSLATE, CapturedOf, Inserted, Pending
 from rowcast.producer.plain import PlainStatements
 from rowcast.producer.statements import Parameters
 from rowcast.producer.tables import CapturedTable
-from rowcast.producer.touched import Expected, Touch, Touched
+from rowcast.producer.touched import Expected, Note, Touch, Touched
 from rowcast.shared.errors import CaptureError
 
 
@@ -41,7 +41,7 @@ class Changes:
         # Of another statement, which has failed, or in whose midst this one is executed.
         if plan is None or notes.expected is not None:
             return None
-        keys = plan.keys(statement, sets)
+        keys = plan.keys(sets)
         if keys is None:
             return None
         notes.expected = Expected(statement, plan.table, plan.touch, keys)
@@ -54,7 +54,8 @@ class Changes:
         notes.expected = None
         # A key that the statement did not find was not changed, and is not locked.
         locked = touch is Touch.INSERT or result.rowcount == (1 if len(keys) == 1 else len(set(keys)))
-        notes.note(table, touch, keys, locked=locked)
+        notes.notes.append(Note(table, touch, keys, locked))
+        notes.keys += len(keys)
 
     def before(
         self,

@@ -7,28 +7,32 @@ It is compiled once for each combination of tables. A row that is there becomes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.clock import now_ms
-from rowcast.producer.connections import execute_without_result
 from rowcast.producer.likened import exactly, likened_columns
 from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.outbox_lines import gone_line, row_line
-from rowcast.producer.pipelined import Pipelined
+from rowcast.producer.ready_statements import ReadyStatement
 from rowcast.producer.tables import CapturedTable
-from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key, OldRows
+from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key, Note, OldRows, Touch
 from rowcast.shared.images import Concatenation
 
 KEYS_PER_ROW = 2_000
 """An outbox row holds at most this many changes; a larger transaction takes several."""
+
+FEW = 8
+"""Notes of a transaction whose statement is found without folding them."""
+
+MOST_STATEMENTS = 500
+"""How many combinations of tables are remembered."""
 
 SINGLES = 32
 """The same where the engine has no arrays, and each key is a part of the statement of its own."""
@@ -51,41 +55,14 @@ class _Group(NamedTuple):
         return self.table.before and self.existed
 
 
-class _Compiled:
-    """A statement made ready once: its text, and how each parameter becomes what the driver takes."""
+class _Arrangement(NamedTuple):
+    """How a few notes of one key each, no two of the same table and op, fill a statement's parameters."""
 
-    def __init__(self, statement: sa.Insert, dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)
-        assert isinstance(compiled, SQLCompiler)
-        self._sql = str(compiled)
-        self._positions = compiled.positiontup if compiled.positional else None
-        binds = {name: bind for bind, name in compiled.bind_names.items()}
-        types = {name: bind.type.dialect_impl(dialect) for name, bind in binds.items()}
-        self._processors = {name: _processor(type_, dialect) for name, type_ in types.items()}
-        # The salts of hashes come with the statement.
-        self._own = {name: bind.value for name, bind in binds.items() if not bind.required}
-        self._pipelined = Pipelined(self._sql) if dialect.driver == "psycopg" else None
-
-    def execute(self, connection: Connection, parameters: Mapping[str, Any], *, commit: bool) -> None:
-        """``commit``: the transaction may end with it, and does where that saves a round trip."""
-        if self._own:
-            parameters = {**parameters, **self._own}
-        ready = {
-            name: parameters[name] if process is None else process(parameters[name])
-            for name, process in self._processors.items()
-        }
-        if commit and self._pipelined is not None and self._pipelined.commit_with(connection, ready):
-            return
-        values = ready if self._positions is None else tuple(ready[name] for name in self._positions)
-        execute_without_result(connection, self._sql, values)
-
-
-def _processor(type_: sa.types.TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
-    """What makes a value ready for the driver."""
-    if dialect.driver.startswith("psycopg") and isinstance(type_, sa.ARRAY) and isinstance(type_.item_type, sa.Integer):
-        # Of a list the driver makes the text number by number, and the server an array of another type first.
-        return lambda numbers: "{" + ",".join(map(int.__repr__, numbers)) + "}"
-    return type_.bind_processor(dialect)
+    compiled: ReadyStatement
+    places: Sequence[tuple[str, int, int]]
+    """Of each parameter: its name, the note, and the column of the note's key."""
+    apart: Sequence[tuple[int, int]]
+    """Notes of the same table: if their key is the same, they must be folded."""
 
 
 class Drain:
@@ -94,11 +71,65 @@ class Drain:
     def __init__(self, outbox: OutboxTables, dialect: Dialect) -> None:
         self._outbox = outbox.outbox
         self._dialect = dialect
-        self._compiled: dict[tuple[tuple[_Group, ...], bool], _Compiled] = {}
+        self._compiled: dict[tuple[tuple[_Group, ...], bool], ReadyStatement] = {}
+        self._arrangements: dict[tuple[Any, ...], _Arrangement | None] = {}
         # One parameter for any number of keys where the engine has arrays.
         self._has_arrays = dialect.name == "postgresql"
         self._own_transaction_id = dialect.name == "postgresql"
         self._row_locks = dialect.name != "sqlite"
+
+    def write_few(
+        self, connection: Connection, notes: Sequence[Note], transaction: Callable[[], str], context: str | None,
+        *, last: bool, commit: bool,
+    ) -> bool:  # fmt: skip
+        """What ``write`` does, without folding, for the few rows of the usual transaction; False, and nothing is done,
+        if it is none."""
+        if len(notes) > FEW:
+            return False
+        shape: list[Any] = [context is not None]
+        keys = []
+        for table, touch, own, locked in notes:
+            if len(own) != 1 or not (locked or not self._row_locks):
+                return False
+            shape += table, touch is Touch.INSERT
+            keys.append(own[0])
+        signature = tuple(shape)
+        try:
+            arrangement = self._arrangements[signature]
+        except KeyError:
+            arrangement = self._arrange(signature)
+        if arrangement is None:
+            return False
+        compiled, places, apart = arrangement
+        for one, other in apart:
+            if keys[one] == keys[other]:
+                return False
+        parameters: dict[str, Any] = {name: keys[note][column] for name, note, column in places}
+        self._say(parameters, None if self._own_transaction_id else transaction(), context, True if last else None)
+        compiled.execute(connection, parameters, commit=commit)
+        return True
+
+    def _arrange(self, signature: tuple[Any, ...]) -> _Arrangement | None:
+        with_context, pairs = signature[0], list(zip(signature[1::2], signature[2::2], strict=True))
+        if len(self._arrangements) > MOST_STATEMENTS:
+            self._arrangements.clear()
+        self._arrangements[signature] = arrangement = self._arranged(with_context, pairs)
+        return arrangement
+
+    def _arranged(self, with_context: bool, pairs: Sequence[tuple[CapturedTable, bool]]) -> _Arrangement | None:
+        if len(set(pairs)) < len(pairs):
+            return None
+        # In the order of _runs.
+        order = [pair for table, _ in pairs for pair in ((table, False), (table, True)) if pair in pairs]
+        groups = [_Group(table, not new, 1) for table, new in dict.fromkeys(order)]
+        if any(group.with_old_rows for group in groups):
+            return None
+        notes = [pairs.index((group.table, not group.existed)) for group in groups]
+        places = [
+            (f"k{g}_{c}_0", notes[g], c) for g, group in enumerate(groups) for c in range(len(group.table.key_columns))
+        ]
+        apart = [(i, j) for i, j in combinations(range(len(pairs)), 2) if pairs[i][0] is pairs[j][0]]
+        return _Arrangement(self._compile(tuple(groups), with_context), places, apart)
 
     def write(
         self, connection: Connection, touched: Folded, old_rows: Mapping[CapturedTable, OldRows],
@@ -146,11 +177,8 @@ class Drain:
         *, commit: bool,
     ) -> None:  # fmt: skip
         groups = []
-        parameters: dict[str, Any] = {"rowcast_complete": complete}
-        if transaction is not None:
-            parameters["rowcast_tx"] = transaction
-        if context is not None:
-            parameters["rowcast_context"] = context
+        parameters: dict[str, Any] = {}
+        self._say(parameters, transaction, context, complete)
         for g, (table, existed, keys) in enumerate(piece):
             many = self._has_arrays and len(keys) > 1
             group = _Group(table, existed, 0 if many else len(keys))
@@ -165,13 +193,26 @@ class Drain:
                 else:
                     for n, key in enumerate(keys):
                         parameters[f"k{g}_{c}_{n}"] = key[c]
-        signature = tuple(groups), context is not None
+        self._compile(tuple(groups), context is not None).execute(connection, parameters, commit=commit)
+
+    def _say(
+        self, parameters: dict[str, Any], transaction: str | None, context: str | None, complete: bool | None
+    ) -> None:
+        """The parameters of every outbox row."""
+        parameters["rowcast_complete"] = complete
+        if transaction is not None:
+            parameters["rowcast_tx"] = transaction
+        if context is not None:
+            parameters["rowcast_context"] = context
+
+    def _compile(self, groups: tuple[_Group, ...], with_context: bool) -> ReadyStatement:
+        signature = groups, with_context
         compiled = self._compiled.get(signature)
         if compiled is None:
-            if len(self._compiled) > 500:
+            if len(self._compiled) > MOST_STATEMENTS:
                 self._compiled.clear()
-            compiled = self._compiled[signature] = _Compiled(self._statement(*signature), self._dialect)
-        compiled.execute(connection, parameters, commit=commit)
+            compiled = self._compiled[signature] = ReadyStatement(self._statement(groups, with_context), self._dialect)
+        return compiled
 
     def _statement(self, groups: Sequence[_Group], with_context: bool) -> sa.Insert:
         """INSERT … SELECT of one outbox row, if any of the groups has a change to tell."""

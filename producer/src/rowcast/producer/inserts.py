@@ -22,7 +22,11 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
     """The keys that an INSERT's parameters name; None if they do not."""
     if statement._multi_values or statement.select is not None:
         return None
-    names = [column.key for column in key_columns]
+    return named_keys([str(column.key) for column in key_columns], sets)
+
+
+def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None:
+    """The same, of an INSERT whose rows are its parameters; ``names``: those that are the key."""
     keys = []
     for parameters in sets:
         key = tuple([parameters.get(name) for name in names])

@@ -123,16 +123,19 @@ class EngineListeners:
 
     def _write(self, connection: Connection, touched: Touched, *, last: bool, commit: bool) -> None:
         ensure_functions(connection)
-        folded = touched.fold()
-        if not self._shapes.confirms(folded):
-            self._shapes.write(connection, touched, folded)
+        confirmed = self._shapes.confirms([note.table for note in touched.notes])
+        if not confirmed:
+            self._shapes.write(connection, touched, touched.fold())
         # A trigger that is deferred may write yet: then nobody knows which row is the last.
-        alone = not self._by_triggers.names(connection)
-        self._drain.write(
-            connection, folded, touched.old_rows(),
-            lambda: self._by_triggers.transaction(connection) or touched.transaction,
-            self._context.document(), last=last and alone, commit=commit,
-        )  # fmt: skip
+        ends = last and not self._by_triggers.names(connection)
+
+        def name() -> str:
+            return self._by_triggers.transaction(connection) or touched.transaction
+
+        context = self._context.document()
+        if not self._drain.write_few(connection, touched.notes, name, context, last=ends, commit=commit):
+            folded, old = touched.fold(), touched.old_rows()
+            self._drain.write(connection, folded, old, name, context, last=ends, commit=commit)
         if last:
             self._by_triggers.end(connection)
         touched.drained()
@@ -192,8 +195,7 @@ class EngineListeners:
 
     # -- statements
 
-    def _bound_memory(self, connection: Connection) -> None:
+    def _bound_memory(self, connection: Connection, touched: Touched) -> None:
         """A huge transaction is written bit by bit: its rows are locked until it ends, so nothing changes between."""
-        touched = self._transactions.get(connection)
-        if touched is not None and touched.keys > _MOST_KEYS and not touched.in_savepoint:
+        if touched.keys > _MOST_KEYS and not touched.in_savepoint:
             self.flush(connection)

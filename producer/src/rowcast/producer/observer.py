@@ -34,7 +34,7 @@ class Observer:
         outbox: sa.Table,
         captured: CapturedOf,
         transactions: OpenTransactions,
-        make_room: Callable[[Connection], None],
+        make_room: Callable[[Connection, Touched], None],
         announcer: Announcer,
     ) -> None:
         self._metadata = metadata
@@ -51,12 +51,13 @@ class Observer:
             # Before anything else: most statements are. DML in its CTEs is seen later.
             return statement, multiparams, params
         notes = self._transactions.of(connection)
-        notes.forget(statement)
+        if notes.expected is not None or notes.waiting:
+            notes.forget(statement)
         if _OPTIONS.isdisjoint(execution_options):
             # The unit of work's, which come again and again.
-            table = self._changes.expect(statement, statements.parameter_sets(multiparams, params), notes)
+            table = self._changes.expect(statement, multiparams or [params or {}], notes)
             if table is not None:
-                self._make_room(connection)
+                self._make_room(connection, notes)
                 _refuse_what_is_not_atomic(connection, table)
                 return statement, multiparams, params
         statement = statements.resolved(statement)
@@ -67,7 +68,7 @@ class Observer:
             translation = execution_options.get(TRANSLATE)
             table = self._captured(connection, statements.table_of(changing), translation)
             if table is not None:
-                self._make_room(connection)
+                self._make_room(connection, notes)
                 _refuse_what_is_not_atomic(connection, table)
                 if OPTION in execution_options:
                     self._take_the_applications_word(connection, execution_options)
@@ -88,6 +89,8 @@ class Observer:
         seen = notes.expected is not None and notes.expected.statement is statement
         if seen:
             self._changes.as_expected(result, notes)
+        if not notes.waiting and (seen or statement.__class__ is sa.Select):
+            return
         if OWN_OPTION in execution_options:
             return
         dml = statements.dml_of(statement)

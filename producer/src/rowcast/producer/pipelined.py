@@ -88,29 +88,26 @@ def _run(driver: Driver[Any], name: bytes, parameters: Any, formats: Any) -> tup
     state = driver.pgconn
     state.enter_pipeline_mode()
     try:
-        inserted, committed = driver.wait(_exchange(state, name, parameters, formats))
+        results = driver.wait(_exchange(state, name, parameters, formats))
         state.exit_pipeline_mode()
     except BaseException:
         # What was not read yet would be taken for the next statement's.
         driver.close()
         raise
-    return inserted, committed
+    return results
 
 
-def _exchange(state: PGconn, name: bytes, parameters: Any, formats: Any) -> Generator[Any, Any, list[PGresult]]:
+def _exchange(
+    state: PGconn, name: bytes, parameters: Any, formats: Any
+) -> Generator[Any, Any, tuple[PGresult, PGresult]]:
     state.send_query_prepared(name, parameters, param_formats=formats)
     state.send_query_params(b"COMMIT", None)
     state.pipeline_sync()
     yield from generators.send(state)
-    results: list[PGresult] = []
-    while True:
-        result = yield from generators.fetch(state)
-        if result is None:
-            # Between the results of one statement and the next.
-            continue
-        if result.status == ExecStatus.PIPELINE_SYNC:
-            return results
-        results.append(result)
+    (inserted,) = yield from generators.fetch_many(state)
+    (committed,) = yield from generators.fetch_many(state)
+    yield from generators.fetch_many(state)  # what answers the synchronisation
+    return inserted, committed
 
 
 def _error_in(result: PGresult, driver: Driver[Any]) -> errors.Error:

@@ -35,16 +35,17 @@ class Plan:
     """Whether it stays plain with more than one parameter set."""
     touch: Touch
     condition: KeyCondition | None = None
+    names: tuple[str, ...] = ()
+    """Of an INSERT: the parameters with its key."""
     excluded: frozenset[str] = frozenset()
     """Parameters with which an UPDATE is not plain: it would change the key, or rows of other tables."""
 
-    def keys(self, statement: UpdateBase, sets: Parameters) -> tuple[Key, ...] | None:
+    def keys(self, sets: Parameters) -> tuple[Key, ...] | None:
         """The keys that the parameters name; None if with these parameters it is not plain, or draws them."""
+        if self.condition is None:
+            return inserts.named_keys(self.names, sets)
         if len(sets) > 1 and not self.several:
             return None
-        if self.condition is None:
-            assert isinstance(statement, Insert)
-            return inserts.given_keys(statement, self.table.key_columns, sets)
         if self.table.before or not self.excluded.isdisjoint(sets[0]):
             return None
         return self.condition.keys(sets)
@@ -71,7 +72,7 @@ class PlainStatements:
         plan, statement = self._plan(pending, dialect), pending.statement
         if plan is None:
             return False
-        pending.keys = plan.keys(statement, pending.sets)
+        pending.keys = plan.keys(pending.sets)
         return pending.keys is not None or (
             isinstance(statement, Insert) and inserts.reports_keys(statement, pending.sets)
         )
@@ -96,7 +97,7 @@ class PlainStatements:
             draws = dialect.name in MYSQL_FAMILY and columns[0].table._autoincrement_column is not None
             if gives_rows or draws or inserts.is_upsert(statement):
                 return None
-            return Plan(pending.table, cascades, True, Touch.INSERT)
+            return Plan(pending.table, cascades, True, Touch.INSERT, names=tuple(str(c.key) for c in columns))
         if not isinstance(statement, Update | Delete):
             return None
         condition = statements.key_condition(statement, columns)
@@ -112,4 +113,4 @@ class PlainStatements:
         if not assigned.isdisjoint(str(c.name) for c in told) or statements.other_tables_changed(statement):
             return None
         excluded = frozenset(str(c.key) for c in told)
-        return Plan(pending.table, cascades, True, Touch.UPDATE, condition, excluded)
+        return Plan(pending.table, cascades, True, Touch.UPDATE, condition, excluded=excluded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,11 +34,12 @@ class ShapeLog:
         self._translated: set[CapturedTable] = set()
         self._confirmed: frozenset[CapturedTable] = frozenset()
 
-    def confirms(self, folded: Folded) -> bool:
+    def confirms(self, tables: Iterable[CapturedTable]) -> bool:
         """Whether the shapes of these and of all other tables are committed; not once the metadata has grown."""
-        return self._count == len(self._wanted.metadata.tables) and all(
-            table in self._confirmed or not self._is_translated(table) for table in folded
-        )
+        metadata = self._wanted.metadata
+        if self._count != len(metadata.tables):
+            return False
+        return all(table.table.metadata is metadata or table in self._confirmed for table in tables)
 
     def _is_translated(self, table: CapturedTable) -> bool:
         return table.table.metadata is not self._wanted.metadata

@@ -64,14 +64,12 @@ def is_one_alone(compiled: Any) -> bool:
     """Whether a statement is one that SQLAlchemy has made, without CTEs: all that there is to see is the statement."""
     if compiled is None:
         return False
-    alone: bool | None = compiled.__dict__.get(_ALONE)
-    if alone is None:
+    try:
+        alone: bool = compiled._rowcast_alone
+    except AttributeError:
         # Kept with the compiled statement, which SQLAlchemy keeps: it is asked for at every execution.
-        alone = compiled.__dict__[_ALONE] = not _is_written_by_hand(compiled) and not getattr(compiled, "ctes", None)
+        alone = compiled._rowcast_alone = not _is_written_by_hand(compiled) and not getattr(compiled, "ctes", None)
     return alone
-
-
-_ALONE = "_rowcast_alone"
 
 
 def dml_of(statement: Any) -> UpdateBase | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,7 +56,6 @@ Folded = Mapping[CapturedTable, Mapping[Key, int]]
 """Per table, each touched key once, with its flags; tables and keys in the order of their first touch."""
 
 
-@dataclass(slots=True)
 class Touched:
     """The notes of one connection's transaction.
 
@@ -65,17 +63,19 @@ class Touched:
     image that is read without the lock may be older than one that another transaction has already written.
     """
 
-    notes: list[Note] = field(default_factory=list)
     expected: Expected | None = None
-    waiting: list[Pending] = field(default_factory=list)
-    """Other statements that are being executed, or have failed."""
-    keys: int = 0
+    keys = 0
     """How many keys the notes hold."""
-    _savepoints: list[tuple[str, int]] = field(default_factory=list)
-    _seen: list[tuple[int, CapturedTable, OldRows]] = field(default_factory=list)
-    shapes_written: bool = False
-    _refusals: list[tuple[int, CaptureError]] = field(default_factory=list)
+    shapes_written = False
     _transaction: str | None = None
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self.waiting: list[Pending] = []
+        """Other statements that are being executed, or have failed."""
+        self._savepoints: list[tuple[str, int]] = []
+        self._seen: list[tuple[int, CapturedTable, OldRows]] = []
+        self._refusals: list[tuple[int, CaptureError]] = []
 
     @property
     def transaction(self) -> str:

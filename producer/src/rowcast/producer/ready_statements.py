@@ -1,0 +1,48 @@
+"""The capture's own statements, made ready for the driver once, and executed past SQLAlchemy's events and results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from rowcast.producer.connections import execute_without_result
+from rowcast.producer.pipelined import Pipelined
+
+
+class ReadyStatement:
+    """Its text, and how each parameter becomes what the driver takes."""
+
+    def __init__(self, statement: sa.Insert, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        self._sql = str(compiled)
+        self._positions = compiled.positiontup if compiled.positional else None
+        binds = {name: bind for bind, name in compiled.bind_names.items()}
+        processors = {name: _processor(bind.type.dialect_impl(dialect), dialect) for name, bind in binds.items()}
+        self._processors = [(name, process) for name, process in processors.items() if process is not None]
+        # The salts of hashes come with the statement.
+        self._own = {name: bind.value for name, bind in binds.items() if not bind.required}
+        self._pipelined = Pipelined(self._sql) if dialect.driver == "psycopg" else None
+
+    def execute(self, connection: Connection, parameters: dict[str, Any], *, commit: bool) -> None:
+        """``parameters`` are made ready in place. ``commit``: the transaction may end with it, and does where that
+        saves a round trip."""
+        parameters |= self._own
+        for name, process in self._processors:
+            parameters[name] = process(parameters[name])
+        if commit and self._pipelined is not None and self._pipelined.commit_with(connection, parameters):
+            return
+        values = parameters if self._positions is None else tuple(parameters[name] for name in self._positions)
+        execute_without_result(connection, self._sql, values)
+
+
+def _processor(type_: sa.types.TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """What makes a value ready for the driver."""
+    if dialect.driver.startswith("psycopg") and isinstance(type_, sa.ARRAY) and isinstance(type_.item_type, sa.Integer):
+        # Of a list the driver makes the text number by number, and the server an array of another type first.
+        return lambda numbers: "{" + ",".join(map(int.__repr__, numbers)) + "}"
+    return type_.bind_processor(dialect)
