@@ -154,14 +154,17 @@ class Drain:
 
     def _runs(self, touched: Folded) -> Iterator[tuple[CapturedTable, bool, list[Key]]]:
         for table, keys in touched.items():
+            kinds = {flags & EXISTED for flags in set(keys.values())}
             # Old rows first: a changed key is a delete, then a create.
             for existed in (EXISTED, 0):
-                if chosen := [key for key, flags in keys.items() if flags & EXISTED == existed]:
-                    yield table, bool(existed), chosen
+                if kinds == {existed}:
+                    yield table, bool(existed), list(keys)
+                elif existed in kinds:
+                    yield table, bool(existed), [key for key, flags in keys.items() if flags & EXISTED == existed]
 
     def _locked(self, connection: Connection, table: CapturedTable, keys: Mapping[Key, int]) -> Mapping[Key, int]:
         """Takes the missing locks. What is not there to be locked was not changed by this transaction."""
-        if all(flags & LOCKED for flags in keys.values()):
+        if all(flags & LOCKED for flags in set(keys.values())):
             return keys
         locked = {key: flags for key, flags in keys.items() if flags & LOCKED}
         for existed in (EXISTED, 0):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from types import NoneType
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,14 +29,12 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
 
 def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None:
     """The same, of an INSERT whose rows are its parameters; ``names``: those that are the key."""
-    keys = []
-    for parameters in sets:
-        key = tuple([parameters.get(name) for name in names])
-        for value in key:
-            if value is None or isinstance(value, ClauseElement):
+    columns = [[parameters.get(name) for parameters in sets] for name in names]
+    for values in columns:
+        for kind in set(map(type, values)):
+            if kind is NoneType or issubclass(kind, ClauseElement):
                 return None
-        keys.append(key)
-    return tuple(keys)
+    return tuple(zip(*columns, strict=True))
 
 
 def names_rows_by_itself(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> bool:
@@ -115,7 +115,7 @@ def inserted_keys(
         return given
     width = len(key_columns)
     keys = tuple(tuple(row) if row is not None else (None,) * width for row in result.inserted_primary_key_rows)
-    return None if any(value is None for key in keys for value in key) else keys
+    return None if NoneType in set(map(type, chain.from_iterable(keys))) else keys
 
 
 def single_rows(statement: Insert, sets: Parameters) -> list[tuple[Insert, Mapping[str, Any]]] | None:
