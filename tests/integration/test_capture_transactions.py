@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -38,6 +39,28 @@ def outbox_rows(engine: Engine) -> list[tuple[str, bool | None, str]]:
 
 
 # -- written in several goes
+
+
+def test_many_rows_leave_in_the_order_in_which_they_were_touched(new_database: NewDatabase) -> None:
+    """A row may refer to another of its table. With statistics, without, and with a plan for any number of keys."""
+    with open_shop(new_database("postgresql")) as shop:
+        reading = shop.models.Reading.__table__
+        rows = [{"sensor": f"s{n % 7}", "at": n * 7919 % 3001, "value": 1.0} for n in range(3000)]
+        told = []
+        for number in range(12):
+            with shop.engine.begin() as connection:
+                connection.execute(reading.delete(), execution_options={"rowcast": "ignore"})
+                connection.execute(reading.insert(), rows)
+            with shop.engine.connect() as connection:
+                if number == 6:
+                    connection.execute(sa.text("ANALYZE"))
+                    connection.commit()
+            told.append(
+                [orjson.loads(line)["k"] for *_, lines in outbox_rows(shop.engine) for line in lines.split("\n")[:-1]]
+            )
+            with shop.engine.begin() as connection:
+                connection.execute(sa.text("DELETE FROM rowcast_outbox"))
+        assert told == [[{"sensor": row["sensor"], "at": row["at"]} for row in rows]] * 12
 
 
 def test_a_transaction_flushed_in_between_keeps_one_name_and_ends_once(primary_url: str) -> None:
