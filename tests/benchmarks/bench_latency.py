@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("bootstrap")
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--warm-up", type=float, default=30.0, help="seconds at the same rate before")
+    parser.add_argument("--warm-up", type=float, default=100.0, help="seconds at the same rate before")
     parser.add_argument(
         "--embedded-relay", action="store_true", help="the relay in the writing process, woken by commits"
     )

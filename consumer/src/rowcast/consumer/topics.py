@@ -37,8 +37,9 @@ READING: dict[str, Any] = {
     "enable.partition.eof": True,
     "allow.auto.create.topics": False,
     "fetch.min.bytes": 1,
-    # The broker answers at once when there is something. The embedded Kafka only looks again after this time.
-    "fetch.wait.max.ms": 10,
+    # The broker answers at once when there is something, and a shorter time only gives it work. The embedded Kafka
+    # looks again after this time; and partitions that are resumed wait for the answer that is under way.
+    "fetch.wait.max.ms": 100,
     "fetch.queue.backoff.ms": 20,
     "queued.min.messages": 50_000,
 }
