@@ -236,6 +236,30 @@ def test_the_captures_first_look_leaves_the_connection_as_it_was(shop: Shop) -> 
     assert errors == ["IntegrityError"]
 
 
+def test_what_a_statement_did_before_it_failed_is_seen_where_nobody_tells_of_the_failure(
+    new_database: NewDatabase,
+) -> None:
+    """As SQLAlchemy's reflection leaves the application's connection."""
+    with open_shop(new_database("mariadb")) as shop, shop.engine.connect() as connection:
+        tag = shop.models.Tag.__table__
+        connection.execute(tag.insert(), [{"id": n, "name": f"tag {n}"} for n in (1, 2, 3, 4)])
+        connection.commit()
+        shop.take()
+        sa.Table("tags", sa.MetaData(), autoload_with=connection)
+        assert connection.get_execution_options()["skip_user_error_events"]
+        rename = tag.update().where(tag.c.id == sa.bindparam("tag"))
+        for first, second in ((1, 2), (3, 4)):
+            # The second time it is known.
+            with pytest.raises(exc.IntegrityError):
+                connection.execute(
+                    rename,
+                    [{"tag": first, "name": "renamed" + str(first)}, {"tag": second, "name": "renamed" + str(first)}],
+                )
+        connection.commit()
+        assert sorted((c["op"], c["k"]["id"]) for c in shop.take() if c["k"]["id"] in (1, 3)) == [("u", 1), ("u", 3)]
+        assert shop.mirror == shop.rows()
+
+
 # -- transactions that the database ends
 
 

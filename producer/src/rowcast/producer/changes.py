@@ -173,6 +173,19 @@ class Changes:
             else:
                 notes.note(pending.stored, Touch.INSERT if inserting else Touch.UPDATE, keys, locked=False)
 
+    def untold(self, connection: Connection, notes: Touched, statement: UpdateBase | None = None) -> None:
+        """Statements, or this one, that began, and neither their end nor their failure was told: they have failed.
+
+        On MariaDB and MySQL SQLAlchemy's reflection leaves an option on the application's connection that hides errors
+        from all listeners; and what fails before it reaches the database is not told anywhere.
+        """
+        expected = notes.expected
+        if expected is not None and (statement is None or expected.statement is statement):
+            self.failed(connection, expected.statement, notes, in_part=len(expected.keys) > 1)
+        for pending in notes.waiting:
+            if statement is None or pending.statement is statement:
+                self.failed(connection, pending.statement, notes, in_part=len(pending.sets) > 1)
+
     def returning_to_append(self, connection: Connection, context: Any, notes: Touched) -> str:
         """What must be added to the text of the statement that is about to run; mostly nothing."""
         for pending in notes.waiting:

@@ -113,6 +113,8 @@ class EngineListeners:
         if touched is None:
             return
         touched.raise_what_was_refused()
+        if last:
+            self._observer.ends(connection, touched)
         if not touched.notes:
             return
         if connections.is_translated(connection):

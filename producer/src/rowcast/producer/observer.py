@@ -52,7 +52,8 @@ class Observer:
             return statement, multiparams, params
         notes = self._transactions.of(connection)
         if notes.expected is not None or notes.waiting:
-            notes.forget(statement)
+            # It may be tried again, with other parameters.
+            self._changes.untold(connection, notes, statement)
         if _OPTIONS.isdisjoint(execution_options):
             # The unit of work's, which come again and again.
             table = self._changes.expect(statement, multiparams or [params or {}], notes)
@@ -118,6 +119,11 @@ class Observer:
         if notes is not None and (notes.waiting or notes.expected) and execution is not None:
             dml = statements.dml_of(execution.invoked_statement)
             self._changes.failed(connection, dml, notes, in_part=execution.executemany)
+
+    def ends(self, connection: Connection, notes: Touched) -> None:
+        """The transaction is about to end. Raises as ``Announcer.unseen``."""
+        if notes.expected is not None or notes.waiting:
+            self._changes.untold(connection, notes)
 
     def before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool

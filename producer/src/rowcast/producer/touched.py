@@ -95,13 +95,6 @@ class Touched:
             self.notes.append(Note(table, touch, keys, locked))
             self.keys += len(keys)
 
-    def forget(self, statement: Any) -> None:
-        """The statement may be tried again, with other parameters, after it did not get as far as the database."""
-        if self.expected is not None and self.expected.statement is statement:
-            self.expected = None
-        if self.waiting:
-            self.waiting = [pending for pending in self.waiting if pending.statement is not statement]
-
     def take(self, statement: UpdateBase | None) -> list[Pending]:
         """What waited for the statement, now that it was executed: itself, and DML in CTEs of this or another."""
         waiting = self.waiting
