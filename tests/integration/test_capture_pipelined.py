@@ -132,6 +132,32 @@ def test_an_outbox_row_that_the_database_refuses_commits_nothing(shop: Shop, sen
     assert names_in(shop.take()) == [*names, "after"]
 
 
+@pytest.mark.parametrize("when", ["at the outbox row", "at COMMIT"])
+def test_a_server_that_ends_the_connection_meanwhile_commits_nothing(shop: Shop, sent: list[bool], when: str) -> None:
+    ends = "CREATE FUNCTION ends() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF {} THEN "
+    ends += "PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL; END $$"
+    at_commit = "CREATE CONSTRAINT TRIGGER ends AFTER INSERT ON tags DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+    at_row = "CREATE TRIGGER ends AFTER INSERT ON rowcast_outbox FOR EACH ROW"
+    trigger, condition = (
+        (at_commit, "NEW.name = 'lost'") if when == "at COMMIT" else (at_row, "NEW.changes LIKE '%lost%'")
+    )
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql(ends.format(condition).replace("%", "%%"))
+        connection.exec_driver_sql(f"{trigger} EXECUTE FUNCTION ends()")
+    with shop.engine.connect() as connection:
+        names = prepare(shop, connection)
+        insert(shop, connection, "lost")
+        with pytest.raises(exc.OperationalError) as lost:
+            connection.commit()
+        assert lost.value.connection_invalidated
+        assert len(sent) == len(names)
+        connection.rollback()
+        insert(shop, connection, "after")
+        connection.commit()
+    assert names_in(shop.take()) == [*names, "after"]
+    assert shop.mirror == shop.rows()
+
+
 def test_what_a_later_listener_writes_at_commit_is_in_the_same_transaction(shop: Shop, sent: list[bool]) -> None:
     def write(connection: sa.Connection) -> None:
         connection.exec_driver_sql("INSERT INTO log VALUES (txid_current())")

@@ -28,14 +28,14 @@ from rowcast.shared.images import Concatenation
 KEYS_PER_ROW = 2_000
 """An outbox row holds at most this many changes; a larger transaction takes several."""
 
+SINGLES = 32
+"""The same where the engine has no arrays, and each key is a part of the statement of its own."""
+
 FEW = 8
 """Notes of a transaction whose statement is found without folding them."""
 
 MOST_STATEMENTS = 500
 """How many combinations of tables are remembered."""
-
-SINGLES = 32
-"""The same where the engine has no arrays, and each key is a part of the statement of its own."""
 
 # In literals: a parameter of SQLAlchemy's own would be one that this module does not fill.
 _ONE: ColumnElement[int] = sa.literal_column("1", sa.Integer)

@@ -125,8 +125,7 @@ class EngineListeners:
 
     def _write(self, connection: Connection, touched: Touched, *, last: bool, commit: bool) -> None:
         ensure_functions(connection)
-        confirmed = self._shapes.confirms([note.table for note in touched.notes])
-        if not confirmed:
+        if not self._shapes.confirms([note.table for note in touched.notes]):
             self._shapes.write(connection, touched, touched.fold())
         # A trigger that is deferred may write yet: then nobody knows which row is the last.
         ends = last and not self._by_triggers.names(connection)

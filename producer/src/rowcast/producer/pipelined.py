@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 
+_ANSWERS = 3
+
+
 class Pipelined:
     """One statement, in the driver's form, that may be the last of its transaction."""
 
@@ -59,13 +62,16 @@ class Pipelined:
             connection._log_parameters(values, "with COMMIT", ismulti=False)
         try:
             with driver.lock:
-                inserted, committed = _run(driver, name, parameters, transformer.formats)
+                results = _run(driver, name, parameters, transformer.formats)
         except errors.Error as error:
             connection._handle_dbapi_exception(error, None, None, None, None)
-        if inserted.status == ExecStatus.FATAL_ERROR:
-            connection._handle_dbapi_exception(_error_in(inserted, driver), self._sql, values, None, None)
-        if committed.status != ExecStatus.COMMAND_OK:
-            connection._handle_dbapi_exception(_error_in(committed, driver), None, None, None, None)
+        if results and results[0].status == ExecStatus.FATAL_ERROR:
+            connection._handle_dbapi_exception(_error_in(results[0], driver), self._sql, values, None, None)
+        if len(results) < _ANSWERS:
+            lost = errors.OperationalError("the connection was lost at COMMIT")
+            connection._handle_dbapi_exception(lost, None, None, None, None)
+        if results[1].status != ExecStatus.COMMAND_OK:
+            connection._handle_dbapi_exception(_error_in(results[1], driver), None, None, None, None)
         return True
 
     def _read(self, driver: Driver[Any], values: Mapping[str, Any]) -> None:
@@ -84,12 +90,14 @@ def _is_in_a_plain_transaction(driver: Driver[Any]) -> bool:
     )
 
 
-def _run(driver: Driver[Any], name: bytes, parameters: Any, formats: Any) -> tuple[PGresult, PGresult]:
+def _run(driver: Driver[Any], name: bytes, parameters: Any, formats: Any) -> list[PGresult]:
+    """The answers to the statement, to COMMIT, and that these were all; fewer if the connection was lost meanwhile."""
     state = driver.pgconn
     state.enter_pipeline_mode()
     try:
         results = driver.wait(_exchange(state, name, parameters, formats))
-        state.exit_pipeline_mode()
+        if len(results) == _ANSWERS:
+            state.exit_pipeline_mode()
     except BaseException:
         # What was not read yet would be taken for the next statement's.
         driver.close()
@@ -97,17 +105,15 @@ def _run(driver: Driver[Any], name: bytes, parameters: Any, formats: Any) -> tup
     return results
 
 
-def _exchange(
-    state: PGconn, name: bytes, parameters: Any, formats: Any
-) -> Generator[Any, Any, tuple[PGresult, PGresult]]:
+def _exchange(state: PGconn, name: bytes, parameters: Any, formats: Any) -> Generator[Any, Any, list[PGresult]]:
     state.send_query_prepared(name, parameters, param_formats=formats)
     state.send_query_params(b"COMMIT", None)
     state.pipeline_sync()
     yield from generators.send(state)
-    (inserted,) = yield from generators.fetch_many(state)
-    (committed,) = yield from generators.fetch_many(state)
-    yield from generators.fetch_many(state)  # what answers the synchronisation
-    return inserted, committed
+    results: list[PGresult] = []
+    for _ in range(_ANSWERS):
+        results += yield from generators.fetch_many(state)
+    return results
 
 
 def _error_in(result: PGresult, driver: Driver[Any]) -> errors.Error:
