@@ -10,20 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
 from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy import ColumnElement
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection, Dialect
 
-from rowcast.producer.clock import now_ms
-from rowcast.producer.likened import exactly, likened_columns
+from rowcast.producer.drain_statements import MOST_STATEMENTS, DrainStatements, Group
 from rowcast.producer.locked_reads import lock_named
 from rowcast.producer.outbox import OutboxTables
-from rowcast.producer.outbox_lines import gone_line, row_line
 from rowcast.producer.ready_statements import ReadyStatement
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import EXISTED, LOCKED, Folded, Key, Note, OldRows, Touch
-from rowcast.shared.images import Concatenation
 
 KEYS_PER_ROW = 2_000
 """An outbox row holds at most this many changes; a larger transaction takes several."""
@@ -33,26 +27,6 @@ SINGLES = 32
 
 FEW = 8
 """Notes of a transaction whose statement is found without folding them."""
-
-MOST_STATEMENTS = 500
-"""How many combinations of tables are remembered."""
-
-# In literals: a parameter of SQLAlchemy's own would be one that this module does not fill.
-_ONE: ColumnElement[int] = sa.literal_column("1", sa.Integer)
-_NONE: ColumnElement[int] = sa.literal_column("0", sa.Integer)
-
-
-class _Group(NamedTuple):
-    """Keys of one table that share an op. ``size`` 0 means an array of any length."""
-
-    table: CapturedTable
-    existed: bool
-    size: int
-
-    @property
-    def with_old_rows(self) -> bool:
-        """A row that is new was none before."""
-        return self.table.before and self.existed
 
 
 class _Arrangement(NamedTuple):
@@ -69,9 +43,7 @@ class Drain:
     """Writes transactions' changes into the outbox of one engine."""
 
     def __init__(self, outbox: OutboxTables, dialect: Dialect) -> None:
-        self._outbox = outbox.outbox
-        self._dialect = dialect
-        self._compiled: dict[tuple[tuple[_Group, ...], bool], ReadyStatement] = {}
+        self._statements = DrainStatements(outbox.outbox, dialect)
         self._arrangements: dict[tuple[Any, ...], _Arrangement | None] = {}
         # One parameter for any number of keys where the engine has arrays.
         self._has_arrays = dialect.name == "postgresql"
@@ -121,7 +93,7 @@ class Drain:
             return None
         # In the order of _runs.
         order = [pair for table, _ in pairs for pair in ((table, False), (table, True)) if pair in pairs]
-        groups = [_Group(table, not new, 1) for table, new in dict.fromkeys(order)]
+        groups = [Group(table, not new, 1) for table, new in dict.fromkeys(order)]
         if any(group.with_old_rows for group in groups):
             return None
         notes = [pairs.index((group.table, not group.existed)) for group in groups]
@@ -129,7 +101,7 @@ class Drain:
             (f"k{g}_{c}_0", notes[g], c) for g, group in enumerate(groups) for c in range(len(group.table.key_columns))
         ]
         apart = [(i, j) for i, j in combinations(range(len(pairs)), 2) if pairs[i][0] is pairs[j][0]]
-        return _Arrangement(self._compile(tuple(groups), with_context), places, apart)
+        return _Arrangement(self._statements.of(tuple(groups), with_context=with_context), places, apart)
 
     def write(
         self, connection: Connection, touched: Folded, old_rows: Mapping[CapturedTable, OldRows],
@@ -184,7 +156,7 @@ class Drain:
         self._say(parameters, transaction, context, complete)
         for g, (table, existed, keys) in enumerate(piece):
             many = self._has_arrays and len(keys) > 1
-            group = _Group(table, existed, 0 if many else len(keys))
+            group = Group(table, existed, 0 if many else len(keys))
             groups.append(group)
             if group.with_old_rows:
                 known = old_rows.get(table, {})
@@ -196,7 +168,9 @@ class Drain:
                 else:
                     for n, key in enumerate(keys):
                         parameters[f"k{g}_{c}_{n}"] = key[c]
-        self._compile(tuple(groups), context is not None).execute(connection, parameters, commit=commit)
+        self._statements.of(tuple(groups), with_context=context is not None).execute(
+            connection, parameters, commit=commit
+        )
 
     def _say(
         self, parameters: dict[str, Any], transaction: str | None, context: str | None, complete: bool | None
@@ -207,106 +181,6 @@ class Drain:
             parameters["rowcast_tx"] = transaction
         if context is not None:
             parameters["rowcast_context"] = context
-
-    def _compile(self, groups: tuple[_Group, ...], with_context: bool) -> ReadyStatement:
-        signature = groups, with_context
-        compiled = self._compiled.get(signature)
-        if compiled is None:
-            if len(self._compiled) > MOST_STATEMENTS:
-                self._compiled.clear()
-            compiled = self._compiled[signature] = ReadyStatement(self._statement(groups, with_context), self._dialect)
-        return compiled
-
-    def _statement(self, groups: Sequence[_Group], with_context: bool) -> sa.Insert:
-        """INSERT … SELECT of one outbox row, if any of the groups has a change to tell."""
-        parts = [part for g, group in enumerate(groups) for part in self._parts(g, group)]
-        # LIMIT, of the one row there is: otherwise the planner copies the text into the condition, and every image is
-        # made twice.
-        text = sa.select(_joined(parts).label("changes")).limit(_ONE).offset(_NONE).subquery("lines")
-        transaction = (
-            sa.cast(sa.func.txid_current(), sa.String)
-            if self._own_transaction_id
-            else sa.bindparam("rowcast_tx", type_=sa.String)
-        )
-        values: dict[str, ColumnElement[Any]] = {
-            "tx": transaction,
-            "ts_ms": now_ms(self._dialect),
-            "complete": sa.bindparam("rowcast_complete", type_=sa.Boolean),
-            "changes": text.c.changes,
-        }
-        if with_context:
-            values["context"] = sa.bindparam("rowcast_context", type_=sa.Text)
-        row = sa.select(*values.values()).where(text.c.changes != sa.literal_column("''"))
-        return self._outbox.insert().from_select(list(values), row)
-
-    def _parts(self, g: int, group: _Group) -> Iterator[ColumnElement[str]]:
-        columns = group.table.key_columns
-        if group.size == 0:
-            yield self._array_part(g, group)
-            return
-        for n in range(group.size):
-            binds = [sa.bindparam(f"k{g}_{c}_{n}", type_=column.type) for c, column in enumerate(columns)]
-            old = sa.bindparam(f"b{g}_{n}", type_=sa.Text) if group.with_old_rows else None
-            gone = _gone_line(group, binds, old)
-            line = _row_line(group, old)
-            likened = likened_columns(group.table, self._dialect) if group.existed else ()
-            if likened:
-                # The row that is found may have another key by now, which only the collation takes for this one.
-                texts = [(column, binds[columns.index(column)]) for column in likened]
-                others = sa.or_(*(exactly(group.table, c, c) != exactly(group.table, c, bind) for c, bind in texts))
-                line = Concatenation(sa.case((others, gone), else_=sa.literal_column("''")), line)
-            found = (
-                sa.select(line)
-                .where(*(column == bind for column, bind in zip(columns, binds, strict=True)))
-                .scalar_subquery()
-            )
-            yield sa.func.coalesce(found, gone)
-
-    def _array_part(self, g: int, group: _Group) -> ColumnElement[str]:
-        # LATERAL with OFFSET 0 keeps the planner at one index look-up a key, whatever it thought of the table's size
-        # when it made the plan.
-        columns = group.table.key_columns
-        arrays = [sa.bindparam(f"k{g}_{c}", type_=postgresql.ARRAY(column.type)) for c, column in enumerate(columns)]
-        names = [f"k{c}" for c in range(len(columns))]
-        fields: list[sa.ColumnClause[Any]] = [sa.column(n, c.type) for n, c in zip(names, columns, strict=True)]
-        if group.with_old_rows:
-            arrays.append(sa.bindparam(f"b{g}", type_=postgresql.ARRAY(sa.Text)))
-            fields.append(sa.column("b", sa.Text))
-        keys = sa.func.unnest(*arrays).table_valued(*fields).render_derived(name=f"keys{g}")
-        given = [keys.c[name] for name in names]
-        old = keys.c.b if group.with_old_rows else None
-        row = (
-            sa.select(_row_line(group, old).label("line"))
-            .where(*(column == key for column, key in zip(columns, given, strict=True)))
-            .correlate(keys)
-            .offset(sa.literal_column("0"))
-            .lateral(f"rows{g}")
-        )
-        line = sa.func.coalesce(row.c.line, _gone_line(group, given, old))
-        # In the order of the keys, as one loop over them can only be: to sort the lines would take a tenth longer.
-        text = sa.func.string_agg(line, sa.literal_column("''"))
-        return (
-            sa.select(sa.func.coalesce(text, sa.literal_column("''")))
-            .select_from(keys.outerjoin(row, sa.true()))
-            .scalar_subquery()
-        )
-
-
-def _row_line(group: _Group, old: ColumnElement[str] | None) -> ColumnElement[str]:
-    return row_line(group.table, "u" if group.existed else "c", before=old)
-
-
-def _gone_line(
-    group: _Group, values: Sequence[ColumnElement[Any]], old: ColumnElement[str] | None
-) -> ColumnElement[str]:
-    """What to write for a key without a row: a delete if the row was there before the transaction, else nothing."""
-    if not group.existed:
-        return sa.literal_column("''")
-    return gone_line(group.table, dict(zip(group.table.key_columns, values, strict=True)).__getitem__, old)
-
-
-def _joined(parts: Sequence[ColumnElement[str]]) -> ColumnElement[str]:
-    return parts[0] if len(parts) == 1 else Concatenation(*parts)
 
 
 def _pieces(
