@@ -131,6 +131,9 @@ class ChangeKeys:
             rowcount = len(returned)
         elif pending.returns:
             returned = results.returned_keys(result, pending.key_columns)
+        elif pending.wrapped:
+            rowcount, returned = results.take_counted_keys(result, pending.key_columns)
+            notes.written = notes.written or returned is None
         elif pending.appends:
             returned = results.take_keys(result, pending.key_columns)
         for table, reached in pending.reached:

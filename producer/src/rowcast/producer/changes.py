@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from rowcast.producer.followers import Followers
 from rowcast.producer.insert_keys import InsertKeys
 from rowcast.producer.pending import TRANSLATE, CapturedOf, Inserted, Pending
 from rowcast.producer.plain import PlainStatements
+from rowcast.producer.returned_images import ReturnedImages
 from rowcast.producer.statements import Parameters
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Expected, Note, Touch, Touched
@@ -26,8 +27,18 @@ from rowcast.shared.errors import CaptureError
 class Changes:
     """Notes the keys of each statement on a captured table."""
 
-    def __init__(self, metadata: sa.MetaData, outbox: sa.Table, captured: CapturedOf, announcer: Announcer) -> None:
+    def __init__(
+        self,
+        metadata: sa.MetaData,
+        outbox: sa.Table,
+        captured: CapturedOf,
+        announcer: Announcer,
+        images: ReturnedImages,
+        may_write: Callable[[CapturedTable], bool],
+    ) -> None:
         self._outbox = outbox
+        self._images = images
+        self._may_write = may_write
         self._announcer = announcer
         self._captured = captured
         followers = Followers(metadata, captured, announcer)
@@ -88,6 +99,13 @@ class Changes:
         if singles is not None:
             return self._one_by_one(connection, singles, stored, execution_options, notes)
         pending.see_old_rows(connection)
+        pending.wrapped = (
+            # Nothing but the rows that the statement itself names, and nothing that is to be told before them.
+            (isinstance(statement, Update) and pending.appends and pending.keys is None)
+            and not (pending.reached or notes.notes)
+            and self._may_write(stored)
+            and self._images.can(connection, stored)
+        )
         notes.waiting.append(pending)
         return pending.statement, pending.sets
 
@@ -186,8 +204,9 @@ class Changes:
             if statement is None or pending.statement is statement:
                 self.failed(connection, pending.statement, notes, in_part=len(pending.sets) > 1)
 
-    def returning_to_append(self, connection: Connection, context: Any, notes: Touched) -> str:
-        """What must be added to the text of the statement that is about to run; mostly nothing."""
+    def with_keys(self, connection: Connection, sql: str, context: Any, notes: Touched, *, alone: bool) -> str:
+        """The text of the statement that is about to run, with what brings its keys back; mostly as it is. ``alone``:
+        it has no CTEs."""
         for pending in notes.waiting:
             if not (pending.appends or pending.inserted is Inserted.APPENDED):
                 continue
@@ -195,15 +214,19 @@ class Changes:
                 continue
             preparer = connection.dialect.identifier_preparer
             if pending.inserted is Inserted.APPENDED:
-                return "".join(f", {preparer.quote(column.name)}" for column in pending.key_columns)
+                return sql + "".join(f", {preparer.quote(column.name)}" for column in pending.key_columns)
             if pending.appends and context.compiled.effective_returning:
                 # The ORM's own, to refresh its objects: it has the keys.
                 pending.appends, pending.returns = False, True
+            # Without parameters the driver takes a text as it is: ours is made for one that has some.
+            pending.wrapped = pending.wrapped and pending.appends and alone and not context.no_parameters
+            if pending.wrapped:
+                return self._images.wrapped(sql, pending.stored)
             if pending.appends:
                 columns = pending.stored.key_columns
                 names = (preparer.format_column(column, use_table=True, use_schema=True) for column in columns)
-                return f" RETURNING {', '.join(names)}"
-        return ""
+                return f"{sql} RETURNING {', '.join(names)}"
+        return sql
 
     def _one_by_one(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
@@ -14,8 +15,10 @@ from rowcast.producer.capturing import ByTriggers
 from rowcast.producer.connections import OpenTransactions
 from rowcast.producer.context import TransactionContext
 from rowcast.producer.drain import Drain
+from rowcast.producer.locked_reads import AS_STORED, OWN
 from rowcast.producer.observer import Observer
 from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.returned_images import ReturnedImages
 from rowcast.producer.shape_log import ShapeLog
 from rowcast.producer.sqlite_functions import ensure_functions
 from rowcast.producer.tables import CapturedTable, CapturedTables
@@ -53,13 +56,15 @@ class EngineListeners:
         self._metadata = tables.metadata
         self._context = context
         self._on_drained = on_drained
+        self._outbox = outbox
         self._drain = Drain(outbox, engine.dialect)
         self._shapes = ShapeLog(outbox, tables, self.captured)
         self._by_triggers = ByTriggers(outbox.shape)
         self._transactions = OpenTransactions()
         self._observer = Observer(
-            tables.metadata, outbox.outbox, self.captured, self._transactions, self._bound_memory, announcer
-        )
+            tables.metadata, outbox.outbox, self.captured, self._transactions, self._bound_memory, announcer,
+            ReturnedImages(outbox.outbox, engine.dialect), self._may_write_now,
+        )  # fmt: skip
         # The observer's methods themselves: they are called for every statement.
         self._events: dict[str, Callable[..., Any]] = {
             **{name: getattr(self, f"_{name}") for name in _EVENTS},
@@ -115,6 +120,8 @@ class EngineListeners:
         touched.raise_what_was_refused()
         if last:
             self._observer.ends(connection, touched)
+            if touched.written:
+                self._complete_what_is_written(connection)
         if not touched.notes:
             return
         if connections.is_translated(connection):
@@ -140,6 +147,20 @@ class EngineListeners:
         if last:
             self._by_triggers.end(connection)
         touched.drained()
+        self._on_drained()
+
+    def _may_write_now(self, table: CapturedTable) -> bool:
+        """Whether the outbox may take the table's changes at once: their shape is known, and nothing goes with them."""
+        return self._shapes.confirms([table]) and self._context.document() is None
+
+    def _complete_what_is_written(self, connection: Connection) -> None:
+        """What statements have written themselves has no context, and the transaction may have got one since."""
+        context = self._context.document()
+        if context is not None:
+            outbox = self._outbox.outbox
+            own = outbox.c.tx == sa.cast(sa.func.txid_current(), sa.String)
+            statement = outbox.update().where(own, outbox.c.context.is_(None)).values(context=context)
+            connection.execute(statement, execution_options={**AS_STORED, **OWN})
         self._on_drained()
 
     # -- the transaction's life

@@ -16,6 +16,7 @@ from rowcast.producer.connections import OpenTransactions
 from rowcast.producer.locked_reads import OWN_OPTION
 from rowcast.producer.named_rows import IGNORE, OPTION, named_rows, touch
 from rowcast.producer.pending import TRANSLATE, CapturedOf
+from rowcast.producer.returned_images import ReturnedImages
 from rowcast.producer.sql_text import changed_tables
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.touched import Touched
@@ -36,13 +37,15 @@ class Observer:
         transactions: OpenTransactions,
         make_room: Callable[[Connection, Touched], None],
         announcer: Announcer,
+        images: ReturnedImages,
+        may_write: Callable[[CapturedTable], bool],
     ) -> None:
         self._metadata = metadata
         self._captured = captured
         self._transactions = transactions
         self._make_room = make_room
         self._announcer = announcer
-        self._changes = Changes(metadata, outbox, captured, announcer)
+        self._changes = Changes(metadata, outbox, captured, announcer, images, may_write)
 
     def before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
@@ -131,7 +134,7 @@ class Observer:
         notes = self._transactions.get(connection)
         if context is not None and statements.is_one_alone(context.compiled):
             if notes is not None and notes.waiting:
-                statement += self._changes.returning_to_append(connection, context, notes)
+                statement = self._changes.with_keys(connection, statement, context, notes, alone=True)
             return statement, parameters
         if context is None or OWN_OPTION in (options := context.execution_options):
             return statement, parameters
@@ -144,7 +147,7 @@ class Observer:
                 notes = self._transactions.of(connection)
                 statement = self._changes.before_cte(connection, statement, cte, known, options, notes)
             if notes is not None and notes.waiting:
-                statement += self._changes.returning_to_append(connection, context, notes)
+                statement = self._changes.with_keys(connection, statement, context, notes, alone=False)
         elif of_ctes and not isinstance(context.invoked_statement, UpdateBase):
             self._take_the_applications_word(connection, options)
         return statement, parameters

@@ -51,6 +51,8 @@ class Pending:
     """Whether ``return_defaults`` brings the keys back."""
     appends = False
     """Whether a RETURNING does that is appended to the text: on the fastest way, past SQLAlchemy's rows."""
+    wrapped = False
+    """Whether that text is wrapped in one that may write the images, too."""
     selected = False
     """Whether the keys were read, and locked, before the statement."""
     foreseen = False

@@ -36,6 +36,22 @@ def take_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) 
     return tuple(_processed(row, processors) for row in rows)
 
 
+def take_counted_keys(
+    result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]
+) -> tuple[int, tuple[Key, ...] | None]:
+    """The number of rows that a wrapped statement has changed (see ``ReturnedImages``) and their keys; None in their
+    place if the outbox has them already."""
+    assert result.cursor is not None
+    rows = result.cursor.fetchall()
+    result._soft_close()
+    total, first, *_ = rows[0]
+    set_rowcount(result, total)
+    if first is None:
+        return total, None if total else ()
+    processors = _processors(result, key_columns)
+    return total, tuple(_processed(row[1:], processors) for row in rows)
+
+
 def peek_returned_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...] | None:
     """The keys in the application's own RETURNING, read without taking its rows from it; None if they are not in it."""
     metadata = result._metadata

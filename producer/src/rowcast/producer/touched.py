@@ -67,6 +67,8 @@ class Touched:
     keys = 0
     """How many keys the notes hold."""
     shapes_written = False
+    written = False
+    """Whether statements have written to the outbox themselves, without the transaction's context."""
     _transaction: str | None = None
 
     def __init__(self) -> None:

@@ -67,7 +67,8 @@ class PostgreSQLImages(ImageDialect):
             case "date" | "time" | "timetz" | "timestamp":
                 return f"(to_json({sql}) #>> '{{}}')"
             case "timestamptz":
-                utc = f"({sql} AT TIME ZONE 'UTC')"
+                # By an interval: the zone's name would be looked up for every row.
+                utc = f"({sql} AT TIME ZONE INTERVAL '0')"
                 iso = f'to_char({utc}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
                 # to_char writes no era.
                 before_christ = f"replace(to_json({utc}) #>> '{{}}', ' BC', '+00 BC')"

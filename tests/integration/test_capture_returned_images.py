@@ -1,0 +1,237 @@
+"""On PostgreSQL an UPDATE of many rows writes their images itself, where these cannot be other ones at commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from rowcast.producer.drain import KEYS_PER_ROW
+from rowcast.producer.returned_images import MANY
+from shop import Shop, open_shop
+
+NewDatabase = Callable[[str], str]
+
+ROWS = 2 * KEYS_PER_ROW + MANY
+
+
+@pytest.fixture
+def shop(new_database: NewDatabase) -> Iterator[Shop]:
+    with open_shop(new_database("postgresql")) as shop:
+        reading = shop.models.Reading.__table__
+        with shop.engine.begin() as connection:
+            connection.execute(reading.insert(), [{"sensor": "a", "at": n, "value": 0.0} for n in range(ROWS)])
+        know(shop)
+        yield shop
+
+
+def know(shop: Shop) -> None:
+    """That the tables' shapes are committed is known from the second transaction on."""
+    for name in ("one", "two"):
+        with shop.engine.begin() as connection:
+            connection.execute(shop.models.Customer.__table__.insert().values({"full name": name}))
+    shop.take()
+
+
+def raised(shop: Shop, rows: int = ROWS, by: float = 1.0) -> sa.Update:
+    reading = shop.models.Reading.__table__
+    return reading.update().where(reading.c.at < rows).values(value=reading.c.value + by)
+
+
+def written(shop: Shop, connection: sa.Connection) -> int:
+    """Outbox rows of the transaction so far."""
+    return connection.scalar(sa.select(sa.func.count()).select_from(shop.outbox)) or 0
+
+
+def values(changes: list[dict[str, Any]]) -> list[Any]:
+    return [change["a"]["value"] for change in changes]
+
+
+def test_many_rows_are_in_the_outbox_with_the_statement(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        assert connection.execute(raised(shop)).rowcount == ROWS
+        assert written(shop, connection) == 3
+    with shop.engine.connect() as connection:
+        kept = connection.execute(sa.select(shop.outbox.c.tx, shop.outbox.c.changes).order_by(shop.outbox.c.id)).all()
+    assert [changes.count("\n") for _, changes in kept] == [KEYS_PER_ROW, KEYS_PER_ROW, MANY]
+    assert len({tx for tx, _ in kept}) == 1
+    changes = shop.take()
+    assert {(change["t"], change["op"]) for change in changes} == {("public.readings", "u")}
+    assert sorted(change["k"]["at"] for change in changes) == list(range(ROWS))
+    assert shop.mirror == shop.rows()
+
+
+@pytest.mark.parametrize("rows", [0, 1, MANY - 1])
+def test_fewer_rows_wait_for_the_commit(shop: Shop, rows: int) -> None:
+    with shop.engine.begin() as connection:
+        assert connection.execute(raised(shop, rows)).rowcount == rows
+        assert written(shop, connection) == 0
+    with shop.engine.connect() as connection:
+        assert connection.scalars(sa.select(shop.outbox.c.complete)).all() == [True] * bool(rows)
+    assert len(shop.take()) == rows
+    assert shop.mirror == shop.rows()
+
+
+def test_the_orms_statement_too(shop: Shop) -> None:
+    with shop.sessions() as session:
+        seen = session.get_one(shop.models.Reading, ("a", 7))
+        result = session.execute(sa.update(shop.models.Reading).values(value=5.0))
+        assert result.rowcount == ROWS
+        assert seen.value == 5.0
+        assert written(shop, session.connection()) == 3
+        session.commit()
+    assert set(values(shop.take())) == {5.0}
+    assert shop.mirror == shop.rows()
+
+
+def test_a_trigger_that_changes_the_row_again_is_in_its_image(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        connection.execute(raised(shop))
+        assert written(shop, connection) == 3
+    shop.take()
+    with shop.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                "IF NEW.value < 100 THEN UPDATE readings SET value = 100 + value WHERE at = NEW.at; END IF; "
+                "RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            sa.text("CREATE TRIGGER again AFTER UPDATE ON readings FOR EACH ROW EXECUTE FUNCTION again()")
+        )
+    with shop.engine.begin() as connection:
+        assert connection.execute(raised(shop)).rowcount == ROWS
+        assert written(shop, connection) == 0
+    assert set(values(shop.take())) == {102.0}
+    assert shop.mirror == shop.rows()
+
+
+def test_what_was_touched_before_is_told_before(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        connection.execute(shop.models.Tag.__table__.insert().values(name="before"))
+        connection.execute(raised(shop))
+        assert written(shop, connection) == 0
+    changes = shop.take()
+    assert len(changes) == ROWS + 1
+    assert changes[0]["t"] == "public.tags"
+    assert shop.mirror == shop.rows()
+
+
+def test_what_is_touched_after_is_told_after(shop: Shop) -> None:
+    reading = shop.models.Reading.__table__
+    with shop.engine.begin() as connection:
+        connection.execute(raised(shop))
+        connection.execute(raised(shop, 3, by=10.0))
+        connection.execute(reading.delete().where(reading.c.at == 0))
+        connection.execute(reading.update().where(reading.c.at == 1).values(at=-1))
+        assert written(shop, connection) == 3
+    with shop.engine.connect() as connection:
+        complete = connection.scalars(sa.select(shop.outbox.c.complete).order_by(shop.outbox.c.id)).all()
+    assert complete == [None, None, None, True]
+    shop.take()
+    assert shop.mirror == shop.rows()
+
+
+def test_a_savepoint_that_is_rolled_back_takes_them_along(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        savepoint = connection.begin_nested()
+        connection.execute(raised(shop))
+        assert written(shop, connection) == 3
+        savepoint.rollback()
+        assert written(shop, connection) == 0
+        connection.execute(raised(shop, 2, by=3.0))
+    assert values(shop.take()) == [3.0, 3.0]
+    assert shop.mirror == shop.rows()
+
+
+def test_a_context_that_comes_with_the_commit_reaches_them(shop: Shop) -> None:
+    connection = shop.engine.connect()
+    connection.execute(raised(shop))
+    assert written(shop, connection) == 3
+    with shop.capture.context(actor="anna"):
+        connection.commit()
+    assert set(connection.scalars(sa.select(shop.outbox.c.context))) == {'{"actor":"anna"}'}
+    connection.close()
+
+
+def test_where_there_is_a_context_the_commit_writes_them(shop: Shop) -> None:
+    with shop.capture.context(actor="anna"), shop.engine.begin() as connection:
+        connection.execute(raised(shop))
+        assert written(shop, connection) == 0
+    with shop.engine.connect() as connection:
+        assert set(connection.scalars(sa.select(shop.outbox.c.context))) == {'{"actor":"anna"}'}
+    assert len(shop.take()) == ROWS
+
+
+def test_who_listens_for_commits_hears_of_them(shop: Shop) -> None:
+    calls: list[None] = []
+    shop.capture.on_commit(lambda: calls.append(None))
+    with shop.sessions() as session:
+        session.execute(sa.update(shop.models.Reading).values(value=5.0))
+        session.commit()
+    assert len(calls) == 1
+
+
+def test_a_rule_is_left_to_do_what_it_did(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE seen (at integer)"))
+        connection.execute(
+            sa.text("CREATE RULE look AS ON UPDATE TO readings DO ALSO INSERT INTO seen VALUES (NEW.at)")
+        )
+    with open_shop(shop.engine.url.render_as_string(hide_password=False)) as other:
+        know(other)
+        with other.engine.begin() as connection:
+            connection.execute(raised(other))
+            assert written(other, connection) == 0
+            assert connection.scalar(sa.text("SELECT count(*) FROM seen")) == ROWS
+        assert len(other.take()) == ROWS
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_salt_never_stands_in_a_statement(new_database: NewDatabase, hashed: bool) -> None:
+    column = {"salt": "pepper", "hash": "sha256"} if hashed else {"mask": "***"}
+    with open_shop(new_database("postgresql"), tables={"tags": {"columns": {"name": column}}}) as shop:
+        tag = shop.models.Tag.__table__
+        with shop.engine.begin() as connection:
+            connection.execute(tag.insert(), [{"id": n, "name": f"n{n}"} for n in range(MANY)])
+        know(shop)
+        sent: list[str] = []
+        event.listen(shop.engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+        with shop.engine.begin() as connection:
+            connection.execute(tag.update().values(name=sa.func.upper(tag.c.name)))
+            assert written(shop, connection) == (0 if hashed else 1)
+        assert sent
+        assert not any("pepper" in statement for statement in sent)
+        names = {change["a"]["name"] for change in shop.take()}
+        assert names.isdisjoint({f"N{n}" for n in range(MANY)})
+
+
+def test_names_and_values_that_need_quoting(new_database: NewDatabase) -> None:
+    metadata = sa.MetaData()
+    table = sa.Table(
+        "100% {of} 'it' :x",
+        metadata,
+        sa.Column('a "key" %s', sa.Integer, primary_key=True, key="key"),
+        sa.Column("select", sa.Text, key="text"),
+        schema="Other %(schema)s",
+    )
+    with open_shop(new_database("postgresql")) as shop:
+        with shop.engine.begin() as connection:
+            connection.execute(sa.schema.CreateSchema(table.schema))
+            shop.models.metadata.remove(shop.models.order_tag)
+            copy = table.to_metadata(shop.models.metadata)
+            copy.create(connection)
+        with shop.engine.begin() as connection:
+            connection.execute(copy.insert(), [{"key": n, "text": "'% {}\\ ü"} for n in range(MANY)])
+        know(shop)
+        with shop.engine.begin() as connection:
+            statement = copy.update().where(copy.c.text.like("'%")).values(text=copy.c.text + " 100%")
+            assert connection.execute(statement).rowcount == MANY
+            assert written(shop, connection) == 1
+        changes = shop.take()
+        assert {tuple(change["a"].items())[1:] for change in changes} == {(("select", "'% {}\\ ü 100%"),)}
+        assert [change["k"] for change in changes] == [{'a "key" %s': n} for n in range(MANY)]
