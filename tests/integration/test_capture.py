@@ -9,12 +9,14 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from rowcast.producer import Capture, CaptureWarning
+from rowcast.shared.databases import open_engine
 from rowcast.shared.errors import CaptureError, ConfigurationError
 from shop import Colour, Models, Shop, open_shop
 
@@ -682,3 +684,30 @@ def test_a_capture_lets_nothing_be_committed_whose_keys_it_did_not_foresee(
                 session.commit()
         shop.take()
         assert shop.mirror == shop.rows()
+
+
+def test_a_capture_of_decimal_keys_that_the_database_returns(primary_url: str) -> None:
+    """What a driver's values need depends on what it says that it brings."""
+    metadata = sa.MetaData()
+    columns = sa.Column("amount", sa.Numeric(9, 3), primary_key=True), sa.Column("note", sa.Text)
+    prices = sa.Table("prices", metadata, *columns)
+    engine = open_engine(primary_url, "primary", pooled=False)
+    capture = Capture(metadata, source="shop")
+    capture.install(engine)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(prices), [{"amount": Decimal("1.125"), "note": "a"}, {"amount": Decimal(2), "note": None}]
+        )
+    with engine.begin() as connection:
+        connection.execute(sa.update(prices).where(prices.c.note == "a").values(note="b"))
+        connection.execute(sa.delete(prices).where(prices.c.note.is_(None)))
+    with engine.connect() as connection:
+        written = connection.execute(sa.text("SELECT changes FROM rowcast_outbox ORDER BY id")).scalars().all()
+    capture.uninstall(engine)
+    engine.dispose()
+    lines = [orjson.loads(line) for line in written[-1].splitlines()]
+    assert sorted((line["op"], Decimal(line["k"]["amount"])) for line in lines) == [
+        ("d", Decimal(2)),
+        ("u", Decimal("1.125")),
+    ]

@@ -28,9 +28,9 @@ def returned_keys(result: CursorResult[Any], key_columns: Sequence[ColumnElement
 def take_keys(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> tuple[Key, ...]:
     """The keys that a RETURNING brought of which SQLAlchemy and the application know nothing."""
     assert result.cursor is not None
+    processors = _processors(result, key_columns, range(len(key_columns)))
     rows = result.cursor.fetchall()
     result._soft_close()
-    processors = _processors(result, key_columns)
     if not any(processors):
         return tuple(map(tuple, rows))
     return tuple(_processed(row, processors) for row in rows)
@@ -42,13 +42,13 @@ def take_counted_keys(
     """The number of rows that a wrapped statement has changed (see ``ReturnedImages``) and their keys; None in their
     place if the outbox has them already."""
     assert result.cursor is not None
+    processors = _processors(result, key_columns, range(1, len(key_columns) + 1))
     rows = result.cursor.fetchall()
     result._soft_close()
     total, first, *_ = rows[0]
     set_rowcount(result, total)
     if first is None:
         return total, None if total else ()
-    processors = _processors(result, key_columns)
     return total, tuple(_processed(row[1:], processors) for row in rows)
 
 
@@ -75,13 +75,20 @@ def _keys_at(
         rows += result.cursor.fetchall()
         # What the application reads from now on is this buffer.
         result.cursor_strategy = FullyBufferedCursorFetchStrategy(result.cursor, initial_buffer=rows)
-    processors = _processors(result, key_columns)
+    processors = _processors(result, key_columns, positions)
     return tuple(_processed([row[position] for position in positions], processors) for row in rows)
 
 
-def _processors(result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]]) -> list[Processor | None]:
-    dialect = result.context.dialect
-    return [column.type._cached_result_processor(dialect, None) for column in key_columns]
+def _processors(
+    result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], positions: Sequence[int]
+) -> list[Processor | None]:
+    """Of the columns at these positions: what is to be done depends on what the driver says that it brings, too."""
+    dialect, description = result.context.dialect, result.context.cursor.description
+    # An INSERT of many rows may have forgotten it.
+    brought = [description[position][1] if description else None for position in positions]
+    return [
+        column.type._cached_result_processor(dialect, type_) for column, type_ in zip(key_columns, brought, strict=True)
+    ]
 
 
 def _processed(values: Sequence[Any], processors: Sequence[Processor | None]) -> Key:
