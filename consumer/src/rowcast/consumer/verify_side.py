@@ -16,9 +16,10 @@ from rowcast.consumer.layouts import Layout
 from rowcast.shared.config import DatabaseSettings
 from rowcast.shared.databases import open_engine, reach, unreachable
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.images import Masked, RowImage
+from rowcast.shared.images import RowImage
+from rowcast.shared.leaving import leaving_rows, leaving_value
 from rowcast.shared.shapes import ColumnShape, PortableType, TableShape
-from rowcast.shared.table_settings import ColumnSettings, TableSettings
+from rowcast.shared.table_settings import TableSettings
 from rowcast.shared.types import engine_family, portable_type, replica_type
 
 CHUNK_ROWS = 1_000
@@ -74,7 +75,7 @@ class SideTable:
         self.exists = bool(columns)
         self._from = sa.table(name, *(sa.column(c.name) for c in shape.columns), schema=schema)
         self._values: dict[str, ColumnElement[Any]] = {c.name: self._value(c, settings) for c in shape.columns}
-        self._leaving = sa.true() if replica or shape.where is None else sa.literal_column(f"({shape.where})")
+        self._leaving: ColumnElement[bool] = sa.true() if replica else leaving_rows(shape)
 
     def rows(self) -> Iterator[list[tuple[str, str]]]:
         """(key, image) of every row, in chunks, as of one moment."""
@@ -121,16 +122,7 @@ class SideTable:
 
     def _value(self, column: ColumnShape, settings: TableSettings) -> ColumnElement[Any]:
         stored = self._from.c[column.name]
-        if self._replica or column.masking is None:
-            return stored
-        salt = settings.columns.get(column.name, ColumnSettings()).salt
-        if column.masking.hash is not None and salt is None:
-            raise ConfigurationError(
-                f"column {column.name} of table {self._shape.full_name} leaves the primary as a hash, and the "
-                f"configuration does not know its salt: set salt in "
-                f'[tables."{self._shape.full_name}".columns.{column.name}].'
-            )
-        return Masked(stored, column.masking, column.type.length, None if salt is None else salt.get_secret_value())
+        return stored if self._replica else leaving_value(self._shape, column, stored, settings)
 
     def _stored(self, name: str) -> PortableType:
         """The type whose image is what this side's engine stores for it."""

@@ -36,9 +36,10 @@ class OutboxTables:
     shape: sa.Table
     lease: sa.Table
     claim: sa.Table
+    snapshot: sa.Table
 
     def __iter__(self) -> Iterator[sa.Table]:
-        return iter((self.outbox, self.shape, self.lease, self.claim))
+        return iter((self.outbox, self.shape, self.lease, self.claim, self.snapshot))
 
 
 def missing_of(table: sa.Table, connection: Connection) -> str:
@@ -113,6 +114,26 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("outbox_ids", _Document, nullable=False),
             sa.Column("carried", _Document),
             sa.Column("left_unfinished", _Document),
+            # JSON: the chunk of a snapshot that the claim is for, in place of outbox rows.
+            sa.Column("chunk", _Document),
+        ),
+        snapshot=_table(
+            metadata,
+            "rowcast_snapshot",
+            sa.Column("id", _Id, sa.Identity(), primary_key=True, autoincrement=True),
+            sa.Column("table_name", _name(255), nullable=False),
+            # SQL: only the rows for which it is true.
+            sa.Column("condition", _Document),
+            sa.Column("chunk_rows", sa.Integer, nullable=False),
+            # See snapshots.State.
+            sa.Column("state", _name(16), nullable=False),
+            # JSON: behind this key the next chunk begins.
+            sa.Column("last_key", _Document),
+            sa.Column("rows_read", sa.BigInteger, nullable=False),
+            sa.Column("requested_ms", sa.BigInteger, nullable=False),
+            sa.Column("finished_ms", sa.BigInteger),
+            # Why it failed.
+            sa.Column("reason", _Document),
         ),
     )
 
@@ -125,7 +146,7 @@ def _table(metadata: sa.MetaData, name: str, *columns: sa.schema.SchemaItem) -> 
         metadata,
         *columns,
         info={"rowcast": False},
-        sqlite_autoincrement=name == "rowcast_outbox",
+        sqlite_autoincrement=name in ("rowcast_outbox", "rowcast_snapshot"),
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
     )

@@ -17,6 +17,23 @@ from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lease import Lease, LeaseRow
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.unfinished import Unfinished
+from rowcast.producer.snapshots import Snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedChunk:
+    """A chunk of a snapshot: ``rows`` up to ``last_key`` (None: it is the last)."""
+
+    snapshot: int
+    last_key: str | None
+    rows: int
+
+    def to_json(self) -> str:
+        return orjson.dumps({"snapshot": self.snapshot, "last_key": self.last_key, "rows": self.rows}).decode()
+
+    @staticmethod
+    def from_json(text: str | None) -> ClaimedChunk | None:
+        return None if text is None else ClaimedChunk(**orjson.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +41,7 @@ class Claim:
     """``outbox_ids`` in the order of publishing take the lsns ``first_lsn`` to ``last_lsn``, BEGIN and END included.
 
     ``carried``: the transaction that the claim before left unfinished and this one goes on with; ``unfinished``: the
-    one that this claim leaves.
+    one that this claim leaves. ``chunk``: what it is for in place of outbox rows.
     """
 
     first_lsn: int
@@ -32,6 +49,7 @@ class Claim:
     outbox_ids: tuple[int, ...]
     carried: Unfinished | None
     unfinished: Unfinished | None
+    chunk: ClaimedChunk | None = None
 
 
 class Claims:
@@ -42,6 +60,7 @@ class Claims:
     ) -> None:
         self._connections = connections
         self._table = tables.claim
+        self._snapshots = Snapshots(tables)
         self._lease_row = lease_row
         self._outbox = outbox
         self._pending: list[Claim] = self._recorded()
@@ -55,16 +74,17 @@ class Claims:
     def _recorded(self) -> list[Claim]:
         row = self._table.c
         found = self._connections.reader.execute(
-            sa.select(row.first_lsn, row.last_lsn, row.outbox_ids, row.carried, row.left_unfinished).order_by(
-                row.first_lsn
-            )
+            sa.select(
+                row.first_lsn, row.last_lsn, row.outbox_ids, row.carried, row.left_unfinished, row.chunk
+            ).order_by(row.first_lsn)
         )
         return [
             Claim(
-                first, last, tuple(orjson.loads(ids)), Unfinished.from_json(carried), Unfinished.from_json(unfinished)
+                first, last, tuple(orjson.loads(ids)), Unfinished.from_json(carried), Unfinished.from_json(unfinished),
+                ClaimedChunk.from_json(chunk),
             )
-            for first, last, ids, carried, unfinished in found
-        ]
+            for first, last, ids, carried, unfinished, chunk in found
+        ]  # fmt: skip
 
     @property
     def pending(self) -> Sequence[Claim]:
@@ -86,7 +106,18 @@ class Claims:
         self._published += [claim for claim in self._pending if claim.last_lsn <= lsn]
         self._pending = [claim for claim in self._pending if claim.last_lsn > lsn]
 
-    def record(self, outbox_ids: Sequence[int], lsns: int, unfinished: Unfinished | None) -> Claim:
+    def drop_chunks(self) -> None:
+        """Chunks that Kafka has not committed are read again, behind all that was claimed: their rows may be others by
+        then. Raises FencedError if another relay has taken over."""
+        if dropped := [claim for claim in self._pending if claim.chunk is not None]:
+            with self._connections.writer.begin():
+                self._lease_row.swap(self.lease, self.lease)
+                self._delete(dropped)
+            self._pending = [claim for claim in self._pending if claim.chunk is None]
+
+    def record(
+        self, outbox_ids: Sequence[int], lsns: int, unfinished: Unfinished | None, chunk: ClaimedChunk | None = None
+    ) -> Claim:
         """Writes the next claim, which takes ``lsns`` lsns. Raises FencedError if another relay has taken over."""
         lease = self.lease
         claim = Claim(
@@ -95,6 +126,7 @@ class Claims:
             tuple(outbox_ids),
             Unfinished.from_json(lease.carried),
             unfinished,
+            chunk,
         )
         carried = unfinished.to_json() if unfinished else None
         self._write(Lease(lease.epoch, lease.next_lsn + lsns, self._published_lsn(), carried), claim)
@@ -120,7 +152,8 @@ class Claims:
 
     def _write(self, next_: Lease, claim: Claim | None) -> None:
         done = [id_ for published in self._published for id_ in published.outbox_ids]
-        if self._at_once is not None:
+        chunks = [c.chunk for c in (*self._published, *([claim] if claim else ())) if c.chunk is not None]
+        if self._at_once is not None and not chunks:
             lsns = [published.first_lsn for published in self._published]
             swapped = self._connections.reader.execute(
                 self._at_once,
@@ -143,12 +176,21 @@ class Claims:
             self._lease_row.swap(self.lease, next_)
             if claim is not None:
                 writer.execute(sa.insert(self._table), _as_row(claim))
+            if self._published:
+                self._delete(self._published)
             if done:
-                writer.execute(
-                    sa.delete(self._table).where(self._table.c.first_lsn == sa.bindparam("lsn")),
-                    [{"lsn": published.first_lsn} for published in self._published],
-                )
                 self._outbox.delete(done)
+            for published in self._published:
+                if published.chunk is not None:
+                    chunk = published.chunk
+                    self._snapshots.advance(writer, chunk.snapshot, chunk.last_key, chunk.rows)
+
+    def _delete(self, claims: Sequence[Claim]) -> None:
+        """Runs in a transaction of the writer."""
+        self._connections.writer.execute(
+            sa.delete(self._table).where(self._table.c.first_lsn == sa.bindparam("lsn")),
+            [{"lsn": claim.first_lsn} for claim in claims],
+        )
 
 
 # The same in one statement, and so one round trip instead of six, where an engine can: it is in the way of every event.
@@ -169,7 +211,7 @@ WITH swapped AS ({swap} RETURNING 1),
   )
 SELECT count(*) FROM swapped
 """
-_NO_CLAIM = dict.fromkeys(("first_lsn", "last_lsn", "outbox_ids", "carried", "left_unfinished"))
+_NO_CLAIM = dict.fromkeys(("first_lsn", "last_lsn", "outbox_ids", "carried", "left_unfinished", "chunk"))
 
 
 def _as_row(claim: Claim) -> dict[str, object]:
@@ -179,4 +221,5 @@ def _as_row(claim: Claim) -> dict[str, object]:
         "outbox_ids": orjson.dumps(claim.outbox_ids).decode(),
         "carried": claim.carried.to_json() if claim.carried else None,
         "left_unfinished": claim.unfinished.to_json() if claim.unfinished else None,
+        "chunk": claim.chunk.to_json() if claim.chunk else None,
     }

@@ -1,7 +1,9 @@
-"""The relay's own two connections to the primary."""
+"""The relay's own connections to the primary."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from sqlalchemy.engine import Connection, Engine
@@ -16,6 +18,8 @@ class Connections:
 
     def __init__(self, engine: Engine) -> None:
         self.dialect = engine.dialect
+        self._engine = engine
+        self._snapshots: Connection | None = None
         self._opened: list[Connection] = []
         try:
             self.reader = self._open(engine, "AUTOCOMMIT")
@@ -27,6 +31,25 @@ class Connections:
         except BaseException:
             self.close()
             raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A third connection, in a transaction that sees one moment of the database, and locks nothing."""
+        if self._snapshots is None:
+            isolation = None if self.dialect.name == "sqlite" else "REPEATABLE READ"
+            self._snapshots = self._open(self._engine, isolation)
+            if self.dialect.name == "postgresql":
+                # Keys are written down as text.
+                self._snapshots.exec_driver_sql("SET SESSION datestyle = 'ISO'")
+                self._snapshots.exec_driver_sql("SET SESSION intervalstyle = 'postgres'")
+                self._snapshots.exec_driver_sql("SET SESSION timezone = 'UTC'")
+                self._snapshots.commit()
+        connection = self._snapshots
+        with connection.begin():
+            if self.dialect.name == "sqlite":
+                # The driver begins none before it reads.
+                connection.exec_driver_sql("BEGIN")
+            yield connection
 
     def _open(self, engine: Engine, isolation: str | None) -> Connection:
         connection = engine.connect()

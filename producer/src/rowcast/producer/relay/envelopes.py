@@ -15,7 +15,7 @@ import orjson
 from rowcast.producer.relay.batches import BatchRow
 from rowcast.producer.relay.claims import Claim
 from rowcast.producer.relay.contexts import Headers
-from rowcast.producer.relay.lines import LineHead
+from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.tables import Tables
 from rowcast.shared.events import TransactionEvent, transaction_topic, transaction_value
 
@@ -66,6 +66,25 @@ class Envelopes:
             lsn += 1
         assert lsn == claim.last_lsn + 1, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn - 1}"
 
+    def chunk(self, claim: Claim, changes: Sequence[Change], now_ms: int) -> Iterator[Message]:
+        """A chunk of a snapshot: rows that belong to no transaction, then one without events, behind which consumers
+        know that the rows are all there."""
+        assert claim.chunk is not None
+        lsn = claim.first_lsn
+        for head, key, after, _ in changes:
+            topic, middle, rest = self._of_head(head)
+            value = b'{"before":null,"after":%b%b%d%bnull,"lsn":%d%b%d,"transaction":null}' % (
+                after or b"null", self._source, now_ms, middle, lsn, rest, now_ms,
+            )  # fmt: skip
+            yield topic, value, key, BY_KEY
+            lsn += 1
+        name = f"snapshot-{claim.chunk.snapshot}-{lsn}"
+        for boundary in (
+            TransactionEvent("BEGIN", name, now_ms, lsn), TransactionEvent("END", name, now_ms, lsn + 1, 0, {})
+        ):  # fmt: skip
+            yield self._transaction_topic, transaction_value(boundary), orjson.dumps({"id": name}), 0
+        assert lsn + 1 == claim.last_lsn, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn + 1}"
+
     def _events(self, row: BatchRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[_Plain]:
         total = sum(counts.values())
         context = b"" if row.context is None else b',"context":' + orjson.dumps(row.context)
@@ -94,8 +113,9 @@ class Envelopes:
         part = self._parts.get(head)
         if part is None:
             table = self._tables.of(head)
-            middle = b',"snapshot":"false","db":%b,"schema":%b,"table":%b,"txId":' % (
-                self._database, orjson.dumps(table.schema), orjson.dumps(table.name),
+            middle = b',"snapshot":"%b","db":%b,"schema":%b,"table":%b,"txId":' % (
+                b"true" if head.op == "r" else b"false", self._database,
+                orjson.dumps(table.schema), orjson.dumps(table.name),
             )  # fmt: skip
             rest = b',"origin":null,"shape":%b},"op":%b,"ts_ms":' % (
                 orjson.dumps(head.version), orjson.dumps(head.op),

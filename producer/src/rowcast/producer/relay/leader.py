@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.batches import (
@@ -20,15 +20,18 @@ from rowcast.producer.relay.claims import Claim, Claims
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.envelopes import Envelopes, Message
 from rowcast.producer.relay.lease import LeaseRow
-from rowcast.producer.relay.lines import LineSplitter
+from rowcast.producer.relay.lines import LineHead, LineSplitter
 from rowcast.producer.relay.publisher import Publisher
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.selection import Limits, Selection, select_next
+from rowcast.producer.relay.snapshotting import Snapshotting
 from rowcast.producer.relay.tables import Tables, TableVersion
 from rowcast.producer.relay.topics import Topics
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import DataError, RetriableError
 from rowcast.shared.events import marker_topic, schema_topic
+from rowcast.shared.shapes import TableShape
+from rowcast.shared.table_settings import TableSettings
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -45,7 +48,7 @@ _IDLE = 0.2
 class Leader:
     """One epoch's leader. Any error ends it; whoever leads next, perhaps the same process, starts with ``take_over``.
 
-    ``on_events`` is told the number of events handed to Kafka.
+    ``settings_of`` knows the salts of a table's hashes; ``on_events`` is told the number of events handed to Kafka.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Leader:
         source: str,
         database: str,
         settings: RelaySettings,
+        settings_of: Callable[[TableShape], TableSettings],
         on_events: Callable[[int], None],
     ) -> None:
         self._connections = connections
@@ -81,6 +85,7 @@ class Leader:
         self._sent_lsn = 0
         self._open_rows = 0
         self._claims: Claims | None = None
+        self._snapshots = Snapshotting(connections, tables, settings_of)
 
     def take_over(self) -> None:
         """Fences the predecessor and publishes what it has left. The lease has been taken before.
@@ -110,6 +115,7 @@ class Leader:
                 marker_topic(self._source),
             )
         claims.settle()
+        claims.drop_chunks()
         self._sent_lsn = max(marker or 0, lease.published_lsn)
         self._publish_shapes(self._tables.all_published())
         for claim in list(claims.pending):
@@ -136,16 +142,53 @@ class Leader:
         Raises DamagedRowError when the next transaction cannot be published; everything before it is committed then.
         """
         self._learn()
-        claimed = self._claim_next()
-        if claimed is not None:
-            self._send(*claimed)
+        sent = self._publish_next(self._outbox, self._held.claimed)
+        # A chunk comes behind all that waits: little must wait.
+        if sent < self._limits.rows:
+            sent += self._publish_chunk()
+        idle = sent == 0
+        if not idle:
             self._sent_at = time.monotonic()
-        if self._commit_is_due(idle=claimed is None):
+        if self._commit_is_due(idle):
             self._begin_commit()
-        if claimed is None:
+        if idle:
             self._held.settle()
         self.keep_lease()
-        return claimed is not None
+        return not idle
+
+    def _publish_next(self, outbox: Outbox, claimed: Collection[int]) -> int:
+        """Claims and sends the next rows but those that are ``claimed``, and returns how many they are."""
+        next_ = self._claim_next(outbox, claimed)
+        if next_ is None:
+            return 0
+        self._send(*next_)
+        return len(next_[1])
+
+    def _publish_chunk(self) -> int:
+        """The next chunk of a snapshot, if one is due: behind all events of the moment at which it is read, and before
+        all that come later. Returns the number of its rows."""
+        if self._snapshots.due() is None:
+            return 0
+        with self._connections.snapshot() as snapshot:
+            outbox = Outbox(self._connections, self._own_tables, snapshot)
+            if not outbox.is_sealed():
+                return 0
+            # What is deleted from now on is still seen there.
+            claimed = set(self._held.claimed)
+            while self._publish_next(outbox, claimed | set(self._held.claimed)):
+                self.keep_lease()
+            chunk = self._snapshots.read(snapshot)
+        if chunk is None:
+            return 0
+        lsns = len(chunk.changes) + 2
+        claim = self._held.record([], lsns, None, self._snapshots.claimed(chunk))
+        self._renewed_at = time.monotonic()
+        self._publish_tables({head for head, *_ in chunk.changes})
+        self._publisher.send(self._envelopes.chunk(claim, chunk.changes, time.time_ns() // 1_000_000), claim.last_lsn)
+        self._sent_lsn = claim.last_lsn
+        self._on_events(len(chunk.changes))
+        # The last one may be empty.
+        return len(chunk.changes) or 1
 
     def commit(self) -> None:
         """Waits until Kafka has committed all that is sent. It is deleted with the next claim, or by ``settle``."""
@@ -187,9 +230,9 @@ class Leader:
     def _renewal_in(self) -> float:
         return self._renewed_at + self._settings.lease_ms / 3000 - time.monotonic()
 
-    def _claim_next(self) -> tuple[Claim, list[BatchRow]] | None:
+    def _claim_next(self, outbox: Outbox, claimed: Collection[int]) -> tuple[Claim, list[BatchRow]] | None:
         claims = self._held
-        selection = select_next(self._outbox, claims.claimed, claims.unfinished, self._limits)
+        selection = select_next(outbox, claimed, claims.unfinished, self._limits)
         try:
             rows = self._rows(selection)
         except DamagedRowError as error:
@@ -233,13 +276,16 @@ class Leader:
         return rows
 
     def _send(self, claim: Claim, rows: list[BatchRow]) -> None:
-        heads = [head for _, head in heads_in(rows)]
-        self._publish_shapes(self._tables.to_publish(heads))
-        self._topics.ensure({self._tables.of(head).topic for head in heads}, self.keep_lease)
+        self._publish_tables({head for _, head in heads_in(rows)})
         self._publisher.send(self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000), claim.last_lsn)
         self._sent_lsn = claim.last_lsn
         self._open_rows += len(rows)
         self._on_events(event_count(rows))
+
+    def _publish_tables(self, heads: Collection[LineHead]) -> None:
+        """What must be in Kafka before events with these heads."""
+        self._publish_shapes(self._tables.to_publish(heads))
+        self._topics.ensure({self._tables.of(head).topic for head in heads}, self.keep_lease)
 
     def _publish_shapes(self, shapes: list[TableVersion]) -> None:
         """In a Kafka transaction of their own, before the first event that names them."""

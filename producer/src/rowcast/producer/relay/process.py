@@ -172,7 +172,7 @@ class Relay:
             topics = kind(self._properties, settings.source, settings.topics)
             leader = Leader(
                 connections, self._tables, lease_row, epoch, publisher, topics, settings.source,
-                _database_name(self._engine), settings.relay, self._count,
+                _database_name(self._engine), settings.relay, settings.table, self._count,
             )  # fmt: skip
             leader.take_over()
             backoff.reset()

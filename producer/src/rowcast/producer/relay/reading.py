@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from rowcast.producer import transaction_names
 from rowcast.producer.outbox import OutboxTables
@@ -55,10 +56,12 @@ _DELETE = {
 
 
 class Outbox:
-    """The outbox as one relay reads and empties it."""
+    """The outbox as one relay reads and empties it. ``snapshot``: as it was at one moment."""
 
-    def __init__(self, connections: Connections, tables: OutboxTables) -> None:
+    def __init__(self, connections: Connections, tables: OutboxTables, snapshot: Connection | None = None) -> None:
         self._connections = connections
+        self._reader = snapshot or connections.reader
+        self._snapshot = snapshot
         self._family = engine_family(connections.dialect.name)
         row = tables.outbox.c
         size: sa.ColumnElement[int] = (
@@ -72,17 +75,24 @@ class Outbox:
     def heads(self, limit: int) -> list[Head]:
         """The first rows that are visible now: of each transaction all rows or, where ``limit`` cuts, the first."""
         heads = self._heads.limit(limit)
-        return self._read(heads.where(self._row.tx != transaction_names.token) if self._sealed() else heads)
+        return self._read(heads.where(self._row.tx != transaction_names.token) if self.seal() else heads)
 
-    def _sealed(self) -> bool:
-        """Whether SQLite's triggers write here; what they have written before this is then a whole transaction's."""
-        reader, writer = self._connections.reader, self._connections.writer
+    def seal(self) -> bool:
+        """Whether SQLite's triggers write here; what they have written before this is then a whole transaction's.
+
+        In a snapshot, which nobody can add to, nothing is sealed: see ``is_sealed``.
+        """
+        reader, writer = self._reader, self._connections.writer
         if self._family != "sqlite" or not transaction_names.has_token(reader):
             return False
-        if transaction_names.token_is_used(reader):
+        if self._snapshot is None and transaction_names.token_is_used(reader):
             with writer.begin():
                 transaction_names.seal(writer)
         return True
+
+    def is_sealed(self) -> bool:
+        """Whether every row that is visible belongs to a transaction that ``heads`` tells."""
+        return not self.seal() or not transaction_names.token_is_used(self._reader)
 
     def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
         """One transaction's first rows with ids above ``after_id`` and not above ``end_id``."""
@@ -90,7 +100,7 @@ class Outbox:
         return self._read(self._heads.where(row.id > after_id, row.id <= end_id, row.tx == tx).limit(limit))
 
     def _read(self, statement: sa.Executable) -> list[Head]:
-        return [Head(*row) for row in self._connections.reader.execute(statement)]
+        return [Head(*row) for row in self._reader.execute(statement)]
 
     def going_on(self, transactions: Collection[str], after_id: int) -> set[str]:
         """Those of the transactions that have rows above ``after_id``."""
@@ -98,7 +108,7 @@ class Outbox:
         found = sa.select(row.tx).where(row.id > after_id, row.tx.in_(transactions))
         # The next row of a single transaction is usually near; of many, one look through all must do.
         found = found.order_by(row.id).limit(1) if len(transactions) == 1 else found.distinct()
-        return set(self._connections.reader.execute(found).scalars())
+        return set(self._reader.execute(found).scalars())
 
     def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]:
         """The transaction whose greatest id is the least, and that id. It reads all of the outbox from ``from_id``.
@@ -108,12 +118,12 @@ class Outbox:
         row = self._row
         end = sa.func.max(row.id).label("end_id")
         ends = sa.select(row.tx, end).where(row.id >= from_id).group_by(row.tx).order_by(end).limit(len(claimed) + 1)
-        return next((tx, end_id) for tx, end_id in self._connections.reader.execute(ends) if end_id not in claimed)
+        return next((tx, end_id) for tx, end_id in self._reader.execute(ends) if end_id not in claimed)
 
     def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
         """Those of the rows that are there, in the order of ``ids``."""
         statement = sa.text(_SELECT[self._family])
-        found = {row[0]: OutboxRow(*row) for row in self._connections.reader.execute(statement, self._parameter(ids))}
+        found = {row[0]: OutboxRow(*row) for row in self._reader.execute(statement, self._parameter(ids))}
         return [found[id_] for id_ in ids if id_ in found]
 
     def delete(self, ids: Sequence[int]) -> None:
