@@ -1,4 +1,4 @@
-"""The producing side's commands: demo, check, relay.
+"""The producing side's commands: demo, check, relay, snapshot.
 
 Kafka clients and the demo are imported when a command runs, so that help and completion are quick, and so that a
 missing extra is told by the command that needs it.
@@ -12,11 +12,15 @@ from typing import Annotated
 
 import typer
 
+from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.options import Invocation, command
 from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress
 from rowcast.shared.stopping import stop_on_signals
 
 _log = logging.getLogger("rowcast.relay")
+_snapshot_log = logging.getLogger("rowcast.snapshot")
+
+CHUNK_ROWS = 5_000
 
 
 @command()
@@ -42,6 +46,71 @@ def relay(
         stop_on_signals() as stop,
     ):
         run_relay(settings, once=once, stop=stop, on_progress=moved)
+
+
+@command()
+def snapshot(
+    invocation: Invocation,
+    table: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", envvar="ROWCAST_TABLE", help="Of these tables (default: all captured)."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            envvar="ROWCAST_WHERE",
+            metavar="SQL",
+            help="Only the rows for which this is true.",
+        ),
+    ] = None,
+    chunk_size: Annotated[
+        int,
+        typer.Option("--chunk-size", envvar="ROWCAST_CHUNK_SIZE", metavar="ROWS", min=1, help="Rows read at once."),
+    ] = CHUNK_ROWS,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", envvar="ROWCAST_WAIT", help="Wait until the relay has made it.")
+    ] = True,
+    pause: Annotated[bool, typer.Option("--pause", help="Pause what is under way, instead of asking anew.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is paused.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End what is under way: it will not be resumed.")] = False,
+    progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
+) -> int:
+    """Bring rows that are there into the topics, while the application writes.
+
+    The relay that leads makes it, chunk by chunk, and goes on after any crash. Exit code 0: done. 1: one has failed,
+    which is told. Ctrl-C ends the waiting, not the snapshot.
+    """
+    from rowcast.producer.snapshot_requests import SnapshotRequests
+    from rowcast.producer.snapshots import State
+
+    changes = [name for name, wanted in (("pause", pause), ("resume", resume), ("stop", stop)) if wanted]
+    if len(changes) > 1:
+        raise ConfigurationError(f"--{' and --'.join(changes)} exclude each other; choose one.")
+    requests = SnapshotRequests(invocation.settings())
+    try:
+        if changes:
+            count = requests.change(changes[0], table or ())
+            _snapshot_log.info("%s: %d snapshots", changes[0], count)
+            return 0 if count else 1
+        ids = requests.ask(table or (), where, chunk_size)
+        if not wait:
+            return 0
+        with (
+            progress(
+                "snapshot", fields_of, log=_snapshot_log, log_format=invocation.log_format, interval=progress_interval
+            ) as moved,
+            stop_on_signals() as stopping,
+        ):
+            found = requests.wait(ids, stopping, moved)
+    finally:
+        requests.close()
+    for one in found:
+        if one.reason is None:
+            _snapshot_log.info("%s: %s, %d rows", one.table, one.state, one.rows_read)
+        else:
+            _snapshot_log.error("%s: %s", one.table, one.reason)
+    return 1 if any(one.state is State.failed for one in found) else 0
 
 
 @command()

@@ -14,8 +14,6 @@ from rowcast.producer.outbox import OutboxTables
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.shapes import TableShape
 
-CHUNK_ROWS = 5_000
-
 
 class State(StrEnum):
     """``rowcast_snapshot.state``."""
@@ -66,7 +64,7 @@ class Snapshots:
         return shapes
 
     def request(
-        self, connection: Connection, names: Sequence[str], condition: str | None = None, chunk_rows: int = CHUNK_ROWS
+        self, connection: Connection, names: Sequence[str], condition: str | None = None, chunk_rows: int = 5_000
     ) -> list[int]:
         """Asks for the tables' rows, all captured tables' if none is named; returns the snapshots' ids, in the order in
         which they will be made: a table after those that it refers to.
@@ -88,6 +86,12 @@ class Snapshots:
             assert done.inserted_primary_key is not None
             ids.append(int(done.inserted_primary_key[0]))
         return ids
+
+    def wanting(self, connection: Connection) -> Sequence[str]:
+        """The tables with rows from before the capture of which no snapshot was ever asked for."""
+        row, asked = self._shape.c, self._table.c.table_name
+        before = sa.select(row.table_name).distinct().where(row.rows_before, row.table_name.not_in(sa.select(asked)))
+        return connection.execute(before).scalars().all()
 
     def all(self, connection: Connection) -> list[Snapshot]:
         """Every one that was asked for, in that order."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import exc
 
+from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.snapshots import OPEN, Snapshots, State
 from rowcast.shared import failures, logs
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine, reach
 from rowcast.shared.errors import RowcastError
 from rowcast.shared.parts import StatusPart, StatusTable
 
+# What is done or was stopped is nobody's concern any more.
+_SHOWN = (*OPEN, State.failed)
 _COLUMNS = ("rows waiting", "oldest", "published up to lsn", "relay")
 
 
@@ -26,6 +32,8 @@ def outbox(settings: Settings) -> StatusPart:
         engine = open_engine(settings.primary.sqlalchemy_url, "primary", pooled=False)
         reach(engine, "primary")
         waiting = backlog(engine, settings.source)
+        with engine.connect() as connection:
+            snapshots = [s for s in Snapshots(outbox_tables(sa.MetaData())).all(connection) if s.state in _SHOWN]
     except (RowcastError, exc.DBAPIError) as error:
         failure = failures.known(error)
         if failure is None:
@@ -33,7 +41,14 @@ def outbox(settings: Settings) -> StatusPart:
         return StatusPart({"outbox": {"error": logs.mask(failure.message)}}, failure=failure)
     data: dict[str, Any] = {**asdict(waiting), "leading": waiting.expires_in_ms > 0}
     data["expires_in_ms"] = max(0, waiting.expires_in_ms)
-    return StatusPart({"outbox": data}, (_table(settings.source, data),))
+    shown = [{"table": s.table, "state": s.state.value, "rows": s.rows_read, "reason": s.reason} for s in snapshots]
+    tables = (_table(settings.source, data), *((_snapshots(shown),) if shown else ()))
+    return StatusPart({"outbox": data, "snapshots": shown}, tables)
+
+
+def _snapshots(shown: Sequence[Mapping[str, Any]]) -> StatusTable:
+    rows = tuple((str(s["table"]), str(s["state"]), f"{s['rows']:,}", str(s["reason"] or "")) for s in shown)
+    return StatusTable("snapshots", ("table", "state", "rows", "reason"), rows)
 
 
 def _table(source: str, data: dict[str, Any]) -> StatusTable:

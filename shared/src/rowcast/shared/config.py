@@ -101,6 +101,11 @@ class RelaySettings(Section):
     poll_min_ms: Annotated[int, Field(ge=1)] = 2
     poll_max_ms: Annotated[int, Field(ge=1)] = 100
     """Between looks at the outbox when no commit wakes the relay: the first under load, the second when idle."""
+    snapshot: Literal["initial", "never", "when_needed"] = "initial"
+    """Whether rows that were there before the capture are brought over by themselves: once; never; once, and all tables
+    again when Kafka has lost what it had."""
+    chunk_rows: Annotated[int, Field(ge=1)] = 5_000
+    """Rows that such a snapshot reads at a time."""
 
 
 class Settings(BaseSettings):

@@ -77,8 +77,8 @@ def _captured(connection: Connection, inspector: Inspector) -> Iterator[Finding]
         yield Finding(
             _AREA,
             Verdict.missing,
-            f"{name}: rows that were there before the capture are not in the topics, unless they have changed since",
-            "touch them through a session that is captured, for instance UPDATE … SET column = column",
+            f"{name}: rows that were there before the capture are not all in the topics",
+            f'rowcast snapshot {name}; a relay does so by itself, unless snapshot = "never" in [relay]',
         )
     if uncaptured := sorted(_table_names(connection, inspector) - rows_before.keys()):
         yield Finding(

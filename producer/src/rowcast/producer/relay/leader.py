@@ -85,7 +85,7 @@ class Leader:
         self._sent_lsn = 0
         self._open_rows = 0
         self._claims: Claims | None = None
-        self._snapshots = Snapshotting(connections, tables, settings_of)
+        self._snapshots = Snapshotting(connections, tables, settings, settings_of)
 
     def take_over(self) -> None:
         """Fences the predecessor and publishes what it has left. The lease has been taken before.
@@ -114,6 +114,7 @@ class Leader:
                 "What is recorded as not committed is published again",
                 marker_topic(self._source),
             )
+            self._snapshots.kafka_has_lost()
         claims.settle()
         claims.drop_chunks()
         self._sent_lsn = max(marker or 0, lease.published_lsn)

@@ -14,6 +14,7 @@ from rowcast.producer.relay.chunks import Chunk, ChunkReader
 from rowcast.producer.relay.claims import ClaimedChunk
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.snapshots import Snapshot, Snapshots
+from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
@@ -28,8 +29,13 @@ class Snapshotting:
     """One leader's. ``settings_of`` knows the salts of a table's hashes."""
 
     def __init__(
-        self, connections: Connections, tables: OutboxTables, settings_of: Callable[[TableShape], TableSettings]
+        self,
+        connections: Connections,
+        tables: OutboxTables,
+        settings: RelaySettings,
+        settings_of: Callable[[TableShape], TableSettings],
     ) -> None:
+        self._settings = settings
         self._connections = connections
         self._requests = Snapshots(tables)
         self._settings_of = settings_of
@@ -47,7 +53,16 @@ class Snapshotting:
             self._look()
         return self._due
 
+    def kafka_has_lost(self) -> None:
+        """Kafka does not have what it had once."""
+        if self._settings.snapshot == "when_needed":
+            with self._connections.writer.begin():
+                self._requests.request(self._connections.writer, (), chunk_rows=self._settings.chunk_rows)
+
     def _look(self) -> None:
+        if self._settings.snapshot != "never" and (wanting := self._requests.wanting(self._connections.reader)):
+            with self._connections.writer.begin():
+                self._requests.request(self._connections.writer, wanting, chunk_rows=self._settings.chunk_rows)
         due = self._requests.next(self._connections.reader, self._ended)
         if due is not None and (self._due is None or due.id != self._due.id):
             self._last_key = due.last_key
