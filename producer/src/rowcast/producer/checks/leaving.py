@@ -21,7 +21,7 @@ _AREA = "primary"
 
 def leaving(settings: Settings, connection: Connection, inspector: Inspector) -> Iterator[Finding]:
     """The findings about ``[tables]``."""
-    shapes = _written_shapes(connection)
+    shapes = written_shapes(connection)
     for name, table_settings in settings.tables.items():
         table = _reflected(name, connection, inspector)
         if table is None:
@@ -55,7 +55,7 @@ def _reflected(name: str, connection: Connection, inspector: Inspector) -> sa.Ta
     return None
 
 
-def _written_shapes(connection: Connection) -> dict[str, TableShape]:
+def written_shapes(connection: Connection) -> dict[str, TableShape]:
     """The newest of each table."""
     shape = outbox_tables(sa.MetaData()).shape.c
     rows = connection.execute(sa.select(shape.table_name, shape.shape).order_by(shape.created_ms))

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Inspector
 
 from rowcast.producer.checks.leaving import leaving
+from rowcast.producer.checks.mismatch import mismatch
 from rowcast.producer.checks.triggers import triggers
 from rowcast.producer.outbox import PREFIX, missing_of, outbox_tables
 from rowcast.shared.config import Settings
@@ -41,6 +42,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
                 yield finding
             if whole:
                 yield from _captured(connection, inspector)
+                yield from mismatch(connection, inspector)
                 yield from leaving(settings, connection, inspector)
                 yield from triggers(connection)
     finally:
