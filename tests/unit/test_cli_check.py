@@ -81,8 +81,8 @@ def test_missing_outbox_tables_are_named_with_the_way_to_make_them(place: Path, 
     Order.__table__.create(engine)
     result = rowcast("check", cwd=place)
     assert result.returncode == 1
-    for table in ("rowcast_outbox", "rowcast_shape", "rowcast_lease", "rowcast_claim"):
-        assert f"primary: table {table} does not exist" in result.stdout
+    for name in ("outbox", "shape", "lease", "claim", "snapshot"):
+        assert f"primary: table rowcast_{name} does not exist" in result.stdout
     assert "metadata.create_all(engine), or an Alembic migration" in result.stdout
 
 

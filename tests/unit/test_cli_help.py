@@ -11,7 +11,7 @@ import pytest
 from command_line import rowcast
 from rowcast.shared import cli
 
-COMMANDS = ("demo", "check", "relay", "worker", "verify", "status")
+COMMANDS = ("demo", "check", "relay", "worker", "snapshot", "verify", "status")
 GROUPS = {"triggers": ("install", "drop", "show")}
 EACH = (*COMMANDS, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands))
 OPTION = re.compile(r"^│ +\*? *(--[a-z-]+)", re.MULTILINE)

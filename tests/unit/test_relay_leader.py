@@ -13,6 +13,7 @@ from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.leader import Leader
 from rowcast.producer.relay.lease import LeaseRow
 from rowcast.shared.config import RelaySettings
+from rowcast.shared.table_settings import TableSettings
 from unit.relay_database import primary_at
 
 LEASE_MS = 60_000
@@ -40,5 +41,8 @@ def test_a_leader_rests_unless_a_commit_is_due(
         row = LeaseRow(connections, primary.tables, "shop", "somebody", LEASE_MS)
         settings, nobody = RelaySettings(lease_ms=LEASE_MS), lambda _: None
         topics: Any = None
-        leader = Leader(connections, primary.tables, row, 1, kafka, topics, "shop", "shop", settings, nobody)
+        leader = Leader(
+            connections, primary.tables, row, 1, kafka, topics, "shop", "shop", settings,
+            lambda _: TableSettings(), nobody,
+        )  # fmt: skip
         assert (leader.longest_pause > 0) is rests

@@ -55,13 +55,14 @@ class Snapshots:
         """The newest shape of each table that is captured, by ``schema.table``."""
         row = self._shape.c
         found = connection.execute(sa.select(row.table_name, row.shape).order_by(row.created_ms, row.version))
-        shapes = {}
-        for name, document in found:
-            try:
-                shapes[name] = TableShape.from_json(document)
-            except DataError as error:
-                raise DataError(f"the row of table {name} in rowcast_shape: {error}") from error
-        return shapes
+        return {name: _read_shape(name, document) for name, document in dict(iter(found.tuples())).items()}
+
+    def newest_shape(self, connection: Connection, name: str) -> TableShape | None:
+        """As ``shapes``, of one table; None if it is not captured."""
+        row = self._shape.c
+        newest = sa.select(row.shape).where(row.table_name == name).order_by(row.created_ms.desc(), row.version.desc())
+        document = connection.execute(newest.limit(1)).scalar_one_or_none()
+        return None if document is None else _read_shape(name, document)
 
     def request(
         self, connection: Connection, names: Sequence[str], condition: str | None = None, chunk_rows: int = 5_000
@@ -92,6 +93,12 @@ class Snapshots:
         row, asked = self._shape.c, self._table.c.table_name
         before = sa.select(row.table_name).distinct().where(row.rows_before, row.table_name.not_in(sa.select(asked)))
         return connection.execute(before).scalars().all()
+
+    def begun_anew(self, connection: Connection) -> Sequence[str]:
+        """The tables of which all rows are asked for, and none is read yet."""
+        row = self._table.c
+        whole = sa.select(row.table_name).where(row.state == State.requested.value, row.condition.is_(None))
+        return connection.execute(whole).scalars().all()
 
     def all(self, connection: Connection) -> list[Snapshot]:
         """Every one that was asked for, in that order."""
@@ -141,6 +148,13 @@ class Snapshots:
         whole = sa.select(row.table_name).where(row.id == id_, row.condition.is_(None)).scalar_subquery()
         # What was there before the capture is in the topics now.
         connection.execute(sa.update(self._shape).where(self._shape.c.table_name == whole).values(rows_before=False))
+
+
+def _read_shape(name: str, document: str) -> TableShape:
+    try:
+        return TableShape.from_json(document)
+    except DataError as error:
+        raise DataError(f"the row of table {name} in rowcast_shape: {error}") from error
 
 
 def _full_name(name: str, shapes: dict[str, TableShape]) -> str:

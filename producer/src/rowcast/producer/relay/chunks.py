@@ -8,15 +8,22 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 
 from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.resume_keys import key_from_json, key_to_json
+from rowcast.shared.errors import DataError
 from rowcast.shared.images import RowImage
 from rowcast.shared.leaving import leaving_rows, leaving_value, stored_table
-from rowcast.shared.shapes import TableShape
+from rowcast.shared.shapes import ColumnShape, TableShape
 from rowcast.shared.table_settings import TableSettings
 from rowcast.shared.types import engine_family
+
+CHUNK_BYTES = 8 * 1024 * 1024
+"""A chunk's rows are in memory at once: it ends with the row that reaches this."""
+
+_STREAMING = {"stream_results": True, "max_row_buffer": 100}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,41 +37,67 @@ class Chunk:
 class ChunkReader:
     """One table's rows. ``condition``: SQL over its columns. Raises ConfigurationError if a salt is not known."""
 
-    def __init__(
-        self, dialect: Dialect, shape: TableShape, version: str, condition: str | None, settings: TableSettings
-    ) -> None:
+    def __init__(self, dialect: Dialect, shape: TableShape, condition: str | None, settings: TableSettings) -> None:
+        self.shape = shape
         self._family = engine_family(dialect.name)
-        self._head = LineHead(shape.full_name, version, "r")
+        self._head = LineHead(shape.full_name, shape.version, "r")
         table = stored_table(shape)
-        self._order = [self._comparable(shape, table.c[name]) for name in shape.primary_key]
-        key = RowImage([(name, table.c[name], shape.column(name).type) for name in shape.primary_key])
+        columns = [(shape.column(name), table.c[name]) for name in shape.primary_key]
+        self._order = [self._comparable(*column) for column in columns]
+        key = RowImage([(c.name, stored, c.type) for c, stored in columns])
         row = RowImage([(c.name, leaving_value(shape, c, table.c[c.name], settings), c.type) for c in shape.columns])
-        # As text the key can be written down whatever its type is, and PostgreSQL reads it back as its column's.
-        last = [sa.cast(k, sa.Text) for k in self._order] if self._family == "postgresql" else self._order
-        self._rows = sa.select(key, row, *last).select_from(table).where(leaving_rows(shape)).order_by(*self._order)
+        last = [self._written(c, ordered) for (c, _), ordered in zip(columns, self._order, strict=True)]
+        # An index has these in their own order.
+        order = [stored for _, stored in columns]
+        self._rows = sa.select(key, row, *last).select_from(table).where(leaving_rows(shape)).order_by(*order)
         if condition is not None:
             self._rows = self._rows.where(sa.literal_column(f"({condition})"))
 
-    def _comparable(self, shape: TableShape, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        if self._family == "mysql" and shape.column(str(column.name)).type.name == "enum":
-            # It sorts by number and compares as text.
-            return sa.cast(column, sa.CHAR)
-        return column
+    def _comparable(self, column: ColumnShape, stored: ColumnElement[Any]) -> ColumnElement[Any]:
+        if self._family != "mysql":
+            return stored
+        native = column.type.native.upper()
+        if column.type.name == "enum" or native.startswith(("ENUM", "SET", "BIT")):
+            # They sort by number and compare as text.
+            return sa.cast(stored, mysql.INTEGER(unsigned=True))
+        # A FLOAT is written with 6 digits.
+        return sa.cast(stored, sa.Double()) if column.type.name == "float32" else stored
+
+    def _written(self, column: ColumnShape, comparable: ColumnElement[Any]) -> ColumnElement[Any]:
+        if self._family == "postgresql":
+            # As text it can be written down whatever its type is, and is read back as its column's.
+            return sa.cast(comparable, sa.Text)
+        if self._family == "mysql" and column.type.name == "time":
+            # The driver writes times below zero wrong.
+            return sa.cast(comparable, sa.CHAR)
+        return comparable
 
     def read(self, connection: Connection, after: str | None, limit: int) -> Chunk:
-        """The next rows behind the key ``after``. Raises the database's errors as they are."""
+        """The next rows behind the key ``after``: ``limit``, or as many as make ``CHUNK_BYTES``.
+
+        Raises the database's errors as they are, DataError if there is no going on.
+        """
         rows = self._rows if after is None else self._rows.where(self._behind(key_from_json(after)))
-        found = connection.execute(rows.limit(limit)).all()
-        changes: list[Change] = [
-            # The database's white space and escapes must not make two keys of one.
-            (self._head, orjson.dumps(orjson.loads(key)), image.encode(), None)
-            for key, image, *_ in found
-        ]
-        return Chunk(changes, key_to_json(found[-1][2:]) if len(found) == limit else None)
+        changes: list[Change] = []
+        size = 0
+        last_key = None
+        with connection.execute(rows.limit(limit), execution_options=_STREAMING) as found:
+            for key, image, *last in found:
+                # The database's white space and escapes must not make two keys of one.
+                changes.append((self._head, orjson.dumps(orjson.loads(key)), image.encode(), None))
+                size += len(image)
+                if len(changes) == limit or size >= CHUNK_BYTES:
+                    last_key = key_to_json(last)
+                    break
+        if last_key is not None and last_key == after:
+            raise DataError(f"there is no going on behind the key {last_key}: it does not compare as it sorts")
+        return Chunk(changes, last_key)
 
     def _behind(self, values: list[Any]) -> ColumnElement[bool]:
         # Without types of their own the values take their columns'.
         last = [sa.bindparam(None, value, type_=sa.types.NullType()) for value in values]
+        if len(last) != len(self._order):
+            raise DataError("the primary key is another one than when it began")
         if len(last) == 1:
             return self._order[0] > last[0]
         if self._family != "mysql":

@@ -8,6 +8,15 @@ from types import TracebackType
 
 from sqlalchemy.engine import Connection, Engine
 
+from rowcast.producer.sqlite_functions import ensure_functions
+from rowcast.shared.types import engine_family
+
+# Keys are written down as text on PostgreSQL; an hour in autumn has the same times twice, but not in UTC.
+_SNAPSHOT_SETTINGS = {
+    "postgresql": ("datestyle = 'ISO'", "intervalstyle = 'postgres'", "extra_float_digits = 1", "timezone = 'UTC'"),
+    "mysql": ("time_zone = '+00:00'",),
+}
+
 
 class Connections:
     """``reader`` is in autocommit: each statement sees what is committed by then, and holds no lock and no snapshot.
@@ -38,12 +47,10 @@ class Connections:
         if self._snapshots is None:
             isolation = None if self.dialect.name == "sqlite" else "REPEATABLE READ"
             self._snapshots = self._open(self._engine, isolation)
-            if self.dialect.name == "postgresql":
-                # Keys are written down as text.
-                self._snapshots.exec_driver_sql("SET SESSION datestyle = 'ISO'")
-                self._snapshots.exec_driver_sql("SET SESSION intervalstyle = 'postgres'")
-                self._snapshots.exec_driver_sql("SET SESSION timezone = 'UTC'")
-                self._snapshots.commit()
+            for setting in _SNAPSHOT_SETTINGS.get(engine_family(self.dialect.name), ()):
+                self._snapshots.exec_driver_sql(f"SET SESSION {setting}")
+            self._snapshots.commit()
+            ensure_functions(self._snapshots)
         connection = self._snapshots
         with connection.begin():
             if self.dialect.name == "sqlite":

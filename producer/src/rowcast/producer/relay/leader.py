@@ -176,9 +176,10 @@ class Leader:
                 return 0
             # What is deleted from now on is still seen there.
             claimed = set(self._held.claimed)
-            while self._publish_next(outbox, claimed | set(self._held.claimed)):
+            while self._publish_next(outbox, claimed):
+                claimed.update(self._held.claimed)
                 self.keep_lease()
-            chunk = self._snapshots.read(snapshot)
+            chunk = self._snapshots.read(snapshot, self.keep_lease)
         if chunk is None:
             return 0
         lsns = len(chunk.changes) + 2

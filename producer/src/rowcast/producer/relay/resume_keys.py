@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from rowcast.shared.errors import DataError
+
 _MICROSECOND = timedelta(microseconds=1)
 
 # By type, exactly: a datetime is a date too.
@@ -25,7 +27,7 @@ _READ = {name: read for name, _, read in _FORMS.values()}
 
 
 def key_to_json(values: Sequence[Any]) -> str:
-    """Raises TypeError for a value of a type that no driver gives for a key."""
+    """Raises DataError for a value of a type that no driver gives for a key."""
     return orjson.dumps([_written(value) for value in values]).decode()
 
 
@@ -38,7 +40,7 @@ def _written(value: Any) -> Any:
     if value is None or type(value) in (int, str):
         return value
     if type(value) not in _FORMS:
-        raise TypeError(f"a key of type {type(value).__name__}")
+        raise DataError(f"it cannot be resumed behind a key of type {type(value).__name__}")
     name, write, _ = _FORMS[type(value)]
     return {name: write(value)}
 

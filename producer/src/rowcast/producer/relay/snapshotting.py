@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
@@ -13,9 +15,10 @@ from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.chunks import Chunk, ChunkReader
 from rowcast.producer.relay.claims import ClaimedChunk
 from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.passing import is_passing
 from rowcast.producer.snapshots import Snapshot, Snapshots
 from rowcast.shared.config import RelaySettings
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
 
@@ -23,6 +26,8 @@ _log = logging.getLogger("rowcast.relay")
 
 _LOOK_S = 0.25
 """Between looks at what is asked for."""
+
+_SLICE_S = 0.1
 
 
 class Snapshotting:
@@ -43,6 +48,7 @@ class Snapshotting:
         self._due: Snapshot | None = None
         self._reader: ChunkReader | None = None
         self._last_key: str | None = None
+        self._reached: dict[int, str | None] = {}
         self._ended: set[int] = set()
 
     def due(self) -> Snapshot | None:
@@ -55,9 +61,13 @@ class Snapshotting:
 
     def kafka_has_lost(self) -> None:
         """Kafka does not have what it had once."""
-        if self._settings.snapshot == "when_needed":
+        if self._settings.snapshot != "when_needed":
+            return
+        reader = self._connections.reader
+        # Every relay that finds Kafka so asks, until something is committed there.
+        if names := sorted(self._requests.shapes(reader).keys() - set(self._requests.begun_anew(reader))):
             with self._connections.writer.begin():
-                self._requests.request(self._connections.writer, (), chunk_rows=self._settings.chunk_rows)
+                self._requests.request(self._connections.writer, names, chunk_rows=self._settings.chunk_rows)
 
     def _look(self) -> None:
         if self._settings.snapshot != "never" and (wanting := self._requests.wanting(self._connections.reader)):
@@ -65,44 +75,58 @@ class Snapshotting:
                 self._requests.request(self._connections.writer, wanting, chunk_rows=self._settings.chunk_rows)
         due = self._requests.next(self._connections.reader, self._ended)
         if due is not None and (self._due is None or due.id != self._due.id):
-            self._last_key = due.last_key
+            # Kafka may not have committed yet what was read before it was paused.
+            self._last_key = self._reached.get(due.id, due.last_key)
             self._reader = self._new_reader(due)
             _log.info("snapshot %d of %s: %s", due.id, due.table, "going on" if due.rows_read else "beginning")
         self._due = None if self._reader is None else due
 
     def _new_reader(self, due: Snapshot) -> ChunkReader | None:
-        reader = self._connections.reader
-        shape = self._requests.shapes(reader).get(due.table)
-        if shape is None:
-            self._fail(due, f"the table {due.table} is not captured")
-            return None
         try:
-            settings = self._settings_of(shape)
-            return ChunkReader(reader.dialect, shape, shape.version, due.condition, settings)
-        except ConfigurationError as error:
+            return self._reader_at(self._connections.reader, due)
+        except (ConfigurationError, DataError) as error:
             self._fail(due, str(error))
             return None
 
-    def read(self, connection: Connection) -> Chunk | None:
+    def _reader_at(self, connection: Connection, due: Snapshot) -> ChunkReader:
+        """For the table's shape as the connection sees it."""
+        shape = self._requests.newest_shape(connection, due.table)
+        if shape is None:
+            raise ConfigurationError(f"the table {due.table} is not captured")
+        if self._reader is not None and self._due is not None and self._due.id == due.id:
+            if shape == self._reader.shape:
+                return self._reader
+            if shape.primary_key != self._reader.shape.primary_key:
+                raise ConfigurationError("the primary key is another one than when it began")
+        return ChunkReader(connection.dialect, shape, due.condition, self._settings_of(shape))
+
+    def read(self, connection: Connection, meanwhile: Callable[[], None]) -> Chunk | None:
         """The next chunk, as the connection's transaction sees it; None if it cannot be read: then the snapshot has
-        failed, and says why."""
-        assert self._due is not None
-        assert self._reader is not None
+        failed, and says why. ``meanwhile`` is called now and then."""
+        due = self._due
+        assert due is not None
         try:
-            return self._reader.read(connection, self._last_key, self._due.chunk_rows)
+            # Behind events of a newer shape, rows of an older one would take back what it has added.
+            self._reader = self._reader_at(connection, due)
+            # A condition for which no index helps may take longer than a lease.
+            with ThreadPoolExecutor(1, "rowcast-relay-snapshot") as threads:
+                chunk = threads.submit(self._reader.read, connection, self._last_key, due.chunk_rows)
+                while not wait_for((chunk,), _SLICE_S).done:
+                    meanwhile()
+                return chunk.result()
         except exc.DBAPIError as error:
-            if error.connection_invalidated or isinstance(error, exc.OperationalError):
+            if is_passing(error):
                 raise
-            self._fail(self._due, str(error.orig).strip().splitlines()[0])
-        except TypeError as error:
-            self._fail(self._due, f"it cannot be resumed behind {error}")
-        self._due = None
+            self._fail(due, str(error.orig).strip().splitlines()[0])
+        except (ConfigurationError, DataError) as error:
+            self._fail(due, str(error))
         return None
 
     def claimed(self, chunk: Chunk) -> ClaimedChunk:
         """What is to be written down with the claim of the chunk; from here on the next one is due."""
         assert self._due is not None
         due, self._last_key = self._due, chunk.last_key
+        self._reached[due.id] = chunk.last_key
         if chunk.last_key is None:
             self._end(due)
         return ClaimedChunk(due.id, chunk.last_key, len(chunk.changes))
