@@ -14,6 +14,10 @@ last is what is kept).
 A relay has two producers, as ``relay/publisher.py`` says why: while Kafka commits the transaction of one, what
 follows goes through the other.
 
+All events are of one row: event n leaves it in the state n. A chunk of a snapshot is the row as it was at one moment;
+it goes through the same queues and logs, as ``chunk_of(state)``, a number below zero. A reader must know exactly the
+events up to that state when it comes: were it behind, later events would take it back; were it ahead, the chunk would.
+
 The steps are named as in ``rowcast.producer.relay``: take, fence, look, marker, read, claim, deliver, begin to commit,
 commit, settle.
 """
@@ -28,9 +32,17 @@ Events = tuple[int, ...]
 Log = tuple[tuple[int, int], ...]
 
 
+def chunk_of(state: int) -> int:
+    return -1 - state
+
+
 class Claim(NamedTuple):
     first_lsn: int
     events: Events
+
+    @property
+    def is_chunk(self) -> bool:
+        return self.events[0] < 0
 
     @property
     def last_lsn(self) -> int:
@@ -41,7 +53,8 @@ class Relay(NamedTuple):
     """``pending``, ``published``: claims as it knows them. ``lane``: which producer takes what is sent. ``queue``:
     (lane, event, lsn) handed over and not at the broker yet. ``sent``: the highest lsn handed over in the lane's Kafka
     transaction; 0: none is open. ``committing``: that of the other lane's, while Kafka commits it.
-    ``deleted``: the events that were gone when it looked; ``read``: those it is about to claim."""
+    ``deleted``: the events that were gone when it looked; ``read``: those it is about to claim. ``moment``: the state
+    that the snapshot it has open shows; None: it has none open. ``again``: chunks to be sent again as they are."""
 
     at: str = "out"
     pending: tuple[Claim, ...] = ()
@@ -52,6 +65,8 @@ class Relay(NamedTuple):
     committing: int = 0
     deleted: int = 0
     read: Events = ()
+    moment: int | None = None
+    again: Events = ()
 
 
 class State(NamedTuple):
@@ -72,6 +87,8 @@ class State(NamedTuple):
     worker_lsn: int = 0
     committed: Events = ()
     relays: tuple[Relay, ...] = (Relay(), Relay())
+    chunks: int = 0
+    """How many were begun. Each takes new lsns, so their number must have an end."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,10 @@ class Variant:
     second_look: bool = True
     swap_when_claiming: bool = True
     recorded_first: bool = True
+    chunk_behind_events: bool = True
+    one_moment: bool = True
+    chunk_read_again: bool = True
+    chunk_with_new_lsns: bool = True
 
 
 class BrokenPromiseError(Exception):
@@ -98,7 +119,7 @@ class BrokenPromiseError(Exception):
 Step = tuple[str, State]
 
 
-def steps(state: State, variant: Variant, events: int) -> Iterator[Step]:
+def steps(state: State, variant: Variant, events: int, chunks: int) -> Iterator[Step]:
     """Every step that can happen next, by name."""
     if state.visible < events:
         yield "the application commits", state._replace(visible=state.visible + 1)
@@ -106,11 +127,11 @@ def steps(state: State, variant: Variant, events: int) -> Iterator[Step]:
         if any(state.open[lane::2]) and variant.fencing:
             yield f"the broker gives lane {lane}'s transaction up", _fenced(state, lane, None, variant)
     for i, relay in enumerate(state.relays):
-        for name, after in _relay_steps(state, i, relay, variant):
+        for name, after in _relay_steps(state, i, relay, variant, chunks):
             yield f"relay {i}: {name}", after
 
 
-def _relay_steps(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
+def _relay_steps(state: State, i: int, relay: Relay, variant: Variant, chunks: int) -> Iterator[Step]:
     if relay.at == "out":
         yield "take", _now(state._replace(leader=i), i, Relay("fence" if variant.fence_first else "look"))
         return
@@ -138,11 +159,14 @@ def _relay_steps(state: State, i: int, relay: Relay, variant: Variant) -> Iterat
             after = relay._replace(at="settle" if variant.fence_first else "fence", pending=left, published=done)
             yield "marker", _now(state, i, after)
         case "settle":
-            yield from _settle(state, i, relay, then="resend" if variant.recorded_first else "lead")
+            yield from _settle(state, i, relay, then="drop chunks")
+        case "drop chunks":
+            yield from _drop_chunks(state, i, relay, variant)
         case "resend":
             yield from _resend(state, i, relay, variant)
         case "lead":
             yield from _lead(state, i, relay, variant)
+            yield from _snapshot(state, i, relay, variant, chunks)
 
 
 def _fenced(state: State, lane: int, producer: int | None, variant: Variant) -> State:
@@ -155,6 +179,42 @@ def _fenced(state: State, lane: int, producer: int | None, variant: Variant) -> 
     )
 
 
+def _drop_chunks(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
+    then = relay._replace(at="resend" if variant.recorded_first else "lead")
+    dropped = [c for c in relay.pending if c.is_chunk] if variant.chunk_with_new_lsns else []
+    if dropped and state.leader != i:
+        yield "drop chunks", _now(state, i, Relay())
+        return
+    if not variant.chunk_read_again:
+        then = then._replace(again=tuple(c.events[0] for c in dropped))
+    state = state._replace(claims=tuple(c for c in state.claims if c not in dropped))
+    yield "drop chunks", _now(state, i, then._replace(pending=tuple(c for c in relay.pending if c not in dropped)))
+
+
+def _snapshot(state: State, i: int, relay: Relay, variant: Variant, chunks: int) -> Iterator[Step]:
+    """A moment is looked at; what it shows of the outbox is claimed as ever, and then the row as it shows it."""
+    if relay.read:
+        return
+    if relay.again:
+        yield "claim the old chunk", _claim(state, i, relay._replace(read=relay.again[:1], again=()), variant)
+    elif relay.moment is None:
+        if state.chunks < chunks:
+            yield (
+                "open a snapshot",
+                _now(state._replace(chunks=state.chunks + 1), i, relay._replace(moment=state.visible)),
+            )
+    elif not variant.chunk_behind_events or _claimed(state, relay) >= relay.moment:
+        shown = relay.moment if variant.one_moment else state.visible
+        yield "claim the chunk", _claim(state, i, relay._replace(read=(chunk_of(shown),), moment=None), variant)
+
+
+def _claimed(state: State, relay: Relay) -> int:
+    known = (*relay.pending, *relay.published)
+    claimed = max((e for c in known for e in c.events), default=relay.deleted)
+    # What is deleted is not there to be read.
+    return max(claimed, state.deleted)
+
+
 def _resend(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
     """Recorded claims go first, one Kafka transaction each."""
     if relay.sent:
@@ -164,6 +224,9 @@ def _resend(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[St
         yield "lead", _now(state, i, relay._replace(at="lead"))
     else:
         claim = relay.pending[0]
+        if claim.is_chunk:
+            # Only where chunks are not dropped: the rows are not written down, they are read as they are now.
+            claim = claim._replace(events=(chunk_of(state.visible),))
         if not variant.same_lsns:
             claim = Claim(state.next_lsn, claim.events)
             state = state._replace(next_lsn=claim.last_lsn + 1, claims=(claim, *state.claims[1:]))
@@ -176,11 +239,8 @@ def _lead(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step
     if relay.read:
         yield "claim", _claim(state, i, relay, variant)
     else:
-        known = (*relay.pending, *relay.published)
-        claimed = max((e for c in known for e in c.events), default=relay.deleted)
-        # What is deleted is not there to be read.
-        first = max(claimed, state.deleted) + 1
-        for last in range(first, state.visible + 1):
+        first = _claimed(state, relay) + 1
+        for last in range(first, (state.visible if relay.moment is None else relay.moment) + 1):
             yield f"read to {last}", _now(state, i, relay._replace(read=tuple(range(first, last + 1))))
     if relay.sent and (not relay.queue or not variant.flush_first):
         if not relay.committing:
@@ -230,12 +290,20 @@ def _deliver(state: State, i: int, relay: Relay, lane: int, variant: Variant) ->
     at = next(n for n, entry in enumerate(relay.queue) if entry[0] == lane)
     _, event, lsn = relay.queue[at]
     if lsn > state.worker_lsn:
-        if event != len(state.worker) + 1:
-            raise BrokenPromiseError(f"a worker sees event {event} after {state.worker}")
-        state = state._replace(worker=(*state.worker, event), worker_lsn=lsn)
+        state = state._replace(worker=_seen("a worker", state.worker, event), worker_lsn=lsn)
     mine = 2 * i + lane
     opened = tuple((*log, (event, lsn)) if n == mine else log for n, log in enumerate(state.open))
     return _now(state._replace(open=opened), i, relay._replace(queue=relay.queue[:at] + relay.queue[at + 1 :]))
+
+
+def _seen(who: str, before: Events, event: int) -> Events:
+    if event < 0:
+        if chunk_of(len(before)) != event:
+            raise BrokenPromiseError(f"{who} is told of the state {-1 - event} after {before}")
+        return before
+    if event != len(before) + 1:
+        raise BrokenPromiseError(f"{who} sees event {event} after {before}")
+    return (*before, event)
 
 
 def _begin_to_commit(state: State, i: int, relay: Relay, variant: Variant) -> State:
@@ -254,9 +322,7 @@ def _commit(state: State, i: int, relay: Relay, lane: int, lsn: int, variant: Va
         return state
     seen = state.committed
     for event, _ in state.open[2 * i + lane]:
-        if event != len(seen) + 1:
-            raise BrokenPromiseError(f"a reader of committed data sees event {event} after {seen}")
-        seen = (*seen, event)
+        seen = _seen("a reader of committed data", seen, event)
     done = tuple(c for c in relay.pending if c.last_lsn <= lsn)
     left = tuple(c for c in relay.pending if c.last_lsn > lsn)
     kept = tuple(() if n == 2 * i + lane else log for n, log in enumerate(state.open))
@@ -283,8 +349,11 @@ class Result:
     steps: tuple[str, ...] = ()
 
 
-def check(variant: Variant = Variant(), events: int = 3) -> Result:  # immutable
-    """Tries every order of steps, shortest first. Also checks that from each state all events can still arrive."""
+def check(variant: Variant = Variant(), events: int = 3, chunks: int = 0) -> Result:  # immutable
+    """Tries every order of steps, shortest first. Also checks that from each state all events can still arrive.
+
+    ``chunks``: how often a snapshot is opened at most.
+    """
     start = State()
     came_from: dict[State, tuple[State, str] | None] = {start: None}
     level = [start]
@@ -294,7 +363,7 @@ def check(variant: Variant = Variant(), events: int = 3) -> Result:  # immutable
         for state in level:
             name = ""
             try:
-                for name, after in _checked_steps(state, variant, events):
+                for name, after in _checked_steps(state, variant, events, chunks):
                     before.setdefault(after, []).append(state)
                     if after not in came_from:
                         came_from[after] = state, name
@@ -308,8 +377,8 @@ def check(variant: Variant = Variant(), events: int = 3) -> Result:  # immutable
     return Result(len(came_from))
 
 
-def _checked_steps(state: State, variant: Variant, events: int) -> Iterator[Step]:
-    for name, after in steps(state, variant, events):
+def _checked_steps(state: State, variant: Variant, events: int, chunks: int) -> Iterator[Step]:
+    for name, after in steps(state, variant, events, chunks):
         _check_nothing_is_lost(after)
         yield name, after
 

@@ -41,3 +41,18 @@ def test_without_this_part_a_promise_is_broken(part: str, promise: str) -> None:
 def test_the_second_look_at_the_lease_saves_work_and_nothing_else() -> None:
     """Each write compares and swaps, and claims are read after fencing: so a relay that lost its lease harms nobody."""
     assert check(Variant(second_look=False), events=2).broken is None
+
+
+def test_chunks_of_snapshots_come_where_readers_are(campaign: bool) -> None:
+    result = check(events=2, chunks=2 if campaign else 1)
+    print(f"{result.states:,} states")
+    assert result.broken is None, "\n".join((result.broken, *result.steps))
+    assert result.states > 10_000
+
+
+@pytest.mark.parametrize("part", ["chunk_behind_events", "one_moment", "chunk_read_again", "chunk_with_new_lsns"])
+def test_without_this_part_a_chunk_takes_a_reader_elsewhere(part: str) -> None:
+    result = check(dataclasses.replace(Variant(), **{part: False}), events=2, chunks=1)
+    print(f"without {part}: {result.broken}, after {len(result.steps)} steps of {result.states:,} states")
+    assert result.broken is not None
+    assert "is told of the state" in result.broken

@@ -55,7 +55,8 @@ class Snapshots:
         """The newest shape of each table that is captured, by ``schema.table``."""
         row = self._shape.c
         found = connection.execute(sa.select(row.table_name, row.shape).order_by(row.created_ms, row.version))
-        return {name: _read_shape(name, document) for name, document in dict(iter(found.tuples())).items()}
+        newest = {name: document for name, document in found}  # noqa: C416  # rows are no pairs to mypy
+        return {name: _read_shape(name, document) for name, document in newest.items()}
 
     def newest_shape(self, connection: Connection, name: str) -> TableShape | None:
         """As ``shapes``, of one table; None if it is not captured."""
