@@ -1,0 +1,650 @@
+"""A primary, a Kafka in memory and relays that crash, sleep and wake: snapshots between writes, step by step.
+
+The primary is a real SQLite file and the leader is the relay's own; what it asks of Kafka is answered here, with the
+broker's promises: a successor's fencing aborts what is open, a commit is atomic with its marker and may be there before
+the relay hears of it. At every step that leaves a trace, or looks at one, something else may happen first: the next of
+a *plan*.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+import orjson
+import sqlalchemy as sa
+
+from rowcast.producer.relay.chunks import Chunk, ChunkReader
+from rowcast.producer.relay.claims import Claim, ClaimedChunk, Claims
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.envelopes import Message
+from rowcast.producer.relay.leader import Leader
+from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.reading import Outbox
+from rowcast.producer.relay.snapshotting import Snapshotting
+from rowcast.producer.snapshots import OPEN, Snapshots, State
+from rowcast.shared.config import RelaySettings
+from rowcast.shared.errors import FencedError, RowcastError
+from rowcast.shared.events import parse_change, table_topic
+from rowcast.shared.table_settings import TableSettings
+from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at
+
+TABLES = (ORDERS, ITEMS)
+PARTITIONS = 2
+_SOURCE = "shop"
+_MOST_STEPS = 1_000
+
+Key = tuple[str, int]
+"""Table and key."""
+
+
+class CrashError(BaseException):
+    """Not an Exception: nothing in the relay may catch it."""
+
+
+@dataclass
+class KafkaTransaction:
+    state: Literal["open", "committed", "aborted"] = "open"
+    marker: int = 0
+
+
+@dataclass(frozen=True)
+class Logged:
+    topic: str
+    key: bytes
+    value: bytes | None
+    transaction: KafkaTransaction
+
+
+class MemoryBroker:
+    """``logs`` by topic and partition, with what was aborted and what is not committed yet."""
+
+    def __init__(self) -> None:
+        self.logs: dict[tuple[str, int], list[Logged]] = defaultdict(list)
+        self.transactions: list[KafkaTransaction] = []
+        self.producers: list[MemoryPublisher | None] = [None, None]
+
+    def read(self, *, committed: bool) -> Iterator[tuple[tuple[str, int], Logged]]:
+        for place, log in self.logs.items():
+            for message in log:
+                if not committed or message.transaction.state == "committed":
+                    yield place, message
+
+
+class MemoryPublisher:
+    """What ``Publisher`` does, at one broker in memory. It commits when the world says so."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._broker = world.broker
+        self._lane = 0
+        self._open: list[KafkaTransaction | None] = [None, None]
+        self._committing: tuple[int, int] | None = None
+
+    @property
+    def begun_at(self) -> float | None:
+        if self._open[self._lane] is None:
+            return None
+        return 0.0 if self._world.hasty else time.monotonic()
+
+    @property
+    def committing(self) -> bool:
+        return self._committing is not None
+
+    def fence(self, look: Callable[[], object]) -> None:
+        for lane in (0, 1):
+            look()
+            self._world.step()
+            older = self._broker.producers[lane]
+            if older is not None:
+                older.lose(lane)
+            self._broker.producers[lane] = self
+        self._world.step()
+
+    def lose(self, lane: int) -> None:
+        """A successor has fenced it."""
+        transaction = self._open[lane]
+        if transaction is not None and transaction.state == "open":
+            transaction.state = "aborted"
+
+    def marker(self) -> int | None:
+        committed = [t.marker for t in self._broker.transactions if t.state == "committed" and t.marker]
+        return max(committed, default=None)
+
+    def send(self, messages: Iterable[Message], lsn: int) -> None:
+        for topic, value, key, partition, *_ in messages:
+            # Before and after each: a crash leaves some of them.
+            self._world.step()
+            transaction = self._transaction()
+            place = topic, zlib.crc32(key) % PARTITIONS if partition < 0 else partition
+            self._broker.logs[place].append(Logged(topic, key, value, transaction))
+        self._transaction().marker = lsn
+        self._world.step()
+
+    def _transaction(self) -> KafkaTransaction:
+        self._raise_if_fenced(self._lane)
+        transaction = self._open[self._lane]
+        if transaction is None:
+            transaction = self._open[self._lane] = KafkaTransaction()
+            self._broker.transactions.append(transaction)
+        return transaction
+
+    def _raise_if_fenced(self, lane: int) -> None:
+        if self._broker.producers[lane] is not self:
+            raise FencedError("another producer has the transactional.id")
+
+    def begin_commit(self, lsn: int) -> None:
+        if self._open[self._lane] is None:
+            return
+        self._world.step()
+        if self._committing is not None:
+            self.kafka_commits()
+            # What ``committed`` would tell of the first, it tells of both.
+            self._open[self._committing[0]] = None
+        self._committing = self._lane, lsn
+        self._lane = 1 - self._lane
+
+    def kafka_commits(self) -> None:
+        """The relay does not know yet."""
+        if self._committing is not None:
+            lane, _ = self._committing
+            self._raise_if_fenced(lane)
+            transaction = self._open[lane]
+            assert transaction is not None
+            transaction.state = "committed"
+
+    def committed(self, *, wait: bool = False) -> int | None:
+        if self._committing is None or not (wait or self._world.quick):
+            return None
+        self._world.step()
+        self.kafka_commits()
+        self._world.step()
+        lane, lsn = self._committing
+        self._committing = None
+        self._open[lane] = None
+        return lsn
+
+
+class _NoTopics:
+    def ensure_own(self) -> None:
+        pass
+
+    def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Put:
+    """Inserts the row, or updates it."""
+
+    table: int
+    key: int
+
+
+@dataclass(frozen=True)
+class Delete:
+    table: int
+    key: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """Changes the row's key, if none has the new one."""
+
+    table: int
+    key: int
+    to: int
+
+
+@dataclass(frozen=True)
+class Write:
+    """One transaction. ``apart``: each change in an outbox row of its own."""
+
+    changes: Sequence[Put | Delete | Move]
+    apart: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    table: int
+    chunk_rows: int
+
+
+@dataclass(frozen=True)
+class Become:
+    """How quickly the relay commits, and Kafka does."""
+
+    hasty: bool
+    quick: bool
+
+
+Act = Write | Request | Become | Literal["crash", "sleep", "wake", "pause", "resume", "kafka commits"]
+Plan = Sequence[tuple[int, Act]]
+"""(How many steps later, what)."""
+
+
+@dataclass
+class Relay:
+    connections: Connections
+    publisher: MemoryPublisher
+    leader: Leader
+    leads: bool = False
+
+
+LeaderType = Callable[..., Leader]
+
+
+class World:
+    """``history``: every state that a row was in (None: not there), in order. ``unlogged``: how many of them the
+    capture has not seen."""
+
+    def __init__(self, primary: Primary, plan: Plan, settings: RelaySettings, leader: LeaderType = Leader) -> None:
+        self.primary = primary
+        self.broker = MemoryBroker()
+        self.hasty = self.quick = False
+        self.history: dict[Key, list[str | None]] = defaultdict(list)
+        self.unlogged: dict[Key, int] = {}
+        self.chunks: dict[tuple[int, str | None], Chunk] = {}
+        self._plan = list(reversed(plan))
+        self._left = self._plan[-1][0] if self._plan else 0
+        self._settings = settings
+        self._new_leader = leader
+        self._snapshots = Snapshots(primary.tables)
+        self._relay: Relay | None = None
+        self._sleeping: list[Relay] = []
+        self._at_rest = False
+        self._version = 0
+        self._transactions = 0
+        self._make_tables()
+
+    def _make_tables(self) -> None:
+        self.primary.add_shapes(*TABLES)
+        with self.primary.engine.begin() as connection:
+            for shape in TABLES:
+                connection.exec_driver_sql(f"CREATE TABLE {shape.name} (id INTEGER PRIMARY KEY, note TEXT NOT NULL)")
+            connection.execute(sa.update(self.primary.tables.shape).values(rows_before=True))
+            for table, key in ((0, 1), (0, 2), (0, 4), (0, 5), (1, 2), (1, 3)):
+                self._put(connection, table, key)
+        self.unlogged = {key: len(states) for key, states in self.history.items()}
+
+    # What happens.
+
+    def step(self) -> None:
+        """Something may happen here."""
+        if self._at_rest:
+            return
+        self._left -= 1
+        while self._plan and self._left < 0:
+            _, act = self._plan.pop()
+            self._left = self._plan[-1][0] if self._plan else 0
+            self._at_rest = True
+            try:
+                self._act(act)
+            finally:
+                self._at_rest = False
+
+    def _act(self, act: Act) -> None:
+        match act:
+            case Write():
+                self._write(act)
+            case Request(table, chunk_rows):
+                with self.primary.engine.begin() as connection:
+                    self._snapshots.request(connection, [TABLES[table].name], None, chunk_rows)
+            case Become(hasty, quick):
+                self.hasty, self.quick = hasty, quick
+            case "crash" | "sleep" if self._relay is not None:
+                if act == "sleep":
+                    self._sleeping.append(self._relay)
+                raise CrashError
+            case "wake":
+                self._wake()
+            case "pause":
+                self._change((State.requested, State.running), State.paused)
+            case "resume":
+                self._change((State.paused,), State.running)
+            case "kafka commits" if self._relay is not None:
+                self._relay.publisher.kafka_commits()
+
+    def _change(self, states: Sequence[State], to: State) -> None:
+        with self.primary.engine.begin() as connection:
+            self._snapshots.change(connection, states, to)
+
+    def _wake(self) -> None:
+        """Those that slept go on, and find out."""
+        for relay in self._sleeping:
+            try:
+                if not relay.leads:
+                    relay.leader.take_over()
+                relay.leader.work()
+                relay.leader.commit()
+            except RowcastError:
+                # Fenced by its successor, or without the rows that it was about to publish.
+                pass
+            relay.connections.close()
+        self._sleeping.clear()
+
+    def _write(self, write: Write) -> None:
+        lines: list[str] = []
+        with self.primary.engine.begin() as connection:
+            for change in write.changes:
+                lines += self._changed(connection, change)
+            if not lines:
+                return
+            self._transactions += 1
+            rows = lines if write.apart else ["".join(lines)]
+            for n, changes in enumerate(rows, 1):
+                row = {"tx": f"t{self._transactions}", "ts_ms": 1, "complete": n == len(rows), "changes": changes}
+                connection.execute(sa.insert(self.primary.tables.outbox), row)
+
+    def _changed(self, connection: sa.Connection, change: Put | Delete | Move) -> list[str]:
+        shape = TABLES[change.table]
+        states = self.history[shape.name, change.key]
+        there = bool(states) and states[-1] is not None
+        if isinstance(change, Put):
+            return [line(shape, "u" if there else "c", change.key, self._put(connection, change.table, change.key))]
+        if not there:
+            return []
+        if isinstance(change, Move):
+            others = self.history[shape.name, change.to]
+            if others and others[-1] is not None:
+                return []
+        connection.exec_driver_sql(f"DELETE FROM {shape.name} WHERE id = {change.key:d}")
+        states.append(None)
+        gone = [line(shape, "d", change.key)]
+        if isinstance(change, Delete):
+            return gone
+        return [*gone, line(shape, "c", change.to, self._put(connection, change.table, change.to))]
+
+    def _put(self, connection: sa.Connection, table: int, key: int) -> str:
+        self._version += 1
+        note, name = f"v{self._version}", TABLES[table].name
+        connection.exec_driver_sql(f"INSERT OR REPLACE INTO {name} VALUES (?, ?)", (key, note))
+        self.history[name, key].append(note)
+        return note
+
+    # The relays.
+
+    def run(self) -> None:
+        """The plan, and then until everything is published and every snapshot is made."""
+        try:
+            while self._plan:
+                self._work()
+            self.hasty = self.quick = True
+            self._wake()
+            self._change((State.paused,), State.running)
+            for _ in range(_MOST_STEPS):
+                if not self._work() and not self._open_snapshots():
+                    break
+            else:
+                raise AssertionError("it does not come to an end")
+            assert self._relay is not None
+            self._relay.leader.finish()
+        finally:
+            for relay in (self._relay, *self._sleeping):
+                if relay is not None:
+                    relay.connections.close()
+
+    def _open_snapshots(self) -> bool:
+        with self.primary.engine.connect() as connection:
+            return any(s.state in OPEN for s in self._snapshots.all(connection))
+
+    def _work(self) -> bool:
+        """Of the relay that leads, or of a new one."""
+        try:
+            if self._relay is None:
+                self._relay = self._new_relay()
+                self._relay.leader.take_over()
+                self._relay.leads = True
+            busy = self._relay.leader.work()
+            self.step()
+        except CrashError:
+            assert self._relay is not None
+            if self._relay not in self._sleeping:
+                self._relay.connections.close()
+            self._relay = None
+            return True
+        return busy
+
+    def _new_relay(self) -> Relay:
+        with self.primary.engine.begin() as connection:
+            connection.execute(sa.update(self.primary.tables.lease).values(expires_ms=0))
+        connections = Connections(self.primary.engine)
+        row = LeaseRow(connections, self.primary.tables, _SOURCE, new_owner(), 600_000)
+        epoch = row.take()
+        assert epoch is not None
+        publisher = MemoryPublisher(self)
+        leader = self._new_leader(
+            connections, self.primary.tables, row, epoch, publisher, _NoTopics(), _SOURCE, "shop", self._settings,
+            lambda _: TableSettings(), lambda _: None,
+        )  # fmt: skip
+        return Relay(connections, publisher, leader)
+
+    # What readers make of it.
+
+    def check(self) -> None:
+        """Raises AssertionError if a reader was told something that was not so, or not told something."""
+        for committed in (True, False):
+            who = "a reader of committed data" if committed else "a worker"
+            told = self._told(committed=committed)
+            for key in self.history.keys() | told.keys():
+                self._check_row(who, key, told.get(key, []))
+        self._check_compacted()
+        self._check_progress()
+        assert self.primary.ids() == []
+        assert self.primary.claims() == 0
+
+    def _told(self, *, committed: bool) -> dict[Key, list[tuple[str, str | None]]]:
+        """Op and state of every event of each row; by the lsn rule, if not only committed."""
+        told: dict[Key, list[tuple[str, str | None]]] = defaultdict(list)
+        highest: dict[tuple[str, int], int] = defaultdict(int)
+        topics = {table_topic(_SOURCE, shape.schema, shape.name): shape.name for shape in TABLES}
+        for place, message in self.broker.read(committed=committed):
+            if message.topic not in topics or message.value is None:
+                continue
+            event = parse_change(message.key, message.value)
+            if event.lsn <= highest[place]:
+                assert not committed, f"lsn {event.lsn} after {highest[place]}, and committed"
+                continue
+            highest[place] = event.lsn
+            state = None if event.after is None else event.after["note"]
+            told[topics[message.topic], event.key["id"]].append((event.op, state))
+        return told
+
+    def _check_row(self, who: str, key: Key, told: list[tuple[str, str | None]]) -> None:
+        """Changes come once and in order, and a row of a chunk is as the changes before it have left it."""
+        history = self.history.get(key, [])
+        what = f"{who} is told of {key}: {told}, and it was {history}"
+        known = self.unlogged.get(key, 0)
+        for op, state in told:
+            if op == "r":
+                assert known, f"ahead of its changes: {what}"
+                assert state == history[known - 1], f"not as its changes have left it: {what}"
+            else:
+                assert state == history[known], f"not every change once and in order: {what}"
+                known += 1
+        assert known == len(history), f"not every change: {what}"
+        assert told or not history or history[-1] is None, f"never: {what}"
+
+    def _check_compacted(self) -> None:
+        last: dict[tuple[str, bytes], bytes | None] = {}
+        for _, message in self.broker.read(committed=True):
+            last[message.topic, message.key] = message.value
+        with self.primary.engine.connect() as connection:
+            for shape in TABLES:
+                topic = table_topic(_SOURCE, shape.schema, shape.name)
+                kept = [orjson.loads(v)["after"] for (t, _), v in last.items() if t == topic and v is not None]
+                rows = connection.exec_driver_sql(f"SELECT id, note FROM {shape.name} ORDER BY id").all()
+                assert sorted((row["id"], row["note"]) for row in kept) == [tuple(row) for row in rows], "compaction"
+
+    def _check_progress(self) -> None:
+        """``rows_read`` is what Kafka has."""
+        reads = sum(
+            message.value is not None and b'"op":"r"' in message.value
+            for _, message in self.broker.read(committed=True)
+        )
+        with self.primary.engine.connect() as connection:
+            made = self._snapshots.all(connection)
+            before = connection.execute(sa.select(self.primary.tables.shape.c.rows_before)).scalars().all()
+        assert {s.state for s in made} == {State.done}
+        assert sum(s.rows_read for s in made) == reads
+        assert not any(before)
+
+
+@contextmanager
+def steps_of(world: World) -> Iterator[None]:
+    """Something may happen before and after each of these, too."""
+
+    def around(owner: type, name: str) -> Any:
+        original = getattr(owner, name)
+
+        def stepping(*args: Any, **named: Any) -> Any:
+            world.step()
+            result = original(*args, **named)
+            world.step()
+            return result
+
+        return patch.object(owner, name, stepping)
+
+    with ExitStack() as stack:
+        for owner, name in (
+            (Claims, "_write"), (Claims, "drop_chunks"), (Claims, "_recorded"), (LeaseRow, "look"),
+            (Outbox, "heads"), (Outbox, "rows"), (ChunkReader, "read"), (Snapshotting, "due"),
+        ):  # fmt: skip
+            stack.enter_context(around(owner, name))
+        stack.enter_context(patch("rowcast.producer.relay.snapshotting._LOOK_S", 0))
+        yield
+
+
+def play(directory: Path, plan: Plan, claim_rows: int, chunk_rows: int, leader: LeaderType = Leader) -> None:
+    """One world from its beginning to its end. Raises AssertionError as ``World.check``."""
+    settings = RelaySettings(claim_rows=claim_rows, chunk_rows=chunk_rows, kafka_transaction_ms=1_000_000)
+    path = directory / "primary.db"
+    for old in directory.glob("primary.db*"):
+        old.unlink()
+    with primary_at(path) as primary:
+        sa.event.listen(primary.engine, "connect", lambda made, _: made.execute("PRAGMA synchronous=OFF"))
+        primary.engine.dispose()
+        world = World(primary, plan, settings, leader)
+        with steps_of(world):
+            world.run()
+        world.check()
+
+
+# The relay without one of the rules.
+
+
+class ReadsLater(Leader):
+    """The chunk is not read in the moment at which the outbox was."""
+
+    def _publish_chunk(self) -> int:
+        reader = self._connections.reader
+        with patch.object(Snapshotting, "read", _reading(reader)):
+            return super()._publish_chunk()
+
+
+def _reading(other: sa.Connection) -> Any:
+    original = Snapshotting.read
+    return lambda this, _connection, meanwhile: original(this, other, meanwhile)
+
+
+class ReadsEarlier(Leader):
+    """What comes after the moment of the chunk is published before it."""
+
+    def _publish_next(self, outbox: Outbox, claimed: Any) -> int:
+        return super()._publish_next(self._outbox, set(self._held.claimed))
+
+    def _publish_chunk(self) -> int:
+        original = Outbox.is_sealed
+
+        def look(this: Outbox) -> bool:
+            this.heads(1)
+            return original(this)
+
+        with patch.object(Outbox, "is_sealed", look):
+            return super()._publish_chunk()
+
+
+class ChunkFirst(Leader):
+    """The events that the chunk's moment sees come after it."""
+
+    def _publish_next(self, outbox: Outbox, claimed: Any) -> int:
+        return super()._publish_next(outbox, claimed) if outbox is self._outbox else 0
+
+
+class _SendsChunksAgain(Leader):
+    """Remembers the chunks of relays that crashed."""
+
+    sent: dict[tuple[int, str | None], Chunk]
+
+    def _remembering(self) -> Any:
+        original = Snapshotting.claimed
+
+        def claimed(this: Snapshotting, chunk: Chunk) -> ClaimedChunk:
+            made = original(this, chunk)
+            self.sent[made.snapshot, made.last_key] = chunk
+            return made
+
+        return patch.object(Snapshotting, "claimed", claimed)
+
+    def _publish_chunk(self) -> int:
+        with self._remembering():
+            return super()._publish_chunk()
+
+
+class OldRows(_SendsChunksAgain):
+    """A successor sends the rows that its predecessor had read, behind the recorded claims."""
+
+    def take_over(self) -> None:
+        dropped: list[Claim] = []
+        original = Claims.drop_chunks
+
+        def drop(this: Claims) -> None:
+            dropped.extend(claim for claim in this.pending if claim.chunk is not None)
+            original(this)
+
+        with patch.object(Claims, "drop_chunks", drop):
+            super().take_over()
+        for claim in dropped:
+            assert claim.chunk is not None
+            chunk = self.sent[claim.chunk.snapshot, claim.chunk.last_key]
+            again = self._held.record([], len(chunk.changes) + 2, None, claim.chunk)
+            self._publisher.send(self._envelopes.chunk(again, chunk.changes, 1), again.last_lsn)
+            self._sent_lsn = again.last_lsn
+
+
+class OldLsns(_SendsChunksAgain):
+    """A successor reads the rows again, and sends them where its predecessor did, under the lsns of that time."""
+
+    def take_over(self) -> None:
+        with patch.object(Claims, "drop_chunks", lambda this: None):
+            super().take_over()
+
+    def _rows_of(self, claim: Claim) -> Any:
+        return [] if claim.chunk is not None else super()._rows_of(claim)
+
+    def _send(self, claim: Claim, rows: Any) -> None:
+        if claim.chunk is None:
+            super()._send(claim, rows)
+            return
+        changes = self._as_they_are_now(self.sent[claim.chunk.snapshot, claim.chunk.last_key])
+        self._publisher.send(self._envelopes.chunk(claim, changes, 1), claim.last_lsn)
+        self._sent_lsn = claim.last_lsn
+
+    def _as_they_are_now(self, chunk: Chunk) -> list[Any]:
+        changes = []
+        for head, key, image, before in chunk.changes:
+            name = head.table.partition(".")[2]
+            note = self._connections.reader.exec_driver_sql(
+                f"SELECT note FROM {name} WHERE id = ?", (orjson.loads(key)["id"],)
+            ).scalar_one_or_none()
+            # One that has gone keeps its place: the claim's lsns must come out even.
+            now = image if note is None else orjson.dumps({**orjson.loads(key), "note": note})
+            changes.append((head, key, now, before))
+        return changes
