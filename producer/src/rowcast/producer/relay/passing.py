@@ -26,7 +26,7 @@ def is_passing(error: exc.DBAPIError) -> bool:
     cause: Any = error.orig
     if isinstance(cause, sqlite3.Error):
         return cause.sqlite_errorcode & 0xFF in _SQLITE
-    if (state := getattr(cause, "sqlstate", None)) is not None:
-        return bool(state != _POSTGRESQL_TIMED_OUT)
     code = cause.args[0] if cause is not None and cause.args else None
-    return not isinstance(code, int) or code in _MYSQL or code in _MYSQL_CONNECTION
+    if isinstance(code, int):
+        return code in _MYSQL or code in _MYSQL_CONNECTION
+    return getattr(cause, "sqlstate", None) != _POSTGRESQL_TIMED_OUT

@@ -1,0 +1,495 @@
+"""Rows that were there before the capture arrive, chunk by chunk, while the application writes."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.orm import sessionmaker
+
+from command_line import environment, rowcast
+from integration.relay_threads import running_thread, wait_until
+from integration.relay_topics import read_topics
+from replicas import NAME, settings_for, work_once
+from rowcast.consumer.verify import verify
+from rowcast.producer import Capture
+from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.relay import Relay
+from rowcast.producer.snapshots import OPEN, Snapshot, Snapshots, State
+from rowcast.shared.config import RelaySettings, Settings
+from rowcast.shared.databases import open_engine
+from rowcast.shared.events import ChangeEvent
+from rowcast.shared.table_settings import read_table_settings
+from servers import Broker
+
+
+class App:
+    """Tables with rows, and then a capture."""
+
+    def __init__(self, url: str, metadata: sa.MetaData, tables: dict[str, Any] | None = None) -> None:
+        self.url, self.metadata, self._tables = url, metadata, tables or {}
+        self.engine = open_engine(url, "primary", pooled=False)
+        self.sessions = sessionmaker(self.engine)
+        metadata.create_all(self.engine)
+
+    def insert(self, table: str, rows: list[dict[str, Any]]) -> None:
+        with self.sessions.begin() as session:
+            session.execute(sa.insert(self.metadata.tables[table]), rows)
+
+    def capture(self) -> None:
+        """From here on. One row of a table of its own is its first change."""
+        sa.Table("first", self.metadata, sa.Column("id", sa.Integer, primary_key=True))
+        capture = Capture(self.metadata, source="shop", tables=self._tables)
+        capture.install(self.sessions)
+        self.metadata.create_all(self.engine)
+        self.insert("first", [{"id": 1}])
+        self.snapshots = Snapshots(outbox_tables(self.metadata))
+
+    def ask(self, *names: str, condition: str | None = None, chunk_rows: int = 3) -> list[int]:
+        with self.engine.begin() as connection:
+            return self.snapshots.request(connection, names, condition, chunk_rows)
+
+    def asked(self) -> list[Snapshot]:
+        with self.engine.connect() as connection:
+            return self.snapshots.all(connection)
+
+    def change(self, states: tuple[State, ...], to: State) -> int:
+        with self.engine.begin() as connection:
+            return self.snapshots.change(connection, states, to)
+
+    def open(self) -> bool:
+        return any(s.state in OPEN for s in self.asked())
+
+
+NewApp = Callable[..., App]
+
+
+@pytest.fixture
+def new_app(primary_url: str) -> Iterator[NewApp]:
+    made: list[App] = []
+
+    def make(metadata: sa.MetaData, tables: dict[str, Any] | None = None) -> App:
+        made.append(App(primary_url, metadata, tables))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.engine.dispose()
+
+
+@pytest.fixture
+def settings(kafka: Broker, source_name: str, primary_url: str, new_database: Callable[[str], str]) -> Settings:
+    # MariaDB's times go where no other engine's do.
+    replica = "mariadb" if primary_url.startswith(("mysql", "mariadb")) else "sqlite"
+    made = settings_for(source_name, kafka.bootstrap_servers, new_database(replica), primary_url)
+    return made.model_copy(update={"relay": RelaySettings(chunk_rows=3)})
+
+
+on_sqlite = pytest.mark.parametrize("primary_url", ["sqlite"], indirect=True)
+
+
+def items() -> sa.MetaData:
+    metadata = sa.MetaData()
+    sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("note", sa.Text))
+    return metadata
+
+
+def some(*ids: int) -> list[dict[str, Any]]:
+    return [{"id": n, "note": f"before {n}"} for n in ids]
+
+
+def events(settings: Settings) -> list[ChangeEvent]:
+    servers = str(settings.kafka["bootstrap.servers"])
+    stream = read_topics(servers, settings.source, "read_committed").stream
+    return [e for e in stream if isinstance(e, ChangeEvent) and e.table != "first"]
+
+
+def read(settings: Settings) -> list[int]:
+    """The keys of the rows that snapshots have sent, in order."""
+    return [e.key["id"] for e in events(settings) if e.op == "r"]
+
+
+def keys(engine: str) -> dict[str, tuple[Any, list[Any]]]:
+    """For each kind of key: its type, and values of which some sort, or are written, in ways of their own."""
+    moments = [datetime(2026, 10, 25, 0, 30, tzinfo=UTC) + timedelta(minutes=15 * n) for n in range(8)]
+    kinds: dict[str, tuple[Any, list[Any]]] = {
+        "k_uuid": (sa.Uuid(), [uuid.UUID(int=random.Random(n).getrandbits(128), version=4) for n in range(9)]),
+        "k_text": (sa.String(20), ["b", "Ä", "zz", "a b", "é", "it's", "back\\slash", "%s", "ß", "😀", ":x", "A"]),
+        "k_bytes": (sa.LargeBinary(8), [b"\0", b"\xff\xfe", b"a", b"\\", b"'", b"\0\0", b"a\0"]),
+        "k_decimal": (sa.Numeric(10, 3), [Decimal(n) / 8 for n in range(-4, 5)]),
+        "k_datetime": (sa.DateTime(), [m.replace(tzinfo=None, microsecond=n) for n, m in enumerate(moments)]),
+        "k_big": (sa.BigInteger(), [-(2**63), -5, -1, 0, 1, 2**53 + 1, 2**63 - 1]),
+        "k_float": (sa.Double(), [0.1, -0.1, 1e300, 5e-324, 1 / 3, -2.5]),
+        "k_date": (sa.Date(), [m.date() + timedelta(days=n) for n, m in enumerate(moments)]),
+    }
+    if engine == "sqlite":
+        kinds["k_text"] = (sa.String(20, collation="NOCASE"), kinds["k_text"][1])
+        return kinds
+    kinds["k_enum"] = (sa.Enum("z", "b", "a", "y", "c", name="kind"), ["z", "b", "a", "y", "c"])
+    kinds["k_moment"] = (sa.DateTime(timezone=True), moments)
+    if engine == "postgresql":
+        kinds["k_text"] = (sa.String(20, collation="C"), kinds["k_text"][1])
+        kinds["k_span"] = (sa.Interval(), [timedelta(days=n, microseconds=n) for n in range(-3, 4)])
+        kinds["k_inet"] = (postgresql.INET(), ["10.0.0.9", "10.0.0.10", "::1", "9.1.1.1"])
+        kinds["k_real"] = (sa.REAL(), [0.1, 0.2, 0.3, 1 / 3])
+        return kinds
+    kinds["k_text"] = (mysql.VARCHAR(20, collation="utf8mb4_bin"), kinds["k_text"][1])
+    kinds["k_folded"] = (mysql.VARCHAR(20, collation="utf8mb4_unicode_ci"), ["b", "Ä", "zz", "it's", "C", "ß", "d "])
+    kinds["k_bytes"] = (sa.VARBINARY(8), kinds["k_bytes"][1])
+    kinds["k_datetime"] = (mysql.DATETIME(fsp=6), kinds["k_datetime"][1])
+    kinds["k_moment"] = (mysql.TIMESTAMP(fsp=6), [m.replace(tzinfo=None) for m in moments])
+    kinds["k_unsigned"] = (mysql.BIGINT(unsigned=True), [0, 1, 2**63, 2**64 - 1])
+    kinds["k_real"] = (mysql.FLOAT(), [0.1, 0.2, 0.3, 1 / 3])
+    kinds["k_time"] = (mysql.TIME(fsp=6), [timedelta(minutes=30 * n, microseconds=n) for n in range(-4, 5)])
+    kinds["k_set"] = (mysql.SET("z", "b", "a"), [{"z"}, {"b"}, {"z", "b"}, {"a"}, {"a", "z"}])
+    kinds["k_bit"] = (mysql.BIT(12), [0, 1, 9, 10, 255, 256, 2049])
+    return kinds
+
+
+def test_keys_of_every_kind_are_gone_through_in_small_chunks(new_app: NewApp, settings: Settings) -> None:
+    """Alone, and as the first and the second part of a composite key; no row is read twice, none is left out."""
+    metadata = sa.MetaData()
+    engine = sa.make_url(settings.require_primary().url.get_secret_value()).get_backend_name()
+    engine = "mariadb" if engine == "mysql" else engine
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, (type_, values) in keys(engine).items():
+        number = {"type_": sa.Integer, "primary_key": True, "autoincrement": False}
+        sa.Table(name, metadata, sa.Column("k", type_, primary_key=True, autoincrement=False))
+        sa.Table(f"{name}_first", metadata, sa.Column("k", type_, primary_key=True), sa.Column("n", **number))
+        sa.Table(f"{name}_second", metadata, sa.Column("n", **number), sa.Column("k", type_, primary_key=True))
+        rows[name] = [{"k": value} for value in values]
+        rows[f"{name}_first"] = rows[f"{name}_second"] = [{"k": v, "n": n} for v in values for n in (-1, 2)]
+    app = App(settings.require_primary().url.get_secret_value(), metadata)
+    for name, some_rows in rows.items():
+        app.insert(name, some_rows)
+    app.capture()
+    Relay(settings, app.engine).run_once()
+    counts = {s.table.rpartition(".")[2]: (s.state, s.rows_read, s.reason) for s in app.asked()}
+    assert counts == {name: (State.done, len(there), None) for name, there in rows.items()}
+    work_once(settings)
+    found = verify(settings, NAME)
+    assert {t.table: t.differences for t in found.tables if not t.equal} == {}
+    assert found.rows == sum(map(len, rows.values())) + 1
+    app.engine.dispose()
+
+
+@contextmanager
+def writing(app: App, seed: int, highest: int) -> Iterator[None]:
+    """A thread that changes, deletes and inserts rows for the length of the block."""
+    stop, failed = threading.Event(), []
+    item = app.metadata.tables["item"]
+    rng = random.Random(seed)
+
+    def write() -> None:
+        try:
+            for n in iter(lambda: None if stop.is_set() else rng.random(), None):
+                key = rng.randint(1, highest)
+                with app.sessions.begin() as session:
+                    if n < 0.5:
+                        session.execute(sa.update(item).where(item.c.id == key).values(note=f"changed {n}"))
+                    elif n < 0.75:
+                        session.execute(sa.delete(item).where(item.c.id == key))
+                    elif session.execute(sa.select(item.c.id).where(item.c.id == key)).first() is None:
+                        session.execute(sa.insert(item).values(id=key, note=f"new {n}"))
+                    else:
+                        free = sa.select(sa.func.max(item.c.id) + 1)
+                        to = session.execute(free).scalar_one()
+                        session.execute(sa.update(item).where(item.c.id == key).values(id=to))
+        except Exception as error:  # noqa: BLE001  # the test's thread raises it
+            failed.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def test_rows_arrive_while_the_application_writes(new_app: NewApp, settings: Settings) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 401)))
+    app.capture()
+    slow = settings.model_copy(update={"relay": RelaySettings(chunk_rows=7)})
+    with running_thread(Relay(slow, app.engine)) as relay:
+        with writing(app, 1, 400):
+            wait_until(lambda: bool(app.asked()) and not app.open(), 120)
+        assert relay.ended_by is None
+    Relay(slow, app.engine).run_once()
+    work_once(slow)
+    assert verify(slow, NAME).equal
+    assert app.asked()[0].state is State.done
+    # For each key the events are in the order of its history: the last is what compaction keeps.
+    last = {e.key["id"]: e.after for e in events(slow)}
+    with app.engine.connect() as connection:
+        rows = {row.id: dict(row._mapping) for row in connection.execute(sa.select(app.metadata.tables["item"]))}
+    assert {key: row for key, row in last.items() if row is not None} == rows
+
+
+def test_a_relay_killed_in_the_middle_goes_on_where_kafka_is(
+    new_app: NewApp, settings: Settings, tmp_path: Path
+) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 2_001)))
+    app.capture()
+    place = configured(tmp_path, settings, "chunk_rows = 5\nlease_ms = 500\n")
+    with writing(app, 2, 2_000):
+        for part in (200, 600, 1_000):
+            relay = subprocess.Popen(
+                [sys.executable, "-m", "rowcast.shared.cli", "relay"], cwd=place, env=environment(),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                wait_until(lambda part=part: bool(app.asked()) and app.asked()[0].rows_read >= part, 120)  # type: ignore[misc]
+                relay.send_signal(signal.SIGKILL)
+            finally:
+                relay.kill()
+                relay.wait(30)
+            assert app.asked()[0].state is State.running
+    Relay(settings, app.engine).run_once()
+    work_once(settings)
+    assert verify(settings, NAME).equal
+    (snapshot,) = app.asked()
+    assert snapshot.state is State.done
+    assert snapshot.rows_read == len(read(settings))
+    assert len(set(read(settings))) == len(read(settings)), "what Kafka has committed is not read again"
+
+
+def configured(place: Path, settings: Settings, relay: str = "") -> Path:
+    """A folder to run commands in."""
+    primary = settings.require_primary().url.get_secret_value()
+    (place / "rowcast.toml").write_text(
+        f'source = "{settings.source}"\n[kafka]\n"bootstrap.servers" = "{settings.kafka["bootstrap.servers"]}"\n'
+        f"[primary]\nurl = {json.dumps(primary)}\n[relay]\n{relay}"
+    )
+    return place
+
+
+def test_only_the_rows_of_the_condition_are_read(new_app: NewApp, settings: Settings) -> None:
+    app = new_app(items())
+    app.insert("item", [*some(*range(1, 11)), {"id": 11, "note": "it's 50 %"}, {"id": 12, "note": None}])
+    app.capture()
+    never = settings.model_copy(update={"relay": RelaySettings(snapshot="never")})
+    app.ask("item", condition="id > 4 AND id % 2 = 0 OR note LIKE 'it''s 50 %'", chunk_rows=2)
+    Relay(never, app.engine).run_once()
+    assert read(never) == [6, 8, 10, 11, 12]
+    assert [(s.state, s.rows_read) for s in app.asked()] == [(State.done, 5)]
+    with app.engine.connect() as connection:
+        before = sa.select(sa.func.count()).select_from(app.metadata.tables["rowcast_shape"])
+        rows_before = app.metadata.tables["rowcast_shape"].c.rows_before
+        assert connection.execute(before.where(rows_before)).scalar_one() == 1, "the others are still missing"
+
+
+@pytest.mark.parametrize("condition", ["no_such_column = 1", "id = = 1", "no_such_function(id) = 1"])
+def test_a_condition_that_cannot_be_fulfilled_fails_and_the_relay_goes_on(
+    new_app: NewApp, settings: Settings, condition: str
+) -> None:
+    app = new_app(items())
+    app.insert("item", some(1, 2))
+    app.capture()
+    app.ask("item", condition=condition)
+    app.ask("item")
+    with running_thread(Relay(settings, app.engine)) as relay:
+        wait_until(lambda: not app.open())
+        assert relay.ended_by is None
+    failed, done = app.asked()
+    assert failed.state is State.failed
+    assert failed.reason
+    assert (done.state, done.rows_read) == (State.done, 2)
+    app.insert("item", some(3))
+    Relay(settings, app.engine).run_once()
+    assert [e.key["id"] for e in events(settings)] == [1, 2, 3]
+
+
+@on_sqlite
+def test_paused_resumed_and_stopped(new_app: NewApp, settings: Settings) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 3_001)))
+    app.capture()
+    with running_thread(Relay(settings, app.engine)):
+        wait_until(lambda: bool(app.asked()) and app.asked()[0].rows_read > 0)
+        for _ in range(3):
+            assert app.change((State.requested, State.running), State.paused) == 1
+            so_far = settled(app)
+            assert 0 < so_far < 3_000
+            assert app.change((State.paused,), State.running) == 1
+            wait_until(lambda so_far=so_far: app.asked()[0].rows_read > so_far)  # type: ignore[misc]
+        assert app.change(OPEN, State.stopped) == 1
+        settled(app)
+    (stopped,) = app.asked()
+    assert stopped.state is State.stopped
+    assert read(settings) == list(range(1, stopped.rows_read + 1)), "each once, in order"
+
+
+def settled(app: App) -> int:
+    """The rows read, once that does not change any more."""
+    seen, since = app.asked()[0].rows_read, time.monotonic()
+    while time.monotonic() - since < 2:
+        threading.Event().wait(0.1)
+        if (now := app.asked()[0].rows_read) != seen:
+            seen, since = now, time.monotonic()
+    return seen
+
+
+PERSON: dict[str, Any] = {
+    "where": "kind <> 'secret'",
+    "columns": {
+        "card": {"mask": "*"},
+        "email": {"hash": "sha256", "salt": "pepper'%\\ü"},
+        "diary": {"truncate": 3},
+        "password": False,
+    },
+}
+
+
+def test_only_what_leaves_is_read(new_app: NewApp, settings: Settings) -> None:
+    metadata = sa.MetaData()
+    texts = ("card", "email", "diary", "password", "kind")
+    columns = [sa.Column(name, sa.String(80)) for name in texts]
+    sa.Table(
+        "person", metadata, sa.Column("id", sa.Integer, primary_key=True), *columns, sa.Column("b", sa.LargeBinary)
+    )
+    app = new_app(metadata, {"person": PERSON})
+    row = dict.fromkeys(texts, "Käthe's") | {"b": b"\0\xff"}
+    kinds = ("open", "secret", "open", None, "open", "open")
+    app.insert("person", [{**row, "id": n, "kind": kind} for n, kind in enumerate(kinds, 1)])
+    app.capture()
+    salted = {"person": read_table_settings(PERSON, "person")}
+    settings = settings.model_copy(update={"tables": salted})
+    Relay(settings, app.engine).run_once()
+    work_once(settings)
+    assert read(settings) == [1, 3, 5, 6]
+    after = events(settings)[0].after
+    assert after is not None
+    assert {n: after.get(n) for n in ("card", "diary", "password", "b")} == {
+        "card": "*", "diary": "Kät", "password": None, "b": "AP8=",
+    }  # fmt: skip
+    assert len(after["email"]) == 64
+    assert verify(settings, NAME).equal
+
+
+@on_sqlite
+def test_a_salt_that_the_relay_does_not_know_is_told(new_app: NewApp, settings: Settings) -> None:
+    metadata = sa.MetaData()
+    sa.Table("person", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("email", sa.String(80)))
+    app = new_app(metadata, {"person": {"columns": {"email": {"hash": "sha256", "salt": "s"}}}})
+    app.insert("person", [{"id": 1, "email": "a"}])
+    app.capture()
+    Relay(settings, app.engine).run_once()
+    (failed,) = app.asked()
+    assert failed.state is State.failed
+    assert "salt" in str(failed.reason)
+
+
+@on_sqlite
+def test_a_column_that_is_added_meanwhile_is_in_the_rows_behind_it(new_app: NewApp, settings: Settings) -> None:
+    """Behind an event of the new shape none of the old one comes, which would take back what is new."""
+    app = new_app(items())
+    app.insert("item", some(*range(1, 2_001)))
+    app.capture()
+    with running_thread(Relay(settings, app.engine)):
+        wait_until(lambda: bool(app.asked()) and app.asked()[0].rows_read > 0)
+        migrating = open_engine(app.url, "primary", pooled=False)
+        with migrating.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE item ADD COLUMN more TEXT")
+            connection.exec_driver_sql("UPDATE item SET more = 'yes'")
+        migrating.dispose()
+        metadata = items()
+        metadata.tables["item"].append_column(sa.Column("more", sa.Text))
+        sessions = sessionmaker(app.engine)
+        Capture(metadata, source="shop").install(sessions)
+        with sessions.begin() as session:
+            session.execute(sa.insert(metadata.tables["item"]).values(id=3_000, note="x", more="first"))
+        wait_until(lambda: not app.open())
+    seen = events(settings)
+    first = next(n for n, e in enumerate(seen) if e.op == "c")
+    assert any(e.op == "r" for e in seen[:first]), "some rows were read before"
+    behind = [e.after for e in seen[first:] if e.op == "r"]
+    assert behind, "and some after"
+    assert all(row is not None and row.get("more") for row in behind)
+
+
+@on_sqlite
+@pytest.mark.parametrize(("mode", "by_itself"), [("initial", 1), ("when_needed", 1), ("never", 0)])
+def test_whether_the_relay_asks_by_itself(new_app: NewApp, settings: Settings, mode: Any, by_itself: int) -> None:
+    app = new_app(items())
+    app.insert("item", some(1))
+    app.capture()
+    settings = settings.model_copy(update={"relay": RelaySettings(snapshot=mode)})
+    for _ in range(2):
+        Relay(settings, app.engine).run_once()
+        assert len(app.asked()) == by_itself, "once"
+        assert len(read(settings)) == by_itself
+    # Another cluster, for Kafka's part: nothing of this source is there.
+    lost = settings.model_copy(update={"source": f"{settings.source}-new"})
+    with app.engine.begin() as connection:
+        connection.execute(sa.update(app.metadata.tables["rowcast_lease"]).values(source=lost.source))
+    Relay(lost, app.engine).run_once()
+    assert sorted(e.key["id"] for e in events(lost)) == ([1] if mode == "when_needed" else [])
+
+
+@on_sqlite
+def test_the_command_asks_waits_and_tells(new_app: NewApp, settings: Settings, tmp_path: Path) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 51)))
+    app.capture()
+    place = configured(tmp_path, settings, 'snapshot = "never"\nchunk_rows = 5\n')
+
+    def told(code: int, *arguments: str) -> str:
+        done = rowcast(*arguments, cwd=place, timeout=120)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def status() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(rowcast("status", "--json", cwd=place).stdout)["snapshots"]
+        return found
+
+    assert "main.item: rows that were there before the capture" in told(1, "check")
+    assert "no table 'nowhere' is captured (captured: main.first, main.item" in told(2, "snapshot", "nowhere")
+    assert "--pause and --stop exclude each other" in told(2, "snapshot", "--pause", "--stop")
+    told(1, "snapshot", "--pause")
+    told(0, "snapshot", "item", "--no-wait", "--chunk-size", "7")
+    assert "pause: 1 snapshots" in told(0, "snapshot", "--pause")
+    assert status() == [{"table": "main.item", "state": "paused", "rows": 0, "reason": None}]
+    Relay(settings.model_copy(update={"relay": RelaySettings(snapshot="never")}), app.engine).run_once()
+    assert read(settings) == []
+    told(0, "snapshot", "item", "--resume")
+    assert "stop: 1 snapshots" in told(0, "snapshot", "--stop")
+    told(0, "snapshot", "item", "--where", "nothing = 1", "--no-wait")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rowcast.shared.cli", "snapshot", "item"], cwd=place, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any("no relay leads the source" in line for line in lines)
+        relay = Relay(settings.model_copy(update={"relay": RelaySettings(snapshot="never")}), app.engine)
+        with running_thread(relay):
+            _, rest = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait(30)
+    assert process.returncode == 0, rest
+    assert "main.item: done, 50 rows" in rest
+    assert [(s["state"], s["rows"]) for s in status()] == [("failed", 0)]
+    assert "nothing" in str(status()[0]["reason"])
+    assert "before the capture" not in rowcast("check", cwd=place).stdout
