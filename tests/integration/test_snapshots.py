@@ -493,3 +493,42 @@ def test_the_command_asks_waits_and_tells(new_app: NewApp, settings: Settings, t
     assert [(s["state"], s["rows"]) for s in status()] == [("failed", 0)]
     assert "nothing" in str(status()[0]["reason"])
     assert "before the capture" not in rowcast("check", cwd=place).stdout
+
+
+_MEASURED = r"""
+import re, threading
+from pathlib import Path
+from rowcast.producer.relay import run_relay
+from rowcast.shared.config import load
+run_relay(load(Path("rowcast.toml")), once=True, stop=threading.Event(), on_progress=lambda _: None)
+# Not ru_maxrss, which begins with what the parent had.
+print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@on_sqlite
+@pytest.mark.parametrize(("rows", "size"), [(300_000, 40), (300, 400_000)], ids=["many", "large"])
+def test_memory_does_not_grow_with_the_table(
+    new_app: NewApp, settings: Settings, tmp_path: Path, rows: int, size: int
+) -> None:
+    """In chunks by number, and by size. Beside them librdkafka holds up to 64 MiB that are not acknowledged."""
+    app = new_app(items())
+    app.insert("item", [{"id": n, "note": "x" * size} for n in range(1, rows + 1)])
+    app.capture()
+
+    def most(times: int) -> int:
+        place = tmp_path / str(times)
+        place.mkdir()
+        configured(place, settings, 'snapshot = "never"\n')
+        app.ask("item", condition=None if times else "id < 10", chunk_rows=300_000)
+        done = subprocess.run(
+            [sys.executable, "-c", _MEASURED], cwd=place, env=environment(), capture_output=True, text=True,
+            timeout=250, check=True,
+        )  # fmt: skip
+        return int(done.stdout.split()[-1]) * 1024
+
+    little = most(0)
+    grown = most(1) - little
+    assert app.asked()[-1].rows_read == rows
+    assert grown < 110 * 2**20, f"{grown / 2**20:.0f} MiB more for {rows * size / 2**20:.0f} MiB of rows"
+    print(f"{grown / 2**20:.0f} MiB")
