@@ -20,7 +20,7 @@ from rowcast.shared.shapes import ColumnShape, TableShape
 from rowcast.shared.table_settings import TableSettings
 from rowcast.shared.types import engine_family
 
-CHUNK_BYTES = 8 * 1024**4
+CHUNK_BYTES = 8 * 1024 * 1024
 """A chunk's rows are in memory at once: it ends with the row that reaches this."""
 
 _STREAMING = {"stream_results": True, "max_row_buffer": 100}
