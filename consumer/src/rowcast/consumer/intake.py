@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -140,13 +141,16 @@ class Intake:
     def _in_seam(self, transaction: str | None) -> bool:
         return transaction is not None and transaction == self._seam_transaction
 
-    def out(self, up_to_lsn: float) -> list[Transaction]:
-        """What can be applied by now; each is given out once. See Merge.ready for ``up_to_lsn``."""
+    def out(self, transactions: Iterable[Stream]) -> list[Transaction]:
+        """What can be applied by now; each is given out once. ``transactions``: the transaction topic's streams."""
         if self.by_key:
             self._loose_reach |= self.merge.forget(self._furthest_lsn)
         reach = self._loose_reach | {stream.partition: stream.position for stream in self._touched}
         loose = self._loose
         self._loose, self._loose_reach, self._touched = [], {}, {}
+        # Not even at a topic's end is it known that no END of a smaller lsn is on its way: brokers write at their own
+        # pace. The relay puts a BEGIN and an END behind the rows of each chunk.
+        up_to_lsn = min((stream.lsn for stream in transactions), default=math.inf)
         done = [] if self.by_key else self.merge.ready(up_to_lsn)
         if not reach:
             return done

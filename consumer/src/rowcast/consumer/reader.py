@@ -139,8 +139,7 @@ class Reader:
                 _log.warning("%s: %s", stream.where(stream.next_offset), error.str())
 
     def _give(self) -> None:
-        ended = [s.lsn for s in self._subscription.of_kind("transaction") if not s.at_end]
-        transactions = self._intake.out(min(ended, default=math.inf))
+        transactions = self._intake.out(self._subscription.of_kind("transaction"))
         if transactions:
             self._gave_at = time.monotonic()
             self.handover.put(transactions)
