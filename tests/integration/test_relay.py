@@ -140,6 +140,26 @@ def test_topics_are_made_as_configured(lite: Primary, new_settings: NewSettings,
         assert {key: config[key].value for key in expected} == expected
 
 
+def test_a_tables_topic_is_called_and_made_as_configured(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    own = {"partitions": 2, "cleanup_policy": "compact,delete", "retention_ms": 60_000}
+    template = "cdc.{table}-of-{source}.{schema}"
+    settings = new_settings(lite, topics={"template": template, "tables": {"public.orders": own}})
+    lite.add_shapes(ORDERS, ITEMS)
+    lite.add("a", line(ORDERS, "c", 1), line(ITEMS, "c", 1))
+    Relay(settings, lite.engine).run_once()
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    orders, items = (f"cdc.{name}-of-{settings.source}.public" for name in ("orders", "items"))
+    found = admin.list_topics(timeout=10).topics
+    assert [len(found[name].partitions) for name in (orders, items)] == [2, 1]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, orders)
+    config = admin.describe_configs([resource])[resource].result(timeout=10)
+    assert (set(config["cleanup.policy"].value.split(",")), config["retention.ms"].value) == (
+        {"compact", "delete"}, "60000",
+    )  # fmt: skip
+
+
 def test_keys_go_where_javas_partitioner_sends_them(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
     """murmur2 as Kafka's Java clients compute it, so that other producers partition alike."""
     settings = new_settings(lite, topics={"partitions": 7})

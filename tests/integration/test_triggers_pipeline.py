@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.orm import sessionmaker
@@ -11,10 +12,11 @@ from integration.relay_threads import wait_until
 from integration.relay_topics import Published, assert_whole_transactions, read_topics
 from integration.test_triggers import SEED, interleave
 from replicas import Database, settings_for, work_once
+from rowcast.consumer.lag import replica_status
 from rowcast.consumer.verify import verify
 from rowcast.producer import Capture
 from rowcast.producer.relay import backlog, run_relay, running
-from rowcast.shared.config import Settings
+from rowcast.shared.config import Settings, TopicSettings
 from rowcast.shared.events import ChangeEvent
 from servers import Broker
 from shop import Models
@@ -49,6 +51,20 @@ def test_rows_arrive(kafka: Broker, source_name: str, primary_url: str, replica_
     result = verify(settings, "copy")
     assert result.equal
     assert {table.table.split(".")[-1] for table in result.tables if table.rows} >= {"tags", "orders", "notes"}
+
+
+def test_rows_arrive_through_topics_of_other_names(
+    kafka: Broker, source_name: str, new_database: Callable[[str], str]
+) -> None:
+    primary, replica = new_database("sqlite"), new_database("sqlite")
+    settings = settings_for(source_name, kafka.bootstrap_servers, replica, primary)
+    settings = settings.model_copy(update={"topics": TopicSettings(template="{table}.{source}")})
+    with open_trigger_shop(primary) as shop:
+        shop.execute(*SEED)
+        publish(settings)
+        work_once(settings)
+    assert verify(settings, "copy").equal
+    assert f"tags.{source_name}" in {lag.topic for lag in replica_status(settings, "copy").topics}
 
 
 def by_transaction(published: Published, column: str) -> list[set[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -82,6 +83,20 @@ def test_two_tables_that_would_share_a_topic_are_refused_by_name(primary: Primar
     primary.add_shapes(shape("a b"), shape("a+b"))
     with pytest.raises(ConfigurationError, match=r"public\.a[ +]b and public\.a[ +]b would share the topic shop"):
         Tables(connections, primary.tables, "shop")
+
+
+def test_a_template_that_makes_one_topic_of_two_tables_is_refused(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(shape("a"), replace(shape("a"), schema="other"))
+    with pytest.raises(
+        ConfigurationError, match=r"\w+\.a and \w+\.a would share the topic shop-a: the template '.*' in"
+    ):
+        Tables(connections, primary.tables, "shop", "{source}-{table}")
+
+
+def test_a_template_that_makes_a_topic_of_rowcasts_own_is_refused(primary: Primary, connections: Connections) -> None:
+    primary.add_shapes(shape("transaction"))
+    with pytest.raises(ConfigurationError, match=r"public\.transaction would go to the topic shop\.transaction"):
+        Tables(connections, primary.tables, "shop", "{source}.{table}")
 
 
 def test_a_topic_name_that_kafka_would_refuse_is_refused_first(primary: Primary, connections: Connections) -> None:

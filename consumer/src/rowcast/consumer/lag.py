@@ -18,7 +18,7 @@ from rowcast.consumer.topics import READING, TIMEOUT_S, ends, partitions_of, rea
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine, unreachable
 from rowcast.shared.errors import DataError
-from rowcast.shared.events import parse_transaction, table_topic, transaction_topic
+from rowcast.shared.events import parse_transaction, transaction_topic
 from rowcast.shared.kafka import new_consumer
 from rowcast.shared.kafka import unreachable as kafka_unreachable
 
@@ -86,7 +86,7 @@ def _lags(settings: Settings, name: str, reached: Mapping[Partition, Position]) 
     layouts = Layouts(settings.replica(name).tables)
     read_shapes(settings, layouts)
     marks = transaction_topic(settings.source)
-    topics = {marks, *(table_topic(settings.source, shape.schema, shape.name) for shape in layouts.shapes())}
+    topics = {marks, *(settings.topic_of(shape.schema, shape.name) for shape in layouts.shapes())}
     consumer = new_consumer(settings.require_kafka(), "worker", {**READING, "group.id": "rowcast"})
     records = dict.fromkeys(sorted(topics), 0)
     try:

@@ -14,7 +14,7 @@ from rowcast.consumer.streams import Kind, Stream
 from rowcast.consumer.topics import READING, ends, partitions_of
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import DataError
-from rowcast.shared.events import schema_topic, table_topic, transaction_topic
+from rowcast.shared.events import schema_topic, transaction_topic
 from rowcast.shared.kafka import new_consumer
 
 _log = logging.getLogger("rowcast.worker")
@@ -55,7 +55,7 @@ class Subscription:
         """The streams that hold this table's events; empty if its topic has not been found yet."""
         for shape in self._layouts.shapes():
             if shape.full_name == schema_table:
-                topic = table_topic(self._settings.source, shape.schema, shape.name)
+                topic = self._settings.topic_of(shape.schema, shape.name)
                 return [s for s in self.streams.values() if s.partition[0] == topic]
         return []
 
@@ -83,7 +83,7 @@ class Subscription:
 
     def _wanted_topics(self) -> dict[str, Kind]:
         source = self._settings.source
-        topics: dict[str, Kind] = {table_topic(source, s.schema, s.name): "table" for s in self._layouts.shapes()}
+        topics: dict[str, Kind] = {self._settings.topic_of(s.schema, s.name): "table" for s in self._layouts.shapes()}
         topics[transaction_topic(source)] = "transaction"
         topics[schema_topic(source)] = "schema"
         return topics

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.events import TABLE_TOPIC, check_template, table_topic
 from rowcast.shared.sections import Section, explain
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
@@ -79,14 +80,46 @@ class ReplicaSettings(DatabaseSettings):
         return value
 
 
-class TopicSettings(Section):
-    """How topics are made that do not exist yet."""
+class TableTopicSettings(Section):
+    """How one table's topic is made; what is None is as for all tables."""
 
+    partitions: Annotated[int, Field(ge=1)] | None = None
+    replication_factor: Annotated[int, Field(ge=-1)] | None = None
+    cleanup_policy: Literal["compact", "delete", "compact,delete"] = "compact"
+    """With ``delete`` the topic forgets rows by time: no replica can be rebuilt from it."""
+    retention_ms: Annotated[int, Field(ge=-1)] | None = None
+    """For ``delete``; None: the broker's default."""
+    min_compaction_lag_ms: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _is_of_use(self) -> TableTopicSettings:
+        if self.retention_ms is not None and "delete" not in self.cleanup_policy:
+            raise ValueError(
+                'retention_ms does nothing to a topic that is only compacted: set cleanup_policy = "delete"'
+            )
+        if self.min_compaction_lag_ms is not None and "compact" not in self.cleanup_policy:
+            raise ValueError("min_compaction_lag_ms does nothing to a topic that is not compacted")
+        return self
+
+
+class TopicSettings(Section):
+    """What topics are called, and how those are made that do not exist yet."""
+
+    template: str = TABLE_TOPIC
+    """What the topics of tables are called; relay and workers must say the same."""
     partitions: Annotated[int, Field(ge=1)] = 1
     replication_factor: Annotated[int, Field(ge=-1)] = -1
     """-1: the broker's default."""
     min_compaction_lag_ms: Annotated[int, Field(ge=0)] = 7 * 24 * 3600 * 1000
     transaction_retention_ms: Annotated[int, Field(ge=-1)] = 7 * 24 * 3600 * 1000
+    tables: dict[Annotated[str, Field(pattern=r"^[^.]+\..+$")], TableTopicSettings] = Field(default_factory=dict)
+    """By ``schema.table``."""
+
+    @field_validator("template")
+    @classmethod
+    def _template_is_one(cls, value: str) -> str:
+        check_template(value)
+        return value
 
 
 class RelaySettings(Section):
@@ -140,6 +173,10 @@ class Settings(BaseSettings):
         """What the configuration says of the table, by its full name or, in the default schema, its own."""
         by_name = self.tables.get(shape.name) if shape.default_schema else None
         return self.tables.get(shape.full_name) or by_name or TableSettings()
+
+    def topic_of(self, schema: str, table: str) -> str:
+        """The topic of a table's events."""
+        return table_topic(self.source, schema, table, self.topics.template)
 
     def salts(self) -> Iterator[str]:
         """Those of the columns that are hashed: secrets."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import orjson
@@ -17,9 +18,27 @@ from rowcast.shared.errors import DataError
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def table_topic(source: str, schema: str, table: str) -> str:
-    """``<source>.<schema>.<table>``; what Kafka does not allow in a name becomes ``_``, as Debezium does."""
-    return _ILLEGAL.sub("_", f"{source}.{schema}.{table}")
+TABLE_TOPIC = "{source}.{schema}.{table}"
+
+
+def table_topic(source: str, schema: str, table: str, template: str = TABLE_TOPIC) -> str:
+    """The topic of a table's events; what Kafka does not allow in a name becomes ``_``, as Debezium does."""
+    return _ILLEGAL.sub("_", template.format(source=source, schema=schema, table=table))
+
+
+def check_template(template: str) -> None:
+    """Raises ValueError if it is no template for ``table_topic``."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r} is no template: {error}") from None
+    for text, name, form, conversion in parts:
+        if illegal := sorted(set(_ILLEGAL.findall(text))):
+            raise ValueError(f"Kafka allows no {' '.join(map(repr, illegal))} in a topic's name")
+        if name is not None and (name not in ("source", "schema", "table") or form or conversion):
+            raise ValueError("a topic's name is made of {source}, {schema}, {table}, letters, digits, '.', '_' and '-'")
+    if "table" not in (name for _, name, _, _ in parts):
+        raise ValueError("without {table} all tables would share a topic")
 
 
 def transaction_topic(source: str) -> str:

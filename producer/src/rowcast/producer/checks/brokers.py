@@ -14,7 +14,7 @@ from rowcast.shared import kafka as clients
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine
 from rowcast.shared.errors import ConfigurationError, RowcastError, UnreachableError
-from rowcast.shared.events import schema_topic, table_topic, transaction_topic
+from rowcast.shared.events import schema_topic, transaction_topic
 from rowcast.shared.parts import Finding, Verdict
 
 if TYPE_CHECKING:
@@ -55,7 +55,15 @@ def kafka(settings: Settings) -> Iterator[Finding]:
         )
         return
     admin = clients.new_admin(properties, _EXTRA)
-    wanted = _wanted(settings)
+    tables = _tables(settings)
+    if tables and (unknown := sorted(settings.topics.tables.keys() - set(tables))):
+        yield Finding(
+            _AREA,
+            Verdict.warning,
+            f"[topics.tables] names {', '.join(unknown)}, of which nothing has been captured yet",
+            f"those captured are {', '.join(tables)}",
+        )
+    wanted = _wanted(settings, tables)
     for topic in wanted:
         if topic.name not in metadata.topics:
             yield Finding(
@@ -68,17 +76,22 @@ def kafka(settings: Settings) -> Iterator[Finding]:
         yield Finding(_AREA, Verdict.ok, f"{len(present)} topics, kept as they must be")
 
 
-def _wanted(settings: Settings) -> list[_Wanted]:
+def _wanted(settings: Settings, tables: list[str]) -> list[_Wanted]:
     source = settings.source
     own = [
         _Wanted(transaction_topic(source), "delete", one_partition=True),
         _Wanted(schema_topic(source), "compact", one_partition=True),
     ]
-    return [*own, *(_Wanted(name, "compact") for name in _table_topics(settings))]
+    return [*own, *(_Wanted(settings.topic_of(*name.split(".", 1)), _policy(settings, name)) for name in tables)]
 
 
-def _table_topics(settings: Settings) -> list[str]:
-    """The topics of the tables that have a shape; none if the primary cannot tell, which is another check's finding."""
+def _policy(settings: Settings, table: str) -> str:
+    own = settings.topics.tables.get(table)
+    return own.cleanup_policy if own is not None else "compact"
+
+
+def _tables(settings: Settings) -> list[str]:
+    """Those that have a shape, as ``schema.table``; none if the primary cannot tell: another check's finding."""
     if settings.primary is None:
         return []
     shape = outbox_tables(sa.MetaData()).shape
@@ -88,7 +101,7 @@ def _table_topics(settings: Settings) -> list[str]:
             names = connection.scalars(sa.select(shape.c.table_name).distinct().order_by(shape.c.table_name)).all()
     except (RowcastError, exc.DBAPIError):
         return []
-    return [table_topic(settings.source, *name.split(".", 1)) for name in names]
+    return list(names)
 
 
 def _policies(admin: AdminClient, topics: list[_Wanted]) -> Iterator[Finding]:
@@ -111,7 +124,7 @@ def _policies(admin: AdminClient, topics: list[_Wanted]) -> Iterator[Finding]:
                 f"allow DescribeConfigs, or see to cleanup.policy={topic.policy} yourself",
             )
             continue
-        if policy != topic.policy:
+        if set(policy.split(",")) != set(topic.policy.split(",")):
             yield Finding(
                 _AREA,
                 Verdict.missing,

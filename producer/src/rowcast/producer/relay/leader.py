@@ -29,7 +29,7 @@ from rowcast.producer.relay.tables import Tables, TableVersion
 from rowcast.producer.relay.topics import Topics
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import DataError, RetriableError
-from rowcast.shared.events import marker_topic, schema_topic
+from rowcast.shared.events import TABLE_TOPIC, marker_topic, schema_topic
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
 
@@ -64,6 +64,7 @@ class Leader:
         settings: RelaySettings,
         settings_of: Callable[[TableShape], TableSettings],
         on_events: Callable[[int], None],
+        template: str = TABLE_TOPIC,
     ) -> None:
         self._connections = connections
         self._own_tables = tables
@@ -78,7 +79,7 @@ class Leader:
         self._limits = Limits(settings.claim_rows, CLAIM_BYTES)
         self._outbox = Outbox(connections, tables)
         self._splitter = LineSplitter()
-        self._tables = Tables(connections, tables, source)
+        self._tables = Tables(connections, tables, source, template)
         self._envelopes = Envelopes(source, database, self._tables)
         self._renewed_at = time.monotonic()
         self._sent_at = 0.0

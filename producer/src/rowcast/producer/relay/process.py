@@ -173,6 +173,7 @@ class Relay:
             leader = Leader(
                 connections, self._tables, lease_row, epoch, publisher, topics, settings.source,
                 _database_name(self._engine), settings.relay, settings.table, self._count,
+                settings.topics.template,
             )  # fmt: skip
             leader.take_over()
             backoff.reset()

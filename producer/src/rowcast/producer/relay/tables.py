@@ -12,7 +12,7 @@ from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lines import LineHead
 from rowcast.shared.errors import ConfigurationError, DataError
-from rowcast.shared.events import table_topic
+from rowcast.shared.events import TABLE_TOPIC, marker_topic, schema_topic, table_topic, transaction_topic
 from rowcast.shared.shapes import TableShape
 
 _LONGEST_TOPIC = 249
@@ -41,10 +41,13 @@ class TableVersion:
 class Tables:
     """What ``rowcast_shape`` says, read again whenever a line names something that is not known."""
 
-    def __init__(self, connections: Connections, tables: OutboxTables, source: str) -> None:
+    def __init__(
+        self, connections: Connections, tables: OutboxTables, source: str, template: str = TABLE_TOPIC
+    ) -> None:
         self._connections = connections
         self._shape = tables.shape
         self._source = source
+        self._template = template
         self._known: dict[tuple[str, str], TableVersion] = {}
         self._latest: dict[str, TableVersion] = {}
         self._published: set[tuple[str, str]] = set()
@@ -66,23 +69,34 @@ class Tables:
             shape = TableShape.from_json(document)
         except DataError as error:
             raise DataError(f"the row of table {full_name}, version {version}, in rowcast_shape: {error}") from error
-        topic = table_topic(self._source, shape.schema, shape.name)
+        topic = table_topic(self._source, shape.schema, shape.name, self._template)
         return TableVersion(shape.schema, shape.name, version, created_ms, document, topic)
 
     def _check_topics(self) -> None:
+        own = (transaction_topic(self._source), schema_topic(self._source), marker_topic(self._source))
         owners: dict[str, str] = {}
         for full_name, table in self._latest.items():
             other = owners.setdefault(table.topic, full_name)
             if other != full_name:
                 raise ConfigurationError(
-                    f"the tables {other} and {full_name} would share the topic {table.topic}: Kafka does not allow "
-                    'what tells their names apart. Leave one out of the capture with Table(info={"rowcast": False}).'
+                    f"the tables {other} and {full_name} would share the topic {table.topic}: {self._why_shared()}, or "
+                    'leave one out of the capture with Table(info={"rowcast": False}).'
+                )
+            if table.topic in own:
+                raise ConfigurationError(
+                    f"the events of the table {full_name} would go to the topic {table.topic}, which is rowcast's own. "
+                    f"Choose another template in [topics] than {self._template!r}."
                 )
             if len(table.topic) > _LONGEST_TOPIC:
                 raise ConfigurationError(
                     f"the table {full_name} needs a topic name of {len(table.topic)} characters, and Kafka allows "
-                    f"{_LONGEST_TOPIC}: {table.topic}. Choose a shorter source."
+                    f"{_LONGEST_TOPIC}: {table.topic}. Choose a shorter source, or template in [topics]."
                 )
+
+    def _why_shared(self) -> str:
+        if "{schema}" not in self._template:
+            return f"the template {self._template!r} in [topics] leaves the schema out. Put it in"
+        return "Kafka does not allow what tells their names apart. Choose another template in [topics]"
 
     def of(self, head: LineHead) -> TableVersion:
         """Raises DataError if nobody has written the shape that the line names."""

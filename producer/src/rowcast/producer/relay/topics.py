@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it does, without saying so
 
 from rowcast.producer.relay.kafka_errors import error_in, meaning
-from rowcast.shared.config import TopicSettings
-from rowcast.shared.events import marker_topic, schema_topic, transaction_topic
+from rowcast.shared.config import TableTopicSettings, TopicSettings
+from rowcast.shared.events import marker_topic, schema_topic, table_topic, transaction_topic
 from rowcast.shared.kafka import Properties, new_admin, unreachable
 
 _log = logging.getLogger("rowcast.relay")
@@ -27,6 +27,10 @@ class Topics:
         self._schema = schema_topic(source)
         self._transaction = transaction_topic(source)
         self._marker = marker_topic(source)
+        self._of_tables: dict[str, TableTopicSettings] = {}
+        for full_name, own in settings.tables.items():
+            schema, table = full_name.split(".", 1)
+            self._of_tables[table_topic(source, schema, table, settings.template)] = own
         self._there: set[str] | None = None
 
     def ensure_own(self) -> None:
@@ -65,20 +69,23 @@ class Topics:
             waiting()
 
     def _new(self, name: str) -> NewTopic:
-        settings = self._settings
+        settings, own = self._settings, self._of_tables.get(name, TableTopicSettings())
+        partitions = own.partitions or settings.partitions
+        config: dict[str, str] = {"cleanup.policy": own.cleanup_policy}
+        if "compact" in own.cleanup_policy:
+            lag = own.min_compaction_lag_ms
+            config["min.compaction.lag.ms"] = str(settings.min_compaction_lag_ms if lag is None else lag)
+        if own.retention_ms is not None:
+            config["retention.ms"] = str(own.retention_ms)
+        if name in (self._transaction, self._schema, self._marker):
+            partitions = 1
         if name == self._transaction:
             config = {"cleanup.policy": "delete", "retention.ms": str(settings.transaction_retention_ms)}
         elif name == self._marker:
             # Only the last record matters, and hundreds a second would fill the default segment's gigabyte.
             config = {"cleanup.policy": "compact", "segment.bytes": str(10 * 1024 * 1024)}
-        else:
-            config = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(settings.min_compaction_lag_ms)}
-        return NewTopic(
-            name,
-            num_partitions=1 if name in (self._transaction, self._schema, self._marker) else settings.partitions,
-            replication_factor=settings.replication_factor,
-            config=config,
-        )
+        factor = settings.replication_factor if own.replication_factor is None else own.replication_factor
+        return NewTopic(name, num_partitions=partitions, replication_factor=factor, config=config)
 
 
 class EmbeddedTopics(Topics):
