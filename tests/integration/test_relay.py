@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import orjson
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from integration.relay_counters import Counters
@@ -256,6 +258,31 @@ def test_a_message_too_large_is_named_and_what_came_before_it_is_committed(
             Relay(settings, lite.engine).run_once()
     assert notes(read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream) == [1]
     assert len(lite.ids()) == 1
+
+
+def test_a_relay_with_nothing_to_publish_gives_signs_of_life(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings = new_settings(lite, heartbeat_ms=100)
+    topic = f"__debezium-heartbeat.{settings.source}"
+    lite.add_shapes(ORDERS)
+    with running_thread(Relay(settings, lite.engine)) as relay:
+        wait_until(lambda: relay.relay.progress.state == "leading")
+        time.sleep(1.5)
+        lite.add("a", line(ORDERS, "c", 1))
+        relay.relay.wake()
+        wait_until(lambda: lite.ids() == [])
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": topic})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    beats = consumer.consume(100, 5)
+    consumer.close()
+    assert {beat.key() for beat in beats} == {orjson.dumps({"serverName": settings.source})}
+    told = [orjson.loads(beat.value())["ts_ms"] for beat in beats]
+    assert len(told) >= 3
+    assert all(later - earlier >= 100 for earlier, later in pairwise(told))
+    published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
+    assert_whole_transactions(published.stream)
+    assert notes(published.stream) == [1]
 
 
 def test_a_producer_that_ends_leaves_no_transaction_open(kafka: Broker, source_name: str) -> None:

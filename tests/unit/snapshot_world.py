@@ -173,7 +173,7 @@ class MemoryPublisher:
 
 
 class _NoTopics:
-    def ensure_own(self) -> None:
+    def ensure_own(self, *others: str) -> None:
         pass
 
     def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:

@@ -134,6 +134,8 @@ class RelaySettings(Section):
     poll_min_ms: Annotated[int, Field(ge=1)] = 2
     poll_max_ms: Annotated[int, Field(ge=1)] = 100
     """Between looks at the outbox when no commit wakes the relay: the first under load, the second when idle."""
+    heartbeat_ms: Annotated[int, Field(ge=0)] = 0
+    """When nothing was published for this long, a heartbeat is; 0: none."""
     snapshot: Literal["initial", "never", "when_needed"] = "initial"
     """Whether rows that were there before the capture are brought over by themselves: once; never; once, and all tables
     again when Kafka has lost what it had."""

@@ -51,6 +51,16 @@ def schema_topic(source: str) -> str:
     return f"{_ILLEGAL.sub('_', source)}.schema"
 
 
+def heartbeat_topic(source: str) -> str:
+    """Where a relay says that it lives: Debezium's name, which monitors know."""
+    return f"__debezium-heartbeat.{_ILLEGAL.sub('_', source)}"
+
+
+def heartbeat(source: str, ts_ms: int) -> tuple[bytes, bytes]:
+    """Value and key, in Debezium's form."""
+    return orjson.dumps({"ts_ms": ts_ms}), orjson.dumps({"serverName": source})
+
+
 def marker_topic(source: str) -> str:
     """The relay's own: how far Kafka has committed. Not below ``<source>.``, where consumers look for tables."""
     return f"__rowcast.{_ILLEGAL.sub('_', source)}"

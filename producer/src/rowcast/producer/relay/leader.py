@@ -29,7 +29,7 @@ from rowcast.producer.relay.tables import Tables, TableVersion
 from rowcast.producer.relay.topics import Topics
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import DataError, RetriableError
-from rowcast.shared.events import TABLE_TOPIC, marker_topic, schema_topic
+from rowcast.shared.events import TABLE_TOPIC, heartbeat, heartbeat_topic, marker_topic, schema_topic
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
 
@@ -97,7 +97,7 @@ class Leader:
         # A relay that slept since it took the lease has just fenced its successor: it finds out here.
         lease = self._lease_row.look(self._epoch)
         self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
-        self._topics.ensure_own()
+        self._topics.ensure_own(*([heartbeat_topic(self._source)] if self._settings.heartbeat_ms else []))
         marker = self._publisher.marker()
         if marker is not None:
             claims.committed(marker)
@@ -149,7 +149,7 @@ class Leader:
         if sent < self._limits.rows:
             sent += self._publish_chunk()
         idle = sent == 0
-        if not idle:
+        if not idle or self._beat():
             self._sent_at = time.monotonic()
         if self._commit_is_due(idle):
             self._begin_commit()
@@ -157,6 +157,17 @@ class Leader:
             self._held.settle()
         self.keep_lease()
         return not idle
+
+    def _beat(self) -> bool:
+        """Whether a heartbeat was due, and is sent."""
+        if not self._settings.heartbeat_ms or self._beats_in() > 0:
+            return False
+        value, key = heartbeat(self._source, time.time_ns() // 1_000_000)
+        self._publisher.send([(heartbeat_topic(self._source), value, key, 0)], self._sent_lsn)
+        return True
+
+    def _beats_in(self) -> float:
+        return self._sent_at + self._settings.heartbeat_ms / 1000 - time.monotonic()
 
     def _publish_next(self, outbox: Outbox, claimed: Collection[int]) -> int:
         """Claims and sends the next rows but those that are ``claimed``, and returns how many they are."""
@@ -225,6 +236,8 @@ class Leader:
     def longest_pause(self) -> float:
         """Seconds until ``work`` must be called again, even if nothing comes."""
         due = self._renewal_in()
+        if self._settings.heartbeat_ms:
+            due = min(due, self._beats_in())
         # While a commit is under way no other is due; its end wakes the relay.
         if self._publisher.begun_at is not None and not self._publisher.committing:
             due = min(due, self._sent_at + self._interval * _IDLE - time.monotonic())

@@ -31,11 +31,13 @@ class Topics:
         for full_name, own in settings.tables.items():
             schema, table = full_name.split(".", 1)
             self._of_tables[table_topic(source, schema, table, settings.template)] = own
+        self._own = {self._schema, self._transaction, self._marker}
         self._there: set[str] | None = None
 
-    def ensure_own(self) -> None:
-        """The topics that every source has, whatever its tables. As ``ensure``."""
-        self.ensure((self._schema, self._transaction, self._marker))
+    def ensure_own(self, *others: str) -> None:
+        """The topics that every source has, whatever its tables, and ``others``. As ``ensure``."""
+        self._own |= set(others)
+        self.ensure(self._own)
 
     def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
         """Creates those that are missing; ``waiting`` is called now and then meanwhile.
@@ -77,7 +79,7 @@ class Topics:
             config["min.compaction.lag.ms"] = str(settings.min_compaction_lag_ms if lag is None else lag)
         if own.retention_ms is not None:
             config["retention.ms"] = str(own.retention_ms)
-        if name in (self._transaction, self._schema, self._marker):
+        if name in self._own:
             partitions = 1
         if name == self._transaction:
             config = {"cleanup.policy": "delete", "retention.ms": str(settings.transaction_retention_ms)}
