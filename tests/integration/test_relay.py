@@ -319,6 +319,16 @@ def test_an_outbox_of_an_older_version_names_the_missing_columns(new_settings: N
         Relay(new_settings(lite), lite.engine).run_once()
 
 
+def test_an_outbox_of_a_newer_version_is_left_to_a_newer_relay(new_settings: NewSettings, lite: Primary) -> None:
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    with lite.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE rowcast_outbox ADD COLUMN encrypted_with TEXT")
+    with pytest.raises(ConfigurationError, match=r"rowcast_outbox has a column encrypted_with .*upgrade rowcast"):
+        Relay(new_settings(lite), lite.engine).run_once()
+    assert len(lite.ids()) == 1
+
+
 def test_a_kafka_that_does_not_answer_at_the_start_is_told(lite: Primary) -> None:
     settings = Settings(source="shop", kafka={"bootstrap.servers": "127.0.0.1:1"}, primary={"url": "sqlite://"})
     with pytest.raises(UnreachableError, match=r"cannot reach Kafka at 127\.0\.0\.1:1"):

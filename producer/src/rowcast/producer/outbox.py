@@ -68,16 +68,9 @@ class OutboxTables:
 def missing_of(table: sa.Table, connection: Connection) -> str:
     """What the database lacks of an outbox table, and the mend, to stand behind its name: all of it, or columns, as an
     outbox does that another version of rowcast has made. Empty if nothing."""
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(table.name):
+    if not sa.inspect(connection).has_table(table.name):
         return "does not exist. Create the outbox tables: metadata.create_all(engine), or an Alembic migration"
-    options = connection._execution_options
-    try:
-        there = {column["name"] for column in inspector.get_columns(table.name)}
-    finally:
-        # On MariaDB and MySQL SQLAlchemy's reflection leaves an option on the connection that hides the application's
-        # errors from all listeners, the capture's among them.
-        connection._execution_options = options
+    there = _columns(table, connection)
     lacking = [str(column.name) for column in table.columns if column.name not in there]
     if not lacking:
         return ""
@@ -85,6 +78,31 @@ def missing_of(table: sa.Table, connection: Connection) -> str:
         f"has no column {', '.join(lacking)}. Another version of rowcast has made it: migrate it (Alembic's "
         "autogenerate sees the difference)"
     )
+
+
+def unknown_of(table: sa.Table, connection: Connection) -> str:
+    """What an outbox table, which is there, has that this version does not know, and the mend; empty if nothing.
+
+    A newer version means something by it. An application may go on capturing until it is upgraded too; who publishes
+    may not.
+    """
+    unknown = sorted(_columns(table, connection) - {str(column.name) for column in table.columns})
+    if not unknown:
+        return ""
+    return (
+        f"has a column {', '.join(unknown)} that this version of rowcast does not know. A newer one has made it: "
+        "upgrade rowcast here too"
+    )
+
+
+def _columns(table: sa.Table, connection: Connection) -> set[str]:
+    options = connection._execution_options
+    try:
+        return {str(column["name"]) for column in sa.inspect(connection).get_columns(table.name)}
+    finally:
+        # On MariaDB and MySQL SQLAlchemy's reflection leaves an option on the connection that hides the application's
+        # errors from all listeners, the capture's among them.
+        connection._execution_options = options
 
 
 def outbox_tables(metadata: sa.MetaData) -> OutboxTables:

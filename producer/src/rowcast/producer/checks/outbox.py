@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Inspector
 from rowcast.producer.checks.leaving import leaving
 from rowcast.producer.checks.mismatch import mismatch
 from rowcast.producer.checks.triggers import triggers
-from rowcast.producer.outbox import PREFIX, missing_of, outbox_tables
+from rowcast.producer.outbox import PREFIX, missing_of, outbox_tables, unknown_of
 from rowcast.shared.config import Settings
 from rowcast.shared.parts import Finding, Verdict, reached
 
@@ -52,7 +52,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
 def _outbox(connection: Connection) -> Iterator[Finding]:
     whole = True
     for table in outbox_tables(sa.MetaData()):
-        if missing := missing_of(table, connection):
+        if missing := missing_of(table, connection) or unknown_of(table, connection):
             whole = False
             what, _, mend = missing.partition(". ")
             yield Finding(_AREA, Verdict.missing, f"table {table.name} {what}", mend)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
-from rowcast.producer.outbox import OutboxTables, missing_of, outbox_tables
+from rowcast.producer.outbox import OutboxTables, missing_of, outbox_tables, unknown_of
 from rowcast.producer.relay.backoff import Backoff
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lease import LeaseRow, new_owner
@@ -115,6 +115,8 @@ class Relay:
                     raise ConfigurationError(
                         f"in {self._engine.url} the table {table.name} {missing}; `rowcast check` says what is missing."
                     )
+                if unknown := unknown_of(table, connection):
+                    raise ConfigurationError(f"in {self._engine.url} the table {table.name} {unknown}.")
         self._embedded = kafka.is_embedded(self._properties, "relay")
         if self._embedded:
             _log.warning(
