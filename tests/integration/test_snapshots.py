@@ -30,11 +30,12 @@ from rowcast.consumer.verify import verify
 from rowcast.producer import Capture
 from rowcast.producer.outbox import outbox_tables
 from rowcast.producer.relay import Relay
+from rowcast.producer.relay.chunks import ChunkReader
 from rowcast.producer.snapshots import OPEN, Snapshot, Snapshots, State
 from rowcast.shared.config import RelaySettings, Settings
 from rowcast.shared.databases import open_engine
 from rowcast.shared.events import ChangeEvent
-from rowcast.shared.table_settings import read_table_settings
+from rowcast.shared.table_settings import TableSettings, read_table_settings
 from servers import Broker
 
 
@@ -296,6 +297,21 @@ def test_only_the_rows_of_the_condition_are_read(new_app: NewApp, settings: Sett
         before = sa.select(sa.func.count()).select_from(app.metadata.tables["rowcast_shape"])
         rows_before = app.metadata.tables["rowcast_shape"].c.rows_before
         assert connection.execute(before.where(rows_before)).scalar_one() == 1, "the others are still missing"
+    Relay(settings, app.engine).run_once()
+    assert [e.key["id"] for e in events(settings)][5:] == list(range(1, 13)), "and come by themselves"
+
+
+def test_a_chunk_looks_at_no_more_rows_than_it_has(new_app: NewApp) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 8)))
+    app.capture()
+    with app.engine.connect() as connection:
+        shape = app.snapshots.shapes(connection)[next(n for n in app.snapshots.shapes(connection) if "item" in n)]
+        reader = ChunkReader(app.engine.dialect, shape, "id = 7", TableSettings())
+        chunks = [reader.read(connection, None, 3)]
+        while chunks[-1].last_key is not None:
+            chunks.append(reader.read(connection, chunks[-1].last_key, 3))
+    assert [len(chunk.changes) for chunk in chunks] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("condition", ["no_such_column = 1", "id = = 1", "no_such_function(id) = 1"])

@@ -90,9 +90,10 @@ class Snapshots:
         return ids
 
     def wanting(self, connection: Connection) -> Sequence[str]:
-        """The tables with rows from before the capture of which no snapshot was ever asked for."""
-        row, asked = self._shape.c, self._table.c.table_name
-        before = sa.select(row.table_name).distinct().where(row.rows_before, row.table_name.not_in(sa.select(asked)))
+        """The tables with rows from before the capture of which no snapshot of all rows was ever asked for."""
+        row, asked = self._shape.c, self._table.c
+        whole = sa.select(asked.table_name).where(asked.condition.is_(None))
+        before = sa.select(row.table_name).distinct().where(row.rows_before, row.table_name.not_in(whole))
         return connection.execute(before).scalars().all()
 
     def begun_anew(self, connection: Connection) -> Sequence[str]:

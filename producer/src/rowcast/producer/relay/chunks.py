@@ -49,9 +49,13 @@ class ChunkReader:
         last = [self._written(c, ordered) for (c, _), ordered in zip(columns, self._order, strict=True)]
         # An index has these in their own order.
         order = [stored for _, stored in columns]
-        self._rows = sa.select(key, row, *last).select_from(table).where(leaving_rows(shape)).order_by(*order)
+        image: ColumnElement[str] = row
+        if shape.where is not None:
+            image = sa.case((leaving_rows(shape), image))
         if condition is not None:
-            self._rows = self._rows.where(sa.literal_column(f"({condition})"))
+            image = sa.case((sa.literal_column(f"({condition})"), image))
+        # Not in a WHERE: a chunk looks at so many rows, wanted or not, and holds the relay up no longer.
+        self._rows = sa.select(key, image, *last).select_from(table).order_by(*order)
 
     def _comparable(self, column: ColumnShape, stored: ColumnElement[Any]) -> ColumnElement[Any]:
         if self._family != "mysql":
@@ -73,20 +77,23 @@ class ChunkReader:
         return comparable
 
     def read(self, connection: Connection, after: str | None, limit: int) -> Chunk:
-        """The next rows behind the key ``after``: ``limit``, or as many as make ``CHUNK_BYTES``.
+        """Of the next rows behind the key ``after`` those that are wanted: of ``limit``, or as many as make
+        ``CHUNK_BYTES``.
 
         Raises the database's errors as they are, DataError if there is no going on.
         """
         rows = self._rows if after is None else self._rows.where(self._behind(key_from_json(after)))
         changes: list[Change] = []
-        size = 0
+        size = seen = 0
         last_key = None
         with connection.execute(rows.limit(limit), execution_options=_STREAMING) as found:
             for key, image, *last in found:
-                # The database's white space and escapes must not make two keys of one.
-                changes.append((self._head, orjson.dumps(orjson.loads(key)), image.encode(), None))
-                size += len(image)
-                if len(changes) == limit or size >= CHUNK_BYTES:
+                seen += 1
+                if image is not None:
+                    # The database's white space and escapes must not make two keys of one.
+                    changes.append((self._head, orjson.dumps(orjson.loads(key)), image.encode(), None))
+                    size += len(image)
+                if seen == limit or size >= CHUNK_BYTES:
                     last_key = key_to_json(last)
                     break
         if last_key is not None and last_key == after:

@@ -108,7 +108,7 @@ class Snapshotting:
         try:
             # Behind events of a newer shape, rows of an older one would take back what it has added.
             self._reader = self._reader_at(connection, due)
-            # A condition for which no index helps may take longer than a lease.
+            # Large rows, or a dear condition, may take longer than a lease.
             with ThreadPoolExecutor(1, "rowcast-relay-snapshot") as threads:
                 chunk = threads.submit(self._reader.read, connection, self._last_key, due.chunk_rows)
                 while not wait_for((chunk,), _SLICE_S).done:
