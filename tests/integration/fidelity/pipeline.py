@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
@@ -16,7 +16,7 @@ from rowcast.consumer.verify import verify
 from rowcast.consumer.worker import run_worker
 from rowcast.producer import Capture
 from rowcast.producer.relay.embedding import run_relay
-from rowcast.shared.config import PrimarySettings, ReplicaSettings, Settings
+from rowcast.shared.config import PrimarySettings, RelaySettings, ReplicaSettings, Settings
 from rowcast.shared.databases import open_engine
 from rowcast.shared.types import engine_family
 
@@ -69,9 +69,9 @@ class Fidelity:
         same = engine_family(self.replicas[replica].dialect.name) == self.family
         return [f for f in self.families if same or not f.name.startswith("alone_")]
 
-    def round(self, count: int, number: int) -> None:
+    def round(self, count: int, number: int, form: Literal["json", "json-schema"] = "json") -> None:
         """Writes ``count`` new rows to each table, changes those of the round before, deletes a few; brings all of it
-        to every replica."""
+        to every replica, in messages of that form."""
         first, self._ids = self._ids, self._ids + count
         for i, family in enumerate(self.families):
             table = self._tables[family.name]
@@ -92,7 +92,19 @@ class Fidelity:
                         [{"b_id": first - count + n, **_all_prefixed(row)} for n, row in enumerate(old)],
                     )
                     connection.execute(sa.delete(table).where(table.c.id == first - count))
-        run_relay(self.settings, once=True, stop=threading.Event())
+        self.publish(form)
+        self.apply()
+
+    def table(self, family: str) -> sa.Table:
+        return self._tables[family]
+
+    def publish(self, form: Literal["json", "json-schema"]) -> None:
+        """What is committed, in messages of that form."""
+        settings = self.settings.model_copy(update={"relay": RelaySettings(format=form)})
+        run_relay(settings, once=True, stop=threading.Event())
+
+    def apply(self) -> None:
+        """What is published, to every replica."""
         for name in self.replicas:
             run_worker(self.settings, name, once=True)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from rowcast.consumer.connect_messages import WITH_SCHEMA, plain_message
 from rowcast.consumer.layouts import Layout, Layouts
 from rowcast.shared.errors import DataError
 from rowcast.shared.events import parse_change
@@ -53,11 +54,13 @@ def read_change(
     *,
     infer: bool = False,
 ) -> Change | None:
-    """Reads one message of a table topic, whole; None if the replica does not want its table.
+    """Reads one message of a table topic, with its schema or without; None if the replica does not want its table.
 
     Raises UnknownShapeError if the event's shape has not been read yet (with ``infer``, when the schema topic has been
     read to its end, the latest shape must do), DataError, with the reason, if the message is no valid event.
     """
+    if value.startswith(WITH_SCHEMA):
+        key, value = plain_message(key, value)
     try:
         envelope = orjson.loads(value)
         source = envelope["source"]

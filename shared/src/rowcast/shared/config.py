@@ -123,7 +123,7 @@ class TopicSettings(Section):
 
 
 class RelaySettings(Section):
-    """The relay's pace. Times are milliseconds."""
+    """The relay's pace, and the form of its messages. Times are milliseconds."""
 
     lease_ms: Annotated[int, Field(ge=500)] = 5_000
     """A standby takes over this long after the leader's last sign of life."""
@@ -141,6 +141,8 @@ class RelaySettings(Section):
     again when Kafka has lost what it had."""
     chunk_rows: Annotated[int, Field(ge=1)] = 5_000
     """Rows that such a snapshot reads at a time."""
+    format: Literal["json", "json-schema"] = "json"
+    """Whether each message brings its schema along, as Kafka Connect's JsonConverter has it."""
 
 
 class Settings(BaseSettings):

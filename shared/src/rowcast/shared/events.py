@@ -1,4 +1,4 @@
-"""The messages of the topics: names, keys, envelopes, transaction metadata (Debezium's form, JSON without schema).
+"""The messages of the topics: names, keys, envelopes, transaction metadata (Debezium's form, JSON).
 
 ``docs/reference/*.schema.json`` describe each kind for other programs.
 """
@@ -131,12 +131,13 @@ def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
 def parse_transaction(value: bytes) -> TransactionEvent:
     """Reads one message of the transaction topic. Raises DataError, with the reason, if it is none."""
     try:
-        data = orjson.loads(value)
+        data = payload_of(orjson.loads(value))
         collections = data.get("data_collections")
+        context = data.get("context")
         event = TransactionEvent(
             data["status"], data["id"], data["ts_ms"], data["lsn"], data.get("event_count") or 0,
             None if collections is None else {c["data_collection"]: c["event_count"] for c in collections},
-            data.get("context"),
+            orjson.loads(context) if isinstance(context, str) else context,
         )  # fmt: skip
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"not a transaction event: {_reason(error)}") from error
@@ -145,10 +146,23 @@ def parse_transaction(value: bytes) -> TransactionEvent:
     return event
 
 
-def transaction_value(event: TransactionEvent) -> bytes:
+def payload_of(message: Any) -> Any:
+    """What a parsed value says: it may have its schema with it, as Kafka Connect's JsonConverter writes it."""
+    with_schema = isinstance(message, dict) and message.keys() == {"schema", "payload"}
+    return message["payload"] if with_schema else message
+
+
+def context_member(context: Mapping[str, Any], *, as_text: bool) -> bytes:
+    """What stands for the context in a message. Connect has no schema for an object of any members: there it is a text
+    that holds the object."""
+    value = orjson.dumps(context)
+    return orjson.dumps(value.decode()) if as_text else value
+
+
+def transaction_value(event: TransactionEvent, *, context_as_text: bool = False) -> bytes:
     """The value of a BEGIN or END message; its key is ``{"id": …}``."""
     collections = event.data_collections
-    value = {
+    value: dict[str, Any] = {
         "status": event.status,
         "id": event.id,
         "ts_ms": event.ts_ms,
@@ -158,7 +172,9 @@ def transaction_value(event: TransactionEvent) -> bytes:
         else [{"data_collection": name, "event_count": n} for name, n in collections.items()],
         "lsn": event.lsn,
     }
-    return orjson.dumps(value if event.context is None else value | {"context": event.context})
+    if event.context is not None:
+        value["context"] = orjson.Fragment(context_member(event.context, as_text=context_as_text))
+    return orjson.dumps(value)
 
 
 def _reason(error: Exception) -> str:

@@ -14,32 +14,38 @@ import orjson
 
 from rowcast.producer.relay.batches import BatchRow
 from rowcast.producer.relay.claims import Claim
+from rowcast.producer.relay.connect_schemas import TRANSACTION_FRAME, Frame, table_frame
 from rowcast.producer.relay.contexts import Headers
 from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.tables import Tables
-from rowcast.shared.events import TransactionEvent, transaction_topic, transaction_value
+from rowcast.shared.events import TransactionEvent, context_member, transaction_topic, transaction_value
 
 _Plain: TypeAlias = tuple[str, bytes | None, bytes, int]
 Message: TypeAlias = _Plain | tuple[str, bytes | None, bytes, int, None, None, int, Headers]
 """Topic, value, key, partition (-1: by key), in the order that the producer takes them; where there are headers, they
 come after its callbacks and time stamp, which are left to it."""
 
+_Part: TypeAlias = tuple[str, bytes, bytes, Frame | None]
+"""Of a line head: the topic, what stands between ``source.ts_ms`` and ``txId``, and between ``lsn`` and ``ts_ms``, and
+what stands around key and value."""
+
 BY_KEY = -1
 _OWN_TIME = 0
 
 
 class Envelopes:
-    """Makes the messages of one source."""
+    """Makes the messages of one source. ``schemas``: each with its schema before it, as Kafka Connect has it."""
 
-    def __init__(self, source: str, database: str, tables: Tables) -> None:
+    def __init__(self, source: str, database: str, tables: Tables, *, schemas: bool = False) -> None:
         self._tables = tables
+        self._schemas = schemas
         self._transaction_topic = transaction_topic(source)
         self._source = b',"source":{"version":%b,"connector":"rowcast","name":%b,"ts_ms":' % (
             orjson.dumps(version("rowcast")),
             orjson.dumps(source),
         )
         self._database = orjson.dumps(database)
-        self._parts: dict[LineHead, tuple[str, bytes, bytes]] = {}
+        self._parts: dict[LineHead, _Part] = {}
 
     def messages(self, claim: Claim, rows: Sequence[BatchRow], now_ms: int) -> Iterator[Message]:
         """All that the claim publishes, in order. ``now_ms`` becomes the envelopes' own ``ts_ms``."""
@@ -72,44 +78,47 @@ class Envelopes:
         assert claim.chunk is not None
         lsn = claim.first_lsn
         for head, key, after, _ in changes:
-            topic, middle, rest = self._of_head(head)
+            topic, middle, rest, frame = self._of_head(head)
             value = b'{"before":null,"after":%b%b%d%bnull,"lsn":%d%b%d,"transaction":null}' % (
                 after or b"null", self._source, now_ms, middle, lsn, rest, now_ms,
             )  # fmt: skip
+            if frame is not None:
+                value, key = frame.value(value), frame.key(key)
             yield topic, value, key, BY_KEY
             lsn += 1
         name = f"snapshot-{claim.chunk.snapshot}-{lsn}"
         for boundary in (
             TransactionEvent("BEGIN", name, now_ms, lsn), TransactionEvent("END", name, now_ms, lsn + 1, 0, {})
         ):  # fmt: skip
-            yield self._transaction_topic, transaction_value(boundary), orjson.dumps({"id": name}), 0
+            yield self._plain_boundary(boundary)
         assert lsn + 1 == claim.last_lsn, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn + 1}"
 
     def _events(self, row: BatchRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[_Plain]:
         total = sum(counts.values())
-        context = b"" if row.context is None else b',"context":' + orjson.dumps(row.context)
+        context = b"" if row.context is None else b',"context":' + context_member(row.context, as_text=self._schemas)
         tx = orjson.dumps(row.tx)
-        parts: dict[LineHead, tuple[str, bytes, bytes]] = {}
+        parts: dict[LineHead, _Part] = {}
         for head, key, after, before in row.changes:
             part = parts.get(head)
             if part is None:
-                topic, middle, rest = self._of_head(head)
+                topic, middle, rest, frame = self._of_head(head)
                 middle = b'%b%d%b%b,"lsn":' % (self._source, row.ts_ms, middle, tx)
                 rest = b'%b%d,"transaction":{"id":%b,"total_order":' % (rest, now_ms, tx)
-                part = parts[head] = topic, middle, rest
-            topic, middle, rest = part
+                part = parts[head] = topic, middle, rest, frame
+            topic, middle, rest, frame = part
             total += 1
             order = counts[head.table] = counts.get(head.table, 0) + 1
             value = b'{"before":%b,"after":%b%b%d%b%d,"data_collection_order":%d%b}}' % (
                 before or b"null", after or b"null", middle, lsn, rest, total, order, context,
             )  # fmt: skip
+            if frame is not None:
+                value, key = frame.value(value), frame.key(key)
             yield topic, value, key, BY_KEY
             if after is None:
                 yield topic, None, key, BY_KEY
             lsn += 1
 
-    def _of_head(self, head: LineHead) -> tuple[str, bytes, bytes]:
-        """The topic, and what stands between ``source.ts_ms`` and ``txId``, and between ``lsn`` and ``ts_ms``."""
+    def _of_head(self, head: LineHead) -> _Part:
         part = self._parts.get(head)
         if part is None:
             table = self._tables.of(head)
@@ -120,7 +129,8 @@ class Envelopes:
             rest = b',"origin":null,"shape":%b},"op":%b,"ts_ms":' % (
                 orjson.dumps(head.version), orjson.dumps(head.op),
             )  # fmt: skip
-            part = self._parts[head] = table.topic, middle, rest
+            frame = table_frame(table.shape, table.topic) if self._schemas else None
+            part = self._parts[head] = table.topic, middle, rest, frame
         return part
 
     def _end(self, row: BatchRow, lsn: int, counts: dict[str, int]) -> Message:
@@ -129,8 +139,14 @@ class Envelopes:
         return self._boundary(row, TransactionEvent("END", row.tx, row.ts_ms, lsn, total, counts, row.context))
 
     def _boundary(self, row: BatchRow, event: TransactionEvent) -> Message:
-        message = self._transaction_topic, transaction_value(event), orjson.dumps({"id": event.id}), 0
+        message = self._plain_boundary(event)
         return next(_with_headers([message], row.headers)) if row.headers else message
+
+    def _plain_boundary(self, event: TransactionEvent) -> _Plain:
+        value, key = transaction_value(event, context_as_text=self._schemas), orjson.dumps({"id": event.id})
+        if self._schemas:
+            value, key = TRANSACTION_FRAME.value(value), TRANSACTION_FRAME.key(key)
+        return self._transaction_topic, value, key, 0
 
 
 def _with_headers(messages: Iterable[_Plain], headers: Headers) -> Iterator[Message]:

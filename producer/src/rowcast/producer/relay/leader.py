@@ -17,6 +17,8 @@ from rowcast.producer.relay.batches import (
     split_row,
 )
 from rowcast.producer.relay.claims import Claim, Claims
+from rowcast.producer.relay.connect_images import ConnectImages
+from rowcast.producer.relay.connect_schemas import HEARTBEAT_FRAME
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.envelopes import Envelopes, Message
 from rowcast.producer.relay.lease import LeaseRow
@@ -80,13 +82,14 @@ class Leader:
         self._outbox = Outbox(connections, tables)
         self._splitter = LineSplitter()
         self._tables = Tables(connections, tables, source, template)
-        self._envelopes = Envelopes(source, database, self._tables)
+        self._images = ConnectImages(self._tables) if settings.format == "json-schema" else None
+        self._envelopes = Envelopes(source, database, self._tables, schemas=self._images is not None)
         self._renewed_at = time.monotonic()
         self._sent_at = 0.0
         self._sent_lsn = 0
         self._open_rows = 0
         self._claims: Claims | None = None
-        self._snapshots = Snapshotting(connections, tables, settings, settings_of)
+        self._snapshots = Snapshotting(connections, tables, settings, settings_of, self._images)
 
     def take_over(self) -> None:
         """Fences the predecessor and publishes what it has left. The lease has been taken before.
@@ -163,6 +166,8 @@ class Leader:
         if not self._settings.heartbeat_ms or self._beats_in() > 0:
             return False
         value, key = heartbeat(self._source, time.time_ns() // 1_000_000)
+        if self._images is not None:
+            value, key = HEARTBEAT_FRAME.value(value), HEARTBEAT_FRAME.key(key)
         self._publisher.send([(heartbeat_topic(self._source), value, key, 0)], self._sent_lsn)
         return True
 
@@ -289,7 +294,7 @@ class Leader:
                 self._tables.of(head)
             except DataError as error:
                 raise DamagedRowError(row.id, row.tx, str(error)) from error
-        return rows
+        return rows if self._images is None else [self._images.row(row) for row in rows]
 
     def _send(self, claim: Claim, rows: list[BatchRow]) -> None:
         self._publish_tables({head for _, head in heads_in(rows)})

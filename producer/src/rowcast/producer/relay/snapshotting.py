@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
@@ -14,6 +15,7 @@ from sqlalchemy.engine import Connection
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.chunks import Chunk, ChunkReader
 from rowcast.producer.relay.claims import ClaimedChunk
+from rowcast.producer.relay.connect_images import ConnectImages
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.passing import is_passing
 from rowcast.producer.snapshots import Snapshot, Snapshots
@@ -31,7 +33,7 @@ _SLICE_S = 0.1
 
 
 class Snapshotting:
-    """One leader's. ``settings_of`` knows the salts of a table's hashes."""
+    """One leader's. ``settings_of`` knows the salts of a table's hashes; ``images`` brings rows into their form."""
 
     def __init__(
         self,
@@ -39,8 +41,10 @@ class Snapshotting:
         tables: OutboxTables,
         settings: RelaySettings,
         settings_of: Callable[[TableShape], TableSettings],
+        images: ConnectImages | None = None,
     ) -> None:
         self._settings = settings
+        self._images = images
         self._connections = connections
         self._requests = Snapshots(tables)
         self._settings_of = settings_of
@@ -113,7 +117,8 @@ class Snapshotting:
                 chunk = threads.submit(self._reader.read, connection, self._last_key, due.chunk_rows)
                 while not wait_for((chunk,), _SLICE_S).done:
                     meanwhile()
-                return chunk.result()
+                rows = chunk.result()
+            return rows if self._images is None else replace(rows, changes=self._images.changes(rows.changes))
         except exc.DBAPIError as error:
             if is_passing(error):
                 raise

@@ -28,6 +28,7 @@ class TableVersion:
     created_ms: int
     document: str
     topic: str
+    shape: TableShape
 
     def key(self) -> bytes:
         """The message key on the schema topic."""
@@ -70,7 +71,7 @@ class Tables:
         except DataError as error:
             raise DataError(f"the row of table {full_name}, version {version}, in rowcast_shape: {error}") from error
         topic = table_topic(self._source, shape.schema, shape.name, self._template)
-        return TableVersion(shape.schema, shape.name, version, created_ms, document, topic)
+        return TableVersion(shape.schema, shape.name, version, created_ms, document, topic, shape)
 
     def _check_topics(self) -> None:
         own = (transaction_topic(self._source), schema_topic(self._source), marker_topic(self._source))
