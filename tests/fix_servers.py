@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from servers import SERVERS, Broker, MariaDB, PostgreSQL, Servers
+from servers import SERVERS, Broker, Connect, MariaDB, PostgreSQL, Servers
 from servers.install import install
 
 _servers = pytest.StashKey[Servers]()
@@ -68,6 +68,12 @@ def postgresql(pytestconfig: pytest.Config) -> PostgreSQL:
 @pytest.fixture(scope="session")
 def mariadb(pytestconfig: pytest.Config) -> MariaDB:
     return pytestconfig.stash[_servers].mariadb()
+
+
+@pytest.fixture(scope="session")
+def connect(pytestconfig: pytest.Config, kafka: Broker) -> Connect:
+    """Kafka Connect with Debezium's JDBC sink, on the broker ``kafka``."""
+    return pytestconfig.stash[_servers].connect()
 
 
 @pytest.fixture

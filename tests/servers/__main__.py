@@ -34,7 +34,9 @@ class _State:
 
 def main() -> int:
     arguments = _parser().parse_args(_before_dashes())
-    names: list[str] = getattr(arguments, "names", None) or list(SERVERS)
+    names: list[str] = getattr(arguments, "names", None) or [
+        name for name in SERVERS if name != "connect" or arguments.command == "install"
+    ]
     try:
         match arguments.command:
             case "install":
@@ -100,6 +102,9 @@ def _environment(servers: Servers, names: list[str]) -> dict[str, str]:
         environment["POSTGRESQL_URL"] = servers.postgresql().create_database("rowcast")
     if "mariadb" in names:
         environment["MARIADB_URL"] = servers.mariadb().create_database("rowcast")
+    if "connect" in names:
+        connect = servers.connect()
+        environment["CONNECT_URL"] = f"http://{connect.host}:{connect.port}"
     return environment
 
 

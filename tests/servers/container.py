@@ -49,11 +49,14 @@ class Container:
         guard: Guard,
         environment: Mapping[str, str],
         arguments: Sequence[str] = (),
+        network: str | None = None,
     ) -> None:
         self.name = f"rowcast-test-{uuid.uuid4().hex[:12]}"
         self._guard = guard
         self._created = False
         self._create = ["create", "--name", self.name, "--label", "rowcast.test=1"]
+        if network is not None:
+            self._create += ["--network", network]
         for here, inside in ports.items():
             self._create += ["--publish", f"127.0.0.1:{here}:{inside}"]
         for name, value in environment.items():

@@ -17,8 +17,18 @@ from .paths import CACHE
 from .server import ServerError
 
 _POM = Path(__file__).with_name("pom.xml")
-_KAFKA = CACHE / f"kafka-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]}"
-_COMPOSE_SERVICES = {"kafka": "kafka", "postgresql": "primary", "mariadb": "replica-mariadb"}
+_CONNECT_POM = Path(__file__).with_name("connect-pom.xml")
+
+
+def _folder(name: str, *poms: Path) -> Path:
+    """Another one whenever the poms change."""
+    return CACHE / f"{name}-{hashlib.sha256(b''.join(pom.read_bytes() for pom in poms)).hexdigest()[:12]}"
+
+
+_KAFKA = _folder("kafka", _POM)
+_CONNECT = _folder("connect", _POM, _CONNECT_POM)
+_FOLDERS = {"kafka": _KAFKA, "connect": _CONNECT}
+_COMPOSE_SERVICES = {"kafka": "kafka", "postgresql": "primary", "mariadb": "replica-mariadb", "connect": "connect"}
 
 
 def install(*names: str) -> None:
@@ -27,13 +37,13 @@ def install(*names: str) -> None:
         for name in names:
             pull(compose_image(_COMPOSE_SERVICES[name]))
         return
-    if not _missing_packages(names) and not ("kafka" in names and not _KAFKA.exists()):
+    if not _missing_packages(names) and not _missing_jars(names):
         return
     with _one_at_a_time():
         if packages := _missing_packages(names):
             _apt_install(packages)
-        if "kafka" in names and not _KAFKA.exists():
-            _fetch_kafka()
+        for name in _missing_jars(names):
+            {"kafka": _fetch_kafka, "connect": _fetch_connect}[name]()
 
 
 def java() -> str:
@@ -42,6 +52,15 @@ def java() -> str:
 
 def kafka_jars() -> Path:
     return _KAFKA / "jars"
+
+
+def connect_jars() -> Path:
+    return _CONNECT / "jars"
+
+
+def connect_plugins() -> Path:
+    """A folder for each connector."""
+    return _CONNECT / "plugins"
 
 
 def kafka_formatted_storage() -> Path:
@@ -63,11 +82,10 @@ def mariadb_programs() -> tuple[str, str]:
 
 def _missing_packages(names: tuple[str, ...]) -> list[str]:
     missing = []
-    if "kafka" in names:
-        if not _find("java"):
-            missing.append("default-jre-headless")
-        if not _KAFKA.exists() and not _find("mvn"):
-            missing.append("maven")
+    if any(name in _FOLDERS for name in names) and not _find("java"):
+        missing.append("default-jre-headless")
+    if _missing_jars(names) and not _find("mvn"):
+        missing.append("maven")
     if "postgresql" in names and _postgresql() is None:
         missing.append("postgresql")
     if "mariadb" in names:
@@ -76,6 +94,10 @@ def _missing_packages(names: tuple[str, ...]) -> list[str]:
         if not _find("my_print_defaults"):  # mariadb-install-db calls it
             missing.append("mariadb-client-core")
     return missing
+
+
+def _missing_jars(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name in _FOLDERS and not _FOLDERS[name].exists()]
 
 
 def _postgresql() -> Path | None:
@@ -138,8 +160,7 @@ def _fetch_kafka() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="kafka-") as temporary:
         folder = Path(temporary) / "kafka"
         jars = folder / "jars"
-        copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
-        _run([_program("mvn"), "--quiet", "--batch-mode", "-f", str(_POM), *copy])
+        _copy_jars(_POM, jars)
         settings = Path(temporary) / "kafka.properties"
         settings.write_text(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:9093\n"
@@ -150,6 +171,26 @@ def _fetch_kafka() -> None:
         cluster_id = _run([*tool, "random-uuid"]).split()[-1]
         _run([*tool, "format", "--cluster-id", cluster_id, "--config", str(settings)])
         folder.rename(_KAFKA)
+
+
+def _fetch_connect() -> None:
+    """As ``_fetch_kafka``."""
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="connect-") as temporary:
+        folder = Path(temporary) / "connect"
+        _copy_jars(_CONNECT_POM, folder / "jars")
+        archives = ["-DincludeTypes=tar.gz", f"-DoutputDirectory={folder / 'plugins'}"]
+        archives += [f"-DmarkersDirectory={temporary}/markers"]
+        _maven(_CONNECT_POM, "dependency:unpack-dependencies", *archives)
+        folder.rename(_CONNECT)
+
+
+def _copy_jars(pom: Path, folder: Path) -> None:
+    options = ["-DincludeScope=runtime", "-DincludeTypes=jar", f"-DoutputDirectory={folder}"]
+    _maven(pom, "dependency:copy-dependencies", *options)
+
+
+def _maven(pom: Path, *arguments: str) -> None:
+    _run([_program("mvn"), "--quiet", "--batch-mode", "-f", str(pom), *arguments])
 
 
 def _run(command: list[str]) -> str:

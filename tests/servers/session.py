@@ -10,16 +10,18 @@ from pathlib import Path
 
 from . import install
 from .broker import Broker
+from .connect import Connect
 from .container import docker_answers
 from .guard import Guard
 from .mariadb import MariaDB
 from .postgresql import PostgreSQL
 from .server import Server
 
-SERVERS: dict[str, type[Broker] | type[PostgreSQL] | type[MariaDB]] = {
+SERVERS: dict[str, type[Broker] | type[PostgreSQL] | type[MariaDB] | type[Connect]] = {
     "kafka": Broker,
     "postgresql": PostgreSQL,
     "mariadb": MariaDB,
+    "connect": Connect,
 }
 
 
@@ -64,6 +66,11 @@ class Servers:
         assert isinstance(server, MariaDB)
         return server
 
+    def connect(self) -> Connect:
+        server = self.get("connect")
+        assert isinstance(server, Connect)
+        return server
+
     def remove_at_end(self, path: Path) -> None:
         assert self._guard, "nothing was started"
         self._guard.watch_path(path)
@@ -97,10 +104,18 @@ class Servers:
     def _start(self, name: str, folder: Path, guard: Guard) -> Server:
         kind = SERVERS[name]
         server: Server
-        if docker_answers():
+        if not docker_answers():
+            install.install(name)
+        if issubclass(kind, Connect):
+            kafka = self.kafka()
+            server = (
+                Connect.as_container(guard, kafka=kafka)
+                if docker_answers()
+                else Connect.as_process(folder, guard, kafka=kafka)
+            )
+        elif docker_answers():
             server = kind.as_container(guard, durable=self._durable)
         else:
-            install.install(name)
             server = kind.as_process(folder, guard, durable=self._durable)
         server.start()
         return server

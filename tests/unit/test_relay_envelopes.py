@@ -154,3 +154,58 @@ def test_however_claims_are_cut_the_messages_are_the_same(
 def _lsn(value: bytes) -> Any:
     data = orjson.loads(value)
     return data["lsn"] if "lsn" in data else data["source"]["lsn"]
+
+
+def with_schemas(tmp_path: Path, *rows: BatchRow) -> list[Message]:
+    with primary_at(tmp_path / "primary.db") as primary, Connections(primary.engine) as connections:
+        primary.add_shapes(ORDERS)
+        tables = Tables(connections, primary.tables, "shop")
+        return published(Envelopes("shop", "app", tables, schemas=True), rows)[0]
+
+
+def test_a_message_with_its_schema_holds_the_plain_one(tmp_path: Path) -> None:
+    change, context = line(ORDERS, "u", 7, "x"), '{"user":"ann"}'
+    one = split_row(OutboxRow(1, "a", 1_700_000_000_000, change, context), LineSplitter())
+    begin, event, end = with_schemas(tmp_path, one)
+    key, value = orjson.loads(event[2]), orjson.loads(event[1] or b"")
+    assert key["payload"] == {"id": 7}
+    assert key["schema"] == {
+        "type": "struct",
+        "name": "shop.public.orders.Key",
+        "version": 1,
+        "optional": False,
+        "fields": [{"type": "int64", "optional": False, "field": "id"}],
+    }
+    assert value["payload"]["after"] == {"id": 7, "note": "x"}
+    assert value["payload"]["transaction"]["context"] == '{"user":"ann"}'
+    assert value["schema"]["name"] == "shop.public.orders.Envelope"
+    fits(value["payload"], value["schema"])
+    for boundary, name in ((begin, "Value"), (end, "Value")):
+        message = orjson.loads(boundary[1] or b"")
+        assert message["schema"]["name"] == f"io.debezium.connector.common.TransactionMetadata{name}"
+        fits(message["payload"], message["schema"])
+        assert parse_transaction(boundary[1] or b"").context == {"user": "ann"}
+
+
+def test_a_delete_with_its_schema_has_its_key_in_before(tmp_path: Path) -> None:
+    """Debezium's JDBC sink takes no other."""
+    _, delete, tombstone, _ = with_schemas(tmp_path, row(1, "a", line(ORDERS, "d", 7)))
+    value = orjson.loads(delete[1] or b"")
+    assert (value["payload"]["before"], value["payload"]["after"]) == ({"id": 7}, None)
+    fits(value["payload"], value["schema"])
+    assert tombstone == (delete[0], None, delete[2], -1)
+
+
+def fits(value: Any, schema: dict[str, Any]) -> None:
+    """What Connect asks of a payload: a value for each field that is not optional, and no member that is no field."""
+    if value is None:
+        assert schema["optional"], schema
+    elif schema["type"] == "struct":
+        assert value.keys() <= {field["field"] for field in schema["fields"]}
+        for field in schema["fields"]:
+            fits(value.get(field["field"]), field)
+    elif schema["type"] == "array":
+        for item in value:
+            fits(item, schema["items"])
+    else:
+        assert isinstance(value, {"string": str, "int64": int}[schema["type"]])

@@ -98,20 +98,17 @@ HEARTBEAT_FRAME = _frame(
 
 
 def table_frame(shape: TableShape, topic: str) -> Frame:
-    """Of a table's events."""
+    """Of a table's events. Of an old row no more than its key may be known."""
 
-    def columns(of: Iterable[ColumnShape], key: bool) -> list[tuple[str, dict[str, Any]]]:
-        return [(c.name, connect_type(c.type, shape.engine).schema | {"optional": c.nullable and not key}) for c in of]
+    def row(*, old: bool) -> dict[str, Any]:
+        fields = [(c, c.name not in shape.primary_key and (old or c.nullable)) for c in shape.columns]
+        return _optional(_struct(f"{topic}.Value", [_column(shape, c, optional) for c, optional in fields]))
 
-    in_key = [shape.column(name) for name in shape.primary_key]
-    row = _optional(
-        _struct(f"{topic}.Value", [pair for c in shape.columns for pair in columns([c], c.name in shape.primary_key)])
-    )
     envelope = _struct(
         f"{topic}.Envelope",
         [
-            ("before", row),
-            ("after", row),
+            ("before", row(old=True)),
+            ("after", row(old=False)),
             ("source", _SOURCE),
             ("op", _STRING),
             ("ts_ms", _optional(_INT64)),
@@ -119,4 +116,9 @@ def table_frame(shape: TableShape, topic: str) -> Frame:
         ],
         version=2,
     )
-    return _frame(envelope, _struct(f"{topic}.Key", columns(in_key, True)))
+    key = [_column(shape, shape.column(name), False) for name in shape.primary_key]
+    return _frame(envelope, _struct(f"{topic}.Key", key))
+
+
+def _column(shape: TableShape, column: ColumnShape, optional: bool) -> tuple[str, dict[str, Any]]:
+    return column.name, connect_type(column.type, shape.engine).schema | {"optional": optional}

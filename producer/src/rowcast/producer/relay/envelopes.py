@@ -108,6 +108,9 @@ class Envelopes:
             topic, middle, rest, frame = part
             total += 1
             order = counts[head.table] = counts.get(head.table, 0) + 1
+            if frame is not None and after is None:
+                # Debezium's JDBC sink takes no delete without a row: it has its key at least.
+                before = before or key
             value = b'{"before":%b,"after":%b%b%d%b%d,"data_collection_order":%d%b}}' % (
                 before or b"null", after or b"null", middle, lsn, rest, total, order, context,
             )  # fmt: skip
