@@ -51,6 +51,7 @@ class Faults:
         self._wrap(monkeypatch, Publisher, "begin_commit", lambda args: "beginning to commit")
         self._wrap_committed(monkeypatch)
         self._wrap(monkeypatch, Claims, "_write", lambda args: "claim" if args[1] else "settle")
+        self._wrap(monkeypatch, Claims, "park", lambda args: "parking")
         self._wrap_send(monkeypatch)
         self._unless_crashed(monkeypatch, LeaseRow, "release")
         self._unless_crashed(monkeypatch, Publisher, "close")

@@ -18,8 +18,11 @@ All events are of one row: event n leaves it in the state n. A chunk of a snapsh
 it goes through the same queues and logs, as ``chunk_of(state)``, a number below zero. A reader must know exactly the
 events up to that state when it comes: were it behind, later events would take it back; were it ahead, the chunk would.
 
-The steps are named as in ``rowcast.producer.relay``: take, fence, look, marker, read, claim, deliver, begin to commit,
-commit, settle.
+An event that a relay cannot publish is parked: it leaves the outbox, and nobody must have seen it, or see it later. The
+two may not agree which those are: one has other limits than the other.
+
+The steps are named as in ``rowcast.producer.relay``: take, fence, look, marker, read, park, claim, deliver, begin to
+commit, commit, settle.
 """
 
 from __future__ import annotations
@@ -74,6 +77,8 @@ class State(NamedTuple):
     """Events 1 to this are committed in the outbox."""
     deleted: int = 0
     """Events 1 to this are gone from it."""
+    parked: Events = ()
+    """So are these, and they were not published."""
     leader: int | None = None
     """Whose epoch is the lease's."""
     next_lsn: int = 1
@@ -110,6 +115,10 @@ class Variant:
     one_moment: bool = True
     chunk_read_again: bool = True
     chunk_with_new_lsns: bool = True
+    swap_when_parking: bool = True
+    park_before_claiming: bool = True
+    unpublishable: tuple[Events, Events] = ((), ())
+    """What each relay cannot publish."""
 
 
 class BrokenPromiseError(Exception):
@@ -162,8 +171,10 @@ def _relay_steps(state: State, i: int, relay: Relay, variant: Variant, chunks: i
             yield from _settle(state, i, relay, then="drop chunks")
         case "drop chunks":
             yield from _drop_chunks(state, i, relay, variant)
-        case "resend":
+        case "resend" if _can_publish(i, relay.pending[0].events if relay.pending else (), variant):
             yield from _resend(state, i, relay, variant)
+        case "resend" if not variant.park_before_claiming:
+            yield "park what is claimed", _park_claimed(state, i, relay, variant)
         case "lead":
             yield from _lead(state, i, relay, variant)
             yield from _snapshot(state, i, relay, variant, chunks)
@@ -203,16 +214,43 @@ def _snapshot(state: State, i: int, relay: Relay, variant: Variant, chunks: int)
                 "open a snapshot",
                 _now(state._replace(chunks=state.chunks + 1), i, relay._replace(moment=state.visible)),
             )
-    elif not variant.chunk_behind_events or _claimed(state, relay) >= relay.moment:
+    elif not variant.chunk_behind_events or not (left := _left(state, relay, relay.moment)):
         shown = relay.moment if variant.one_moment else state.visible
         yield "claim the chunk", _claim(state, i, relay._replace(read=(chunk_of(shown),), moment=None), variant)
+    elif not _can_publish(i, left[:1], variant):
+        # It is parked outside of the snapshot.
+        yield "close the snapshot", _now(state, i, relay._replace(moment=None))
 
 
-def _claimed(state: State, relay: Relay) -> int:
-    known = (*relay.pending, *relay.published)
-    claimed = max((e for c in known for e in c.events), default=relay.deleted)
-    # What is deleted is not there to be read.
-    return max(claimed, state.deleted)
+def _left(state: State, relay: Relay, up_to: int) -> Events:
+    """What the relay finds in the outbox, and does not know to be claimed."""
+    known = {e for c in (*relay.pending, *relay.published) for e in c.events} | set(state.parked)
+    gone = max(relay.deleted, state.deleted)
+    return tuple(e for e in range(gone + 1, up_to + 1) if e not in known)
+
+
+def _can_publish(i: int, events: Events, variant: Variant) -> bool:
+    return not set(events) & set(variant.unpublishable[i])
+
+
+def _park(state: State, i: int, relay: Relay, event: int, variant: Variant) -> State:
+    """One transaction of the database: compare and swap, and the event leaves the outbox."""
+    if state.leader != i and variant.swap_when_parking:
+        return _now(state, i, Relay())
+    return _now(state._replace(parked=tuple(sorted({*state.parked, event}))), i, relay)
+
+
+def _park_claimed(state: State, i: int, relay: Relay, variant: Variant) -> State:
+    """As ``_park``, for what a predecessor has claimed; the rest of its claim keeps its lsns, where it is alone."""
+    if state.leader != i:
+        return _now(state, i, Relay())
+    claim = relay.pending[0]
+    bad = tuple(e for e in claim.events if e in variant.unpublishable[i])
+    rest = [Claim(claim.first_lsn + n, (e,)) for n, e in enumerate(claim.events) if e not in bad]
+    state = state._replace(
+        parked=tuple(sorted({*state.parked, *bad})), claims=(*rest, *(c for c in state.claims if c != claim))
+    )
+    return _now(state, i, relay._replace(pending=(*rest, *relay.pending[1:])))
 
 
 def _resend(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
@@ -239,9 +277,13 @@ def _lead(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step
     if relay.read:
         yield "claim", _claim(state, i, relay, variant)
     else:
-        first = _claimed(state, relay) + 1
-        for last in range(first, (state.visible if relay.moment is None else relay.moment) + 1):
-            yield f"read to {last}", _now(state, i, relay._replace(read=tuple(range(first, last + 1))))
+        left = _left(state, relay, state.visible if relay.moment is None else relay.moment)
+        for n in range(1, len(left) + 1):
+            if not _can_publish(i, left[:n], variant):
+                if n == 1 and relay.moment is None:
+                    yield f"park {left[0]}", _park(state, i, relay, left[0], variant)
+                break
+            yield f"read to {left[n - 1]}", _now(state, i, relay._replace(read=left[:n]))
     if relay.sent and (not relay.queue or not variant.flush_first):
         if not relay.committing:
             yield "begin to commit", _begin_to_commit(state, i, relay, variant)
@@ -290,18 +332,20 @@ def _deliver(state: State, i: int, relay: Relay, lane: int, variant: Variant) ->
     at = next(n for n, entry in enumerate(relay.queue) if entry[0] == lane)
     _, event, lsn = relay.queue[at]
     if lsn > state.worker_lsn:
-        state = state._replace(worker=_seen("a worker", state.worker, event), worker_lsn=lsn)
+        state = state._replace(worker=_seen("a worker", state.worker, event, state.parked), worker_lsn=lsn)
     mine = 2 * i + lane
     opened = tuple((*log, (event, lsn)) if n == mine else log for n, log in enumerate(state.open))
     return _now(state._replace(open=opened), i, relay._replace(queue=relay.queue[:at] + relay.queue[at + 1 :]))
 
 
-def _seen(who: str, before: Events, event: int) -> Events:
+def _seen(who: str, before: Events, event: int, parked: Events) -> Events:
+    last = max(before, default=0)
     if event < 0:
-        if chunk_of(len(before)) != event:
-            raise BrokenPromiseError(f"{who} is told of the state {-1 - event} after {before}")
+        shown = -1 - event
+        if shown < last or not set(range(last + 1, shown + 1)) <= set(parked):
+            raise BrokenPromiseError(f"{who} is told of the state {shown} after {before}")
         return before
-    if event != len(before) + 1:
+    if event <= last or not set(range(last + 1, event)) <= set(parked):
         raise BrokenPromiseError(f"{who} sees event {event} after {before}")
     return (*before, event)
 
@@ -322,7 +366,7 @@ def _commit(state: State, i: int, relay: Relay, lane: int, lsn: int, variant: Va
         return state
     seen = state.committed
     for event, _ in state.open[2 * i + lane]:
-        seen = _seen("a reader of committed data", seen, event)
+        seen = _seen("a reader of committed data", seen, event, state.parked)
     done = tuple(c for c in relay.pending if c.last_lsn <= lsn)
     left = tuple(c for c in relay.pending if c.last_lsn > lsn)
     kept = tuple(() if n == 2 * i + lane else log for n, log in enumerate(state.open))
@@ -336,8 +380,11 @@ def _now(state: State, i: int, relay: Relay) -> State:
 
 
 def _check_nothing_is_lost(state: State) -> None:
-    if not any(state.open) and state.deleted > len(state.committed):
+    gone = set(range(1, state.deleted + 1)) - set(state.parked)
+    if not any(state.open) and not gone <= set(state.committed):
         raise BrokenPromiseError(f"events up to {state.deleted} are deleted, {state.committed} were committed")
+    if seen := set(state.parked) & {*state.worker, *state.committed}:
+        raise BrokenPromiseError(f"events {seen} are parked, and were seen")
 
 
 @dataclass(frozen=True)
@@ -386,7 +433,12 @@ def _checked_steps(state: State, variant: Variant, events: int, chunks: int) -> 
 def _that_cannot_finish(
     states: dict[State, tuple[State, str] | None], before: dict[State, list[State]], events: int
 ) -> State | None:
-    finished = [s for s in states if s.deleted == events and len(s.committed) == events]
+    everything = set(range(1, events + 1))
+    finished = [
+        s
+        for s in states
+        if everything <= {*range(1, s.deleted + 1), *s.parked} and everything == {*s.committed, *s.parked}
+    ]
     can = set(finished)
     while finished:
         for earlier in before.get(finished.pop(), ()):

@@ -28,6 +28,7 @@ from rowcast.producer.relay.envelopes import Message
 from rowcast.producer.relay.leader import Leader
 from rowcast.producer.relay.lease import LeaseRow, new_owner
 from rowcast.producer.relay.reading import Outbox
+from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.producer.relay.snapshotting import Snapshotting
 from rowcast.producer.snapshots import OPEN, Snapshots, State
 from rowcast.shared.config import RelaySettings
@@ -173,6 +174,8 @@ class MemoryPublisher:
 
 
 class _NoTopics:
+    limits = SizeLimits({})
+
     def ensure_own(self, *others: str) -> None:
         pass
 

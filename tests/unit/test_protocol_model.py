@@ -56,3 +56,31 @@ def test_without_this_part_a_chunk_takes_a_reader_elsewhere(part: str) -> None:
     print(f"without {part}: {result.broken}, after {len(result.steps)} steps of {result.states:,} states")
     assert result.broken is not None
     assert "is told of the state" in result.broken
+
+
+# One relay can publish what the other cannot: a limit was raised, or is another client's.
+PARKING = Variant(unpublishable=((2,), ()))
+
+
+@pytest.mark.parametrize("unpublishable", [((2,), ()), ((2,), (2,)), ((1, 3), (2,))])
+def test_what_is_parked_is_seen_by_nobody_and_the_rest_once_and_in_order(
+    unpublishable: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
+    result = check(Variant(unpublishable=unpublishable), events=3)
+    print(f"{result.states:,} states")
+    assert result.broken is None, "\n".join((result.broken, *result.steps))
+    assert result.states > 10_000
+
+
+def test_chunks_of_snapshots_come_where_readers_are_when_events_are_parked() -> None:
+    result = check(PARKING, events=2, chunks=1)
+    print(f"{result.states:,} states")
+    assert result.broken is None, "\n".join((result.broken, *result.steps))
+
+
+@pytest.mark.parametrize("part", ["swap_when_parking", "park_before_claiming"])
+def test_without_this_part_of_parking_a_promise_is_broken(part: str) -> None:
+    result = check(dataclasses.replace(PARKING, **{part: False}), events=2)
+    print(f"without {part}: {result.broken}, after {len(result.steps)} steps of {result.states:,} states")
+    assert result.broken is not None
+    assert "are parked, and were seen" in result.broken

@@ -12,6 +12,7 @@ import pytest
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.leader import Leader
 from rowcast.producer.relay.lease import LeaseRow
+from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.table_settings import TableSettings
 from unit.relay_database import primary_at
@@ -27,6 +28,10 @@ class Kafka:
     committing: bool
 
 
+class _Topics:
+    limits = SizeLimits({})
+
+
 @pytest.mark.parametrize(
     ("open_transaction", "committing", "rests"),
     [(False, False, True), (True, False, False), (True, True, True), (False, True, True)],
@@ -40,7 +45,7 @@ def test_a_leader_rests_unless_a_commit_is_due(
     with primary_at(tmp_path / "primary.db") as primary, Connections(primary.engine) as connections:
         row = LeaseRow(connections, primary.tables, "shop", "somebody", LEASE_MS)
         settings, nobody = RelaySettings(lease_ms=LEASE_MS), lambda _: None
-        topics: Any = None
+        topics: Any = _Topics()
         leader = Leader(
             connections, primary.tables, row, 1, kafka, topics, "shop", "shop", settings,
             lambda _: TableSettings(), nobody,

@@ -60,9 +60,10 @@ class OutboxTables:
     lease: sa.Table
     claim: sa.Table
     snapshot: sa.Table
+    parked: sa.Table
 
     def __iter__(self) -> Iterator[sa.Table]:
-        return iter((self.outbox, self.shape, self.lease, self.claim, self.snapshot))
+        return iter((self.outbox, self.shape, self.lease, self.claim, self.snapshot, self.parked))
 
 
 def missing_of(table: sa.Table, connection: Connection) -> str:
@@ -175,6 +176,19 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("finished_ms", sa.BigInteger),
             # Why it failed.
             sa.Column("reason", _Document),
+        ),
+        parked=_table(
+            metadata,
+            "rowcast_parked",
+            # As they were in rowcast_outbox, all rows of a transaction.
+            sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("tx", _name(64), nullable=False),
+            sa.Column("ts_ms", sa.BigInteger, nullable=False),
+            sa.Column("changes", _Document, nullable=False),
+            sa.Column("context", _Document),
+            # Why the transaction could not be published.
+            sa.Column("reason", _Document, nullable=False),
+            sa.Column("parked_ms", sa.BigInteger, nullable=False),
         ),
     )
 

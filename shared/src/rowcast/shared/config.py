@@ -143,6 +143,9 @@ class RelaySettings(Section):
     """Rows that such a snapshot reads at a time."""
     format: Literal["json", "json-schema"] = "json"
     """Whether each message brings its schema along, as Kafka Connect's JsonConverter has it."""
+    on_unpublishable: Literal["stop", "park"] = "stop"
+    """What becomes of a transaction with a message that Kafka does not take, or a damaged outbox row: the relay stops
+    before it; or it is parked in the table rowcast_parked, and the rest goes on."""
 
 
 class Settings(BaseSettings):

@@ -26,23 +26,37 @@ class BatchRow:
     headers: Headers = ()
 
 
-class DamagedRowError(DataError):
-    """An outbox row that cannot be published, and nothing after it."""
+class UnpublishableError(DataError):
+    """An outbox row that cannot be published, and so nothing of its transaction. ``mend``: how it could be."""
 
-    def __init__(self, row_id: int, tx: str, reason: str) -> None:
+    def __init__(self, row_id: int, tx: str, reason: str, mend: str = "mend the row") -> None:
+        self.tx = tx
+        self.reason = f"row {row_id} of rowcast_outbox (transaction {tx}): {reason}"
+        self.mend = mend
         super().__init__(
-            f"row {row_id} of rowcast_outbox (transaction {tx}): {reason}. Nothing is published past it: mend the row, "
-            "or delete its transaction's rows, and the replicas will lack its changes."
+            f"{self.reason}. Nothing is published past it: {mend}, or let the relay park its transaction "
+            '(on_unpublishable = "park" in [relay]), and the replicas will lack its changes.'
         )
-        self.row_id = row_id
+
+    def when_begun(self) -> DataError:
+        """The error to raise where a part of the transaction was claimed before."""
+        return DataError(
+            f"{self.reason}. A part of its transaction has been handed to Kafka, so it cannot be parked any more: "
+            f"{self.mend}."
+        )
 
 
 def split_row(row: OutboxRow, splitter: LineSplitter) -> BatchRow:
-    """Raises DamagedRowError."""
+    """Raises UnpublishableError if the row is damaged."""
     try:
+        # SQLite holds values of any type in columns of any type.
+        if not isinstance(row.ts_ms, int):
+            raise DataError(f"its ts_ms is no number: {row.ts_ms!r}")
+        if not isinstance(row.changes, str):
+            raise DataError(f"its changes are no text: {row.changes!r:.120}")
         return BatchRow(row.id, row.tx, row.ts_ms, splitter.split(row.changes), *read_context(row.context))
     except DataError as error:
-        raise DamagedRowError(row.id, row.tx, str(error)) from error
+        raise UnpublishableError(row.id, row.tx, str(error)) from error
 
 
 def heads_in(rows: Sequence[BatchRow]) -> Iterator[tuple[BatchRow, LineHead]]:

@@ -115,6 +115,15 @@ class Claims:
                 self._delete(dropped)
             self._pending = [claim for claim in self._pending if claim.chunk is None]
 
+    def park(self, outbox_ids: Sequence[int], reason: str) -> None:
+        """Moves all rows of a transaction, none of which was ever claimed, out of the outbox: nobody has seen anything
+        of it, and nobody will. Raises FencedError if another relay has taken over, RetriableError if one has gone."""
+        assert self._claimed.isdisjoint(outbox_ids)
+        with self._connections.writer.begin():
+            # The rows may be others' by now: a successor may have claimed what it takes for publishable.
+            self._lease_row.swap(self.lease, self.lease)
+            self._outbox.park(outbox_ids, reason)
+
     def record(
         self, outbox_ids: Sequence[int], lsns: int, unfinished: Unfinished | None, chunk: ClaimedChunk | None = None
     ) -> Claim:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import orjson
 
-from rowcast.producer.relay.batches import BatchRow, DamagedRowError
+from rowcast.producer.relay.batches import BatchRow, UnpublishableError
 from rowcast.producer.relay.connect_types import Encoder, connect_type
 from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.tables import Tables
@@ -72,11 +72,11 @@ class ConnectImages:
         self._known: dict[LineHead, _TableImages] = {}
 
     def row(self, row: BatchRow) -> BatchRow:
-        """Raises DamagedRowError for a value that Connect has no form for."""
+        """Raises UnpublishableError for a value that Connect has no form for."""
         try:
             return replace(row, changes=self.changes(row.changes))
         except DataError as error:
-            raise DamagedRowError(row.id, row.tx, str(error)) from error
+            raise UnpublishableError(row.id, row.tx, str(error)) from error
 
     def changes(self, changes: Sequence[Change]) -> list[Change]:
         """Raises DataError."""

@@ -77,14 +77,8 @@ class Envelopes:
         know that the rows are all there."""
         assert claim.chunk is not None
         lsn = claim.first_lsn
-        for head, key, after, _ in changes:
-            topic, middle, rest, frame = self._of_head(head)
-            value = b'{"before":null,"after":%b%b%d%bnull,"lsn":%d%b%d,"transaction":null}' % (
-                after or b"null", self._source, now_ms, middle, lsn, rest, now_ms,
-            )  # fmt: skip
-            if frame is not None:
-                value, key = frame.value(value), frame.key(key)
-            yield topic, value, key, BY_KEY
+        for change in changes:
+            yield self.row_read(change, lsn, now_ms)
             lsn += 1
         name = f"snapshot-{claim.chunk.snapshot}-{lsn}"
         for boundary in (
@@ -92,6 +86,29 @@ class Envelopes:
         ):  # fmt: skip
             yield self._plain_boundary(boundary)
         assert lsn + 1 == claim.last_lsn, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn + 1}"
+
+    def row_read(self, change: Change, lsn: int, now_ms: int) -> Message:
+        """One row of a chunk."""
+        head, key, after, _ = change
+        topic, middle, rest, frame = self._of_head(head)
+        value = b'{"before":null,"after":%b%b%d%bnull,"lsn":%d%b%d,"transaction":null}' % (
+            after or b"null", self._source, now_ms, middle, lsn, rest, now_ms,
+        )  # fmt: skip
+        if frame is not None:
+            value, key = frame.value(value), frame.key(key)
+        return topic, value, key, BY_KEY
+
+    def schema_bytes(self, heads: Iterable[LineHead]) -> int:
+        """How much longer their schemas make a message of one of these, at most."""
+        if not self._schemas:
+            return 0
+        frames = (self._of_head(head)[3] for head in heads)
+        return max((len(frame.value(b"")) + len(frame.key(b"")) for frame in frames if frame is not None), default=0)
+
+    def events(self, row: BatchRow, lsn: int, now_ms: int) -> Iterator[tuple[Change, Message]]:
+        """An outbox row's changes, each with its message as it would be with lsns from ``lsn`` on."""
+        events = (message for message in self._events(row, lsn, {}, now_ms) if message[1] is not None)
+        return zip(row.changes, _with_headers(events, row.headers) if row.headers else events, strict=True)
 
     def _events(self, row: BatchRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[_Plain]:
         total = sum(counts.values())

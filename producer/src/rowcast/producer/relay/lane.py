@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from rowcast.producer.relay.envelopes import Message
 from rowcast.producer.relay.kafka_errors import error_in, meaning
+from rowcast.producer.relay.sizes import MEND
 from rowcast.shared.errors import DataError, RowcastError
 from rowcast.shared.kafka import Properties, new_producer
 
@@ -174,9 +175,11 @@ class Lane:
 
 
 def _too_large(topic: str, value: bytes | None, key: bytes) -> DataError:
+    size = len(value or b"") + len(key)
     return DataError(
-        f"a message of {len(value or b''):,} bytes for the topic {topic}, key {key.decode()[:200]}, is larger than "
-        "Kafka takes. Raise message.max.bytes in [kafka], and max.message.bytes of the topic."
+        f"a message of {size:,} bytes for the topic {topic}, key {key.decode()[:200]}, is larger than Kafka takes, by "
+        "itself or with those it was sent with. Its transaction is claimed, and cannot be parked: "
+        f'{MEND}, or set "batch.size" there to what the topic takes.'
     )
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.batches import (
     BatchRow,
-    DamagedRowError,
+    UnpublishableError,
     event_count,
     heads_in,
     left_unfinished,
     lsn_count,
-    split_row,
 )
 from rowcast.producer.relay.claims import Claim, Claims
 from rowcast.producer.relay.connect_images import ConnectImages
@@ -22,13 +21,15 @@ from rowcast.producer.relay.connect_schemas import HEARTBEAT_FRAME
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.envelopes import Envelopes, Message
 from rowcast.producer.relay.lease import LeaseRow
-from rowcast.producer.relay.lines import LineHead, LineSplitter
+from rowcast.producer.relay.lines import LineHead
 from rowcast.producer.relay.publisher import Publisher
 from rowcast.producer.relay.reading import Outbox
+from rowcast.producer.relay.rows import Rows
 from rowcast.producer.relay.selection import Limits, Selection, select_next
 from rowcast.producer.relay.snapshotting import Snapshotting
 from rowcast.producer.relay.tables import Tables, TableVersion
 from rowcast.producer.relay.topics import Topics
+from rowcast.producer.relay.unfinished import Unfinished
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import DataError, RetriableError
 from rowcast.shared.events import TABLE_TOPIC, heartbeat, heartbeat_topic, marker_topic, schema_topic
@@ -80,10 +81,12 @@ class Leader:
         self._interval = settings.kafka_transaction_ms / 1000
         self._limits = Limits(settings.claim_rows, CLAIM_BYTES)
         self._outbox = Outbox(connections, tables)
-        self._splitter = LineSplitter()
         self._tables = Tables(connections, tables, source, template)
         self._images = ConnectImages(self._tables) if settings.format == "json-schema" else None
         self._envelopes = Envelopes(source, database, self._tables, schemas=self._images is not None)
+        self._rows = Rows(
+            self._outbox, self._tables, self._envelopes, topics.limits, self._publish_tables, self._images
+        )
         self._renewed_at = time.monotonic()
         self._sent_at = 0.0
         self._sent_lsn = 0
@@ -144,10 +147,14 @@ class Leader:
     def work(self) -> bool:
         """Claims and publishes the next rows; False if there are none. Commits in Kafka and deletes when it is time.
 
-        Raises DamagedRowError when the next transaction cannot be published; everything before it is committed then.
+        Raises UnpublishableError when the next transaction cannot be published, and is not to be parked; everything
+        before it is committed then.
         """
         self._learn()
-        sent = self._publish_next(self._outbox, self._held.claimed)
+        try:
+            sent = self._publish_next(self._outbox, self._held.claimed)
+        except UnpublishableError as error:
+            sent = self._set_aside(error)
         # A chunk comes behind all that waits: little must wait.
         if sent < self._limits.rows:
             sent += self._publish_chunk()
@@ -193,12 +200,19 @@ class Leader:
                 return 0
             # What is deleted from now on is still seen there.
             claimed = set(self._held.claimed)
-            while self._publish_next(outbox, claimed):
-                claimed.update(self._held.claimed)
-                self.keep_lease()
+            try:
+                while self._publish_next(outbox, claimed):
+                    claimed.update(self._held.claimed)
+                    self.keep_lease()
+            except UnpublishableError:
+                # The next look at the outbox meets it, too, and sets it aside.
+                return 1
             chunk = self._snapshots.read(snapshot, self.keep_lease)
         if chunk is None:
             return 0
+        if (reason := self._rows.excess_of(chunk.changes, self._held.lease.next_lsn)) is not None:
+            self._snapshots.give_up(reason)
+            return 1
         lsns = len(chunk.changes) + 2
         claim = self._held.record([], lsns, None, self._snapshots.claimed(chunk))
         self._renewed_at = time.monotonic()
@@ -255,13 +269,14 @@ class Leader:
         claims = self._held
         selection = select_next(outbox, claimed, claims.unfinished, self._limits)
         try:
-            rows = self._rows(selection)
-        except DamagedRowError as error:
-            selection = selection.before(error.row_id)
+            rows = self._publishable(selection)
+            if claims.unfinished is None and selection.end_id is not None:
+                self._look_through(outbox, selection)
+        except UnpublishableError as error:
+            selection = selection.before(error.tx)
             if not selection.heads:
-                self.finish()
                 raise
-            rows = self._rows(selection)
+            rows = self._publishable(selection)
         if not rows:
             return None
         carried = claims.unfinished
@@ -270,15 +285,53 @@ class Leader:
         self._renewed_at = time.monotonic()
         return claim, rows
 
-    def _rows(self, selection: Selection) -> list[BatchRow]:
+    def _publishable(self, selection: Selection) -> list[BatchRow]:
+        """The selected rows. Raises UnpublishableError if one cannot be published."""
         ids = [head.id for head in selection.heads]
-        rows = self._split(ids) if ids else []
+        rows = self._rows.read(ids) if ids else []
         if len(rows) < len(ids):
             raise RetriableError("outbox rows have gone between two looks at them: looking again")
+        self._rows.check_sizes(rows, selection.heads, self._held.lease.next_lsn)
         return rows
 
+    def _look_through(self, outbox: Outbox, selection: Selection) -> None:
+        """What is claimed of a transaction cannot be parked any more. So before the first part of one that is larger
+        than a claim is claimed, the others are read, too. Raises as ``_publishable``."""
+        if self._settings.on_unpublishable == "stop":
+            return
+        # It may take long, and a Kafka transaction has its time.
+        self.commit()
+        while selection.end_id is not None:
+            last = selection.heads[-1]
+            selection = select_next(outbox, (), Unfinished(last.tx, last.id, selection.end_id), self._limits)
+            self._publishable(selection)
+            self.keep_lease()
+
+    def _set_aside(self, error: UnpublishableError) -> int:
+        """Parks a transaction that cannot be published, if it is to be, and returns the number of its rows. Raises what
+        stops the relay if not."""
+        claims = self._held
+        if self._settings.on_unpublishable == "stop":
+            self.finish()
+            raise error
+        ids = self._outbox.ids_of(error.tx)
+        unfinished = claims.unfinished
+        if (unfinished is not None and unfinished.tx == error.tx) or any(id_ in claims.claimed for id_ in ids):
+            self.finish()
+            raise error.when_begun() from error
+        claims.park(ids, error.reason)
+        self._renewed_at = time.monotonic()
+        _log.error(
+            "transaction %s is parked (%d outbox rows), and the replicas lack its changes: %s. See rowcast dlq show",
+            error.tx, len(ids), error.reason, extra={"transaction": error.tx, "rows": len(ids)},
+        )  # fmt: skip
+        return len(ids)
+
     def _rows_of(self, claim: Claim) -> list[BatchRow]:
-        rows = self._split(claim.outbox_ids)
+        try:
+            rows = self._rows.read(claim.outbox_ids)
+        except UnpublishableError as error:
+            raise error.when_begun() from error
         if len(rows) < len(claim.outbox_ids):
             self._held.renew()
             raise DataError(
@@ -286,15 +339,6 @@ class Leader:
                 "gone. Restore them, or delete the claim's row: the replicas will lack its changes."
             )
         return rows
-
-    def _split(self, ids: Sequence[int]) -> list[BatchRow]:
-        rows = [split_row(row, self._splitter) for row in self._outbox.rows(ids)]
-        for row, head in heads_in(rows):
-            try:
-                self._tables.of(head)
-            except DataError as error:
-                raise DamagedRowError(row.id, row.tx, str(error)) from error
-        return rows if self._images is None else [self._images.row(row) for row in rows]
 
     def _send(self, claim: Claim, rows: list[BatchRow]) -> None:
         self._publish_tables({head for _, head in heads_in(rows)})

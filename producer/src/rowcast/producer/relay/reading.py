@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rowcast.producer import transaction_names
+from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.connections import Connections
+from rowcast.shared.errors import RetriableError
 from rowcast.shared.types import engine_family
 
 
@@ -42,17 +44,13 @@ class OutboxRow:
 _MYSQL_IDS = (
     "JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids STRAIGHT_JOIN rowcast_outbox AS o ON o.id = ids.id"
 )
-_SELECT = {
-    "postgresql": "SELECT id, tx, ts_ms, changes, context FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
-    "sqlite": "SELECT id, tx, ts_ms, changes, context FROM rowcast_outbox "
-    "WHERE id IN (SELECT value FROM json_each(:ids))",
-    "mysql": f"SELECT o.id, o.tx, o.ts_ms, o.changes, o.context FROM {_MYSQL_IDS}",
+_FROM = {
+    "postgresql": "FROM rowcast_outbox AS o WHERE o.id = ANY(CAST(:ids AS bigint[]))",
+    "sqlite": "FROM rowcast_outbox AS o WHERE o.id IN (SELECT value FROM json_each(:ids))",
+    "mysql": f"FROM {_MYSQL_IDS}",
 }
-_DELETE = {
-    "postgresql": "DELETE FROM rowcast_outbox WHERE id = ANY(CAST(:ids AS bigint[]))",
-    "sqlite": "DELETE FROM rowcast_outbox WHERE id IN (SELECT value FROM json_each(:ids))",
-    "mysql": f"DELETE o FROM {_MYSQL_IDS}",
-}
+_COLUMNS = "o.id, o.tx, o.ts_ms, o.changes, o.context"
+_DELETE = {"postgresql": "DELETE", "sqlite": "DELETE", "mysql": "DELETE o"}
 
 
 class Outbox:
@@ -122,13 +120,30 @@ class Outbox:
 
     def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
         """Those of the rows that are there, in the order of ``ids``."""
-        statement = sa.text(_SELECT[self._family])
+        statement = sa.text(f"SELECT {_COLUMNS} {_FROM[self._family]}")
         found = {row[0]: OutboxRow(*row) for row in self._reader.execute(statement, self._parameter(ids))}
         return [found[id_] for id_ in ids if id_ in found]
 
     def delete(self, ids: Sequence[int]) -> None:
         """Runs in a transaction of the writer that the caller has begun."""
-        self._connections.writer.execute(sa.text(_DELETE[self._family]), self._parameter(ids))
+        statement = sa.text(f"{_DELETE[self._family]} {_FROM[self._family]}")
+        self._connections.writer.execute(statement, self._parameter(ids))
+
+    def ids_of(self, tx: str) -> list[int]:
+        """All rows of a transaction. It reads all of the outbox."""
+        row = self._row
+        return list(self._reader.execute(sa.select(row.id).where(row.tx == tx).order_by(row.id)).scalars())
+
+    def park(self, ids: Sequence[int], reason: str) -> None:
+        """Moves the rows to ``rowcast_parked``; as ``delete``. Raises RetriableError if one of them has gone."""
+        statement = sa.text(
+            "INSERT INTO rowcast_parked (id, tx, ts_ms, changes, context, reason, parked_ms) "
+            f"SELECT {_COLUMNS}, :reason, {now_ms(self._connections.dialect)} {_FROM[self._family]}"
+        )
+        parked = self._connections.writer.execute(statement, {"reason": reason, **self._parameter(ids)})
+        if parked.rowcount != len(ids):
+            raise RetriableError("outbox rows have gone between two looks at them: looking again")
+        self.delete(ids)
 
     def _parameter(self, ids: Sequence[int]) -> dict[str, object]:
         return {"ids": list(ids) if self._family == "postgresql" else orjson.dumps(list(ids)).decode()}

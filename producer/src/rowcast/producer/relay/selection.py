@@ -32,9 +32,8 @@ class Selection:
     heads: Sequence[Head] = ()
     end_id: int | None = None
 
-    def before(self, outbox_id: int) -> Selection:
-        """The transactions that come before the one that this row belongs to."""
-        tx = next(head.tx for head in self.heads if head.id == outbox_id)
+    def before(self, tx: str) -> Selection:
+        """The transactions that come before this one."""
         first = next(i for i, head in enumerate(self.heads) if head.tx == tx)
         return Selection(self.heads[:first])
 

@@ -136,6 +136,11 @@ class Snapshotting:
             self._end(due)
         return ClaimedChunk(due.id, chunk.last_key, len(chunk.changes))
 
+    def give_up(self, reason: str) -> None:
+        """The chunk that was read cannot be published."""
+        assert self._due is not None
+        self._fail(self._due, reason)
+
     def _end(self, due: Snapshot) -> None:
         self._ended.add(due.id)
         self._due = self._reader = None

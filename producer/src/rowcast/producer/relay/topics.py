@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it does, without saying so
 
 from rowcast.producer.relay.kafka_errors import error_in, meaning
+from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.shared.config import TableTopicSettings, TopicSettings
 from rowcast.shared.events import marker_topic, schema_topic, table_topic, transaction_topic
 from rowcast.shared.kafka import Properties, new_admin, unreachable
@@ -33,6 +34,8 @@ class Topics:
             self._of_tables[table_topic(source, schema, table, settings.template)] = own
         self._own = {self._schema, self._transaction, self._marker}
         self._there: set[str] | None = None
+        self._known: set[str] = set()
+        self.limits = SizeLimits(properties)
 
     def ensure_own(self, *others: str) -> None:
         """The topics that every source has, whatever its tables, and ``others``. As ``ensure``."""
@@ -40,13 +43,15 @@ class Topics:
         self.ensure(self._own)
 
     def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
-        """Creates those that are missing; ``waiting`` is called now and then meanwhile.
+        """Creates those that are missing, and learns how large their messages may be; ``waiting`` is called now and
+        then meanwhile.
 
         Raises UnreachableError, or ConfigurationError if Kafka does not allow it.
         """
-        missing = set(names) - (self._there or set())
-        if not missing:
+        new = set(names) - self._known
+        if not new:
             return
+        missing = new - (self._there or set())
         admin = new_admin(self._properties, "relay")
         if self._there is None:
             try:
@@ -58,6 +63,11 @@ class Topics:
         if missing:
             self._create(admin, sorted(missing), waiting)
         self._there |= missing
+        self._learn(admin, new)
+        self._known |= new
+
+    def _learn(self, admin: AdminClient, names: Iterable[str]) -> None:
+        self.limits.learn(names, admin)
 
     def _create(self, admin: AdminClient, names: Iterable[str], waiting: Callable[[], None]) -> None:
         futures = admin.create_topics([self._new(name) for name in names])
@@ -96,3 +106,6 @@ class EmbeddedTopics(Topics):
     def _create(self, admin: AdminClient, names: Iterable[str], waiting: Callable[[], None]) -> None:
         for name in names:
             admin.list_topics(name, timeout=_TIMEOUT_S)
+
+    def _learn(self, admin: AdminClient, names: Iterable[str]) -> None:
+        """It does not tell."""
