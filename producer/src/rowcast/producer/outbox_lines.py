@@ -18,6 +18,7 @@ from rowcast.producer.predicates import RowPredicate, stored
 from rowcast.producer.predicates import Values as Values
 from rowcast.producer.tables import CapturedTable
 from rowcast.shared.images import Concatenation, RowImage
+from rowcast.shared.shapes import TableShape
 
 
 def row_line(
@@ -29,7 +30,12 @@ def row_line(
     Where the table's predicate leaves the row out, it is a row that is gone, or nothing if it is new.
     """
     line = Concatenation(
-        _prefix(table, op), _key_image(table, values), *_before(table, before), ',"a":', row_image(table, values), "}\n"
+        line_start(table, op),
+        _key_image(table, values),
+        *_before(table, before),
+        ',"a":',
+        row_image(table, values),
+        "}\n",
     )
     if table.where is None:
         return line
@@ -41,7 +47,7 @@ def gone_line(
     table: CapturedTable, values: Values = stored, before: Values | ColumnElement[str] | None = None
 ) -> ColumnElement[str]:
     """A row that is gone; of ``values`` only the key's are asked for. ``before``: as for ``row_line``."""
-    return Concatenation(_prefix(table, "d"), _key_image(table, values), *_before(table, before), "}\n")
+    return Concatenation(line_start(table, "d"), _key_image(table, values), *_before(table, before), "}\n")
 
 
 def row_image(table: CapturedTable, values: Values = stored) -> ColumnElement[str]:
@@ -49,7 +55,8 @@ def row_image(table: CapturedTable, values: Values = stored) -> ColumnElement[st
     return RowImage([(str(c.name), table.leaving(c, values(c)), table.types[str(c.name)]) for c in table.columns])
 
 
-def _prefix(table: CapturedTable, op: str) -> str:
+def line_start(table: CapturedTable | TableShape, op: str) -> str:
+    """What comes before the key."""
     return f'{{"t":{orjson.dumps(table.full_name).decode()},"v":"{table.version}","op":"{op}","k":'
 
 

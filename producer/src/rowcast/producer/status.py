@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.parked import parked_transactions
 from rowcast.producer.snapshots import OPEN, Snapshots, State
 from rowcast.shared import failures, logs
 from rowcast.shared.config import Settings
@@ -19,7 +20,7 @@ from rowcast.shared.parts import StatusPart, StatusTable
 
 # What is done or was stopped is nobody's concern any more.
 _SHOWN = (*OPEN, State.failed)
-_COLUMNS = ("rows waiting", "oldest", "published up to lsn", "relay")
+_COLUMNS = ("rows waiting", "oldest", "published up to lsn", "parked transactions", "relay")
 
 
 def outbox(settings: Settings) -> StatusPart:
@@ -33,6 +34,7 @@ def outbox(settings: Settings) -> StatusPart:
         reach(engine, "primary")
         waiting = backlog(engine, settings.source)
         with engine.connect() as connection:
+            parked = parked_transactions(connection)
             snapshots = [s for s in Snapshots(outbox_tables(sa.MetaData())).all(connection) if s.state in _SHOWN]
     except (RowcastError, exc.DBAPIError) as error:
         failure = failures.known(error)
@@ -42,6 +44,7 @@ def outbox(settings: Settings) -> StatusPart:
     data: dict[str, Any] = {**asdict(waiting), "leading": waiting.expires_in_ms > 0}
     data["expires_in_ms"] = max(0, waiting.expires_in_ms)
     shown = [{"table": s.table, "state": s.state.value, "rows": s.rows_read, "reason": s.reason} for s in snapshots]
+    data["parked"] = len(parked)
     tables = (_table(settings.source, data), *((_snapshots(shown),) if shown else ()))
     return StatusPart({"outbox": data, "snapshots": shown}, tables)
 
@@ -57,5 +60,5 @@ def _table(source: str, data: dict[str, Any]) -> StatusTable:
     else:
         leader = "none leads" if data["epoch"] else "none has run yet"
     oldest = "" if data["oldest_ms"] is None else f"{data['oldest_ms']:,} ms"
-    row = (f"{data['rows']:,}", oldest, f"{data['lsn']:,}", leader)
+    row = (f"{data['rows']:,}", oldest, f"{data['lsn']:,}", f"{data['parked']:,}", leader)
     return StatusTable(f"outbox of {source!r}", _COLUMNS, (row,))

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.images import Masked
+from rowcast.shared.images import Masked, RowImage
 from rowcast.shared.shapes import ColumnShape, TableShape
 from rowcast.shared.table_settings import ColumnSettings, TableSettings
 
@@ -35,6 +35,14 @@ def leaving_value(
             f'not know its salt: set salt in [tables."{shape.full_name}".columns.{column.name}].'
         )
     return Masked(stored, column.masking, column.type.length, None if salt is None else salt.get_secret_value())
+
+
+def stored_images(shape: TableShape, settings: TableSettings) -> tuple[sa.TableClause, RowImage, RowImage]:
+    """The table, the image of a row's key, and that of what leaves of the row. Raises as ``leaving_value``."""
+    table = stored_table(shape)
+    key = RowImage([(name, table.c[name], shape.column(name).type) for name in shape.primary_key])
+    row = RowImage([(c.name, leaving_value(shape, c, table.c[c.name], settings), c.type) for c in shape.columns])
+    return table, key, row
 
 
 def leaving_rows(shape: TableShape) -> ColumnElement[bool]:

@@ -14,8 +14,7 @@ from sqlalchemy.engine import Connection, Dialect
 from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.resume_keys import key_from_json, key_to_json
 from rowcast.shared.errors import DataError
-from rowcast.shared.images import RowImage
-from rowcast.shared.leaving import leaving_rows, leaving_value, stored_table
+from rowcast.shared.leaving import leaving_rows, stored_images
 from rowcast.shared.shapes import ColumnShape, TableShape
 from rowcast.shared.table_settings import TableSettings
 from rowcast.shared.types import engine_family
@@ -41,11 +40,9 @@ class ChunkReader:
         self.shape = shape
         self._family = engine_family(dialect.name)
         self._head = LineHead(shape.full_name, shape.version, "r")
-        table = stored_table(shape)
+        table, key, row = stored_images(shape, settings)
         columns = [(shape.column(name), table.c[name]) for name in shape.primary_key]
         self._order = [self._comparable(*column) for column in columns]
-        key = RowImage([(c.name, stored, c.type) for c, stored in columns])
-        row = RowImage([(c.name, leaving_value(shape, c, table.c[c.name], settings), c.type) for c in shape.columns])
         last = [self._written(c, ordered) for (c, _), ordered in zip(columns, self._order, strict=True)]
         # An index has these in their own order.
         order = [stored for _, stored in columns]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 
 from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.parked import parked_transactions
 from rowcast.producer.relay.batches import (
     BatchRow,
     UnpublishableError,
@@ -125,12 +126,20 @@ class Leader:
         claims.settle()
         claims.drop_chunks()
         self._sent_lsn = max(marker or 0, lease.published_lsn)
+        self._tell_parked()
         self._publish_shapes(self._tables.all_published())
         for claim in list(claims.pending):
             _log.info("publishing again what the predecessor claimed: lsn %d to %d", claim.first_lsn, claim.last_lsn)
             self._send(claim, self._rows_of(claim))
             # One by one: what cannot be published must not hold back what came before it.
             self.commit()
+
+    def _tell_parked(self) -> None:
+        if parked := parked_transactions(self._connections.reader):
+            _log.warning(
+                "%d transactions are parked, and the replicas lack their changes: see rowcast dlq list --source",
+                len(parked),
+            )
 
     @property
     def committed_lsn(self) -> int:
@@ -322,7 +331,8 @@ class Leader:
         claims.park(ids, error.reason)
         self._renewed_at = time.monotonic()
         _log.error(
-            "transaction %s is parked (%d outbox rows), and the replicas lack its changes: %s. See rowcast dlq show",
+            "transaction %s is parked (%d outbox rows), and the replicas lack its changes: %s. "
+            "See rowcast dlq show --source",
             error.tx, len(ids), error.reason, extra={"transaction": error.tx, "rows": len(ids)},
         )  # fmt: skip
         return len(ids)
