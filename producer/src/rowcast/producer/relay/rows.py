@@ -16,8 +16,8 @@ from rowcast.shared.errors import DataError
 
 
 class Rows:
-    """One leader's. ``prepare`` sees that Kafka has what must be there before events with these heads; ``images`` brings
-    rows into their form."""
+    """One leader's. ``prepare`` sees that Kafka has what must be there before events with these heads; ``images``, if
+    any, bring rows into their form."""
 
     def __init__(
         self,
