@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -317,6 +318,65 @@ def test_an_outbox_of_an_older_version_names_the_missing_columns(new_settings: N
         connection.exec_driver_sql("ALTER TABLE rowcast_lease DROP COLUMN carried")
     with pytest.raises(ConfigurationError, match=r"table rowcast_lease has no column carried.*migrate"):
         Relay(new_settings(lite), lite.engine).run_once()
+
+
+def test_a_relay_of_another_configuration_stops_while_one_leads(lite: Primary, new_settings: NewSettings) -> None:
+    lite.add_shapes(ORDERS)
+    settings = new_settings(lite)
+    with running_thread(Relay(settings, lite.engine)) as leader:
+        wait_until(lambda: leader.relay.progress.state == "leading")
+        with pytest.raises(ConfigurationError, match=r"topics \{source\}.*this one would to .* topics cdc\.\{table\}"):
+            Relay(new_settings(lite, topics={"template": "cdc.{table}"}), lite.engine).run_once()
+        with pytest.raises(ConfigurationError, match=f"published as source '{settings.source}'.*says 'other'"):
+            Relay(settings.model_copy(update={"source": "other"}), lite.engine).run_once()
+        lite.add("a", line(ORDERS, "c", 1))
+        wait_until(lambda: lite.ids() == [])
+        assert leader.ended_by is None
+
+
+def test_two_tables_for_one_topic_stop_the_relay_and_nothing_is_deleted(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    """At the start, and when the second comes while it leads."""
+    settings = new_settings(lite, topics={"template": "{source}.{table}"})
+    other = dataclasses.replace(ORDERS, schema="archive", default_schema=False)
+    lite.add_shapes(ORDERS)
+    relay = Relay(settings, lite.engine)
+    with running_thread(relay) as thread:
+        wait_until(lambda: relay.progress.state == "leading")
+        lite.add("a", line(ORDERS, "c", 1))
+        wait_until(lambda: not lite.ids())
+        lite.add_shapes(other)
+        left = [lite.add("b", line(ORDERS, "c", 2), line(other, "c", 3)), lite.add("c", line(ORDERS, "c", 4))]
+        relay.wake()
+        wait_until(lambda: thread.ended_by is not None)
+    for error in (thread.ended_by, _error_of(lambda: Relay(settings, lite.engine).run_once())):
+        assert isinstance(error, ConfigurationError)
+        assert "archive.orders" in str(error)
+        assert "would share the topic" in str(error)
+    assert lite.ids() == left
+    assert notes(read_topics(kafka.bootstrap_servers, settings.source, "read_uncommitted").stream) == [1]
+    with lite.engine.begin() as connection:
+        connection.execute(sa.delete(lite.tables.shape).where(lite.tables.shape.c.table_name == "archive.orders"))
+        connection.execute(sa.delete(lite.tables.outbox).where(lite.tables.outbox.c.tx == "b"))
+    assert Relay(settings, lite.engine).run_once() == 1
+
+
+def _error_of(call: Callable[[], object]) -> Exception:
+    with pytest.raises(Exception) as caught:  # the caller looks
+        call()
+    return caught.value
+
+
+def test_a_topic_name_that_kafka_does_not_allow_is_told_before_anything_is_claimed(
+    lite: Primary, new_settings: NewSettings
+) -> None:
+    settings = new_settings(lite)
+    lite.add_shapes(shape("t" * 250))
+    lite.add("a", line(shape("t" * 250), "c", 1))
+    with pytest.raises(ConfigurationError, match=r"needs a topic name of .* characters, and Kafka allows 249"):
+        Relay(settings, lite.engine).run_once()
+    assert (len(lite.ids()), lite.claims()) == (1, 0)
 
 
 def test_an_outbox_of_a_newer_version_is_left_to_a_newer_relay(new_settings: NewSettings, lite: Primary) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from sqlalchemy.dialects import mysql
 
 from integration.relay_faults import CrashAt, CrashError, Faults
 from integration.relay_topics import Isolation, read_topics
 from rowcast.producer.relay import Relay
+from rowcast.producer.snapshots import Snapshots, State
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.events import ChangeEvent, TransactionEvent
@@ -323,3 +325,28 @@ def test_a_crash_around_parking_loses_and_doubles_nothing(
     assert [id_ for id_, _ in parked(primary)] == large
     assert (primary.ids(), primary.claims()) == ([], 0)
     faults.end()
+
+
+def test_a_snapshot_that_meets_a_row_too_large_fails_and_the_rest_goes_on(
+    primary: Primary, new_settings: NewSettings
+) -> None:
+    settings = new_settings(primary, on_unpublishable="stop")
+    text = sa.Text().with_variant(mysql.LONGTEXT, "mysql", "mariadb")
+    table = sa.Table("orders", sa.MetaData(), sa.Column("id", sa.BigInteger, primary_key=True), sa.Column("note", text))
+    table.metadata.create_all(primary.engine)
+    primary.add_shapes(ORDERS)
+    snapshots = Snapshots(primary.tables)
+    with primary.engine.begin() as connection:
+        connection.execute(sa.insert(table), [{"id": 1, "note": "a"}, {"id": 2, "note": TOO_LARGE}])
+        snapshots.request(connection, ["public.orders"])
+        snapshots.request(connection, ["public.orders"], "id = 1")
+    primary.add("a", line(ORDERS, "c", 3))
+    Relay(settings, primary.engine).run_once()
+    with primary.engine.connect() as connection:
+        failed, made = snapshots.all(connection)
+    assert (failed.state, made.state) == (State.failed, State.done)
+    assert 'key {"id":2}, is too large' in str(failed.reason)
+    assert "Raise max.message.bytes of the topic" in str(failed.reason)
+    for isolation in READERS:
+        published = read_topics(str(settings.kafka["bootstrap.servers"]), settings.source, isolation)
+        assert [e.key["id"] for e in published.stream if isinstance(e, ChangeEvent)] == [3, 1]

@@ -26,14 +26,14 @@ from rowcast.producer.relay.claims import Claim, ClaimedChunk, Claims
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.envelopes import Message
 from rowcast.producer.relay.leader import Leader
-from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.producer.relay.snapshotting import Snapshotting
 from rowcast.producer.snapshots import OPEN, Snapshots, State
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import FencedError, RowcastError
-from rowcast.shared.events import parse_change, table_topic
+from rowcast.shared.events import TABLE_TOPIC, parse_change, table_topic
 from rowcast.shared.table_settings import TableSettings
 from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at
 
@@ -419,7 +419,8 @@ class World:
         with self.primary.engine.begin() as connection:
             connection.execute(sa.update(self.primary.tables.lease).values(expires_ms=0))
         connections = Connections(self.primary.engine)
-        row = LeaseRow(connections, self.primary.tables, _SOURCE, new_owner(), 600_000)
+        nowhere = Destination(None, TABLE_TOPIC)
+        row = LeaseRow(connections, self.primary.tables, _SOURCE, new_owner(), 600_000, nowhere)
         epoch = row.take()
         assert epoch is not None
         publisher = MemoryPublisher(self)

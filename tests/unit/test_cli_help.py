@@ -12,7 +12,7 @@ from command_line import rowcast
 from rowcast.shared import cli
 
 COMMANDS = ("demo", "check", "relay", "worker", "snapshot", "verify", "status")
-GROUPS = {"triggers": ("install", "drop", "show"), "dlq": ("list", "show", "retry", "drop")}
+GROUPS = {"dlq": ("list", "show", "retry", "drop"), "triggers": ("install", "drop", "show")}
 EACH = (*COMMANDS, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands))
 OPTION = re.compile(r"^│ +\*? *(--[a-z-]+)", re.MULTILINE)
 

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from rowcast.producer.relay.claims import Claim, Claims
 from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.unfinished import Unfinished
 from rowcast.shared.errors import FencedError
+from rowcast.shared.events import TABLE_TOPIC
 from unit.relay_database import ORDERS, Primary, line, primary_at
 
 Lead = Callable[[], Claims]
@@ -37,7 +38,7 @@ def lead(primary: Primary) -> Iterator[Lead]:
             with primary.engine.begin() as connection:
                 connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
             connections = stack.enter_context(Connections(primary.engine))
-            row = LeaseRow(connections, primary.tables, "shop", new_owner(), 60_000)
+            row = LeaseRow(connections, primary.tables, "shop", new_owner(), 60_000, Destination(None, TABLE_TOPIC))
             epoch = row.take()
             assert epoch is not None
             return Claims(connections, primary.tables, row, Outbox(connections, primary.tables), row.look(epoch))

@@ -11,9 +11,10 @@ import pytest
 
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.leader import Leader
-from rowcast.producer.relay.lease import LeaseRow
+from rowcast.producer.relay.lease import Destination, LeaseRow
 from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.shared.config import RelaySettings
+from rowcast.shared.events import TABLE_TOPIC
 from rowcast.shared.table_settings import TableSettings
 from unit.relay_database import primary_at
 
@@ -43,7 +44,7 @@ def test_a_leader_rests_unless_a_commit_is_due(
     and again, would only burden the database."""
     kafka: Any = Kafka(time.monotonic() if open_transaction else None, committing)
     with primary_at(tmp_path / "primary.db") as primary, Connections(primary.engine) as connections:
-        row = LeaseRow(connections, primary.tables, "shop", "somebody", LEASE_MS)
+        row = LeaseRow(connections, primary.tables, "shop", "somebody", LEASE_MS, Destination(None, TABLE_TOPIC))
         settings, nobody = RelaySettings(lease_ms=LEASE_MS), lambda _: None
         topics: Any = _Topics()
         leader = Leader(

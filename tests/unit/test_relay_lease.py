@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.lease import Lease, LeaseRow, new_owner
+from rowcast.producer.relay.lease import Destination, Lease, LeaseRow, new_owner
 from rowcast.shared.errors import ConfigurationError, FencedError
+from rowcast.shared.events import TABLE_TOPIC
 from unit.relay_database import Primary, primary_at
 
 NewLeaseRow = Callable[..., LeaseRow]
@@ -28,9 +29,11 @@ def new_row(primary: Primary) -> Iterator[NewLeaseRow]:
     """Another relay's view of the lease."""
     with ExitStack() as stack:
 
-        def make(source: str = "shop", lease_ms: int = 60_000) -> LeaseRow:
+        def make(
+            source: str = "shop", lease_ms: int = 60_000, cluster: str | None = "one", template: str = TABLE_TOPIC
+        ) -> LeaseRow:
             connections = stack.enter_context(Connections(primary.engine))
-            return LeaseRow(connections, primary.tables, source, new_owner(), lease_ms)
+            return LeaseRow(connections, primary.tables, source, new_owner(), lease_ms, Destination(cluster, template))
 
         yield make
 
@@ -115,3 +118,45 @@ def test_a_database_is_published_under_one_name(new_row: NewLeaseRow) -> None:
     taken(new_row("shop"))
     with pytest.raises(ConfigurationError, match="published as source 'shop', and the configuration says 'market'"):
         new_row("market").take()
+
+
+OTHERS = [
+    ({"cluster": "two"}, "What the old cluster has is not sent again"),
+    ({"template": "{table}"}, "workers must say"),
+]
+
+
+@pytest.mark.parametrize(("other", "meaning"), OTHERS, ids=["cluster", "template"])
+def test_a_lease_held_by_a_relay_that_publishes_elsewhere_is_told_with_both(
+    new_row: NewLeaseRow, primary: Primary, caplog: pytest.LogCaptureFixture, other: dict[str, str], meaning: str
+) -> None:
+    first, second = new_row(), new_row(**other)
+    epoch = taken(first)
+    with pytest.raises(ConfigurationError, match=r"cluster one, .*this one would to the Kafka cluster .*stop that one"):
+        second.take()
+    assert first.look(epoch).epoch == epoch
+    first.release(epoch)
+    assert caplog.messages == []
+    assert taken(second) == 2
+    (told,) = caplog.messages
+    assert meaning in told
+    # It is told once.
+    expire(primary)
+    taken(new_row(**other))
+    assert len(caplog.messages) == 1
+
+
+def test_a_cluster_without_a_name_is_not_another_one(new_row: NewLeaseRow, caplog: pytest.LogCaptureFixture) -> None:
+    first = new_row(cluster=None)
+    epoch = taken(first)
+    assert new_row().take() is None
+    first.release(epoch)
+    taken(new_row())
+    assert caplog.messages == []
+
+
+def test_a_lease_of_an_older_version_says_nothing_of_where(new_row: NewLeaseRow, primary: Primary) -> None:
+    taken(new_row())
+    with primary.engine.begin() as connection:
+        connection.execute(sa.update(primary.tables.lease).values(destination=None))
+    assert new_row(template="{table}").take() is None

@@ -146,6 +146,8 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("published_lsn", sa.BigInteger, nullable=False),
             # JSON: the transaction that the last claim left unfinished.
             sa.Column("carried", _Document),
+            # JSON: where the last leader's configuration sends events.
+            sa.Column("destination", _Document),
         ),
         claim=_table(
             metadata,

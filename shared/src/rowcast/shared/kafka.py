@@ -75,11 +75,12 @@ def unreachable(properties: Properties, error: Exception) -> UnreachableError:
     )
 
 
-def is_embedded(properties: Properties, extra: str) -> bool:
-    """Whether the brokers are librdkafka's in-process mock: it has no fencing, no isolation, no CreateTopics."""
+def is_embedded(metadata: Any) -> bool:
+    """Whether the cluster that ``reach`` found is librdkafka's in-process mock: it has no fencing, no isolation, no
+    CreateTopics."""
     from rowcast.shared.embedded import CLUSTER_ID_PREFIX
 
-    return str(getattr(reach(properties, extra), "cluster_id", "") or "").startswith(CLUSTER_ID_PREFIX)
+    return str(metadata.cluster_id or "").startswith(CLUSTER_ID_PREFIX)
 
 
 def require_client(extra: str) -> None:

@@ -46,7 +46,7 @@ def kafka(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         _AREA, Verdict.ok, f"{brokers} broker{'s' if brokers > 1 else ''} at {properties['bootstrap.servers']}"
     )
-    if clients.is_embedded(properties, _EXTRA):
+    if clients.is_embedded(metadata):
         yield Finding(
             _AREA,
             Verdict.warning,

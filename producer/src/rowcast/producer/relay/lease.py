@@ -7,11 +7,13 @@ own clock matters.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import exc
 
@@ -19,6 +21,34 @@ from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.relay.connections import Connections
 from rowcast.shared.errors import ConfigurationError, FencedError
+
+_log = logging.getLogger("rowcast.relay")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a relay's configuration sends events: Kafka's own name for the cluster (None: it has none that lasts), and
+    the template of the topics' names."""
+
+    cluster: str | None
+    template: str
+
+    def to_json(self) -> str:
+        return orjson.dumps(asdict(self)).decode()
+
+    @staticmethod
+    def from_json(text: str | None) -> Destination | None:
+        return None if text is None else Destination(**orjson.loads(text))
+
+    def differs(self, other: Destination) -> bool:
+        return self.template != other.template or self.is_elsewhere(other)
+
+    def is_elsewhere(self, other: Destination) -> bool:
+        """Whether it is another cluster."""
+        return None not in (self.cluster, other.cluster) and self.cluster != other.cluster
+
+    def __str__(self) -> str:
+        return f"the Kafka cluster {self.cluster or '(unknown)'}, topics {self.template}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +69,20 @@ def new_owner() -> str:
 class LeaseRow:
     """One source's row, seen by one relay."""
 
-    def __init__(self, connections: Connections, tables: OutboxTables, source: str, owner: str, lease_ms: int) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        tables: OutboxTables,
+        source: str,
+        owner: str,
+        lease_ms: int,
+        destination: Destination,
+    ) -> None:
         self._connections = connections
         self._row = tables.lease
         self._source = source
         self._owner = owner
+        self._destination = destination
         self._now = now_ms(connections.dialect)
         self._expiry = self._now + lease_ms
         self.swap_sql = (
@@ -56,25 +95,58 @@ class LeaseRow:
     def take(self) -> int | None:
         """The new epoch if the lease was free, expired or this relay's own; None if another relay holds it.
 
-        Raises ConfigurationError if this database's outbox is published under another source's name.
+        Raises ConfigurationError if this database's outbox is published under another source's name, or if a relay
+        leads that publishes it elsewhere.
         """
         row = self._row.c
         free = (row.expires_ms <= self._now) | (row.owner == self._owner)
         seen = self._connections.reader.execute(
-            sa.select(row.epoch, free.label("free")).where(row.source == self._source)
+            sa.select(row.epoch, row.owner, row.destination, free.label("free")).where(row.source == self._source)
         ).first()
         if seen is None:
             self._insert()
             return self.take()
+        before = Destination.from_json(seen.destination)
         if not seen.free:
+            if before is not None and self._destination.differs(before):
+                raise ConfigurationError(
+                    f"the relay {seen.owner} leads the source {self._source!r} with another configuration: it "
+                    f"publishes to {before}; this one would to {self._destination}. Give both the same [kafka] and "
+                    "[topics], or stop that one first."
+                )
             return None
         with self._connections.writer.begin():
             taken = self._connections.writer.execute(
                 sa.update(self._row)
                 .where(row.source == self._source, row.epoch == seen.epoch, free)
-                .values(epoch=seen.epoch + 1, owner=self._owner, expires_ms=self._expiry)
+                .values(
+                    epoch=seen.epoch + 1,
+                    owner=self._owner,
+                    expires_ms=self._expiry,
+                    destination=self._destination.to_json(),
+                )
             )
-        return int(seen.epoch) + 1 if taken.rowcount == 1 else None
+        if taken.rowcount != 1:
+            return None
+        if before is not None and self._destination.differs(before):
+            self._tell_of_the_move(before)
+        return int(seen.epoch) + 1
+
+    def _tell_of_the_move(self, before: Destination) -> None:
+        if self._destination.is_elsewhere(before):
+            meaning = (
+                "What the old cluster has is not sent again, but by rowcast snapshot; a relay asks for one by itself "
+                'where snapshot = "when_needed" in [relay]'
+            )
+        else:
+            meaning = (
+                "What is in topics of the old names stays there, and workers must say the same template: a new replica "
+                "needs all rows in the new topics, which rowcast snapshot brings"
+            )
+        _log.warning(
+            "the source %s was published to %s, and is to %s from now on. %s",
+            self._source, before, self._destination, meaning,
+        )  # fmt: skip
 
     def _insert(self) -> None:
         others = self._connections.reader.execute(sa.select(self._row.c.source)).scalars().all()

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from rowcast.producer.outbox import OutboxTables, missing_of, outbox_tables, unknown_of
 from rowcast.producer.relay.backoff import Backoff
 from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
 from rowcast.shared import kafka
 from rowcast.shared.config import Settings
@@ -55,6 +55,7 @@ class Relay:
         self._on_progress = on_progress
         self._patient = patient
         self._embedded: bool | None = None
+        self._destination: Destination | None = None
         self._woken = threading.Event()
         self.progress = RelayProgress()
 
@@ -117,7 +118,10 @@ class Relay:
                     )
                 if unknown := unknown_of(table, connection):
                     raise ConfigurationError(f"in {self._engine.url} the table {table.name} {unknown}.")
-        self._embedded = kafka.is_embedded(self._properties, "relay")
+        metadata = kafka.reach(self._properties, "relay")
+        self._embedded = kafka.is_embedded(metadata)
+        cluster = None if self._embedded else metadata.cluster_id
+        self._destination = Destination(cluster, self._settings.topics.template)
         if self._embedded:
             _log.warning(
                 "publishing to the embedded Kafka: it keeps little, in memory, and neither fences a second relay nor "
@@ -127,7 +131,10 @@ class Relay:
     def _stand_by_and_lead(self, connections: Connections, stop: threading.Event, once: bool, backoff: Backoff) -> bool:
         """True if the work is done, in order; False if it was stopped before it could lead."""
         settings = self._settings
-        lease_row = LeaseRow(connections, self._tables, settings.source, self._owner, settings.relay.lease_ms)
+        assert self._destination is not None
+        lease_row = LeaseRow(
+            connections, self._tables, settings.source, self._owner, settings.relay.lease_ms, self._destination
+        )
         while (epoch := lease_row.take()) is None:
             self._tell(state="standing by")
             if once and self._is_empty(connections):
