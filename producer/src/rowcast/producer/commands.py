@@ -71,9 +71,15 @@ def snapshot(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", envvar="ROWCAST_WAIT", help="Wait until the relay has made it.")
     ] = True,
-    pause: Annotated[bool, typer.Option("--pause", help="Pause what is under way, instead of asking anew.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is paused.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="End what is under way: it will not be resumed.")] = False,
+    pause: Annotated[
+        bool, typer.Option("--pause", envvar="ROWCAST_PAUSE", help="Pause what is under way, instead of asking anew.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", envvar="ROWCAST_RESUME", help="Go on with what is paused.")
+    ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", envvar="ROWCAST_STOP", help="End what is under way: it will not be resumed.")
+    ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
 ) -> int:
     """Bring rows that are there into the topics, while the application writes.
