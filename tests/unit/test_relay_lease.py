@@ -30,10 +30,15 @@ def new_row(primary: Primary) -> Iterator[NewLeaseRow]:
     with ExitStack() as stack:
 
         def make(
-            source: str = "shop", lease_ms: int = 60_000, cluster: str | None = "one", template: str = TABLE_TOPIC
+            source: str = "shop",
+            lease_ms: int = 60_000,
+            cluster: str | None = "one",
+            template: str = TABLE_TOPIC,
+            format: str = "json",
         ) -> LeaseRow:
             connections = stack.enter_context(Connections(primary.engine))
-            return LeaseRow(connections, primary.tables, source, new_owner(), lease_ms, Destination(cluster, template))
+            destination = Destination(cluster, template, format)
+            return LeaseRow(connections, primary.tables, source, new_owner(), lease_ms, destination)
 
         yield make
 
@@ -123,10 +128,11 @@ def test_a_database_is_published_under_one_name(new_row: NewLeaseRow) -> None:
 OTHERS = [
     ({"cluster": "two"}, "What the old cluster has is not sent again"),
     ({"template": "{table}"}, "workers must say"),
+    ({"format": "json-schema"}, "two formats for two rows"),
 ]
 
 
-@pytest.mark.parametrize(("other", "meaning"), OTHERS, ids=["cluster", "template"])
+@pytest.mark.parametrize(("other", "meaning"), OTHERS, ids=["cluster", "template", "format"])
 def test_a_lease_held_by_a_relay_that_publishes_elsewhere_is_told_with_both(
     new_row: NewLeaseRow, primary: Primary, caplog: pytest.LogCaptureFixture, other: dict[str, str], meaning: str
 ) -> None:

@@ -27,11 +27,12 @@ _log = logging.getLogger("rowcast.relay")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a relay's configuration sends events: Kafka's own name for the cluster (None: it has none that lasts), and
-    the template of the topics' names."""
+    """Where a relay's configuration sends events: Kafka's own name for the cluster (None: it has none that lasts), the
+    template of the topics' names, and the messages' format."""
 
     cluster: str | None
     template: str
+    format: str = "json"
 
     def to_json(self) -> str:
         return orjson.dumps(asdict(self)).decode()
@@ -41,14 +42,14 @@ class Destination:
         return None if text is None else Destination(**orjson.loads(text))
 
     def differs(self, other: Destination) -> bool:
-        return self.template != other.template or self.is_elsewhere(other)
+        return (self.template, self.format) != (other.template, other.format) or self.is_elsewhere(other)
 
     def is_elsewhere(self, other: Destination) -> bool:
         """Whether it is another cluster."""
         return None not in (self.cluster, other.cluster) and self.cluster != other.cluster
 
     def __str__(self) -> str:
-        return f"the Kafka cluster {self.cluster or '(unknown)'}, topics {self.template}"
+        return f"the Kafka cluster {self.cluster or '(unknown)'}, topics {self.template}, as {self.format}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,8 @@ class LeaseRow:
             if before is not None and self._destination.differs(before):
                 raise ConfigurationError(
                     f"the relay {seen.owner} leads the source {self._source!r} with another configuration: it "
-                    f"publishes to {before}; this one would to {self._destination}. Give both the same [kafka] and "
-                    "[topics], or stop that one first."
+                    f"publishes to {before}; this one would to {self._destination}. Give both the same [kafka], "
+                    "[topics] and [relay] format, or stop that one first."
                 )
             return None
         with self._connections.writer.begin():
@@ -137,6 +138,11 @@ class LeaseRow:
             meaning = (
                 "What the old cluster has is not sent again, but by rowcast snapshot; a relay asks for one by itself "
                 'where snapshot = "when_needed" in [relay]'
+            )
+        elif self._destination.format != before.format:
+            meaning = (
+                "Workers take both, but Kafka's compaction takes a row's keys in the two formats for two rows: before "
+                "a replica is built anew, have new topics made, and all rows brought into them by rowcast snapshot"
             )
         else:
             meaning = (

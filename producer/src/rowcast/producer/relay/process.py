@@ -121,7 +121,7 @@ class Relay:
         metadata = kafka.reach(self._properties, "relay")
         self._embedded = kafka.is_embedded(metadata)
         cluster = None if self._embedded else metadata.cluster_id
-        self._destination = Destination(cluster, self._settings.topics.template)
+        self._destination = Destination(cluster, self._settings.topics.template, self._settings.relay.format)
         if self._embedded:
             _log.warning(
                 "publishing to the embedded Kafka: it keeps little, in memory, and neither fences a second relay nor "
