@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -25,14 +26,38 @@ class Message:
 
     lsn: int
     transaction: str
+    table: str | None
+    """``schema.table``; None for BEGIN and END."""
     key: bytes
-    value: dict[str, Any]
+    text: bytes
+    """The value. Parsed, those of a long campaign would take gigabytes."""
 
     @property
-    def table(self) -> str | None:
-        """None for BEGIN and END."""
-        source = self.value.get("source")
-        return None if source is None else f"{source['schema']}.{source['table']}"
+    def value(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = orjson.loads(self.text)
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """BEGIN, events, END."""
+
+    begin: Message
+    events: Sequence[Message]
+    end: Message
+
+    def must_be_as_its_end_says(self) -> None:
+        """The events are counted, in all and by table, and numbered as they come."""
+        counts: Counter[str] = Counter()
+        for event in self.events:
+            assert event.table is not None
+            counts[event.table] += 1
+            told = event.value["transaction"]
+            numbers = told["total_order"], told["data_collection_order"]
+            assert numbers == (counts.total(), counts[event.table]), f"lsn {event.lsn}: {told}"
+        end = self.end.value
+        assert end["event_count"] == counts.total(), f"transaction {self.end.transaction}"
+        assert {c["data_collection"]: c["event_count"] for c in end["data_collections"]} == counts, end
 
 
 class Published:
@@ -40,6 +65,7 @@ class Published:
 
     def __init__(self, bootstrap_servers: str, source: str, isolation: Isolation) -> None:
         self.partitions: dict[Partition, list[Message]] = {}
+        self._tombstones: dict[Partition, list[bytes]] = {}
         consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -59,6 +85,7 @@ class Published:
                 for number in topic.partitions
             }
             self.partitions = {partition: [] for partition in following}
+            self._tombstones = {partition: [] for partition in following}
             if isolation == "read_committed":
                 wait_until_settled(bootstrap_servers, following)
             consumer.assign([TopicPartition(name, number, 0) for name, number in following])
@@ -78,13 +105,16 @@ class Published:
             assert error.code() == KafkaError._PARTITION_EOF, error
             following.discard((topic, number))
             return
-        value, key = message.value(), message.key()
-        if value is not None:
-            parsed = orjson.loads(value)
-            transaction, lsn = parsed.get("id"), parsed.get("lsn")
-            if "source" in parsed:
-                transaction, lsn = parsed["transaction"]["id"], parsed["source"]["lsn"]
-            self.partitions[topic, number].append(Message(lsn, transaction, key or b"", parsed))
+        value, key = message.value(), message.key() or b""
+        if value is None:
+            self._tombstones[topic, number].append(key)
+            return
+        parsed = orjson.loads(value)
+        transaction, lsn, table = parsed.get("id"), parsed.get("lsn"), None
+        if (source := parsed.get("source")) is not None:
+            transaction, lsn = parsed["transaction"]["id"], source["lsn"]
+            table = sys.intern(f"{source['schema']}.{source['table']}")
+        self.partitions[topic, number].append(Message(lsn, transaction, table, key, value))
 
     def in_order(self) -> list[Message]:
         """All of them, by lsn."""
@@ -107,22 +137,29 @@ class Published:
         messages = self.in_order()
         lsns = [message.lsn for message in messages]
         assert lsns == list(range(lsns[0], lsns[0] + len(lsns))), f"a gap, or a lsn twice: {_first_gap(lsns)}"
-        open_transaction: str | None = None
-        counts: Counter[str] = Counter()
-        for message in messages:
+        for transaction in self.transactions():
+            transaction.must_be_as_its_end_says()
+        for partition, found in self.partitions.items():
+            deleted = [m.key for m in found if m.table is not None and m.value["op"] == "d"]
+            assert self._tombstones[partition] == deleted, f"{partition}: a delete without its tombstone"
+
+    def transactions(self) -> Iterator[Transaction]:
+        """By lsn. Each must be whole and apart from the others."""
+        begin: Message | None = None
+        events: list[Message] = []
+        for message in self.in_order():
+            if message.table is None and message.value["status"] == "BEGIN":
+                assert begin is None, f"lsn {message.lsn} begins within {begin}"
+                begin, events = message, []
+                continue
+            assert begin is not None, f"lsn {message.lsn} is in no transaction: {message.value}"
+            assert message.transaction == begin.transaction, f"lsn {message.lsn}: {message.value}"
             if message.table is not None:
-                assert message.transaction == open_transaction, f"lsn {message.lsn}: {message.value}"
-                counts[message.table] += 1
-                assert message.value["transaction"]["total_order"] == counts.total()
-            elif message.value["status"] == "BEGIN":
-                assert open_transaction is None, f"lsn {message.lsn} begins within {open_transaction}"
-                open_transaction, counts = message.transaction, Counter()
+                events.append(message)
             else:
-                assert message.transaction == open_transaction, f"lsn {message.lsn}: {message.value}"
-                told = {c["data_collection"]: c["event_count"] for c in message.value["data_collections"]}
-                assert told == counts, f"transaction {message.transaction}"
-                open_transaction = None
-        assert open_transaction is None
+                yield Transaction(begin, events, message)
+                begin = None
+        assert begin is None, f"{begin} has no END"
 
 
 def must_read_the_same(committed: Published, uncommitted: Published) -> None:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from acceptance.comparison import assert_same_foreign_keys, assert_same_rows
 from acceptance.pipeline import Command, Pipeline, wait_for
 from acceptance.published import Published, must_read_the_same
+from acceptance.relays import Relays
 from acceptance.workload import Application
 from fix_databases import NewDatabase
 from servers import Broker
@@ -26,7 +27,6 @@ WRITERS = (1, 2)
 # Longer than a broker waits for a member of a group that is gone, and for everything to start again.
 RECOVERY_S = 90.0
 
-_LEADER = sa.text("SELECT owner, epoch FROM rowcast_lease WHERE source = :source")
 _STATE = sa.text("SELECT state FROM rowcast_replica WHERE source = :source")
 
 
@@ -64,12 +64,12 @@ class Campaign:
     primary_url: str
     random: random.Random
     watch: Watch
-    relays: list[Command] = field(default_factory=list)
+    relays: Relays
     workers: list[Command] = field(default_factory=list)
     writers: dict[int, Command] = field(default_factory=dict)
 
     def start(self) -> None:
-        self.relays = [self.pipeline.start("relay") for _ in range(2)]
+        self.relays.start_missing()
         self.workers = [self.pipeline.start("worker", "live")]
         for number in WRITERS:
             self.start_writer(number)
@@ -114,25 +114,23 @@ class Campaign:
 
     def start_again(self) -> None:
         """As any supervisor does, what was just starting when the broker went away."""
-        for commands, arguments in ((self.relays, ("relay",)), (self.workers, ("worker", "live"))):
-            for n, command in enumerate(commands):
-                if self.pipeline.ended_at_the_start(command):
-                    commands[n] = self.pipeline.start(*arguments)
+        self.relays.start_again()
+        for n, worker in enumerate(self.workers):
+            if self.pipeline.ended_at_the_start(worker):
+                self.workers[n] = self.pipeline.start("worker", "live")
 
     # -- what is done to them
 
     def kill_relay(self) -> None:
-        self.pipeline.kill(self.leader())
-        self.start_missing_relay()
+        self.relays.kill(self.relays.leader())
 
     def kill_worker(self) -> None:
         self.pipeline.kill(self.workers.pop())
         self.workers.append(self.pipeline.start("worker", "live"))
 
     def kill_both(self) -> None:
-        self.pipeline.kill(self.leader())
+        self.kill_relay()
         self.kill_worker()
-        self.start_missing_relay()
 
     def kill_writer(self) -> None:
         number = self.random.choice(WRITERS)
@@ -141,31 +139,15 @@ class Campaign:
 
     def pause_relay(self) -> None:
         """The leader stands still past its lease, another leads, and then it goes on where it was."""
-        leader, epoch = self.leader(), self.lease()[1]
+        leader, epoch = self.relays.leader(), self.relays.epoch()
         leader.pause()
-        wait_for("another relay leads", lambda: self.lease()[1] > epoch)
+        wait_for("another relay leads", lambda: self.relays.epoch() > epoch)
         self.wait_until_it_flows()
         leader.resume()
 
     def kill_broker(self) -> None:
         self.broker.kill()
         self.broker.start()
-
-    # -- who is who
-
-    def lease(self) -> tuple[str, int]:
-        with self.pipeline.primary.connect() as connection:
-            row = connection.execute(_LEADER, {"source": self.pipeline.source}).one()
-        return row.owner or "", row.epoch
-
-    def leader(self) -> Command:
-        """One that holds the lease; the one that is being followed if it changes at this moment."""
-        owner = self.lease()[0]
-        return next((relay for relay in self.relays if f":{relay.pid}:" in owner), self.relays[0])
-
-    def start_missing_relay(self) -> None:
-        self.relays = [relay for relay in self.relays if relay.exit_code is None]
-        self.relays.append(self.pipeline.start("relay"))
 
 
 class Watch:
@@ -246,7 +228,8 @@ def test_after_kills_at_random_moments_the_databases_are_equal_and_each_event_is
         # From here on others write, each with numbers of its own.
         application.close()
         with Watch(pipeline.replicas["live"], source_name, application) as watch:
-            harm = Campaign(pipeline, kafka, primary_url, random.Random(f"{engine} {campaign}"), watch)
+            choose = random.Random(f"{engine} {campaign}")
+            harm = Campaign(pipeline, kafka, primary_url, choose, watch, Relays(pipeline, count=2))
             harm.start()
             harm.run(plan)
         # Everything from the topics, as they have become through all that.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine
 
 from rowcast.producer.sqlite_functions import ensure_functions
 from rowcast.shared.types import engine_family
@@ -22,10 +23,12 @@ class Connections:
     """``reader`` is in autocommit: each statement sees what is committed by then, and holds no lock and no snapshot.
 
     ``writer`` is for short transactions that touch the relay's own rows, by primary key, at READ COMMITTED: under
-    MariaDB's REPEATABLE READ they would lock the gaps that the application inserts into.
+    MariaDB's REPEATABLE READ they would lock the gaps that the application inserts into. The server ends it when it
+    has heard nothing for ``idle_ms`` within a transaction: a relay that stands still there holds the lease's row, and
+    its successor would wait for it as long as it sleeps.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, idle_ms: int = 5_000) -> None:
         self.dialect = engine.dialect
         self._engine = engine
         self._snapshots: Connection | None = None
@@ -33,6 +36,9 @@ class Connections:
         try:
             self.reader = self._open(engine, "AUTOCOMMIT")
             self.writer = self._open(engine, None if engine.dialect.name == "sqlite" else "READ COMMITTED")
+            for setting in _idle_settings(engine.dialect, idle_ms):
+                self.writer.exec_driver_sql(f"SET SESSION {setting}")
+            self.writer.commit()
             if engine.dialect.name == "postgresql":
                 # A plan made while the outbox was empty would still sort all of it when it holds millions of rows.
                 self.reader.exec_driver_sql("SET plan_cache_mode = force_custom_plan")
@@ -75,3 +81,12 @@ class Connections:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _idle_settings(dialect: Dialect, idle_ms: int) -> tuple[str, ...]:
+    """MySQL has none of the kind, nor has SQLite."""
+    if dialect.name == "postgresql":
+        return (f"idle_in_transaction_session_timeout = {idle_ms:d}",)
+    if getattr(dialect, "is_mariadb", False):
+        return (f"idle_transaction_timeout = {math.ceil(idle_ms / 1000):d}",)
+    return ()
