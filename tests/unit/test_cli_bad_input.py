@@ -64,6 +64,23 @@ def test_wrong_type_missing_url_and_broken_file_are_told(tmp_path: Path, text: s
     refused(rowcast("check", cwd=tmp_path), 2, told)
 
 
+@pytest.mark.parametrize(
+    ("sources", "databases", "env", "told"),
+    [
+        (("shop", "shop"), ("a", "b"), {}, ["a.toml and b.toml are of the same source, 'shop'", "a name of its own"]),
+        (("shop", "stock"), ("a", "a"), {}, ["a.toml and b.toml have the same primary database", "one outbox"]),
+        (("shop", "stock"), ("a", "b"), {"ROWCAST_SOURCE": "x"}, ["the same source, 'x'", "ROWCAST_SOURCE is set"]),
+    ],
+)
+def test_two_files_that_one_relay_cannot_keep_apart_are_refused_by_name(
+    tmp_path: Path, sources: tuple[str, str], databases: tuple[str, str], env: dict[str, str], told: list[str]
+) -> None:
+    for name, source, database in zip(("a.toml", "b.toml"), sources, databases, strict=True):
+        text = f'source = "{source}"\n[kafka]\n"bootstrap.servers" = "127.0.0.1:1"\n'
+        (tmp_path / name).write_text(text + f'[primary]\nurl = "sqlite:///{database}.db"\n')
+    refused(rowcast("relay", "--config=a.toml", "--config=b.toml", cwd=tmp_path, env=env), 2, *told)
+
+
 def test_without_a_primary_the_relay_says_where_to_set_one(tmp_path: Path) -> None:
     write(tmp_path, 'source = "shop"\n[kafka]\n"bootstrap.servers" = "127.0.0.1:1"\n')
     refused(rowcast("relay", "--once", cwd=tmp_path), 2, "no primary database", "ROWCAST_PRIMARY__URL")

@@ -14,7 +14,7 @@ import typer
 
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.options import Invocation, command
-from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress
+from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress, progress_of_each
 from rowcast.shared.stopping import stop_on_signals
 
 _log = logging.getLogger("rowcast.relay")
@@ -23,29 +23,33 @@ _snapshot_log = logging.getLogger("rowcast.snapshot")
 CHUNK_ROWS = 5_000
 
 
-@command()
+@command(config="several")
 def relay(
     invocation: Invocation,
     once: Annotated[
         bool, typer.Option("--once", envvar="ROWCAST_ONCE", help="Publish until the outbox is empty, then exit.")
     ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
-) -> None:
+) -> int:
     """Publish the outbox to Kafka.
 
     Start as many as you like: one leads, the others stand by and take over when it goes. SIGTERM and Ctrl-C finish the
-    batch in hand.
+    batch in hand. With several --config one process serves several sources.
     """
-    from rowcast.producer.relay import run_relay
+    from rowcast.producer.relay import run_relay, run_relays
 
-    settings = invocation.settings()
+    settings = invocation.settings_of_each()
     with (
-        progress(
-            "published", fields_of, log=_log, log_format=invocation.log_format, interval=progress_interval
+        progress_of_each(
+            "published", fields_of, len(settings),
+            log=_log, log_format=invocation.log_format, interval=progress_interval,
         ) as moved,
         stop_on_signals() as stop,
-    ):
-        run_relay(settings, once=once, stop=stop, on_progress=moved)
+    ):  # fmt: skip
+        if len(settings) > 1:
+            return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved)
+        run_relay(settings[0], once, stop, moved[0])
+    return 0
 
 
 @command()
@@ -133,7 +137,7 @@ def check(
     return report(invocation.settings(), as_json=as_json)
 
 
-@command(config=False)
+@command(config="none")
 def demo(
     invocation: Invocation,
     directory: Annotated[

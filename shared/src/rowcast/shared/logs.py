@@ -10,7 +10,9 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -132,6 +134,29 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+_source: ContextVar[str | None] = ContextVar("rowcast_source", default=None)
+
+
+@contextmanager
+def about_source(name: str) -> Iterator[None]:
+    """Every line that this thread writes in the block names the source."""
+    token = _source.set(name)
+    try:
+        yield
+    finally:
+        _source.reset(token)
+
+
+class NamesTheSource(logging.Filter):
+    """Adds what ``about_source`` says to each line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        name = _source.get()
+        if name is not None:
+            record.source = name
+        return True
+
+
 class QuietRepeats(logging.Filter):
     """Lets a line of the Kafka client through once in a while: each attempt to connect would tell the same again."""
 
@@ -165,6 +190,7 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
         handler = _ConsoleHandler()
         handler.setFormatter(TextFormatter())
     handler.addFilter(QuietRepeats())
+    handler.addFilter(NamesTheSource())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

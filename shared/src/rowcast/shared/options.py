@@ -10,10 +10,10 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.text import Text
@@ -27,12 +27,15 @@ _log = logging.getLogger("rowcast.cli")
 
 _PANEL = "Every command"
 
+ConfigFiles = Literal["none", "one", "several"]
+
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """How the command was called, beyond its own arguments."""
+    """How the command was called, beyond its own arguments. ``configs``: none is the default file; several only where
+    the command takes several."""
 
-    config: Path | None = None
+    configs: tuple[Path, ...] = ()
     log_format: logs.LogFormat = logs.LogFormat.text
     log_level: logs.LogLevel = logs.LogLevel.info
 
@@ -41,23 +44,29 @@ class Invocation:
 
         Raises ConfigurationError.
         """
-        from rowcast.shared.config import load
-
-        settings = load(self.config)
-        logs.mask.add(_secrets(settings))
+        (settings,) = self.settings_of_each()
         return settings
 
+    def settings_of_each(self) -> list[Settings]:
+        """As ``settings``, of every file."""
+        from rowcast.shared.config import load
 
-def _secrets(settings: Settings) -> Iterator[str]:
+        loaded = [load(path) for path in self.configs or (None,)]
+        logs.mask.add(_secrets(loaded))
+        return loaded
+
+
+def _secrets(loaded: Sequence[Settings]) -> Iterator[str]:
     """What ``Settings.masked`` hides. A password that is a name, too (``shop:shop@db/shop``), is starred in URLs only:
     without that name no message could be read."""
-    urls = [d.sqlalchemy_url for d in (settings.primary, *settings.replicas.values()) if d is not None]
-    names = {settings.source, *settings.replicas, "rowcast"}
+    urls = [d.sqlalchemy_url for s in loaded for d in (s.primary, *s.replicas.values()) if d is not None]
+    names = {"rowcast", *(name for s in loaded for name in (s.source, *s.replicas))}
     names |= {str(name) for url in urls for name in (url.username, url.database, url.host) if name}
     yield from (str(url.password) for url in urls if url.password and url.password not in names)
-    yield from settings.salts()
-    shown = settings.masked()["kafka"]
-    yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
+    for settings in loaded:
+        yield from settings.salts()
+        shown = settings.masked()["kafka"]
+        yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
 
 
 def show_version(wanted: bool) -> None:
@@ -76,6 +85,16 @@ ConfigOption = Annotated[
         envvar="ROWCAST_CONFIG",
         metavar="PATH",
         help="The configuration file (default: ./rowcast.toml).",
+        rich_help_panel=_PANEL,
+    ),
+]
+SeveralConfigsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        envvar="ROWCAST_CONFIG",
+        metavar="PATH",
+        help="The configuration file (default: ./rowcast.toml); repeated, one for each source.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -102,24 +121,24 @@ VersionOption = Annotated[
 ]
 
 
-def _common(config: bool) -> list[inspect.Parameter]:
+def _common(config: ConfigFiles) -> list[inspect.Parameter]:
     options: list[tuple[str, Any, Any]] = [
         ("log_format", LogFormatOption, logs.LogFormat.text),
         ("log_level", LogLevelOption, logs.LogLevel.info),
         ("version", VersionOption, False),
     ]
-    if config:
-        options.insert(0, ("config", ConfigOption, None))
+    if config != "none":
+        options.insert(0, ("config", ConfigOption if config == "one" else SeveralConfigsOption, None))
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
         for name, annotation, default in options
     ]
 
 
-def command(*, config: bool = True) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+def command(*, config: ConfigFiles = "one") -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Makes a command of ``body(invocation, **its own options) -> exit code``; None is 0.
 
-    ``config=False``: for a command that reads no configuration file.
+    ``config``: how many configuration files it reads.
     """
 
     def decorate(body: Callable[..., int | None]) -> Callable[..., None]:
@@ -130,12 +149,13 @@ def command(*, config: bool = True) -> Callable[[Callable[..., int | None]], Cal
             log_format: logs.LogFormat,
             log_level: logs.LogLevel,
             version: bool,
-            config: Path | None = None,
+            config: Path | list[Path] | None = None,
             **own: Any,
         ) -> None:
             del version  # its callback has seen to it
             logs.configure(log_format, log_level)
-            code = _run(body, Invocation(config, log_format, log_level), own)
+            configs = (config,) if isinstance(config, Path) else tuple(config or ())
+            code = _run(body, Invocation(configs, log_format, log_level), own)
             raise typer.Exit(code)
 
         parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *_common(config)]

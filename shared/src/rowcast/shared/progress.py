@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
@@ -68,17 +69,34 @@ def progress(
 
     ``what`` is the line's beginning (``published``, ``comparing``).
     """
-    latest: list[State] = []
-
-    def moved(state: State) -> None:
-        latest[:] = [state]
-
-    def now() -> Figures:
-        return figures(latest[0]) if latest else Figures()
-
-    shown = _moving_line(what, now) if on_terminal(log_format) else _log_lines(what, now, log, interval)
-    with shown:
+    with progress_of_each(what, figures, 1, log=log, log_format=log_format, interval=interval) as (moved,):
         yield moved
+
+
+@contextmanager
+def progress_of_each(
+    what: str,
+    figures: Callable[[State], Figures],
+    count: int,
+    *,
+    log: logging.Logger,
+    log_format: logs.LogFormat,
+    interval: float = DEFAULT_INTERVAL_S,
+) -> Iterator[Sequence[Callable[[State], None]]]:
+    """The same for several works of one kind, a function and a line for each."""
+    latest: dict[int, State] = {}
+
+    def now(n: int) -> Figures:
+        return figures(latest[n]) if n in latest else Figures()
+
+    nows = [partial(now, n) for n in range(count)]
+    with ExitStack() as shown:
+        if on_terminal(log_format):
+            shown.enter_context(_moving_lines(what, nows))
+        else:
+            for each in nows:
+                shown.enter_context(_log_lines(what, each, log, interval))
+        yield [partial(latest.__setitem__, n) for n in range(count)]
 
 
 def on_terminal(log_format: logs.LogFormat) -> bool:
@@ -87,17 +105,18 @@ def on_terminal(log_format: logs.LogFormat) -> bool:
 
 
 @contextmanager
-def _moving_line(what: str, now: Callable[[], Figures]) -> Iterator[None]:
+def _moving_lines(what: str, nows: Sequence[Callable[[], Figures]]) -> Iterator[None]:
     spinner = Spinner("dots")
 
-    def line() -> Table:
-        at = now()
-        bar = [ProgressBar(total=at.total, completed=at.done or 0, width=30)] if at.total is not None else []
+    def lines() -> Table:
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(spinner, Text(what, "bold"), *bar, at.text())
+        for now in nows:
+            at = now()
+            bar = [ProgressBar(total=at.total, completed=at.done or 0, width=30)] if at.total is not None else []
+            grid.add_row(spinner, Text(what, "bold"), *bar, at.text())
         return grid
 
-    with Live(get_renderable=line, console=logs.stderr, refresh_per_second=_REDRAWS_PER_S, transient=True):
+    with Live(get_renderable=lines, console=logs.stderr, refresh_per_second=_REDRAWS_PER_S, transient=True):
         yield
 
 

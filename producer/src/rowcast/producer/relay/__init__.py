@@ -4,6 +4,7 @@ from rowcast.producer.relay.backlogs import Backlog, backlog
 from rowcast.producer.relay.embedding import NotifiesOfCommits, RelayThread, run_relay, running
 from rowcast.producer.relay.process import Relay
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.producer.relay.several import run_relays
 
 __all__ = [
     "Backlog",
@@ -14,5 +15,6 @@ __all__ = [
     "RelayThread",
     "backlog",
     "run_relay",
+    "run_relays",
     "running",
 ]

@@ -22,6 +22,7 @@ from rowcast.shared import kafka
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import reach
 from rowcast.shared.errors import ConfigurationError, FencedError, RetriableError, UnreachableError
+from rowcast.shared.logs import about_source
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -57,7 +58,7 @@ class Relay:
         self._embedded: bool | None = None
         self._destination: Destination | None = None
         self._woken = threading.Event()
-        self.progress = RelayProgress()
+        self.progress = RelayProgress(settings.source)
 
     def wake(self) -> None:
         """There may be something in the outbox: look now. Any thread may call it."""
@@ -80,13 +81,17 @@ class Relay:
         return self.progress.events
 
     def _run(self, stop: threading.Event, once: bool) -> None:
+        with about_source(self._settings.source):
+            self._come_back_until_done(stop, once)
+
+    def _come_back_until_done(self, stop: threading.Event, once: bool) -> None:
         backoff = Backoff()
         first = not self._patient
         while not stop.is_set():
             try:
                 self._check_servers()
                 first = False
-                with Connections(self._engine) as connections:
+                with Connections(self._engine, self._settings.relay.lease_ms) as connections:
                     if self._stand_by_and_lead(connections, stop, once, backoff):
                         break
             except _StoppedError:

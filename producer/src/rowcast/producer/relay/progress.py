@@ -9,8 +9,10 @@ from typing import Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class RelayProgress:
-    """``events``: changes handed to Kafka by this relay; ``lsn``: the highest that Kafka has committed."""
+    """``source``: whose; ``events``: changes handed to Kafka by this relay; ``lsn``: the highest that Kafka has
+    committed."""
 
+    source: str
     state: Literal["starting", "standing by", "taking over", "leading", "waiting", "stopped"] = "starting"
     events: int = 0
     lsn: int = 0
