@@ -29,6 +29,9 @@ def main() -> int:
         "capture": [[primary]],
         "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
         "worker": [[replica, bootstrap]],
+        "relay": [[primary, bootstrap]],
+        "snapshot": [[primary, bootstrap]],
+        "outbox": [[primary, bootstrap]],
     }
     chosen = sys.argv[1:] or list(runs)
     failed = 0

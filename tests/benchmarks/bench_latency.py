@@ -11,13 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from multiprocessing.connection import Connection
@@ -25,25 +21,11 @@ from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
+from relayed import Base, Command, Order
+from sqlalchemy.orm import sessionmaker
 
 from rowcast.producer import Capture, relay
 from rowcast.shared.config import load
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Order(Base):
-    __tablename__ = "bench_latency_orders"
-    id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
-    customer_id: Mapped[int] = mapped_column(sa.BigInteger)
-    status: Mapped[str] = mapped_column(sa.Text)
-    amount: Mapped[Decimal] = mapped_column(sa.Numeric(12, 2))
-    note: Mapped[str] = mapped_column(sa.Text)
-    created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
-    updated_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
 
 
 def observe(url: str, last: int, results: Connection) -> None:
@@ -62,20 +44,6 @@ def observe(url: str, last: int, results: Connection) -> None:
             seen.extend(now for _ in range(row[0] + 1 - len(seen)))
             time.sleep(0.001)
     results.send(seen)
-
-
-@contextlib.contextmanager
-def command(config: Path, *arguments: str) -> Iterator[None]:
-    """A rowcast command as a process of its own."""
-    with (config.parent / f"{arguments[0]}.log").open("ab") as log:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "rowcast.shared.cli", *arguments, "--config", str(config)], stdout=log, stderr=log
-        )
-    try:
-        yield
-    finally:
-        running.send_signal(signal.SIGTERM)
-        running.wait(30)
 
 
 def main() -> None:
@@ -120,8 +88,8 @@ def main() -> None:
         if arguments.embedded_relay:
             stack.enter_context(relay.running(load(config), capture))
         else:
-            stack.enter_context(command(config, "relay"))
-        stack.enter_context(command(config, "worker", "bench"))
+            stack.enter_context(Command(config, "relay"))
+        stack.enter_context(Command(config, "worker", "bench"))
         write(0)
         _wait_for_the_first_row(replica, folder)
         # A broker that has just been started is slow until its JVM has compiled what it runs.

@@ -1,0 +1,88 @@
+"""A snapshot of a large table, and what it costs the application that goes on writing.
+
+    python tests/benchmarks/bench_snapshot.py URL BOOTSTRAP [--rows N] [--seconds 10]
+
+The application commits as fast as it can, before, during and after; the relay publishes that, too, all the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import threading
+import time
+from multiprocessing.synchronize import Event
+
+import sqlalchemy as sa
+from relayed import Application, Command, Order, application, heading
+
+from rowcast.producer import Capture
+from rowcast.producer.snapshot_requests import SnapshotRequests
+
+
+def write(url: str, source: str, rows: int, counter: object, stop: Event) -> None:
+    """One update a transaction."""
+    from relayed import Base
+    from sqlalchemy.orm import sessionmaker
+
+    engine = sa.create_engine(url)
+    sessions = sessionmaker(engine)
+    Capture(Base.metadata, source=source).install(sessions)
+    key = 0
+    while not stop.is_set():
+        key = (key + 7_919) % rows
+        with sessions.begin() as session:
+            session.execute(sa.update(Order).where(Order.id == key).values(status="seen"))
+        counter.value += 1  # type: ignore[attr-defined]  # a multiprocessing.Value
+    engine.dispose()
+
+
+def measure(app: Application, url: str, rows: int, seconds: float) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    counter, stop = spawn.Value("q", 0, lock=False), spawn.Event()
+    writer = spawn.Process(target=write, args=(url, app.source, rows, counter, stop))
+    with Command(app.config, "relay") as relay:
+        writer.start()
+        while counter.value < 200:
+            time.sleep(0.05)
+
+        def commits_a_second() -> float:
+            began, before = time.monotonic(), counter.value
+            time.sleep(seconds)
+            return (counter.value - before) / (time.monotonic() - began)
+
+        before = commits_a_second()
+        requests = SnapshotRequests(app.settings)
+        began, count = time.monotonic(), counter.value
+        ids = requests.ask([Order.__tablename__], None, 5_000)
+        (done,) = requests.wait(ids, threading.Event(), lambda _: None)
+        took = time.monotonic() - began
+        during = (counter.value - count) / took
+        requests.close()
+        assert done.rows_read == rows, done
+        after = commits_a_second()
+        stop.set()
+        writer.join()
+        app.wait_until_published()
+        peak = relay.peak_mib()
+    without = (before + after) / 2
+    print(
+        f"  {rows / took:,.0f} rows/s; the application's commits/s {during:,.0f} during, {before:,.0f} before, "
+        f"{after:,.0f} after: {during / without:.2f}x; relay's peak {peak:.0f} MiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("bootstrap")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of writing, before and after")
+    options = parser.parse_args()
+    heading(f"snapshot of {options.rows:,} rows")
+    with application(options.url, options.bootstrap, options.rows, snapshot="never") as app:
+        measure(app, options.url, options.rows, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
