@@ -1,4 +1,4 @@
-"""Alembic operations that install and drop triggers: ``op.rowcast_install_triggers("orders")``.
+"""Alembic operations: ``op.rowcast_tune_outbox()``, ``op.rowcast_install_triggers("orders")`` and its inverse.
 
 Import this module in ``env.py``, or in the migration. It needs the extra ``rowcast[alembic]``.
 """
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy.engine import Connection
 
+from rowcast.producer.outbox import outbox_tables, tune
 from rowcast.producer.transaction_names import DISPLACED, TABLE
 from rowcast.producer.triggers.definitions import Definitions
 from rowcast.producer.triggers.installing import drop, install
@@ -74,6 +75,23 @@ class DropTriggers(MigrateOperation):
         operations.invoke(cls(tables, schema))
 
 
+@Operations.register_operation("rowcast_tune_outbox")
+class TuneOutbox(MigrateOperation):
+    """Tells PostgreSQL how the outbox tables are used, as ``metadata.create_all`` does."""
+
+    @classmethod
+    def rowcast_tune_outbox(cls, operations: Operations) -> None:
+        """After the operations that create them. Other engines need no telling: there it does nothing."""
+        operations.invoke(cls())
+
+
+@Operations.implementation_for(TuneOutbox)
+def _tune(operations: Operations, _operation: TuneOutbox) -> None:
+    connection = _connection(operations, "whether the outbox can be compressed by lz4 is asked of the server", "")
+    for table in outbox_tables(sa.MetaData()):
+        tune(table, connection)
+
+
 @Operations.implementation_for(InstallTriggers)
 def _install(operations: Operations, operation: InstallTriggers) -> None:
     connection = _connection(operations)
@@ -91,13 +109,14 @@ def _drop(operations: Operations, operation: DropTriggers) -> None:
         drop(connection, f"{schema}.{name}")
 
 
-def _connection(operations: Operations) -> Connection:
+_TRIGGERS = "triggers are made from what the database says of its tables"
+_COMMAND = ", or install them by the command: rowcast triggers install"
+
+
+def _connection(operations: Operations, why: str = _TRIGGERS, otherwise: str = _COMMAND) -> Connection:
     connection = operations.migration_context.connection
     if connection is None or operations.migration_context.as_sql:
-        raise ConfigurationError(
-            "triggers are made from what the database says of its tables, which --sql does not connect to: run this "
-            "migration online, or install them by the command: rowcast triggers install"
-        )
+        raise ConfigurationError(f"{why}, which --sql does not connect to: run this migration online{otherwise}")
     return connection
 
 

@@ -206,17 +206,21 @@ def _table(metadata: sa.MetaData, name: str, *columns: sa.schema.SchemaItem) -> 
         sqlite_autoincrement=name in ("rowcast_outbox", "rowcast_snapshot"),
         mysql_engine="InnoDB",
         mariadb_engine="InnoDB",
-        postgresql_with=_STORAGE.get(name, {}),
     )
-    if name == "rowcast_outbox":
-        event.listen(table, "after_create", _compress_quickly)
+    if name in _STORAGE:
+        event.listen(table, "after_create", tune)
     return table
 
 
-def _compress_quickly(table: sa.Table, connection: sa.Connection, **_: Any) -> None:
-    """PostgreSQL's default compression takes half as long as making the images; a server may be built without lz4."""
-    if connection.dialect.name == "postgresql":
-        able = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
-        if connection.exec_driver_sql(able).scalar():
-            name = connection.dialect.identifier_preparer.format_table(table)
-            connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN changes SET COMPRESSION lz4")
+def tune(table: sa.Table, connection: Connection, **_: Any) -> None:
+    """Tells PostgreSQL how one of the outbox tables is to be vacuumed, filled and compressed. Other engines need no
+    telling. ``metadata.create_all`` does it by itself."""
+    if connection.dialect.name != "postgresql" or table.name not in _STORAGE:
+        return
+    name = connection.dialect.identifier_preparer.format_table(table)
+    settings = ", ".join(f"{key} = {value}" for key, value in _STORAGE[table.name].items())
+    connection.exec_driver_sql(f"ALTER TABLE {name} SET ({settings})")
+    # PostgreSQL's default compression takes half as long as making the images; a server may be built without lz4.
+    able = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+    if "changes" in table.c and connection.exec_driver_sql(able).scalar():
+        connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN changes SET COMPRESSION lz4")

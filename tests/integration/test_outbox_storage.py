@@ -1,0 +1,75 @@
+"""PostgreSQL is told how the outbox tables are used, by create_all and in migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+import rowcast.producer.alembic  # noqa: F401  # adds the operations
+from rowcast.producer.outbox import outbox_tables
+from rowcast.shared.errors import ConfigurationError
+
+NewDatabase = Callable[[str], str]
+
+TOLD = {
+    "rowcast_outbox": {"autovacuum_vacuum_scale_factor=0", "autovacuum_vacuum_threshold=2000"},
+    "rowcast_claim": {"autovacuum_vacuum_scale_factor=0"},
+    "rowcast_lease": {"fillfactor=10"},
+}
+
+
+def options(connection: sa.Connection) -> dict[str, set[str]]:
+    """Of the tables that have some."""
+    found = connection.execute(sa.text("SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL"))
+    return {name: set(values) for name, values in found if name.startswith("rowcast_")}
+
+
+def compression(connection: sa.Connection) -> str:
+    of_changes = "attrelid = 'rowcast_outbox'::regclass AND attname = 'changes'"
+    return str(connection.exec_driver_sql(f"SELECT attcompression FROM pg_attribute WHERE {of_changes}").scalar_one())
+
+
+def assert_told(connection: sa.Connection) -> None:
+    found = options(connection)
+    assert found.keys() == TOLD.keys()
+    assert all(TOLD[name] <= found[name] for name in TOLD)
+    able = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+    assert compression(connection) == ("l" if connection.exec_driver_sql(able).scalar() else "")
+
+
+def test_create_all_tells(new_database: NewDatabase) -> None:
+    engine = sa.create_engine(new_database("postgresql"))
+    outbox_tables(metadata := sa.MetaData())
+    metadata.create_all(engine)
+    with engine.connect() as connection:
+        assert_told(connection)
+    engine.dispose()
+
+
+def test_a_migration_tells(new_database: NewDatabase) -> None:
+    engine = sa.create_engine(new_database("postgresql"))
+    with engine.begin() as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        for table in outbox_tables(sa.MetaData()):
+            operations.create_table(table.name, *(column._copy() for column in table.columns))
+        assert options(connection) == {}
+        operations.rowcast_tune_outbox()  # type: ignore[attr-defined]
+        assert_told(connection)
+    engine.dispose()
+
+
+def test_other_engines_need_no_telling(new_database: NewDatabase) -> None:
+    engine = sa.create_engine(new_database("sqlite"))
+    with engine.begin() as connection:
+        Operations(MigrationContext.configure(connection)).rowcast_tune_outbox()  # type: ignore[attr-defined]
+    engine.dispose()
+
+
+def test_a_migration_that_does_not_connect_says_so() -> None:
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True})
+    with pytest.raises(ConfigurationError, match=r"asked of the server, which --sql does not connect to.*online$"):
+        Operations(context).rowcast_tune_outbox()  # type: ignore[attr-defined]
