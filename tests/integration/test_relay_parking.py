@@ -132,6 +132,20 @@ def test_unless_it_is_told_to_park_it_stops_and_has_claimed_nothing_of_it(
     assert parked(lite) == [(too_large, "b")]
 
 
+def test_what_is_larger_than_the_producers_queue_would_be_goes_through_where_kafka_takes_it(
+    lite: Primary, new_settings: NewSettings, kafka: Broker
+) -> None:
+    settings = new_settings(lite, {"message.max.bytes": 40_000_000})
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    limited = NewTopic(f"{settings.source}.public.orders", 1, 1, config={"max.message.bytes": "40000000"})
+    for made in admin.create_topics([limited]).values():
+        made.result(30)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1, "x" * 30_000_000))
+    assert Relay(settings, lite.engine).run_once() == 1
+    assert parked(lite) == []
+
+
 def test_a_topics_own_limit_is_heeded(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
     settings = new_settings(lite, {"message.max.bytes": 4_000_000})
     lite.add_shapes(ORDERS, ITEMS)

@@ -33,8 +33,6 @@ _FAILED_BEFORE = (KafkaError._STATE, KafkaError._FATAL)
 
 _DEFAULTS = {
     "linger.ms": 1,
-    # Beyond this many bytes that are not acknowledged, producing waits.
-    "queue.buffering.max.kbytes": 65_536,
     # A broker that is back is found again within this time, not librdkafka's 10 s.
     "reconnect.backoff.max.ms": 1_000,
 }
@@ -47,12 +45,23 @@ _REQUIRED = {
 }
 
 
+_QUEUE_KBYTES = 24 * 1024
+
+
+def defaults(properties: Properties) -> dict[str, Any]:
+    """What a relay's producer has unless ``properties`` say otherwise."""
+    # Beyond this many bytes that are not acknowledged, producing waits: it would wait for ever with a message that is
+    # larger. A relay has two producers.
+    largest = int(properties.get("message.max.bytes", 0)) // 1024
+    own = {**_DEFAULTS, "queue.buffering.max.kbytes": max(_QUEUE_KBYTES, 2 * largest)}
+    return {name: value for name, value in own.items() if name not in properties}
+
+
 class Lane:
     """One producer, under its own ``transactional.id``. Any error ends it."""
 
     def __init__(self, properties: Properties, transactional_id: str) -> None:
-        own: dict[str, Any] = {k: v for k, v in _DEFAULTS.items() if k not in properties}
-        own |= {
+        own = defaults(properties) | {
             **_REQUIRED,
             "transactional.id": transactional_id,
             "error_cb": _log_error,
