@@ -689,7 +689,7 @@ def test_a_capture_lets_nothing_be_committed_whose_keys_it_did_not_foresee(
 def test_a_capture_of_decimal_keys_that_the_database_returns(primary_url: str) -> None:
     """What a driver's values need depends on what it says that it brings."""
     metadata = sa.MetaData()
-    columns = sa.Column("amount", sa.Numeric(9, 3), primary_key=True), sa.Column("note", sa.Text)
+    columns = sa.Column("amount", sa.Numeric(9, 3), primary_key=True, autoincrement=False), sa.Column("note", sa.Text)
     prices = sa.Table("prices", metadata, *columns)
     engine = open_engine(primary_url, "primary", pooled=False)
     capture = Capture(metadata, source="shop")

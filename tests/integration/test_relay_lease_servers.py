@@ -8,7 +8,8 @@ from sqlalchemy import exc
 from fix_databases import NewDatabase
 from integration.relay_threads import wait_until
 from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.lease import LeaseRow, new_owner
+from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
+from rowcast.shared.events import TABLE_TOPIC
 from unit.relay_database import primary_at
 
 LEASE_MS = 500
@@ -23,7 +24,8 @@ def test_a_relay_that_sleeps_inside_a_database_transaction_is_followed(engine: s
         Connections(primary.engine, LEASE_MS) as asleep,
         Connections(primary.engine, LEASE_MS) as awake,
     ):
-        first, second = (LeaseRow(c, primary.tables, "shop", new_owner(), LEASE_MS) for c in (asleep, awake))
+        nowhere = Destination(None, TABLE_TOPIC)
+        first, second = (LeaseRow(c, primary.tables, "shop", new_owner(), LEASE_MS, nowhere) for c in (asleep, awake))
         epoch = first.take()
         assert epoch is not None
         lease = first.look(epoch)
