@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -17,12 +17,6 @@ from servers import Broker, DatabaseServer
 from unit.relay_database import Primary, primary_at
 
 NewSettings = Callable[[Primary], Settings]
-
-
-@pytest.fixture
-def lite(new_database: Callable[[str], str]) -> Iterator[Primary]:
-    with primary_at(new_database("sqlite")) as primary:
-        yield primary
 
 
 @pytest.fixture

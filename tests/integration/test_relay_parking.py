@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -20,24 +20,12 @@ from rowcast.shared.config import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.events import ChangeEvent, TransactionEvent
 from servers import Broker
-from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at, shape
+from unit.relay_database import ITEMS, ORDERS, Primary, line, shape
 
 NewSettings = Callable[..., Settings]
 
 READERS: tuple[Isolation, ...] = ("read_committed", "read_uncommitted")
 TOO_LARGE = "x" * 1_100_000
-
-
-@pytest.fixture
-def primary(primary_url: str) -> Iterator[Primary]:
-    with primary_at(primary_url) as primary:
-        yield primary
-
-
-@pytest.fixture
-def lite(new_database: Callable[[str], str]) -> Iterator[Primary]:
-    with primary_at(new_database("sqlite")) as primary:
-        yield primary
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from integration.relay_topics import assert_whole_transactions, notes_by_key, re
 from rowcast.producer.relay import Relay
 from rowcast.shared.config import Settings
 from servers import Broker
-from unit.relay_database import Primary, primary_at
+from unit.relay_database import Primary
 
 
 @pytest.fixture
@@ -25,18 +25,6 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     faults = Faults(monkeypatch)
     yield faults
     faults.end()
-
-
-@pytest.fixture
-def primary(primary_url: str) -> Iterator[Primary]:
-    with primary_at(primary_url) as primary:
-        yield primary
-
-
-@pytest.fixture
-def lite(new_database: Callable[[str], str]) -> Iterator[Primary]:
-    with primary_at(new_database("sqlite")) as primary:
-        yield primary
 
 
 NewSettings = Callable[..., Settings]

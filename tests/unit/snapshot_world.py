@@ -630,9 +630,6 @@ class OldLsns(_SendsChunksAgain):
         with patch.object(Claims, "drop_chunks", lambda this: None):
             super().take_over()
 
-    def _rows_of(self, claim: Claim) -> Any:
-        return [] if claim.chunk is not None else super()._rows_of(claim)
-
     def _send(self, claim: Claim, rows: Any) -> None:
         if claim.chunk is None:
             super()._send(claim, rows)

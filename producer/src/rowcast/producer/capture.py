@@ -41,7 +41,8 @@ class Capture:
     ``source`` names this primary in topics and events. Every table of ``metadata`` is captured, less those with
     ``Table(info={"rowcast": False})``; the outbox tables (``rowcast_*``) are added to ``metadata``. ``tables``: what of
     each leaves, as ``[tables]`` of ``rowcast.toml`` has it (``docs/reference/configuration.md``); it goes before what
-    ``Table.info`` and ``Column.info`` say. ``context`` is asked at each commit that writes to the outbox, and answers
+    ``Table.info`` and ``Column.info`` say. ``context`` is asked at each commit that writes to the outbox (and before
+    an UPDATE that finds its rows by a condition, which may write to it at once), and answers
     what is to go with the transaction, beside what ``Capture.context`` says. Raises ConfigurationError if ``tables`` is
     not valid.
 

@@ -10,22 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.options import Invocation, command
+from rowcast.shared.options import Invocation, command, command_group
 
 if TYPE_CHECKING:
     from rowcast.producer.parked import Parked
 
 _log = logging.getLogger("rowcast.dlq")
 
-dlq = typer.Typer(
-    name="dlq",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Transactions that the relay could not publish, and has parked.",
-)
+dlq = command_group("dlq", "Transactions that the relay could not publish, and has parked.")
 
 SourceOption = Annotated[
     bool,

@@ -69,6 +69,19 @@ def _secrets(loaded: Sequence[Settings]) -> Iterator[str]:
         yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
 
 
+def command_group(name: str, help_: str) -> typer.Typer:
+    """Commands that share a first word."""
+    return typer.Typer(
+        name=name,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=help_,
+    )
+
+
 def show_version(wanted: bool) -> None:
     """Prints the version and ends, for ``--version``."""
     if wanted:

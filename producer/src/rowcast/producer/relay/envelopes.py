@@ -102,7 +102,7 @@ class Envelopes:
         """How much longer their schemas make a message of one of these, at most."""
         if not self._schemas:
             return 0
-        frames = (self._of_head(head)[3] for head in heads)
+        frames = (self._of_head(head)[3] for head in set(heads))
         return max((len(frame.value(b"")) + len(frame.key(b"")) for frame in frames if frame is not None), default=0)
 
     def events(self, row: BatchRow, lsn: int, now_ms: int) -> Iterator[tuple[Change, Message]]:

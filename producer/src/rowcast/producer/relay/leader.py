@@ -13,8 +13,6 @@ from rowcast.producer.relay.batches import (
     UnpublishableError,
     event_count,
     heads_in,
-    left_unfinished,
-    lsn_count,
 )
 from rowcast.producer.relay.claims import Claim, Claims
 from rowcast.producer.relay.connect_images import ConnectImages
@@ -26,13 +24,12 @@ from rowcast.producer.relay.lines import LineHead
 from rowcast.producer.relay.publisher import Publisher
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.rows import Rows
-from rowcast.producer.relay.selection import Limits, Selection, select_next
+from rowcast.producer.relay.selection import Limits
 from rowcast.producer.relay.snapshotting import Snapshotting
 from rowcast.producer.relay.tables import Tables, TableVersion
 from rowcast.producer.relay.topics import Topics
-from rowcast.producer.relay.unfinished import Unfinished
+from rowcast.producer.relay.upcoming import Upcoming
 from rowcast.shared.config import RelaySettings
-from rowcast.shared.errors import DataError, RetriableError
 from rowcast.shared.events import TABLE_TOPIC, heartbeat, heartbeat_topic, marker_topic, schema_topic
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
@@ -93,6 +90,7 @@ class Leader:
         self._sent_lsn = 0
         self._open_rows = 0
         self._claims: Claims | None = None
+        self._looking: Upcoming | None = None
         self._snapshots = Snapshotting(connections, tables, settings, settings_of, self._images)
 
     def take_over(self) -> None:
@@ -104,6 +102,8 @@ class Leader:
         # A relay that slept since it took the lease has just fenced its successor: it finds out here.
         lease = self._lease_row.look(self._epoch)
         self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
+        parks = self._settings.on_unpublishable == "park"
+        self._looking = Upcoming(self._rows, claims, self._limits, self.commit, self.keep_lease, parks=parks)
         self._topics.ensure_own(*([heartbeat_topic(self._source)] if self._settings.heartbeat_ms else []))
         marker = self._publisher.marker()
         if marker is not None:
@@ -130,7 +130,7 @@ class Leader:
         self._publish_shapes(self._tables.all_published())
         for claim in list(claims.pending):
             _log.info("publishing again what the predecessor claimed: lsn %d to %d", claim.first_lsn, claim.last_lsn)
-            self._send(claim, self._rows_of(claim))
+            self._send(claim, self._next.claimed_before(claim))
             # One by one: what cannot be published must not hold back what came before it.
             self.commit()
 
@@ -152,6 +152,11 @@ class Leader:
     def _held(self) -> Claims:
         assert self._claims is not None, "take_over comes first"
         return self._claims
+
+    @property
+    def _next(self) -> Upcoming:
+        assert self._looking is not None, "take_over comes first"
+        return self._looking
 
     def work(self) -> bool:
         """Claims and publishes the next rows; False if there are none. Commits in Kafka and deletes when it is time.
@@ -192,9 +197,10 @@ class Leader:
 
     def _publish_next(self, outbox: Outbox, claimed: Collection[int]) -> int:
         """Claims and sends the next rows but those that are ``claimed``, and returns how many they are."""
-        next_ = self._claim_next(outbox, claimed)
+        next_ = self._next.claim(outbox, claimed)
         if next_ is None:
             return 0
+        self._renewed_at = time.monotonic()
         self._send(*next_)
         return len(next_[1])
 
@@ -274,48 +280,6 @@ class Leader:
     def _renewal_in(self) -> float:
         return self._renewed_at + self._settings.lease_ms / 3000 - time.monotonic()
 
-    def _claim_next(self, outbox: Outbox, claimed: Collection[int]) -> tuple[Claim, list[BatchRow]] | None:
-        claims = self._held
-        selection = select_next(outbox, claimed, claims.unfinished, self._limits)
-        try:
-            rows = self._publishable(selection)
-            if claims.unfinished is None and selection.end_id is not None:
-                self._look_through(outbox, selection)
-        except UnpublishableError as error:
-            selection = selection.before(error.tx)
-            if not selection.heads:
-                raise
-            rows = self._publishable(selection)
-        if not rows:
-            return None
-        carried = claims.unfinished
-        lsns = lsn_count(rows, carried, selection.end_id is not None)
-        claim = claims.record([row.id for row in rows], lsns, left_unfinished(rows, carried, selection.end_id))
-        self._renewed_at = time.monotonic()
-        return claim, rows
-
-    def _publishable(self, selection: Selection) -> list[BatchRow]:
-        """The selected rows. Raises UnpublishableError if one cannot be published."""
-        ids = [head.id for head in selection.heads]
-        rows = self._rows.read(ids) if ids else []
-        if len(rows) < len(ids):
-            raise RetriableError("outbox rows have gone between two looks at them: looking again")
-        self._rows.check_sizes(rows, selection.heads, self._held.lease.next_lsn)
-        return rows
-
-    def _look_through(self, outbox: Outbox, selection: Selection) -> None:
-        """What is claimed of a transaction cannot be parked any more. So before the first part of one that is larger
-        than a claim is claimed, the others are read, too. Raises as ``_publishable``."""
-        if self._settings.on_unpublishable == "stop":
-            return
-        # It may take long, and a Kafka transaction has its time.
-        self.commit()
-        while selection.end_id is not None:
-            last = selection.heads[-1]
-            selection = select_next(outbox, (), Unfinished(last.tx, last.id, selection.end_id), self._limits)
-            self._publishable(selection)
-            self.keep_lease()
-
     def _set_aside(self, error: UnpublishableError) -> int:
         """Parks a transaction that cannot be published, if it is to be, and returns the number of its rows. Raises what
         stops the relay if not."""
@@ -336,19 +300,6 @@ class Leader:
             error.tx, len(ids), error.reason, extra={"transaction": error.tx, "rows": len(ids)},
         )  # fmt: skip
         return len(ids)
-
-    def _rows_of(self, claim: Claim) -> list[BatchRow]:
-        try:
-            rows = self._rows.read(claim.outbox_ids)
-        except UnpublishableError as error:
-            raise error.when_begun() from error
-        if len(rows) < len(claim.outbox_ids):
-            self._held.renew()
-            raise DataError(
-                f"the claim of lsn {claim.first_lsn} to {claim.last_lsn} in rowcast_claim names outbox rows that are "
-                "gone. Restore them, or delete the claim's row: the replicas will lack its changes."
-            )
-        return rows
 
     def _send(self, claim: Claim, rows: list[BatchRow]) -> None:
         self._publish_tables({head for _, head in heads_in(rows)})

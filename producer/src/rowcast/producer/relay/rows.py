@@ -51,7 +51,7 @@ class Rows:
 
         Rows far smaller than Kafka's limits, which are nearly all, cost nothing.
         """
-        schema = self._envelopes.schema_bytes({head for _, head in heads_in(rows)})
+        schema = self._envelopes.schema_bytes(head for _, head in heads_in(rows))
         suspects = {head.id for head in heads if self._limits.concern(head.size + schema)}
         large = [r for r in rows if r.id in suspects and self._limits.concern(max(map(_size, r.changes)) + schema)]
         if not large:
@@ -66,7 +66,7 @@ class Rows:
 
     def excess_of(self, changes: Sequence[Change], lsn: int) -> str | None:
         """Why Kafka does not take one of a chunk's rows; None if it takes all."""
-        schema = self._envelopes.schema_bytes({head for head, *_ in changes})
+        schema = self._envelopes.schema_bytes(head for head, *_ in changes)
         large = [change for change in changes if self._limits.concern(_size(change) + schema)]
         if large:
             self._prepare({head for head, *_ in large})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.options import Invocation, command
+from rowcast.shared.options import Invocation, command, command_group
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("rowcast.triggers")
 
-triggers = typer.Typer(
-    name="triggers",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Capture by database triggers instead of listeners: SQL text, COPY, procedures and other programs, too.",
+triggers = command_group(
+    "triggers", "Capture by database triggers instead of listeners: SQL text, COPY, procedures and other programs, too."
 )
 
 Tables = Annotated[
