@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from replicas import CUSTOMER, NAME, ORDERS, Database, running_worker, settings_for, work_once
-from rowcast.consumer import gaps, reader, replica_status
+from rowcast.consumer import gaps, reader, replica_status, subscription
+from rowcast.consumer import topics as consumer_topics
 from rowcast.consumer.membership import group_id
 from rowcast.consumer.worker import run_worker
 from rowcast.shared.config import Settings
@@ -292,6 +293,27 @@ def test_a_table_that_appears_later(source: Source, settings: Settings, replica:
         worker.until(lambda p: p.transactions == 1)
     assert replica.rows("orders", "id", "customer_id") == [(1, 1)]
     assert replica.state() == "consistent"
+
+
+def test_a_topic_that_the_server_does_not_know_yet(
+    source: Source, settings: Settings, replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers of Kafka learn of a topic one after another; another one has its events."""
+    source.add(ITEM)
+    source.put(("c", "item", item(1)))
+    hidden = table_topic(settings.source, "public", "item")
+    looks = 0
+
+    def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[int]]:
+        nonlocal looks
+        looks += 1
+        return consumer_topics.partitions_of(consumer, [t for t in topics if looks > 2 or t != hidden])
+
+    monkeypatch.setattr(subscription, "partitions_of", partitions_of)
+    work_once(settings)
+    assert looks > 2
+    assert replica.state() == "consistent"
+    assert replica.rows("item") == [(1, 0, "")]
 
 
 def test_a_table_that_the_configuration_adds(source: Source, settings: Settings, replica: Database) -> None:

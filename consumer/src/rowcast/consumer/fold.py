@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
@@ -34,7 +34,7 @@ def fold(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
     return last
 
 
-def grouped(folded: dict[str, dict[bytes, Change]], order: Iterable[str]) -> list[TableChanges]:
+def grouped(folded: dict[str, dict[bytes, Change]], order: Sequence[str]) -> list[TableChanges]:
     """The folded changes ready for set-wise statements, tables in the given order."""
     groups = []
     for table in order:
@@ -51,6 +51,7 @@ def grouped(folded: dict[str, dict[bytes, Change]], order: Iterable[str]) -> lis
             else:
                 upserts[change.layout] = [change.after]
         groups.append(group)
+    assert len(groups) == len(folded), f"changes of tables that are not known: {folded.keys() - set(order)}"
     return groups
 
 

@@ -171,7 +171,7 @@ class Reader:
         """
         streams = self._subscription.streams.values()
         if self._intake.by_key:
-            if not all(stream.reached for stream in streams):
+            if self._subscription.may_be_found or not all(stream.reached for stream in streams):
                 return
             self._intake.end_by_key(self._subscription.of_kind("table"))
             self._waits_for_seam_since = time.monotonic()
@@ -212,7 +212,9 @@ class Reader:
         self._loading = True
 
     def _is_done(self) -> bool:
-        if self._intake.by_key or not all(s.reached for s in self._subscription.streams.values()):
+        if self._intake.by_key or self._subscription.may_be_found:
+            return False
+        if not all(s.reached for s in self._subscription.streams.values()):
             return False
         if self._loading:
             # The transaction at the seam has not ended: there is nobody to wait for if the relay is not running.

@@ -20,6 +20,9 @@ from rowcast.shared.kafka import new_consumer
 _log = logging.getLogger("rowcast.worker")
 
 _LOOK_FOR_MISSING_S = 0.5
+# The relay makes a table's topic before it tells its shape. But servers learn of topics at their own pace: one that is
+# missing this long is taken for deleted.
+_MISSING_GRACE_S = 5.0
 _LOOK_FOR_PARTITIONS_S = 60.0
 
 
@@ -32,6 +35,8 @@ class Subscription:
         self._positions = positions
         self._consumer = new_consumer(settings.require_kafka(), "worker", {**READING, "group.id": "rowcast"})
         self._next_look = 0.0
+        self._missing: list[str] = []
+        self._missing_since = 0.0
         self.streams: dict[Partition, Stream] = {}
         self.lost_transactions = False
         """Whether ENDs that were to be read next have been deleted."""
@@ -79,7 +84,15 @@ class Subscription:
                 if (topic, number) not in self.streams:
                     new.append(self._begin((topic, number), kind))
         self._assign(new)
-        self._next_look = now + (_LOOK_FOR_PARTITIONS_S if len(found) == len(topics) else _LOOK_FOR_MISSING_S)
+        missing = sorted(topics.keys() - found.keys())
+        if missing != self._missing:
+            self._missing, self._missing_since = missing, now
+        self._next_look = now + (_LOOK_FOR_MISSING_S if missing else _LOOK_FOR_PARTITIONS_S)
+
+    @property
+    def may_be_found(self) -> bool:
+        """Whether topics are missing, and not for so long that nothing will come of it."""
+        return bool(self._missing) and time.monotonic() - self._missing_since < _MISSING_GRACE_S
 
     def _wanted_topics(self) -> dict[str, Kind]:
         source = self._settings.source
