@@ -30,7 +30,7 @@ from replicas import NAME, settings_for, work_once
 from rowcast.consumer.verify import verify
 from rowcast.producer import Capture
 from rowcast.producer.outbox import outbox_tables
-from rowcast.producer.relay import Relay
+from rowcast.producer.relay import Relay, chunks
 from rowcast.producer.relay.chunks import ChunkReader
 from rowcast.producer.snapshots import OPEN, Snapshot, Snapshots, State
 from rowcast.shared.config import RelaySettings, Settings
@@ -316,6 +316,20 @@ def test_a_chunk_looks_at_no_more_rows_than_it_has(new_app: NewApp) -> None:
         while chunks[-1].last_key is not None:
             chunks.append(reader.read(connection, chunks[-1].last_key, 3))
     assert [len(chunk.changes) for chunk in chunks] == [0, 0, 1]
+
+
+def test_a_chunk_ends_when_it_has_grown_large(
+    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its last row has come from the database; what it has of it is nobody's any more."""
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 200_000)
+    app = new_app(items())
+    app.insert("item", [{"id": n, "note": f"{n}" * 50_000} for n in range(1, 10)] + some(*range(10, 1_000)))
+    app.capture()
+    app.ask("item", chunk_rows=2_000)
+    Relay(settings.model_copy(update={"relay": RelaySettings(snapshot="never")}), app.engine).run_once()
+    assert read(settings) == list(range(1, 1_000))
+    assert [(s.state, s.rows_read, s.reason) for s in app.asked()] == [(State.done, 999, None)]
 
 
 @pytest.mark.parametrize("condition", ["no_such_column = 1", "id = = 1", "no_such_function(id) = 1"])

@@ -17,8 +17,9 @@ class FakeOutbox:
     def add(self, *heads: Head) -> None:
         self.visible |= {head.id: head for head in heads}
 
-    def heads(self, limit: int) -> list[Head]:
-        return sorted(self.visible.values(), key=lambda head: head.id)[:limit]
+    def heads(self, limit: int, without: range = range(0)) -> list[Head]:
+        there = (head for head in self.visible.values() if head.id not in without)
+        return sorted(there, key=lambda head: head.id)[:limit]
 
     def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
         rows = self.heads(len(self.visible))

@@ -129,6 +129,9 @@ class MemoryPublisher:
         self._transaction().marker = lsn
         self._world.step()
 
+    def push(self) -> None:
+        """Nothing lingers here."""
+
     def _transaction(self) -> KafkaTransaction:
         self._raise_if_fenced(self._lane)
         transaction = self._open[self._lane]
@@ -568,7 +571,7 @@ class ReadsEarlier(Leader):
         original = Outbox.is_sealed
 
         def look(this: Outbox) -> bool:
-            this.heads(1)
+            this.heads(1, range(0))
             return original(this)
 
         with patch.object(Outbox, "is_sealed", look):

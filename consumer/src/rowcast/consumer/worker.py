@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from rowcast.consumer.changes import Partition
 from rowcast.consumer.handover import Mark
-from rowcast.consumer.interpreter import tuned_interpreter
 from rowcast.consumer.lag import replica_status
 from rowcast.consumer.layouts import Layouts
 from rowcast.consumer.membership import Membership
@@ -30,6 +29,7 @@ from rowcast.consumer.transactions import Run
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import FencedError, RetriableError, UnreachableError
 from rowcast.shared.events import transaction_topic
+from rowcast.shared.interpreter import tuned_interpreter
 from rowcast.shared.kafka import new_admin, reach
 
 _log = logging.getLogger("rowcast.worker")

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.interpreter import tuned_interpreter
 from rowcast.shared.options import Invocation, command
 from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress, progress_of_each
 from rowcast.shared.stopping import stop_on_signals
@@ -45,6 +46,7 @@ def relay(
             log=_log, log_format=invocation.log_format, interval=progress_interval,
         ) as moved,
         stop_on_signals() as stop,
+        tuned_interpreter(),
     ):  # fmt: skip
         if len(settings) > 1:
             return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved)

@@ -62,11 +62,15 @@ def split_row(row: OutboxRow, splitter: LineSplitter) -> BatchRow:
 def heads_in(rows: Sequence[BatchRow]) -> Iterator[tuple[BatchRow, LineHead]]:
     """Each line head once, with the row that names it first."""
     seen: set[LineHead] = set()
+    last = None
     for row in rows:
-        for head, *_ in row.changes:
-            if head not in seen:
-                seen.add(head)
-                yield row, head
+        for change in row.changes:
+            # Of the same table, mostly, which the splitter gives the same object.
+            if change[0] is not last:
+                last = change[0]
+                if last not in seen:
+                    seen.add(last)
+                    yield row, last
 
 
 def event_count(rows: Sequence[BatchRow]) -> int:

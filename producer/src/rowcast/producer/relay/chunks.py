@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 
-from rowcast.producer.relay.lines import Change, LineHead
+from rowcast.producer.relay.lines import Change, LineHead, canonical_key
 from rowcast.producer.relay.resume_keys import key_from_json, key_to_json
+from rowcast.producer.relay.streaming import streamed
 from rowcast.shared.errors import DataError
 from rowcast.shared.leaving import leaving_rows, stored_images
 from rowcast.shared.shapes import ColumnShape, TableShape
@@ -22,15 +23,15 @@ from rowcast.shared.types import engine_family
 CHUNK_BYTES = 8 * 1024 * 1024
 """A chunk's rows are in memory at once: it ends with the row that reaches this."""
 
-_STREAMING = {"stream_results": True, "max_row_buffer": 100}
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows as changes of op ``r``; ``last_key`` is where the next chunk goes on, None if there is none."""
+    """Rows as changes of op ``r``; ``last_key`` is where the next chunk goes on, None if there is none; ``largest`` is
+    the size of the largest key and image, in bytes."""
 
     changes: list[Change]
     last_key: str | None
+    largest: int
 
 
 class ChunkReader:
@@ -80,22 +81,27 @@ class ChunkReader:
         Raises the database's errors as they are, DataError if there is no going on.
         """
         rows = self._rows if after is None else self._rows.where(self._behind(key_from_json(after)))
+        head = self._head
         changes: list[Change] = []
-        size = seen = 0
+        seen = size = largest = 0
         last_key = None
-        with connection.execute(rows.limit(limit), execution_options=_STREAMING) as found:
-            for key, image, *last in found:
+        with closing(streamed(connection, rows.limit(limit))) as found:
+            for row in found:
                 seen += 1
-                if image is not None:
-                    # The database's white space and escapes must not make two keys of one.
-                    changes.append((self._head, orjson.dumps(orjson.loads(key)), image.encode(), None))
-                    size += len(image)
-                if seen == limit or size >= CHUNK_BYTES:
-                    last_key = key_to_json(last)
+                if row[1] is not None:
+                    key, image = canonical_key(row[0].encode()), row[1].encode()
+                    changes.append((head, key, image, None))
+                    own = len(key) + len(image)
+                    size += own
+                    if own > largest:
+                        largest = own
+                if size >= CHUNK_BYTES:
                     break
+        if seen == limit or size >= CHUNK_BYTES:
+            last_key = key_to_json(row[2:])
         if last_key is not None and last_key == after:
             raise DataError(f"there is no going on behind the key {last_key}: it does not compare as it sorts")
-        return Chunk(changes, last_key)
+        return Chunk(changes, last_key, largest)
 
     def _behind(self, values: list[Any]) -> ColumnElement[bool]:
         # Without types of their own the values take their columns'.

@@ -77,8 +77,8 @@ class Envelopes:
         know that the rows are all there."""
         assert claim.chunk is not None
         lsn = claim.first_lsn
-        for change in changes:
-            yield self.row_read(change, lsn, now_ms)
+        for message in self.rows_read(changes, lsn, now_ms):
+            yield message
             lsn += 1
         name = f"snapshot-{claim.chunk.snapshot}-{lsn}"
         for boundary in (
@@ -87,16 +87,20 @@ class Envelopes:
             yield self._plain_boundary(boundary)
         assert lsn + 1 == claim.last_lsn, f"the claim is for lsns up to {claim.last_lsn}, its rows take {lsn + 1}"
 
-    def row_read(self, change: Change, lsn: int, now_ms: int) -> Message:
-        """One row of a chunk."""
-        head, key, after, _ = change
-        topic, middle, rest, frame = self._of_head(head)
-        value = b'{"before":null,"after":%b%b%d%bnull,"lsn":%d%b%d,"transaction":null}' % (
-            after or b"null", self._source, now_ms, middle, lsn, rest, now_ms,
-        )  # fmt: skip
-        if frame is not None:
-            value, key = frame.value(value), frame.key(key)
-        return topic, value, key, BY_KEY
+    def rows_read(self, changes: Sequence[Change], lsn: int, now_ms: int) -> Iterator[Message]:
+        """Rows of one table's chunk, with lsns from ``lsn`` on."""
+        last = None
+        for head, key, after, _ in changes:
+            if head is not last:
+                last = head
+                topic, middle, rest, frame = self._of_head(head)
+                middle = b'%b%d%bnull,"lsn":' % (self._source, now_ms, middle)
+                rest = b'%b%d,"transaction":null}' % (rest, now_ms)
+            value = b'{"before":null,"after":%b%b%d%b' % (after or b"null", middle, lsn, rest)
+            if frame is not None:
+                value, key = frame.value(value), frame.key(key)
+            yield topic, value, key, BY_KEY
+            lsn += 1
 
     def schema_bytes(self, heads: Iterable[LineHead]) -> int:
         """How much longer their schemas make a message of one of these, at most."""
@@ -115,14 +119,16 @@ class Envelopes:
         context = b"" if row.context is None else b',"context":' + context_member(row.context, as_text=self._schemas)
         tx = orjson.dumps(row.tx)
         parts: dict[LineHead, _Part] = {}
+        last = None
         for head, key, after, before in row.changes:
-            part = parts.get(head)
-            if part is None:
-                topic, middle, rest, frame = self._of_head(head)
-                middle = b'%b%d%b%b,"lsn":' % (self._source, row.ts_ms, middle, tx)
-                rest = b'%b%d,"transaction":{"id":%b,"total_order":' % (rest, now_ms, tx)
-                part = parts[head] = topic, middle, rest, frame
-            topic, middle, rest, frame = part
+            if head is not last:
+                last = head
+                if (part := parts.get(head)) is None:
+                    topic, middle, rest, frame = self._of_head(head)
+                    middle = b'%b%d%b%b,"lsn":' % (self._source, row.ts_ms, middle, tx)
+                    rest = b'%b%d,"transaction":{"id":%b,"total_order":' % (rest, now_ms, tx)
+                    part = parts[head] = topic, middle, rest, frame
+                topic, middle, rest, frame = part
             total += 1
             order = counts[head.table] = counts.get(head.table, 0) + 1
             if frame is not None and after is None:

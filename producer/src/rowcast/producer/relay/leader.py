@@ -170,9 +170,10 @@ class Leader:
         except UnpublishableError as error:
             sent = self._set_aside(error)
         # A chunk comes behind all that waits: little must wait.
-        if sent < self._limits.rows:
-            sent += self._publish_chunk()
-        idle = sent == 0
+        chunk = self._publish_chunk() if sent < self._limits.rows else 0
+        if sent and not chunk and not self._next.more:
+            self._publisher.push()
+        idle = sent + chunk == 0
         if not idle or self._beat():
             self._sent_at = time.monotonic()
         if self._commit_is_due(idle):
@@ -225,13 +226,13 @@ class Leader:
             chunk = self._snapshots.read(snapshot, self.keep_lease)
         if chunk is None:
             return 0
-        if (reason := self._rows.excess_of(chunk.changes, self._held.lease.next_lsn)) is not None:
+        if (reason := self._rows.excess_of(chunk.changes, chunk.largest, self._held.lease.next_lsn)) is not None:
             self._snapshots.give_up(reason)
             return 1
         lsns = len(chunk.changes) + 2
         claim = self._held.record([], lsns, None, self._snapshots.claimed(chunk))
         self._renewed_at = time.monotonic()
-        self._publish_tables({head for head, *_ in chunk.changes})
+        self._publish_tables({head for head, *_ in chunk.changes[:1]})
         self._publisher.send(self._envelopes.chunk(claim, chunk.changes, time.time_ns() // 1_000_000), claim.last_lsn)
         self._sent_lsn = claim.last_lsn
         self._on_events(len(chunk.changes))

@@ -7,16 +7,15 @@ never objects, so ``,"k":{``, ``,"b":{`` and ``,"a":{`` occur first where they a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import re
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
 from rowcast.shared.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
-class LineHead:
+class LineHead(NamedTuple):
     """What many lines have in common: the table (``schema.table``), its shape's version, and the op."""
 
     table: str
@@ -29,6 +28,24 @@ Change: TypeAlias = tuple[LineHead, bytes, bytes | None, bytes | None]
 that of the old row (None: not known)."""
 
 
+# Nearly all lines: a key that is compact JSON already, of texts that need no escapes and of integers, and no old row.
+# What is within quotes here holds no quote, so each part ends where it is looked for.
+_TEXT = rb'"[^"\\\x00-\x1f\x7f]*"'
+_MEMBER = rb"%b:(?:%b|0|-?[1-9][0-9]{0,17})" % (_TEXT, _TEXT)
+_PLAIN = re.compile(
+    rb'(\{"t":%b,"v":%b,"op":"[cud]"),"k":(\{%b(?:,%b)*\})(?:,"a":(\{[^\n]*\}))?\}\n' % (_TEXT, _TEXT, _MEMBER, _MEMBER)
+)
+_PLAIN_KEY = re.compile(rb"\{%b(?:,%b)*\}" % (_MEMBER, _MEMBER))
+# What the expression matches outside its groups.
+_AROUND = len(b',"k":}\n')
+_BEFORE_AFTER = len(b',"a":')
+
+
+def canonical_key(document: bytes) -> bytes:
+    """As compact JSON: the database's white space and escapes must not make two keys of one. Raises JSONDecodeError."""
+    return document if _PLAIN_KEY.fullmatch(document) else orjson.dumps(orjson.loads(document))
+
+
 class LineSplitter:
     """Remembers the heads it has seen: there are few."""
 
@@ -37,7 +54,27 @@ class LineSplitter:
 
     def split(self, changes: str) -> list[Change]:
         """An outbox row's lines. Raises DataError with the reason if one is damaged."""
-        lines = changes.encode().split(b"\n")
+        text = changes.encode()
+        return self._plain(text) or self._any(text)
+
+    def _plain(self, text: bytes) -> list[Change] | None:
+        """All lines at a third of the cost, if all are such; else None."""
+        heads = self._heads
+        result: list[Change] = []
+        last, head = b"", None
+        size = 0
+        for prefix, key, after in _PLAIN.findall(text):
+            if prefix != last:
+                last, head = prefix, heads.get(prefix)
+            if head is None or (head.op == "d") is not (after == b""):
+                return None
+            size += len(prefix) + len(key) + len(after) + (_AROUND + _BEFORE_AFTER if after else _AROUND)
+            result.append((head, key, after or None, None))
+        # Otherwise there is something between the lines, or behind them.
+        return result if size == len(text) else None
+
+    def _any(self, text: bytes) -> list[Change]:
+        lines = text.split(b"\n")
         if lines.pop() != b"" or not lines:
             raise DataError("the last line does not end with a line break")
         heads = self._heads
@@ -56,8 +93,7 @@ class LineSplitter:
             if (after is None) is not (head.op == "d"):
                 raise DataError(f"op {head.op!r} {'without' if after is None else 'with'} a row image: {_shown(line)}")
             try:
-                # The database's white space and escapes must not make two keys of one.
-                key = orjson.dumps(orjson.loads(line[k + 5 : end]))
+                key = canonical_key(line[k + 5 : end])
             except orjson.JSONDecodeError as error:
                 raise DataError(f"the key is no JSON ({error}): {_shown(line)}") from error
             if key == b"{}":

@@ -70,9 +70,10 @@ class Outbox:
         self._row = row
         self._heads = sa.select(row.id, row.tx, row.ts_ms, row.complete, size).order_by(row.id)
 
-    def heads(self, limit: int) -> list[Head]:
-        """The first rows that are visible now: of each transaction all rows or, where ``limit`` cuts, the first."""
-        heads = self._heads.limit(limit)
+    def heads(self, limit: int, without: range) -> list[Head]:
+        """The first rows that are visible now but for these ids: of each transaction all rows or, where ``limit``
+        cuts, the first."""
+        heads = self._heads.where(~self._row.id.between(without.start, without.stop - 1)).limit(limit)
         return self._read(heads.where(self._row.tx != transaction_names.token) if self.seal() else heads)
 
     def seal(self) -> bool:

@@ -64,14 +64,16 @@ class Rows:
                 if (reason := self._limits.excess(message)) is not None:
                     raise UnpublishableError(row.id, row.tx, f"table {change[0].table}: {reason}", MEND)
 
-    def excess_of(self, changes: Sequence[Change], lsn: int) -> str | None:
-        """Why Kafka does not take one of a chunk's rows; None if it takes all."""
-        schema = self._envelopes.schema_bytes(head for head, *_ in changes)
+    def excess_of(self, changes: Sequence[Change], largest: int, lsn: int) -> str | None:
+        """Why Kafka does not take one of a chunk's rows; None if it takes all. ``largest``: see ``Chunk``."""
+        schema = self._envelopes.schema_bytes(head for head, *_ in changes[:1])
+        if not self._limits.concern(largest + schema):
+            return None
         large = [change for change in changes if self._limits.concern(_size(change) + schema)]
         if large:
             self._prepare({head for head, *_ in large})
-        for change in large:
-            if reason := self._limits.excess(self._envelopes.row_read(change, lsn, time.time_ns() // 1_000_000)):
+        for message in self._envelopes.rows_read(large, lsn, time.time_ns() // 1_000_000):
+            if reason := self._limits.excess(message):
                 return f"{reason}. {MEND.capitalize()}, and ask for the snapshot again"
         return None
 

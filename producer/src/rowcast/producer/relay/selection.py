@@ -6,8 +6,8 @@ this order respects every dependency (``docs/decisions/``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from rowcast.producer.relay.reading import Head
@@ -18,7 +18,7 @@ from rowcast.shared.errors import DataError
 class Readable(Protocol):
     """What ``reading.Outbox`` offers."""
 
-    def heads(self, limit: int) -> list[Head]: ...
+    def heads(self, limit: int, without: range) -> list[Head]: ...
     def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]: ...
     def going_on(self, transactions: Collection[str], after_id: int) -> set[str]: ...
     def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]: ...
@@ -27,10 +27,11 @@ class Readable(Protocol):
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Rows in the order of publishing, those of a transaction together. ``end_id``: the greatest outbox id of the last
-    transaction, if it goes on after these rows."""
+    transaction, if it goes on after these rows; ``more``: whether others are waiting."""
 
     heads: Sequence[Head] = ()
     end_id: int | None = None
+    more: bool = False
 
     def before(self, tx: str) -> Selection:
         """The transactions that come before this one."""
@@ -60,8 +61,10 @@ def select_next(outbox: Readable, claimed: Collection[int], unfinished: Unfinish
                 f"{unfinished.end_id}, are gone, and a part of the transaction is published. Restore them."
             )
         return selection
-    limit = limits.rows + 1 + len(claimed)
-    window = outbox.heads(limit)
+    # The database passes over these faster than it hands them out.
+    run = _longest_run(claimed)
+    limit = limits.rows + 1 + len(claimed) - len(run)
+    window = outbox.heads(limit, run)
     heads = [head for head in window if head.id not in claimed]
     if not heads:
         return Selection()
@@ -71,7 +74,18 @@ def select_next(outbox: Readable, claimed: Collection[int], unfinished: Unfinish
         if not transactions:
             tx, end_id = outbox.first_to_end(heads[0].id, claimed)
             return _part(outbox, tx, heads[0].id - 1, end_id, limits)
-    return _fitting(transactions, limits)
+    selection = _fitting(transactions, limits)
+    return replace(selection, more=len(selection.heads) < len(heads))
+
+
+def _longest_run(ids: Iterable[int]) -> range:
+    """Of ids without a gap."""
+    longest = run = range(0)
+    for id_ in sorted(ids):
+        run = range(run.start, id_ + 1) if run and id_ == run.stop else range(id_, id_ + 1)
+        if len(run) > len(longest):
+            longest = run
+    return longest
 
 
 def _by_end(heads: Sequence[Head]) -> list[list[Head]]:
@@ -121,4 +135,4 @@ def _cut(rows: Sequence[Head], end_id: int, limits: Limits) -> Selection:
             break
         chosen.append(head)
     goes_on = bool(chosen) and chosen[-1].id < end_id
-    return Selection(chosen, end_id if goes_on else None)
+    return Selection(chosen, end_id if goes_on else None, goes_on)

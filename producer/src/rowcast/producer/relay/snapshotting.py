@@ -118,7 +118,7 @@ class Snapshotting:
                 while not wait_for((chunk,), _SLICE_S).done:
                     meanwhile()
                 rows = chunk.result()
-            return rows if self._images is None else replace(rows, changes=self._images.changes(rows.changes))
+            return rows if self._images is None else self._in_their_form(rows, self._images)
         except exc.DBAPIError as error:
             if is_passing(error):
                 raise
@@ -126,6 +126,12 @@ class Snapshotting:
         except (ConfigurationError, DataError) as error:
             self._fail(due, str(error))
         return None
+
+    @staticmethod
+    def _in_their_form(rows: Chunk, images: ConnectImages) -> Chunk:
+        changes = images.changes(rows.changes)
+        largest = max((len(key) + len(after or b"") for _, key, after, _ in changes), default=0)
+        return replace(rows, changes=changes, largest=largest)
 
     def claimed(self, chunk: Chunk) -> ClaimedChunk:
         """What is to be written down with the claim of the chunk; from here on the next one is due."""

@@ -33,6 +33,8 @@ class Upcoming:
         self._commit = commit
         self._keep_lease = keep_lease
         self._parks = parks
+        self.more = False
+        """Whether more was waiting than the last claim took."""
 
     def claim(self, outbox: Outbox, claimed: Collection[int]) -> tuple[Claim, list[BatchRow]] | None:
         """Claims the next rows but those that are ``claimed``; None if there are none.
@@ -42,6 +44,7 @@ class Upcoming:
         """
         claims = self._claims
         selection = select_next(outbox, claimed, claims.unfinished, self._limits)
+        self.more = selection.more
         try:
             rows = self._publishable(selection)
             if self._parks and claims.unfinished is None and selection.end_id is not None:

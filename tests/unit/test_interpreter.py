@@ -1,11 +1,11 @@
-"""Python's settings are the process's: the worker puts them back."""
+"""Python's settings are the process's: whoever tunes them puts them back."""
 
 from __future__ import annotations
 
 import gc
 import sys
 
-from rowcast.consumer.interpreter import tuned_interpreter
+from rowcast.shared.interpreter import tuned_interpreter
 
 
 def test_settings_are_as_before_afterwards() -> None:
