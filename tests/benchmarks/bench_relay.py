@@ -6,7 +6,8 @@ change is acknowledged there.
 Throughput: the outbox is filled first, with transactions of 10 rows and then with bulk transactions of 10,000 (one is
 captured, its outbox rows are multiplied). Contestants alternate, each in a process of its own: the relay from the
 moment it leads until everything is committed in Kafka and deleted; librdkafka with the messages that the relay has just
-published, from memory, without a database and without transactions.
+published, from memory, without a database and without transactions. The first round of each is not counted: the broker
+is slow until its JVM has compiled what it runs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from relayed import Application, Command, Order, Probe, application, heading, ob
 from rowcast.producer import relay
 from rowcast.producer.relay import RelayProgress, run_relay
 from rowcast.shared.config import load
+from rowcast.shared.interpreter import tuned_interpreter
 
 SIZES = {"transactions of 10 rows": 10, "bulk transactions of 10,000": 10_000}
 _MULTIPLY = sa.text(
@@ -61,7 +63,9 @@ def relay_once(config: str, results: Connection) -> None:
             ended = time.perf_counter()
             leading = leading or ended
 
-    run_relay(load(Path(config)), True, threading.Event(), note)
+    # As the command does.
+    with tuned_interpreter():
+        run_relay(load(Path(config)), True, threading.Event(), note)
     results.send((ended - leading, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -120,14 +124,15 @@ def throughput(url: str, bootstrap: str, events: int, rounds: int) -> None:
     heading(f"relay, PostgreSQL outbox to Kafka, {events:,} events, {rounds} rounds")
     for what, size in SIZES.items():
         relayed, raw, most = [], [], 0.0
-        for _ in range(rounds):
-            with application(url, bootstrap) as app:
+        for n in range(rounds + 1):
+            with application(url, bootstrap, snapshot="never") as app:
                 fill(app, events, size)
                 seconds, mib = in_a_process(relay_once, str(app.config))
                 assert app.backlog() == 0
-                relayed.append(events / seconds)
                 most = max(most, mib)
-                raw.append(events / in_a_process(produce, bootstrap, app.source)[0])
+                if n > 0:
+                    relayed.append(events / seconds)
+                    raw.append(events / in_a_process(produce, bootstrap, app.source)[0])
         ratio = statistics.median(a / b for a, b in zip(relayed, raw, strict=True))
         print(
             f"  {what:<28} {statistics.median(relayed):9,.0f} events/s ({min(relayed):,.0f}–{max(relayed):,.0f})   "
@@ -139,7 +144,7 @@ def throughput(url: str, bootstrap: str, events: int, rounds: int) -> None:
 def latency(url: str, bootstrap: str, rate: float, seconds: float, warm_up: float) -> None:
     heading(f"commit to acknowledged in Kafka at {rate:.0f} commits/s for {seconds:.0f} s")
     for embedded in (True, False):
-        with application(url, bootstrap) as app, contextlib.ExitStack() as stack:
+        with application(url, bootstrap, snapshot="never") as app, contextlib.ExitStack() as stack:
             if embedded:
                 stack.enter_context(relay.running(app.settings, app.capture))
             else:
@@ -165,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("bootstrap")
-    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)

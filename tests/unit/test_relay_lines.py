@@ -103,3 +103,61 @@ def test_a_damaged_line_is_refused_with_the_reason(changes: str, reason: str) ->
 def test_a_line_cut_anywhere_is_refused(length: int) -> None:
     with pytest.raises(DataError):
         LineSplitter().split(UPDATE[:length] + "\n")
+
+
+PLAIN_KEYS = st.dictionaries(
+    st.sampled_from(["id", "n\u00e9", "a{}", ",a:{", "k"]),
+    st.integers(-(10**18) + 1, 10**18 - 1) | st.text("ab {}:,\u00e9\U0001f600/'"),
+    min_size=1,
+)
+PLAIN_LINES = st.lists(st.tuples(st.sampled_from("cud"), PLAIN_KEYS, st.text()), min_size=1, max_size=4)
+
+
+def plain(lines: list[tuple[str, dict[str, Any], str]]) -> str:
+    text = ""
+    for op, key, note in lines:
+        image = "" if op == "d" else f',"a":{orjson.dumps(key | {"note": note}).decode()}'
+        text += f'{ORDERS},"op":"{op}","k":{orjson.dumps(key).decode()}{image}}}\n'
+    return text
+
+
+def knowing() -> LineSplitter:
+    """The short way asks for heads that are known."""
+    splitter = LineSplitter()
+    splitter.split("".join(plain([(op, {"id": 1}, "")]) for op in "cud"))
+    return splitter
+
+
+@given(PLAIN_LINES)
+def test_the_short_way_gives_what_the_long_one_does(lines: list[tuple[str, dict[str, Any], str]]) -> None:
+    splitter, text = knowing(), plain(lines).encode()
+    assert splitter._plain(text) == splitter._any(text)
+
+
+@given(PLAIN_LINES, st.data())
+def test_the_short_way_takes_nothing_that_the_long_one_does_not(
+    lines: list[tuple[str, dict[str, Any], str]], data: st.DataObject
+) -> None:
+    splitter, text = knowing(), plain(lines).encode()
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, min(begin + 8, len(text))))
+    pieces = [
+        b"",
+        b"\n",
+        b"}",
+        b"{",
+        b'"',
+        b"\\",
+        b" ",
+        b"0",
+        b"-",
+        b',"b":{"id":1}',
+        b',"a":{',
+        b',"k":{}',
+        b"x\n",
+        b"\x7f",
+    ]
+    damaged = text[:begin] + data.draw(st.sampled_from(pieces)) + text[end:]
+    found = splitter._plain(damaged)
+    if found is not None:
+        assert found == splitter._any(damaged)

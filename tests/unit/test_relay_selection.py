@@ -29,6 +29,14 @@ def ids(selection: Selection) -> list[int]:
     return [head.id for head in selection.heads]
 
 
+def test_it_says_whether_more_is_waiting_than_it_takes() -> None:
+    outbox = outbox_of(row(1, "a"), row(2, "b"), row(3, "c", None), row(4, "c"))
+    assert not select_next(outbox, (), None, AMPLE).more
+    assert not select_next(outbox, {1, 2}, None, Limits(2, 100)).more
+    assert select_next(outbox, (), None, Limits(2, 100)).more
+    assert select_next(outbox, {1, 2}, None, Limits(1, 100)).more
+
+
 def test_an_empty_outbox_gives_nothing() -> None:
     assert select_next(FakeOutbox(), (), None, AMPLE) == Selection()
 
