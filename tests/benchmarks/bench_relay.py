@@ -141,10 +141,14 @@ def throughput(url: str, bootstrap: str, events: int, rounds: int) -> None:
         )
 
 
-def latency(url: str, bootstrap: str, rate: float, seconds: float, warm_up: float) -> None:
-    heading(f"commit to acknowledged in Kafka at {rate:.0f} commits/s for {seconds:.0f} s")
+def latency(url: str, bootstrap: str, rate: float, seconds: float, warm_up: float, transaction_ms: int) -> None:
+    heading(
+        f"commit to acknowledged in Kafka at {rate:.0f} commits/s for {seconds:.0f} s, "
+        f"a Kafka transaction each {transaction_ms} ms"
+    )
+    relayed = {"snapshot": "never", "kafka_transaction_ms": transaction_ms}
     for embedded in (True, False):
-        with application(url, bootstrap, snapshot="never") as app, contextlib.ExitStack() as stack:
+        with application(url, bootstrap, **relayed) as app, contextlib.ExitStack() as stack:
             if embedded:
                 stack.enter_context(relay.running(app.settings, app.capture))
             else:
@@ -175,12 +179,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--warm-up", type=float, default=60.0, help="seconds at the same rate before")
+    parser.add_argument("--transaction-ms", type=int, default=100, help="kafka_transaction_ms, for the latency")
     parser.add_argument("--only", choices=("throughput", "latency"))
     options = parser.parse_args()
     if options.only != "latency":
         throughput(options.url, options.bootstrap, options.events, options.rounds)
     if options.only != "throughput":
-        latency(options.url, options.bootstrap, options.rate, options.seconds, options.warm_up)
+        latency(options.url, options.bootstrap, options.rate, options.seconds, options.warm_up, options.transaction_ms)
 
 
 if __name__ == "__main__":
