@@ -30,12 +30,12 @@ from replicas import NAME, settings_for, work_once
 from rowcast.consumer.verify import verify
 from rowcast.producer import Capture
 from rowcast.producer.outbox import outbox_tables
-from rowcast.producer.relay import Relay, chunks
+from rowcast.producer.relay import Relay, chunks, streaming
 from rowcast.producer.relay.chunks import ChunkReader
 from rowcast.producer.snapshots import OPEN, Snapshot, Snapshots, State
 from rowcast.shared.config import RelaySettings, Settings
 from rowcast.shared.databases import open_engine
-from rowcast.shared.events import ChangeEvent
+from rowcast.shared.events import ChangeEvent, TransactionEvent
 from rowcast.shared.table_settings import TableSettings, read_table_settings
 from servers import Broker
 
@@ -318,10 +318,13 @@ def test_a_chunk_looks_at_no_more_rows_than_it_has(new_app: NewApp) -> None:
     assert [len(chunk.changes) for chunk in chunks] == [0, 0, 1]
 
 
+@pytest.mark.parametrize("as_they_come", [True, False])
 def test_a_chunk_ends_when_it_has_grown_large(
-    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch, as_they_come: bool
 ) -> None:
-    """Before its last row has come from the database; what it has of it is nobody's any more."""
+    """Before its last row has come from the database; what it has of it is nobody's any more. Not every psycopg gives
+    rows as they come, and other drivers do not."""
+    monkeypatch.setattr(streaming, "_chunked", streaming._chunked and as_they_come)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 200_000)
     app = new_app(items())
     app.insert("item", [{"id": n, "note": f"{n}" * 50_000} for n in range(1, 10)] + some(*range(10, 1_000)))
@@ -329,6 +332,10 @@ def test_a_chunk_ends_when_it_has_grown_large(
     app.ask("item", chunk_rows=2_000)
     Relay(settings.model_copy(update={"relay": RelaySettings(snapshot="never")}), app.engine).run_once()
     assert read(settings) == list(range(1, 1_000))
+    stream = read_topics(str(settings.kafka["bootstrap.servers"]), settings.source, "read_committed").stream
+    ends = [e for e in stream if isinstance(e, TransactionEvent) and e.id.startswith("snapshot-") and e.status == "END"]
+    # Two of four large rows each, and one with the ninth and all that follow.
+    assert len(ends) == 3
     assert [(s.state, s.rows_read, s.reason) for s in app.asked()] == [(State.done, 999, None)]
 
 

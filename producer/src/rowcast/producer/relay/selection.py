@@ -80,12 +80,14 @@ def select_next(outbox: Readable, claimed: Collection[int], unfinished: Unfinish
 
 def _longest_run(ids: Iterable[int]) -> range:
     """Of ids without a gap."""
-    longest = run = range(0)
+    first = last = start = stop = 0
     for id_ in sorted(ids):
-        run = range(run.start, id_ + 1) if run and id_ == run.stop else range(id_, id_ + 1)
-        if len(run) > len(longest):
-            longest = run
-    return longest
+        if id_ != stop:
+            start = id_
+        stop = id_ + 1
+        if stop - start > last - first:
+            first, last = start, stop
+    return range(first, last)
 
 
 def _by_end(heads: Sequence[Head]) -> list[list[Head]]:
