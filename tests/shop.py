@@ -16,6 +16,8 @@ from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, sessionmaker
 
 from rowcast.producer import Capture
+from rowcast.producer.relay.blocks import ChangeSplitter
+from rowcast.producer.relay.lines import Change
 from rowcast.shared.images import RowImage, register_functions
 from rowcast.shared.types import portable_type
 
@@ -141,8 +143,7 @@ class Shop:
         changes = []
         with self.engine.begin() as connection:
             for text in connection.scalars(sa.select(self.outbox.c.changes).order_by(self.outbox.c.id)).all():
-                assert text.endswith("\n")
-                changes += [orjson.loads(line) for line in text.splitlines()]
+                changes += map(_change, ChangeSplitter().split(text))
             connection.execute(self.outbox.delete())
         for change in changes:
             name = (change["t"].split(".")[-1], orjson.dumps(change["k"]))
@@ -169,6 +170,13 @@ class Shop:
                 for key, row in connection.execute(query):
                     found[table.name, orjson.dumps(orjson.loads(key))] = orjson.loads(row)
         return found
+
+
+def _change(change: Change) -> dict[str, Any]:
+    """As a line has it."""
+    head, key, after, before = change
+    row = {"t": head.table, "v": head.version, "op": head.op, "k": orjson.loads(key)}
+    return row | {name: orjson.loads(image) for name, image in (("b", before), ("a", after)) if image is not None}
 
 
 @contextmanager

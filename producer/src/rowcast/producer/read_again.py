@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection, Engine
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.outbox_lines import line_start
-from rowcast.producer.relay.lines import LineSplitter
+from rowcast.producer.relay.blocks import ChangeSplitter
 from rowcast.producer.relay.passing import is_passing
 from rowcast.producer.snapshots import Snapshots
 from rowcast.producer.sqlite_functions import ensure_functions
@@ -77,7 +77,7 @@ _OTHERWISE = "Take a snapshot of its tables (rowcast snapshot TABLE --where …)
 
 def _keys(parked: Sequence[ParkedRow]) -> dict[str, Keys]:
     """By table, in the order of their first change. Raises DataError."""
-    splitter = LineSplitter()
+    splitter = ChangeSplitter()
     keys: dict[str, Keys] = {}
     for row in parked:
         try:

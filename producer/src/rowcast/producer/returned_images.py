@@ -15,6 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from rowcast.producer.clock import now_ms
 from rowcast.producer.drain import KEYS_PER_ROW
 from rowcast.producer.locked_reads import OWN
+from rowcast.producer.outbox_blocks import STORED_TYPES, block_of
 from rowcast.producer.outbox_lines import row_line
 from rowcast.producer.tables import CapturedTable
 
@@ -27,14 +28,14 @@ _PLAIN = sa.text(
     "SELECT relkind = 'r' AND NOT relhasrules FROM pg_catalog.pg_class WHERE oid = to_regclass(:name)"
 ).columns(sa.column("plain", sa.Boolean))
 
-_WRAPPED = """WITH rowcast_changed AS ({update} RETURNING {keys}, {line} AS line), \
+_WRAPPED = """WITH rowcast_changed AS ({update} RETURNING {keys}, {values}), \
 rowcast_size AS (SELECT count(*) AS total, count(*) >= {many} AND NOT EXISTS (\
 SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = {name}::regclass AND NOT tgisinternal) AS many \
 FROM rowcast_changed), \
 rowcast_written AS (INSERT INTO {outbox} (tx, ts_ms, changes) \
-SELECT CAST(txid_current() AS varchar), {now}, changes FROM (SELECT string_agg(line, '') AS changes FROM (\
-SELECT line, (row_number() OVER () - 1) / {a_row} AS part FROM rowcast_changed \
-WHERE (SELECT many FROM rowcast_size)) AS lines GROUP BY part ORDER BY part) AS parts WHERE changes <> '') \
+SELECT CAST(txid_current() AS varchar), {now}, changes FROM (SELECT {changes} AS changes FROM (\
+SELECT {names}, (row_number() OVER () - 1) / {a_row} AS part FROM rowcast_changed \
+WHERE (SELECT many FROM rowcast_size)) AS rows GROUP BY part ORDER BY part) AS parts WHERE changes <> '') \
 SELECT rowcast_size.total, {their_keys} FROM rowcast_size LEFT JOIN rowcast_changed ON NOT rowcast_size.many"""
 
 
@@ -71,6 +72,9 @@ class ReturnedImages:
         name = preparer.format_table(table.table)
         if not connection.execute(_PLAIN, {"name": name.replace("%%", "%")}, execution_options=OWN).scalar():
             return None
+        stored = connection.execute(STORED_TYPES, {"name": name.replace("%%", "%")}, execution_options=OWN)
+        block = block_of(table, "u", {str(column): str(type_) for column, type_ in stored}, self._dialect)
+        values = {"line": str(compiled)} if block is None else block.values
         keys = [
             f"{preparer.format_column(column, use_table=True, use_schema=True)} AS k{i}"
             for i, column in enumerate(table.key_columns)
@@ -78,7 +82,9 @@ class ReturnedImages:
         return {
             "keys": ", ".join(keys),
             "their_keys": ", ".join(f"rowcast_changed.k{i}" for i in range(len(keys))),
-            "line": str(compiled),
+            "values": ", ".join(f"{sql} AS {value}" for value, sql in values.items()),
+            "names": ", ".join(values),
+            "changes": "string_agg(line, '')" if block is None else block.changes,
             "many": MANY,
             "name": "'" + name.replace("'", "''") + "'",
             "outbox": preparer.format_table(self._outbox),

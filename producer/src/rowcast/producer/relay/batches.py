@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from rowcast.producer.relay.blocks import ChangeSplitter
 from rowcast.producer.relay.contexts import Headers, read_context
-from rowcast.producer.relay.lines import Change, LineHead, LineSplitter
+from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.reading import OutboxRow
 from rowcast.producer.relay.unfinished import Unfinished
 from rowcast.shared.errors import DataError
@@ -46,7 +47,7 @@ class UnpublishableError(DataError):
         )
 
 
-def split_row(row: OutboxRow, splitter: LineSplitter) -> BatchRow:
+def split_row(row: OutboxRow, splitter: ChangeSplitter) -> BatchRow:
     """Raises UnpublishableError if the row is damaged."""
     try:
         # SQLite holds values of any type in columns of any type.

@@ -89,15 +89,15 @@ class LineSplitter:
             before = None if b < 0 else line[b + 5 : end]
             end = end if b < 0 else b
             if line[-1:] != b"}" or line[end - 1 : end] != b"}" or not (_ends(after) and _ends(before)):
-                raise DataError(f"a line is cut off: {_shown(line)}")
+                raise DataError(f"a line is cut off: {shown(line)}")
             if (after is None) is not (head.op == "d"):
-                raise DataError(f"op {head.op!r} {'without' if after is None else 'with'} a row image: {_shown(line)}")
+                raise DataError(f"op {head.op!r} {'without' if after is None else 'with'} a row image: {shown(line)}")
             try:
                 key = canonical_key(line[k + 5 : end])
             except orjson.JSONDecodeError as error:
-                raise DataError(f"the key is no JSON ({error}): {_shown(line)}") from error
+                raise DataError(f"the key is no JSON ({error}): {shown(line)}") from error
             if key == b"{}":
-                raise DataError(f"the key is empty: {_shown(line)}")
+                raise DataError(f"the key is empty: {shown(line)}")
             result.append((head, key, after, before))
         return result
 
@@ -106,9 +106,9 @@ class LineSplitter:
             data: Any = orjson.loads(line[:k] + b"}") if k > 0 else None
             head = LineHead(data["t"], data["v"], data["op"])
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"not an outbox line: {_shown(line)}") from error
+            raise DataError(f"not an outbox line: {shown(line)}") from error
         if head.op not in ("c", "u", "d") or not isinstance(head.table, str) or not isinstance(head.version, str):
-            raise DataError(f"not an outbox line: {_shown(line)}")
+            raise DataError(f"not an outbox line: {shown(line)}")
         self._heads[line[:k]] = head
         return head
 
@@ -117,6 +117,7 @@ def _ends(image: bytes | None) -> bool:
     return image is None or image[-1:] == b"}"
 
 
-def _shown(line: bytes) -> str:
+def shown(line: bytes) -> str:
+    """For an error's text."""
     text = line.decode(errors="replace")
     return repr(text if len(text) <= 120 else text[:117] + "...")

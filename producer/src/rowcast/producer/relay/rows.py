@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from rowcast.producer.relay.batches import BatchRow, UnpublishableError, heads_in, split_row
+from rowcast.producer.relay.blocks import ChangeSplitter
 from rowcast.producer.relay.connect_images import ConnectImages
 from rowcast.producer.relay.envelopes import Envelopes
-from rowcast.producer.relay.lines import Change, LineHead, LineSplitter
+from rowcast.producer.relay.lines import Change, LineHead
 from rowcast.producer.relay.reading import Head, Outbox
 from rowcast.producer.relay.sizes import MEND, SizeLimits
 from rowcast.producer.relay.tables import Tables
@@ -34,7 +35,7 @@ class Rows:
         self._limits = limits
         self._prepare = prepare
         self._images = images
-        self._splitter = LineSplitter()
+        self._splitter = ChangeSplitter()
 
     def read(self, ids: Sequence[int]) -> list[BatchRow]:
         """Those that are there, in this order. Raises UnpublishableError for a row that is damaged."""
