@@ -17,7 +17,7 @@ class FakeOutbox:
     def add(self, *heads: Head) -> None:
         self.visible |= {head.id: head for head in heads}
 
-    def heads(self, limit: int, without: range = range(0)) -> list[Head]:
+    def heads(self, limit: int, without: range = range(0), above: int = 0) -> list[Head]:
         there = (head for head in self.visible.values() if head.id not in without)
         return sorted(there, key=lambda head: head.id)[:limit]
 

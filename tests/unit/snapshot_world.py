@@ -571,7 +571,7 @@ class ReadsEarlier(Leader):
         original = Outbox.is_sealed
 
         def look(this: Outbox) -> bool:
-            this.heads(1, range(0))
+            this.heads(1, range(0), 0)
             return original(this)
 
         with patch.object(Outbox, "is_sealed", look):

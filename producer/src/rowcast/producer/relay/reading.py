@@ -16,16 +16,9 @@ from rowcast.producer.relay.connections import Connections
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.types import engine_family
 
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """An outbox row without its changes. ``size`` is theirs, in bytes."""
-
-    id: int
-    tx: str
-    ts_ms: int
-    complete: bool | None
-    size: int
+_SMALL = 8 * 1024
+"""Rows with changes of so many bytes come with their heads: a thousand of them at most, and nearly all are claimed at
+once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +30,18 @@ class OutboxRow:
     ts_ms: int
     changes: str
     context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An outbox row. ``size`` is that of its changes, in bytes; ``row`` is all of it, where it came along."""
+
+    id: int
+    tx: str
+    ts_ms: int
+    complete: bool | None
+    size: int
+    row: OutboxRow | None = None
 
 
 # One parameter for any number of ids. MariaDB and MySQL read a table from end to end where an IN list names many of its
@@ -69,12 +74,19 @@ class Outbox:
         )
         self._row = row
         self._heads = sa.select(row.id, row.tx, row.ts_ms, row.complete, size).order_by(row.id)
+        small = sa.and_(row.id > sa.bindparam("above"), size <= _SMALL)
+        self._with_rows = self._heads.add_columns(sa.case((small, row.changes)), sa.case((small, row.context)))
 
-    def heads(self, limit: int, without: range) -> list[Head]:
+    def heads(self, limit: int, without: range, above: int) -> list[Head]:
         """The first rows that are visible now but for these ids: of each transaction all rows or, where ``limit``
-        cuts, the first."""
-        heads = self._heads.where(~self._row.id.between(without.start, without.stop - 1)).limit(limit)
-        return self._read(heads.where(self._row.tx != transaction_names.token) if self.seal() else heads)
+        cuts, the first. Those ``above`` an id come whole if they are small."""
+        heads = self._with_rows.where(~self._row.id.between(without.start, without.stop - 1)).limit(limit)
+        if self.seal():
+            heads = heads.where(self._row.tx != transaction_names.token)
+        return [
+            Head(id_, tx, ts_ms, complete, size, None if changes is None else OutboxRow(id_, tx, ts_ms, changes, text))
+            for id_, tx, ts_ms, complete, size, changes, text in self._reader.execute(heads, {"above": above})
+        ]
 
     def seal(self) -> bool:
         """Whether SQLite's triggers write here; what they have written before this is then a whole transaction's.
@@ -96,10 +108,8 @@ class Outbox:
     def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
         """One transaction's first rows with ids above ``after_id`` and not above ``end_id``."""
         row = self._row
-        return self._read(self._heads.where(row.id > after_id, row.id <= end_id, row.tx == tx).limit(limit))
-
-    def _read(self, statement: sa.Executable) -> list[Head]:
-        return [Head(*row) for row in self._reader.execute(statement)]
+        heads = self._heads.where(row.id > after_id, row.id <= end_id, row.tx == tx).limit(limit)
+        return [Head(*head) for head in self._reader.execute(heads)]
 
     def going_on(self, transactions: Collection[str], after_id: int) -> set[str]:
         """Those of the transactions that have rows above ``after_id``."""

@@ -37,9 +37,13 @@ class Rows:
         self._images = images
         self._splitter = ChangeSplitter()
 
-    def read(self, ids: Sequence[int]) -> list[BatchRow]:
-        """Those that are there, in this order. Raises UnpublishableError for a row that is damaged."""
-        rows = [split_row(row, self._splitter) for row in self._outbox.rows(ids)]
+    def read(self, ids: Sequence[int], heads: Sequence[Head] = ()) -> list[BatchRow]:
+        """Those that are there, in this order; ``heads`` may have some of them. Raises UnpublishableError for a row
+        that is damaged."""
+        found = {head.id: head.row for head in heads if head.row is not None}
+        if others := [id_ for id_ in ids if id_ not in found]:
+            found |= {row.id: row for row in self._outbox.rows(others)}
+        rows = [split_row(found[id_], self._splitter) for id_ in ids if id_ in found]
         for row, head in heads_in(rows):
             try:
                 self._tables.of(head)

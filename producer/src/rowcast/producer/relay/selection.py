@@ -18,7 +18,7 @@ from rowcast.shared.errors import DataError
 class Readable(Protocol):
     """What ``reading.Outbox`` offers."""
 
-    def heads(self, limit: int, without: range) -> list[Head]: ...
+    def heads(self, limit: int, without: range, above: int) -> list[Head]: ...
     def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]: ...
     def going_on(self, transactions: Collection[str], after_id: int) -> set[str]: ...
     def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]: ...
@@ -64,7 +64,8 @@ def select_next(outbox: Readable, claimed: Collection[int], unfinished: Unfinish
     # The database passes over these faster than it hands them out.
     run = _longest_run(claimed)
     limit = limits.rows + 1 + len(claimed) - len(run)
-    window = outbox.heads(limit, run)
+    # What is above all that is claimed is new, and not fetched in vain.
+    window = outbox.heads(limit, run, max(claimed, default=0))
     heads = [head for head in window if head.id not in claimed]
     if not heads:
         return Selection()

@@ -79,7 +79,7 @@ class Upcoming:
     def _publishable(self, selection: Selection) -> list[BatchRow]:
         """The selected rows. Raises UnpublishableError if one cannot be published."""
         ids = [head.id for head in selection.heads]
-        rows = self._rows.read(ids) if ids else []
+        rows = self._rows.read(ids, selection.heads) if ids else []
         if len(rows) < len(ids):
             raise RetriableError("outbox rows have gone between two looks at them: looking again")
         self._rows.check_sizes(rows, selection.heads, self._claims.lease.next_lsn)
