@@ -10,7 +10,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 import rowcast.producer.alembic  # noqa: F401  # adds the operations
+from integration.relay_threads import wait_until
 from rowcast.producer.outbox import outbox_tables
+from rowcast.producer.relay import vacuuming
 from rowcast.shared.errors import ConfigurationError
 
 NewDatabase = Callable[[str], str]
@@ -73,3 +75,38 @@ def test_a_migration_that_does_not_connect_says_so() -> None:
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True})
     with pytest.raises(ConfigurationError, match=r"asked of the server, which --sql does not connect to.*online$"):
         Operations(context).rowcast_tune_outbox()  # type: ignore[attr-defined]
+
+
+def vacuums(connection: sa.Connection) -> int:
+    """That somebody asked for: the server's own are counted elsewhere."""
+    of_outbox = "relid = 'rowcast_outbox'::regclass"
+    return int(
+        connection.exec_driver_sql(f"SELECT vacuum_count FROM pg_stat_user_tables WHERE {of_outbox}").scalar_one()
+    )
+
+
+def test_what_is_deleted_is_vacuumed_soon(new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = sa.create_engine(new_database("postgresql"), isolation_level="AUTOCOMMIT")
+    outbox_tables(metadata := sa.MetaData())
+    metadata.create_all(engine)
+    monkeypatch.setattr(vacuuming, "_PAUSE_S", 0.0)
+    vacuuming_ = vacuuming.Vacuuming(engine)
+    with engine.connect() as connection:
+        vacuuming_.look(10)
+        vacuuming_.look(1_000_000)
+        wait_until(lambda: vacuums(connection) == 1)
+        vacuuming_.look(1_000_010)
+        vacuuming_.close()
+        assert vacuums(connection) == 1, "for ten events"
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "0"
+    engine.dispose()
+
+
+def test_a_vacuum_that_cannot_be_harms_nobody(new_database: NewDatabase) -> None:
+    """The tables are not there, or are another's; another database needs none."""
+    for name in ("postgresql", "sqlite"):
+        engine = sa.create_engine(new_database(name))
+        vacuuming_ = vacuuming.Vacuuming(engine)
+        vacuuming_.look(1_000_000)
+        vacuuming_.close()
+        engine.dispose()

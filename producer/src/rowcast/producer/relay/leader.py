@@ -149,6 +149,11 @@ class Leader:
         return pending[0].first_lsn - 1 if pending else max(self._sent_lsn, published)
 
     @property
+    def deleted_lsn(self) -> int:
+        """The outbox holds nothing up to this lsn."""
+        return self._held.lease.published_lsn
+
+    @property
     def _held(self) -> Claims:
         assert self._claims is not None, "take_over comes first"
         return self._claims

@@ -172,6 +172,7 @@ class Relay:
         from rowcast.producer.relay.leader import Leader
         from rowcast.producer.relay.publisher import Publisher
         from rowcast.producer.relay.topics import EmbeddedTopics, Topics
+        from rowcast.producer.relay.vacuuming import Vacuuming
 
         settings = self._settings
         patience = _Patience(stop)
@@ -181,6 +182,7 @@ class Relay:
             leader.keep_lease()
 
         publisher = Publisher(self._properties, settings.source, waiting, self.wake)
+        vacuuming = Vacuuming(self._engine)
         try:
             kind = EmbeddedTopics if self._embedded else Topics
             topics = kind(self._properties, settings.source, settings.topics)
@@ -205,10 +207,12 @@ class Relay:
                     if time.monotonic() - busy_at > _BUSY_S:
                         pause = min(pause * 2, settings.relay.poll_max_ms)
                 self._tell(lsn=leader.committed_lsn)
+                vacuuming.look(leader.deleted_lsn)
             leader.finish()
             self._tell(lsn=leader.committed_lsn)
         finally:
             publisher.close()
+            vacuuming.close()
 
     def _count(self, events: int) -> None:
         self.progress = replace(self.progress, events=self.progress.events + events)
