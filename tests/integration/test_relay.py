@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,7 @@ from integration.relay_topics import (
 )
 from rowcast.producer.relay import Relay, backlog, running
 from rowcast.producer.relay.lane import Lane
+from rowcast.producer.relay.leader import Leader
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
 from servers import Broker
@@ -380,15 +382,18 @@ def test_a_kafka_that_does_not_answer_at_the_start_is_told(lite: Primary) -> Non
         Relay(settings, lite.engine).run_once()
 
 
+class Commits:
+    """A capture that tells of commits."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+
+    def on_commit(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
+
+
 def test_an_embedded_relay_is_woken_by_commits(lite: Primary, new_settings: NewSettings) -> None:
-    class Commits:
-        def __init__(self) -> None:
-            self.callbacks: list[Callable[[], None]] = []
-
-        def on_commit(self, callback: Callable[[], None]) -> Callable[[], None]:
-            self.callbacks.append(callback)
-            return lambda: self.callbacks.remove(callback)
-
     commits = Commits()
     lite.add_shapes(ORDERS)
     # Without a wake-up it would look again after a minute.
@@ -402,6 +407,56 @@ def test_an_embedded_relay_is_woken_by_commits(lite: Primary, new_settings: NewS
     assert commits.callbacks == []
     assert lite.ids() == []
     assert backlog(lite.engine, settings.source).owner is None
+
+
+def test_what_a_relay_is_told_of_it_need_not_look_for(
+    lite: Primary, new_settings: NewSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look takes the application's time. Where others commit, too, it looks as often as it did."""
+    looks: list[float] = []
+    work = Leader.work
+    monkeypatch.setattr(Leader, "work", lambda leader: (looks.append(time.monotonic()), work(leader))[1])
+    lite.add_shapes(ORDERS)
+    commits = Commits()
+    with running(new_settings(lite, poll_min_ms=1, poll_max_ms=400, kafka_transaction_ms=60_000), commits) as relay:
+
+        def looks_after(n: int, *, told: bool) -> int:
+            # It has had nothing to do for a while.
+            wait_until(lambda: len(looks) > 1 and looks[-1] - looks[-2] > 0.3)
+            lite.add(str(n), line(ORDERS, "c", n))
+            if told:
+                commits.callbacks[0]()
+            wait_until(lambda: relay.progress.events == n + 1)
+            before = len(looks)
+            time.sleep(0.2)
+            return len(looks) - before
+
+        wait_until(lambda: relay.progress.state == "leading")
+        assert looks_after(0, told=False) > 10
+        assert looks_after(1, told=True) < 5
+        assert looks_after(2, told=False) > 10
+
+
+def test_what_lingers_again_is_sent_again_at_once(
+    lite: Primary, new_settings: NewSettings, kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first record for a partition waits for the broker to add it to the transaction, perhaps longer than one
+    push."""
+    monkeypatch.setattr("rowcast.producer.relay.lane._PUSH_S", 0.001)
+    pushes: list[bool] = []
+    push = Lane.push
+    monkeypatch.setattr(Lane, "push", lambda lane: (pushes.append(push(lane)), pushes[-1])[1])
+    lite.add_shapes(ORDERS)
+    commits = Commits()
+    own = {"linger.ms": 30_000}
+    settings = new_settings(lite, poll_min_ms=60_000, poll_max_ms=60_000, kafka_transaction_ms=60_000)
+    settings = settings.model_copy(update={"kafka": {**settings.require_kafka(), **own}})
+    with running(settings, commits) as relay:
+        wait_until(lambda: relay.progress.state == "leading")
+        lite.add("one", line(ORDERS, "c", 1))
+        commits.callbacks[0]()
+        wait_until(lambda: pushes[-1:] == [True])
+        assert pushes[0] is False
 
 
 def notes(stream: list[Any]) -> list[int]:

@@ -129,8 +129,9 @@ class MemoryPublisher:
         self._transaction().marker = lsn
         self._world.step()
 
-    def push(self) -> None:
+    def push(self) -> bool:
         """Nothing lingers here."""
+        return True
 
     def _transaction(self) -> KafkaTransaction:
         self._raise_if_fenced(self._lane)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -49,12 +49,26 @@ def is_translated(connection: Connection) -> bool:
 def execute_without_result(connection: Connection, sql: str, parameters: Any) -> None:
     """Executes a statement that is ready for the driver, as ``exec_driver_sql`` does, but without events, options and
     result. Errors are SQLAlchemy's."""
+    with _executed(connection, sql, parameters):
+        pass
+
+
+def fetch(connection: Connection, sql: str, parameters: Any) -> Sequence[Any]:
+    """The rows, as the driver has them, of a statement executed like that."""
+    with _executed(connection, sql, parameters) as cursor:
+        rows: Sequence[Any] = cursor.fetchall()
+        return rows
+
+
+@contextmanager
+def _executed(connection: Connection, sql: str, parameters: Any) -> Iterator[Any]:
     if connection._echo:
         connection._log_info(sql)
         connection._log_parameters(parameters, "raw sql", ismulti=False)
     cursor = connection.connection.cursor()
     try:
         connection.dialect.do_execute(cursor, sql, parameters)
+        yield cursor
     except connection.dialect.loaded_dbapi.Error as error:
         connection._handle_dbapi_exception(error, sql, parameters, cursor, None)
     finally:

@@ -13,6 +13,7 @@ import orjson
 import sqlalchemy as sa
 
 from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.ready_statements import ReadyStatement
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lease import Lease, LeaseRow
 from rowcast.producer.relay.reading import Outbox
@@ -68,7 +69,8 @@ class Claims:
         self._claimed = {id_ for claim in self._pending for id_ in claim.outbox_ids}
         self._at_once = None
         if connections.dialect.name == "postgresql":
-            self._at_once = sa.text(_AT_ONCE.format(swap=lease_row.swap_sql))
+            at_once = sa.text(_AT_ONCE.format(swap=lease_row.swap_sql))
+            self._at_once = ReadyStatement(at_once, connections.dialect)
         self.lease = lease
 
     def _recorded(self) -> list[Claim]:
@@ -164,12 +166,12 @@ class Claims:
         chunks = [c.chunk for c in (*self._published, *([claim] if claim else ())) if c.chunk is not None]
         if self._at_once is not None and not chunks:
             lsns = [published.first_lsn for published in self._published]
-            swapped = self._connections.reader.execute(
-                self._at_once,
+            ((swapped,),) = self._at_once.fetch(
+                self._connections.reader,
                 self._lease_row.swap_parameters(self.lease, next_)
                 | (_as_row(claim) if claim else _NO_CLAIM)
                 | {"done_lsns": lsns, "done_ids": done},
-            ).scalar_one()
+            )
             if not swapped:
                 raise self._lease_row.fenced()
         else:

@@ -145,10 +145,10 @@ class Lane:
                 return meaning(cause, "producing")
         return reason
 
-    def push(self) -> None:
-        """Sends at once what lingers. Raises as ``send``."""
+    def push(self) -> bool:
+        """Sends at once what lingers; whether all of it is acknowledged by now. Raises as ``send``."""
         try:
-            self._producer.flush(_PUSH_S)
+            return self._producer.flush(_PUSH_S) == 0
         except KafkaException as error:
             raise meaning(error, "producing") from error
 

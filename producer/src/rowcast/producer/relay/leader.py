@@ -42,6 +42,9 @@ CLAIM_BYTES = 8 * 1024 * 1024
 _CLAIMS_IN_FLIGHT = 4
 """Rows of this many full claims, and Kafka's transaction is committed before its time: claimed rows cost each look."""
 
+_PUSHING_S = 0.1
+"""For so long what Kafka has not acknowledged may be waiting for more to come, and is sent at once, again and again."""
+
 _IDLE = 0.2
 """When nothing came for this part of Kafka's transaction interval, it is committed before its time."""
 
@@ -87,6 +90,8 @@ class Leader:
         )
         self._renewed_at = time.monotonic()
         self._sent_at = 0.0
+        self._pushing = False
+        self.more = False
         self._sent_lsn = 0
         self._open_rows = 0
         self._claims: Claims | None = None
@@ -164,7 +169,8 @@ class Leader:
         return self._looking
 
     def work(self) -> bool:
-        """Claims and publishes the next rows; False if there are none. Commits in Kafka and deletes when it is time.
+        """Claims and publishes the next rows; False if there was nothing to do. Commits in Kafka and deletes when it is
+        time. ``more`` says afterwards whether to call it again at once.
 
         Raises UnpublishableError when the next transaction cannot be published, and is not to be parked; everything
         before it is committed then.
@@ -176,17 +182,19 @@ class Leader:
             sent = self._set_aside(error)
         # A chunk comes behind all that waits: little must wait.
         chunk = self._publish_chunk() if sent < self._limits.rows else 0
-        if sent and not chunk and not self._next.more:
-            self._publisher.push()
         idle = sent + chunk == 0
         if not idle or self._beat():
             self._sent_at = time.monotonic()
+        self.more = chunk > 0 or self._next.more
+        if not self.more and (sent or self._pushing):
+            self._pushing = not self._publisher.push() and time.monotonic() - self._sent_at < _PUSHING_S
+            self.more = self._pushing
         if self._commit_is_due(idle):
             self._begin_commit()
         if idle:
             self._held.settle()
         self.keep_lease()
-        return not idle
+        return self.more or not idle
 
     def _beat(self) -> bool:
         """Whether a heartbeat was due, and is sent."""
@@ -216,7 +224,7 @@ class Leader:
         if self._snapshots.due() is None:
             return 0
         with self._connections.snapshot() as snapshot:
-            outbox = Outbox(self._connections, self._own_tables, snapshot)
+            outbox = self._outbox.at(snapshot)
             if not outbox.is_sealed():
                 return 0
             # What is deleted from now on is still seen there.

@@ -58,10 +58,12 @@ class Relay:
         self._embedded: bool | None = None
         self._destination: Destination | None = None
         self._woken = threading.Event()
+        self._told = False
         self.progress = RelayProgress(settings.source)
 
     def wake(self) -> None:
         """There may be something in the outbox: look now. Any thread may call it."""
+        self._told = True
         self._woken.set()
 
     def run(self, stop: threading.Event) -> None:
@@ -181,7 +183,7 @@ class Relay:
             patience.check()
             leader.keep_lease()
 
-        publisher = Publisher(self._properties, settings.source, waiting, self.wake)
+        publisher = Publisher(self._properties, settings.source, waiting, self._woken.set)
         vacuuming = Vacuuming(self._engine)
         try:
             kind = EmbeddedTopics if self._embedded else Topics
@@ -198,11 +200,14 @@ class Relay:
             pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
             while not stop.is_set():
                 self._woken.clear()
-                if leader.work():
-                    pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
-                elif once:
+                told, self._told = self._told, False
+                found = leader.work()
+                if once and not found:
                     break
-                else:
+                # What it is told of it need not look for: in an application, each look takes the commits' time.
+                if found and not told:
+                    pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
+                elif not leader.more:
                     self._woken.wait(min(pause / 1000, leader.longest_pause))
                     if time.monotonic() - busy_at > _BUSY_S:
                         pause = min(pause * 2, settings.relay.poll_max_ms)

@@ -105,10 +105,11 @@ class Publisher:
         # Not send_offsets_to_transaction: it heeds no timeout, and hangs for ever when its coordinator goes away.
         self._lane.send(chain(messages, (marker_message(self._source, lsn),)), self._waiting)
 
-    def push(self) -> None:
-        """Nothing follows for now: sends at once what waits for more. Raises as ``send``."""
-        if self._lane.begun_at is not None:
-            self._lane.push()
+    def push(self) -> bool:
+        """Nothing follows for now: sends at once what waits for more. Whether Kafka has acknowledged all of it by now:
+        the first record for a partition waits for the transaction to know it, and then lingers again. Raises as
+        ``send``."""
+        return self._lane.begun_at is None or self._lane.push()
 
     def begin_commit(self, lsn: int) -> None:
         """Lets Kafka commit the open transaction, which goes up to ``lsn``, once the one before is committed: until

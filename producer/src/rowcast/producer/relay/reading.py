@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import orjson
@@ -12,6 +13,7 @@ from sqlalchemy.engine import Connection
 from rowcast.producer import transaction_names
 from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
+from rowcast.producer.ready_statements import ReadyStatement
 from rowcast.producer.relay.connections import Connections
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.types import engine_family
@@ -59,12 +61,12 @@ _DELETE = {"postgresql": "DELETE", "sqlite": "DELETE", "mysql": "DELETE o"}
 
 
 class Outbox:
-    """The outbox as one relay reads and empties it. ``snapshot``: as it was at one moment."""
+    """The outbox as one relay reads and empties it."""
 
-    def __init__(self, connections: Connections, tables: OutboxTables, snapshot: Connection | None = None) -> None:
+    def __init__(self, connections: Connections, tables: OutboxTables) -> None:
         self._connections = connections
-        self._reader = snapshot or connections.reader
-        self._snapshot = snapshot
+        self._reader = connections.reader
+        self._snapshot: Connection | None = None
         self._family = engine_family(connections.dialect.name)
         row = tables.outbox.c
         size: sa.ColumnElement[int] = (
@@ -75,17 +77,30 @@ class Outbox:
         self._row = row
         self._heads = sa.select(row.id, row.tx, row.ts_ms, row.complete, size).order_by(row.id)
         small = sa.and_(row.id > sa.bindparam("above"), size <= _SMALL)
-        self._with_rows = self._heads.add_columns(sa.case((small, row.changes)), sa.case((small, row.context)))
+        with_rows = self._heads.add_columns(sa.case((small, row.changes)), sa.case((small, row.context)))
+        without = row.id.between(sa.bindparam("first"), sa.bindparam("last"))
+        with_rows = with_rows.where(~without).limit(sa.bindparam("limit", type_=sa.Integer))
+        # They are in the way of every event.
+        self._look = ReadyStatement(with_rows, connections.dialect)
+        self._look_past_token = ReadyStatement(with_rows.where(row.tx != transaction_names.token), connections.dialect)
+        self._rows = ReadyStatement(sa.text(f"SELECT {_COLUMNS} {_FROM[self._family]}"), connections.dialect)
+
+    def at(self, snapshot: Connection) -> Outbox:
+        """The outbox as it was at one moment."""
+        outbox = copy(self)
+        outbox._reader = outbox._snapshot = snapshot
+        return outbox
 
     def heads(self, limit: int, without: range, above: int) -> list[Head]:
         """The first rows that are visible now but for these ids: of each transaction all rows or, where ``limit``
         cuts, the first. Those ``above`` an id come whole if they are small."""
-        heads = self._with_rows.where(~self._row.id.between(without.start, without.stop - 1)).limit(limit)
-        if self.seal():
-            heads = heads.where(self._row.tx != transaction_names.token)
+        look = self._look_past_token if self.seal() else self._look
+        found = look.fetch(
+            self._reader, {"first": without.start, "last": without.stop - 1, "limit": limit, "above": above}
+        )
         return [
             Head(id_, tx, ts_ms, complete, size, None if changes is None else OutboxRow(id_, tx, ts_ms, changes, text))
-            for id_, tx, ts_ms, complete, size, changes, text in self._reader.execute(heads, {"above": above})
+            for id_, tx, ts_ms, complete, size, changes, text in found
         ]
 
     def seal(self) -> bool:
@@ -131,8 +146,7 @@ class Outbox:
 
     def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
         """Those of the rows that are there, in the order of ``ids``."""
-        statement = sa.text(f"SELECT {_COLUMNS} {_FROM[self._family]}")
-        found = {row[0]: OutboxRow(*row) for row in self._reader.execute(statement, self._parameter(ids))}
+        found = {row[0]: OutboxRow(*row) for row in self._rows.fetch(self._reader, self._parameter(ids))}
         return [found[id_] for id_ in ids if id_ in found]
 
     def delete(self, ids: Sequence[int]) -> None:
