@@ -50,7 +50,7 @@ class Upcoming:
             if self._parks and claims.unfinished is None and selection.end_id is not None:
                 self._look_through(outbox, selection)
         except UnpublishableError as error:
-            selection = selection.before(error.tx)
+            selection, self.more = selection.before(error.tx), True
             if not selection.heads:
                 raise
             rows = self._publishable(selection)
