@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import time
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -413,28 +413,39 @@ def test_what_a_relay_is_told_of_it_need_not_look_for(
     lite: Primary, new_settings: NewSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each look takes the application's time. Where others commit, too, it looks as often as it did."""
-    looks: list[float] = []
+    did: list[bool | float] = []
     work = Leader.work
-    monkeypatch.setattr(Leader, "work", lambda leader: (looks.append(time.monotonic()), work(leader))[1])
+    monkeypatch.setattr(Leader, "work", lambda leader: (did.append(work(leader)), did[-1])[1])
+
+    class Waits(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            did.append(timeout or 0.0)
+            return super().wait(timeout)
+
     lite.add_shapes(ORDERS)
     commits = Commits()
     with running(new_settings(lite, poll_min_ms=1, poll_max_ms=400, kafka_transaction_ms=60_000), commits) as relay:
+        wait_until(lambda: relay.progress.state == "leading")
+        relay._relay._woken = Waits()
 
-        def looks_after(n: int, *, told: bool) -> int:
-            # It has had nothing to do for a while.
-            wait_until(lambda: len(looks) > 1 and looks[-1] - looks[-2] > 0.3)
+        def rests_after(n: int, *, told: bool) -> float:
+            """How long at most, when it has found what was added while there was nothing to do."""
+            wait_until(lambda: len(did) > 0 and did[-1] is not True and did[-1] > 0.2)
+            before = len(did)
             lite.add(str(n), line(ORDERS, "c", n))
             if told:
                 commits.callbacks[0]()
-            wait_until(lambda: relay.progress.events == n + 1)
-            before = len(looks)
-            time.sleep(0.2)
-            return len(looks) - before
+            wait_until(lambda: True in did[before:])
 
-        wait_until(lambda: relay.progress.state == "leading")
-        assert looks_after(0, told=False) > 10
-        assert looks_after(1, told=True) < 5
-        assert looks_after(2, told=False) > 10
+            def waits() -> list[float]:
+                return [step for step in did[did.index(True, before) :] if not isinstance(step, bool)]
+
+            wait_until(lambda: len(waits()) > 0)
+            return waits()[0]
+
+        assert rests_after(0, told=False) == 0.001
+        assert rests_after(1, told=True) > 0.1
+        assert rests_after(2, told=False) == 0.001
 
 
 def test_what_lingers_again_is_sent_again_at_once(

@@ -198,9 +198,11 @@ class Relay:
             _log.info("leading the source %s, epoch %d", settings.source, epoch)
             self._tell(state="leading", lsn=leader.committed_lsn)
             pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
+            told = False
             while not stop.is_set():
                 self._woken.clear()
-                told, self._told = self._told, False
+                # What is left of what it was told of is no find of its own.
+                told, self._told = self._told or (told and leader.more), False
                 found = leader.work()
                 if once and not found:
                     break
