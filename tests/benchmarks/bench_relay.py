@@ -8,6 +8,9 @@ captured, its outbox rows are multiplied). Contestants alternate, each in a proc
 moment it leads until everything is committed in Kafka and deleted; librdkafka with the messages that the relay has just
 published, from memory, without a database and without transactions. The first round of each is not counted: the broker
 is slow until its JVM has compiled what it runs.
+
+Latency: for two seconds the application commits a row at a time, for two seconds librdkafka alone is handed messages at
+the same rate, which are acknowledged without an outbox, a relay or a transaction; by turns, for --seconds each.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import orjson
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -40,6 +44,10 @@ _MULTIPLY = sa.text(
     "SELECT 'bench' || n, ts_ms, complete, changes FROM rowcast_outbox, generate_series(1, :n) AS n "
     "WHERE tx NOT LIKE 'bench%' ORDER BY n, id"
 )
+
+_TURN_S = 2.0
+_RAW_VALUE = b"x" * 600
+"""About the size of a relay's event."""
 
 Result = tuple[float, float]
 """Seconds, and the most MiB that the process ever had."""
@@ -156,18 +164,29 @@ def latency(url: str, bootstrap: str, rate: float, seconds: float, warm_up: floa
             app.probe(0)
             app.wait_until_published()
             reader = stack.enter_context(observer(bootstrap, app.topic(Probe)))
+            raw = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 0})
             # A broker that has just been started is slow until its JVM has compiled what it runs.
-            first, count = round(rate * warm_up), round(rate * (warm_up + seconds))
-            committed = {}
+            first, count = round(rate * warm_up), round(rate * (warm_up + 2 * seconds))
+            # By turns, so that whatever else the machine does meets both.
+            turn = max(1, round(rate * _TURN_S))
+            began = {}
             start = time.monotonic()
             for key in range(1, count + 1):
                 time.sleep(max(0.0, start + key / rate - time.monotonic()))
-                committed[key] = app.probe(key)
+                if key // turn % 2 == 0:
+                    began[key] = app.probe(key)
+                else:
+                    began[key] = time.monotonic()
+                    raw.produce(app.topic(Probe), _RAW_VALUE, orjson.dumps({"id": key}), 0)
+                    raw.poll(0)
             reader.send(count)
             seen = reader.recv()
+            delays: tuple[list[float], list[float]] = ([], [])
+            for key in range(first + 1, count + 1):
+                delays[key // turn % 2].append(seen[key] - began[key])
             where = "in the application" if embedded else "in a process of its own"
-            delays = [seen[key] - committed[key] for key in range(first + 1, count + 1)]
-            print(f"  relay {where:<24} {percentiles(delays)}", flush=True)
+            print(f"  relay {where:<24} {percentiles(delays[0])}")
+            print(f"  {'librdkafka alone':<30} {percentiles(delays[1])}", flush=True)
 
 
 def main() -> None:

@@ -624,7 +624,7 @@ class OldRows(_SendsChunksAgain):
             chunk = self.sent[claim.chunk.snapshot, claim.chunk.last_key]
             again = self._held.record([], len(chunk.changes) + 2, None, claim.chunk)
             self._publisher.send(self._envelopes.chunk(again, chunk.changes, 1), again.last_lsn)
-            self._sent_lsn = again.last_lsn
+            self._sending.lsn = again.last_lsn
 
 
 class OldLsns(_SendsChunksAgain):
@@ -640,7 +640,7 @@ class OldLsns(_SendsChunksAgain):
             return
         changes = self._as_they_are_now(self.sent[claim.chunk.snapshot, claim.chunk.last_key])
         self._publisher.send(self._envelopes.chunk(claim, changes, 1), claim.last_lsn)
-        self._sent_lsn = claim.last_lsn
+        self._sending.lsn = claim.last_lsn
 
     def _as_they_are_now(self, chunk: Chunk) -> list[Any]:
         changes = []

@@ -8,29 +8,23 @@ from collections.abc import Callable, Collection
 
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.parked import parked_transactions
-from rowcast.producer.relay.batches import (
-    BatchRow,
-    UnpublishableError,
-    event_count,
-    heads_in,
-)
+from rowcast.producer.relay.batches import BatchRow, UnpublishableError, event_count, heads_in
 from rowcast.producer.relay.claims import Claim, Claims
 from rowcast.producer.relay.connect_images import ConnectImages
-from rowcast.producer.relay.connect_schemas import HEARTBEAT_FRAME
 from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.envelopes import Envelopes, Message
+from rowcast.producer.relay.envelopes import Envelopes
 from rowcast.producer.relay.lease import LeaseRow
-from rowcast.producer.relay.lines import LineHead
 from rowcast.producer.relay.publisher import Publisher
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.rows import Rows
 from rowcast.producer.relay.selection import Limits
+from rowcast.producer.relay.sending import Sending
 from rowcast.producer.relay.snapshotting import Snapshotting
-from rowcast.producer.relay.tables import Tables, TableVersion
+from rowcast.producer.relay.tables import Tables
 from rowcast.producer.relay.topics import Topics
 from rowcast.producer.relay.upcoming import Upcoming
 from rowcast.shared.config import RelaySettings
-from rowcast.shared.events import TABLE_TOPIC, heartbeat, heartbeat_topic, marker_topic, schema_topic
+from rowcast.shared.events import TABLE_TOPIC, heartbeat_topic, marker_topic
 from rowcast.shared.shapes import TableShape
 from rowcast.shared.table_settings import TableSettings
 
@@ -38,15 +32,6 @@ _log = logging.getLogger("rowcast.relay")
 
 CLAIM_BYTES = 8 * 1024 * 1024
 """A claim's rows are in memory at once: it takes no more than this, or a single row."""
-
-_CLAIMS_IN_FLIGHT = 4
-"""Rows of this many full claims, and Kafka's transaction is committed before its time: claimed rows cost each look."""
-
-_PUSHING_S = 0.1
-"""For so long what Kafka has not acknowledged may be waiting for more to come, and is sent at once, again and again."""
-
-_IDLE = 0.2
-"""When nothing came for this part of Kafka's transaction interval, it is committed before its time."""
 
 
 class Leader:
@@ -79,21 +64,19 @@ class Leader:
         self._source = source
         self._settings = settings
         self._on_events = on_events
-        self._interval = settings.kafka_transaction_ms / 1000
         self._limits = Limits(settings.claim_rows, CLAIM_BYTES)
         self._outbox = Outbox(connections, tables)
         self._tables = Tables(connections, tables, source, template)
         self._images = ConnectImages(self._tables) if settings.format == "json-schema" else None
         self._envelopes = Envelopes(source, database, self._tables, schemas=self._images is not None)
+        self._sending = Sending(
+            publisher, topics, self._tables, source, settings, self.keep_lease, lambda lsn: self._held.committed(lsn)
+        )
         self._rows = Rows(
-            self._outbox, self._tables, self._envelopes, topics.limits, self._publish_tables, self._images
+            self._outbox, self._tables, self._envelopes, topics.limits, self._sending.prepare, self._images
         )
         self._renewed_at = time.monotonic()
-        self._sent_at = 0.0
-        self._pushing = False
         self.more = False
-        self._sent_lsn = 0
-        self._open_rows = 0
         self._claims: Claims | None = None
         self._looking: Upcoming | None = None
         self._snapshots = Snapshotting(connections, tables, settings, settings_of, self._images)
@@ -130,9 +113,9 @@ class Leader:
             self._snapshots.kafka_has_lost()
         claims.settle()
         claims.drop_chunks()
-        self._sent_lsn = max(marker or 0, lease.published_lsn)
+        self._sending.lsn = max(marker or 0, lease.published_lsn)
         self._tell_parked()
-        self._publish_shapes(self._tables.all_published())
+        self._sending.publish_shapes(self._tables.all_published())
         for claim in list(claims.pending):
             _log.info("publishing again what the predecessor claimed: lsn %d to %d", claim.first_lsn, claim.last_lsn)
             self._send(claim, self._next.claimed_before(claim))
@@ -151,7 +134,7 @@ class Leader:
         """The highest lsn that Kafka is known to have committed."""
         published = self._held.lease.published_lsn
         pending = self._held.pending
-        return pending[0].first_lsn - 1 if pending else max(self._sent_lsn, published)
+        return pending[0].first_lsn - 1 if pending else max(self._sending.lsn, published)
 
     @property
     def deleted_lsn(self) -> int:
@@ -175,7 +158,7 @@ class Leader:
         Raises UnpublishableError when the next transaction cannot be published, and is not to be parked; everything
         before it is committed then.
         """
-        self._learn()
+        self._sending.learn()
         try:
             sent = self._publish_next(self._outbox, self._held.claimed)
         except UnpublishableError as error:
@@ -183,31 +166,16 @@ class Leader:
         # A chunk comes behind all that waits: little must wait.
         chunk = self._publish_chunk() if sent < self._limits.rows else 0
         idle = sent + chunk == 0
-        if not idle or self._beat():
-            self._sent_at = time.monotonic()
+        if idle:
+            self._sending.beat_if_due()
         self.more = chunk > 0 or self._next.more
-        if not self.more and (sent or self._pushing):
-            self._pushing = not self._publisher.push() and time.monotonic() - self._sent_at < _PUSHING_S
-            self.more = self._pushing
-        if self._commit_is_due(idle):
-            self._begin_commit()
+        if not self.more:
+            self.more = self._sending.push(sent=sent > 0)
+        self._sending.commit_if_due(idle=idle)
         if idle:
             self._held.settle()
         self.keep_lease()
         return self.more or not idle
-
-    def _beat(self) -> bool:
-        """Whether a heartbeat was due, and is sent."""
-        if not self._settings.heartbeat_ms or self._beats_in() > 0:
-            return False
-        value, key = heartbeat(self._source, time.time_ns() // 1_000_000)
-        if self._images is not None:
-            value, key = HEARTBEAT_FRAME.value(value), HEARTBEAT_FRAME.key(key)
-        self._publisher.send([(heartbeat_topic(self._source), value, key, 0)], self._sent_lsn)
-        return True
-
-    def _beats_in(self) -> float:
-        return self._sent_at + self._settings.heartbeat_ms / 1000 - time.monotonic()
 
     def _publish_next(self, outbox: Outbox, claimed: Collection[int]) -> int:
         """Claims and sends the next rows but those that are ``claimed``, and returns how many they are."""
@@ -245,26 +213,15 @@ class Leader:
         lsns = len(chunk.changes) + 2
         claim = self._held.record([], lsns, None, self._snapshots.claimed(chunk))
         self._renewed_at = time.monotonic()
-        self._publish_tables({head for head, *_ in chunk.changes[:1]})
-        self._publisher.send(self._envelopes.chunk(claim, chunk.changes, time.time_ns() // 1_000_000), claim.last_lsn)
-        self._sent_lsn = claim.last_lsn
+        self._sending.prepare({head for head, *_ in chunk.changes[:1]})
+        self._sending.send(self._envelopes.chunk(claim, chunk.changes, time.time_ns() // 1_000_000), claim.last_lsn)
         self._on_events(len(chunk.changes))
         # The last one may be empty.
         return len(chunk.changes) or 1
 
     def commit(self) -> None:
         """Waits until Kafka has committed all that is sent. It is deleted with the next claim, or by ``settle``."""
-        self._begin_commit()
-        self._learn(wait=True)
-
-    def _begin_commit(self) -> None:
-        self._publisher.begin_commit(self._sent_lsn)
-        self._open_rows = 0
-
-    def _learn(self, *, wait: bool = False) -> None:
-        committed = self._publisher.committed(wait=wait)
-        if committed is not None:
-            self._held.committed(committed)
+        self._sending.commit()
 
     def finish(self) -> None:
         """Commits and deletes all that is sent."""
@@ -283,13 +240,7 @@ class Leader:
     @property
     def longest_pause(self) -> float:
         """Seconds until ``work`` must be called again, even if nothing comes."""
-        due = self._renewal_in()
-        if self._settings.heartbeat_ms:
-            due = min(due, self._beats_in())
-        # While a commit is under way no other is due; its end wakes the relay.
-        if self._publisher.begun_at is not None and not self._publisher.committing:
-            due = min(due, self._sent_at + self._interval * _IDLE - time.monotonic())
-        return max(0.0, due)
+        return max(0.0, min(self._renewal_in(), self._sending.longest_pause))
 
     def _renewal_in(self) -> float:
         return self._renewed_at + self._settings.lease_ms / 3000 - time.monotonic()
@@ -316,36 +267,7 @@ class Leader:
         return len(ids)
 
     def _send(self, claim: Claim, rows: list[BatchRow]) -> None:
-        self._publish_tables({head for _, head in heads_in(rows)})
-        self._publisher.send(self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000), claim.last_lsn)
-        self._sent_lsn = claim.last_lsn
-        self._open_rows += len(rows)
+        self._sending.prepare({head for _, head in heads_in(rows)})
+        messages = self._envelopes.messages(claim, rows, time.time_ns() // 1_000_000)
+        self._sending.send(messages, claim.last_lsn, len(rows))
         self._on_events(event_count(rows))
-
-    def _publish_tables(self, heads: Collection[LineHead]) -> None:
-        """What must be in Kafka before events with these heads."""
-        self._publish_shapes(self._tables.to_publish(heads))
-        self._topics.ensure({self._tables.of(head).topic for head in heads}, self.keep_lease)
-
-    def _publish_shapes(self, shapes: list[TableVersion]) -> None:
-        """In a Kafka transaction of their own, before the first event that names them."""
-        if not shapes:
-            return
-        self.commit()
-        topic, lsn = schema_topic(self._source), self._sent_lsn + 1
-        self._topics.ensure((table.topic for table in shapes), self.keep_lease)
-        messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
-        self._publisher.send(messages, self._sent_lsn)
-        self.commit()
-
-    def _commit_is_due(self, idle: bool) -> bool:
-        begun_at = self._publisher.begun_at
-        if begun_at is None:
-            return False
-        if self._open_rows >= _CLAIMS_IN_FLIGHT * self._settings.claim_rows or self._interval == 0:
-            return True
-        # Beginning another commit would wait for the one that is under way.
-        now = time.monotonic()
-        return not self._publisher.committing and (
-            now - begun_at >= self._interval or (idle and now - self._sent_at >= self._interval * _IDLE)
-        )
