@@ -188,9 +188,9 @@ def test_a_capture_that_does_not_do_as_configured_is_told(
 
 
 def test_a_mistaken_environment_variable_is_a_warning(place: Path) -> None:
-    result = rowcast("check", cwd=place, env={"ROWCAST_PRIMRAY__URL": "sqlite:///x.db", "ROWCAST_LOG_LEVEL": "info"})
-    assert "nothing reads the environment variable ROWCAST_PRIMRAY__URL" in result.stdout
-    assert "ROWCAST_LOG_LEVEL" not in result.stdout
+    options = {"ROWCAST_LOG_LEVEL": "info", "ROWCAST_CHUNK_SIZE": "10", "ROWCAST_DLQ_SOURCE": "1"}
+    result = rowcast("check", cwd=place, env={"ROWCAST_PRIMRAY__URL": "sqlite:///x.db", **options})
+    assert "nothing reads the environment variable ROWCAST_PRIMRAY__URL\n" in result.stdout
 
 
 @pytest.mark.parametrize(

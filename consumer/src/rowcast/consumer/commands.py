@@ -16,7 +16,7 @@ _verify_log = logging.getLogger("rowcast.verify")
 
 ReplicaArgument = Annotated[
     str,
-    typer.Argument(metavar="REPLICA", envvar="ROWCAST_REPLICA", help="Its name: [replicas.NAME] in the configuration."),
+    typer.Argument(metavar="REPLICA", envvar="ROWCAST_REPLICA", help=r"Its name: \[replicas.NAME] in the configuration."),
 ]
 
 

@@ -36,6 +36,17 @@ class _InstalledCommands(typer.core.TyperGroup):
         return None
 
 
+def option_variables() -> set[str]:
+    """The environment variables of all commands' options and arguments."""
+    found = set()
+    commands = [_loaded(entry) for entry in entry_points(group=COMMANDS)]
+    while commands:
+        command = commands.pop()
+        found.update(parameter.envvar for parameter in command.params if parameter.envvar)
+        commands += getattr(command, "commands", {}).values()
+    return found
+
+
 def application() -> typer.Typer:
     """The root of the command line."""
     app = typer.Typer(

@@ -226,7 +226,9 @@ class Settings(BaseSettings):
 
 
 def _dotted_name(name: str) -> str:
-    return name if "." in name else name.lower().replace("_", ".")
+    lower = name.lower()
+    # Of librdkafka's names this one alone has an underscore.
+    return name if "." in name else lower if lower == "log_level" else lower.replace("_", ".")
 
 
 def load(path: Path | None = None) -> Settings:

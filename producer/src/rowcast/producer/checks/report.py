@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rowcast.shared import logs
+from rowcast.shared.cli import option_variables
 from rowcast.shared.config import Settings
 from rowcast.shared.parts import CHECKS, Finding, Verdict, contributions
 
@@ -73,9 +74,9 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
 def _unread_variables() -> Iterator[str]:
     """A mistaken name in the file is an error; the environment is full of others' names, so here it is a hint."""
     keys = "|".join(name.upper() for name in Settings.model_fields)
-    options = "CONFIG|LOG_FORMAT|LOG_LEVEL|ONCE|JSON|PROGRESS_INTERVAL|DEMO_[A-Z]+|NO_[A-Z_]+"
-    known = re.compile(rf"ROWCAST_({keys})(__.+)?|ROWCAST_({options})", re.IGNORECASE)
-    return (name for name in os.environ if name.upper().startswith("ROWCAST_") and not known.fullmatch(name))
+    key, options = re.compile(rf"ROWCAST_({keys})(__.+)?", re.IGNORECASE), option_variables()
+    own = (name for name in os.environ if name.upper().startswith("ROWCAST_"))
+    return (name for name in own if not key.fullmatch(name) and name not in options)
 
 
 def _print(console: Console, finding: Finding) -> None:
