@@ -34,6 +34,9 @@ _PROPERTIES = {
     "broker.heartbeat.interval.ms": "500",
     # Compaction is looked for every 15 s by default.
     "log.cleaner.backoff.ms": "500",
+    # Everybody may do everything, until a test forbids something.
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
 }
 
 # The quick compiler alone: up a second sooner, half the throughput, and more of the cores left to the tests.

@@ -69,7 +69,14 @@ class MarkerReader:
         if consumer is None:
             own = {**_OWN, "isolation.level": isolation, "group.id": f"rowcast.{self._source}"}
             consumer = self._consumers[isolation] = new_consumer(self._properties, "relay", own)
-        low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout)
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout)
+        except KafkaException as error:
+            # A topic that a client may not know of is unknown to it. Asked for by name, Kafka says which it is.
+            told = consumer.list_topics(self._topic, timeout=timeout).topics[self._topic].error
+            if told is not None and told.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise KafkaException(told) from error
+            raise
         look_back = _LOOK_BACK
         while True:
             start = max(low, high - look_back)
