@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from integration.relay_threads import running_thread, wait_until
 from integration.relay_topics import read_topics
@@ -113,3 +114,20 @@ def test_an_attempt_that_has_failed_leaves_no_threads_behind() -> None:
         assert threads() <= before
     finally:
         gc.enable()
+
+
+def test_a_topic_that_somebody_has_deleted_is_made_anew(lite: Primary, settings: Settings, kafka: Broker) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    # For so long, by default 30 s, the client takes a topic that is gone for one that is only not known yet.
+    settings = settings.model_copy(update={"kafka": settings.kafka | {"topic.metadata.propagation.max.ms": 500}})
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    with running_thread(Relay(settings, lite.engine)) as relay:
+        wait_until(lambda: not lite.ids())
+        for gone in admin.delete_topics([f"{settings.source}.public.orders"]).values():
+            gone.result(30)
+        lite.add("b", line(ORDERS, "c", 2))
+        wait_until(lambda: not lite.ids() or relay.ended_by is not None, seconds=120)
+        assert relay.ended_by is None
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert [event.key for event in stream if isinstance(event, ChangeEvent)] == [{"id": 2}]
