@@ -393,6 +393,7 @@ print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 """
 
 
+@pytest.mark.campaign
 def test_a_huge_transaction_takes_little_memory(new_database: NewDatabase, tmp_path: Path, campaign: bool) -> None:
     """A million rows with ``--campaign``."""
     rows = 1_000_000 if campaign else 200_000

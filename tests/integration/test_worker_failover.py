@@ -93,6 +93,7 @@ def epoch(replica: Database) -> int:
     return int(replica.rows("rowcast_replica", "epoch")[0][0])
 
 
+@pytest.mark.campaign
 def test_a_worker_killed_at_any_moment(
     source: Source, settings: Settings, replica: Database, start: Start, campaign: bool
 ) -> None:
