@@ -1,23 +1,25 @@
 """Millions of events through the outbox: its tables must stay small, and a change's way short.
 
-    python tests/benchmarks/bench_outbox.py URL BOOTSTRAP [--events 10000000] [--rate 15000] [--every 30]
+    python tests/benchmarks/bench_outbox.py URL BOOTSTRAP [--events 10000000] [--rate 15000] [--rows 1000] [--every 30]
 
-The application updates 1,000 rows a transaction at an even rate of events; beside that a single row ten times a second,
-whose way from COMMIT to Kafka is the latency.
+The application updates so many rows a transaction at an even rate of events; beside that a single row ten times a
+second, whose way from COMMIT to Kafka is the latency. With --old-snapshot somebody holds a snapshot from before the
+first event to the end: what the relay deletes stays where it is, and no VACUUM takes it away.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import sqlalchemy as sa
 from relayed import Application, Command, Order, Probe, application, heading, observer, percentiles
 
 ROWS = 10_000
-PER_TRANSACTION = 1_000
 
 
 class Probes:
@@ -44,7 +46,14 @@ class Probes:
         return seen
 
 
-def run(app: Application, events: int, rate: float, every: float) -> None:
+@contextlib.contextmanager
+def old_snapshot(app: Application) -> Iterator[None]:
+    with app.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        connection.execute(sa.text("SELECT count(*) FROM rowcast_outbox"))
+        yield
+
+
+def run(app: Application, events: int, rate: float, rows: int, every: float) -> None:
     with Command(app.config, "relay") as relay:
         app.probe(0)
         app.wait_until_published()
@@ -54,17 +63,17 @@ def run(app: Application, events: int, rate: float, every: float) -> None:
             shown = [start]
             sizes: list[int] = []
             print("   seconds      events   outbox rows   tables MiB   relay MiB", flush=True)
-            for n in range(events // PER_TRANSACTION):
-                time.sleep(max(0.0, start + n * PER_TRANSACTION / rate - time.monotonic()))
-                first = n * PER_TRANSACTION % ROWS
+            for n in range(events // rows):
+                time.sleep(max(0.0, start + n * rows / rate - time.monotonic()))
+                first = n * rows % ROWS
                 with app.sessions.begin() as session:
-                    chosen = Order.id.between(first, first + PER_TRANSACTION - 1)
+                    chosen = Order.id.between(first, first + rows - 1)
                     session.execute(sa.update(Order).where(chosen).values(customer_id=n))
                 if time.monotonic() - shown[-1] >= every:
                     shown.append(time.monotonic())
                     sizes.append(app.own_bytes())
                     print(
-                        f"  {shown[-1] - start:8.0f} {(n + 1) * PER_TRANSACTION:11,} {app.backlog():13,} "
+                        f"  {shown[-1] - start:8.0f} {(n + 1) * rows:11,} {app.backlog():13,} "
                         f"{sizes[-1] / 2**20:12.1f} {relay.mib():11.0f}",
                         flush=True,
                     )
@@ -88,11 +97,17 @@ def main() -> None:
     parser.add_argument("bootstrap")
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--rate", type=float, default=15_000.0, help="events a second")
+    parser.add_argument("--rows", type=int, default=1_000, help="that a transaction changes")
+    parser.add_argument("--old-snapshot", action="store_true", help="held by somebody all the time")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between lines")
     options = parser.parse_args()
-    heading(f"{options.events:,} events through the outbox at {options.rate:,.0f} a second")
-    with application(options.url, options.bootstrap, ROWS, snapshot="never") as app:
-        run(app, options.events, options.rate, options.every)
+    held = ", beside an old snapshot" if options.old_snapshot else ""
+    heading(f"{options.events:,} events through the outbox at {options.rate:,.0f} a second{held}")
+    with (
+        application(options.url, options.bootstrap, ROWS, snapshot="never") as app,
+        old_snapshot(app) if options.old_snapshot else contextlib.nullcontext(),
+    ):
+        run(app, options.events, options.rate, options.rows, options.every)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
 from servers import Broker
 from servers.settled import wait_until_settled
-from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at, shape
+from unit.relay_database import ITEMS, ORDERS, Primary, line, shape
 
 NewSettings = Callable[..., Settings]
 
@@ -184,29 +184,15 @@ def test_shapes_come_before_events_and_without_any(lite: Primary, new_settings: 
     assert (last["version"], last["lsn"] <= event.lsn) == (changed.version, True)
 
 
-def test_a_primary_restored_from_a_backup_goes_on_above_kafkas_lsns(
-    lite: Primary, new_settings: NewSettings, kafka: Broker, new_database: Callable[[str], str]
-) -> None:
-    settings = new_settings(lite)
-    lite.add_shapes(ORDERS)
-    lite.add("a", line(ORDERS, "c", 1))
-    Relay(settings, lite.engine).run_once()
-    with primary_at(new_database("sqlite")) as restored:
-        restored.add_shapes(ORDERS)
-        restored.add("b", line(ORDERS, "u", 1))
-        Relay(new_settings(restored), restored.engine).run_once()
-    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
-    assert [event.lsn for event in stream] == [1, 2, 3, 4, 5, 6]
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ("garbage\n", "not an outbox line"),
         (line(ORDERS, "c", 3)[:-1], "the last line does not end with a line break"),
         (line(shape("unknown"), "c", 3), "rowcast_shape has no version"),
+        (line(ORDERS, "c", 3).replace('"note"', "note"), "a row image is no JSON"),
     ],
-    ids=["garbage", "cut off", "unknown table"],
+    ids=["garbage", "cut off", "unknown table", "image"],
 )
 def test_nothing_is_published_past_a_damaged_row(
     lite: Primary, new_settings: NewSettings, kafka: Broker, changes: str, reason: str
@@ -427,7 +413,7 @@ def test_what_a_relay_is_told_of_it_need_not_look_for(
     lite.add_shapes(ORDERS)
     commits = Commits()
     # Long enough for a slow machine: it is told of what was added long before it would look.
-    settings = new_settings(lite, poll_min_ms=1, poll_max_ms=4_000, kafka_transaction_ms=60_000, lease_ms=60_000)
+    settings = new_settings(lite, poll_min_ms=1, poll_max_ms=4_000, kafka_transaction_ms=30_000, lease_ms=60_000)
     with running(settings, commits) as relay:
         wait_until(lambda: relay.progress.state == "leading")
         relay._relay._woken = Waits()
@@ -466,7 +452,7 @@ def test_what_lingers_again_is_sent_again_at_once(
     lite.add_shapes(ORDERS)
     commits = Commits()
     own = {"linger.ms": 30_000}
-    settings = new_settings(lite, poll_min_ms=60_000, poll_max_ms=60_000, kafka_transaction_ms=60_000)
+    settings = new_settings(lite, poll_min_ms=60_000, poll_max_ms=60_000, kafka_transaction_ms=30_000)
     settings = settings.model_copy(update={"kafka": {**settings.require_kafka(), **own}})
     with running(settings, commits) as relay:
         wait_until(lambda: relay.progress.state == "leading")

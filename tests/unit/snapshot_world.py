@@ -27,6 +27,7 @@ from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.envelopes import Message
 from rowcast.producer.relay.leader import Leader
 from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
+from rowcast.producer.relay.marker import Markers
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.producer.relay.snapshotting import Snapshotting
@@ -115,9 +116,9 @@ class MemoryPublisher:
         if transaction is not None and transaction.state == "open":
             transaction.state = "aborted"
 
-    def marker(self) -> int | None:
-        committed = [t.marker for t in self._broker.transactions if t.state == "committed" and t.marker]
-        return max(committed, default=None)
+    def markers(self) -> Markers:
+        sent = [(t.state == "committed", t.marker) for t in self._broker.transactions if t.marker]
+        return Markers(max((lsn for done, lsn in sent if done), default=None), max((n for _, n in sent), default=None))
 
     def send(self, messages: Iterable[Message], lsn: int) -> None:
         for topic, value, key, partition, *_ in messages:
@@ -180,10 +181,10 @@ class MemoryPublisher:
 class _NoTopics:
     limits = SizeLimits({})
 
-    def ensure_own(self, *others: str) -> None:
+    def ensure_own(self, others: Iterable[str], waiting: Callable[[], None]) -> None:
         pass
 
-    def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
+    def ensure(self, names: Iterable[str], waiting: Callable[[], None]) -> None:
         pass
 
 
@@ -532,7 +533,7 @@ def steps_of(world: World) -> Iterator[None]:
 
 def play(directory: Path, plan: Plan, claim_rows: int, chunk_rows: int, leader: LeaderType = Leader) -> None:
     """One world from its beginning to its end. Raises AssertionError as ``World.check``."""
-    settings = RelaySettings(claim_rows=claim_rows, chunk_rows=chunk_rows, kafka_transaction_ms=1_000_000)
+    settings = RelaySettings(claim_rows=claim_rows, chunk_rows=chunk_rows, kafka_transaction_ms=30_000)
     path = directory / "primary.db"
     for old in directory.glob("primary.db*"):
         old.unlink()

@@ -1,4 +1,4 @@
-"""How long a leader with nothing to do may rest."""
+"""How long a leader with nothing to do may rest, and how it keeps its lease before it can lead."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.leader import Leader
@@ -16,7 +17,7 @@ from rowcast.producer.relay.sizes import SizeLimits
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.events import TABLE_TOPIC
 from rowcast.shared.table_settings import TableSettings
-from unit.relay_database import primary_at
+from unit.relay_database import Primary, primary_at
 
 LEASE_MS = 60_000
 
@@ -33,6 +34,29 @@ class _Topics:
     limits = SizeLimits({})
 
 
+def new_leader(connections: Connections, primary: Primary, row: LeaseRow, epoch: int, kafka: Any) -> Leader:
+    topics: Any = _Topics()
+    return Leader(
+        connections, primary.tables, row, epoch, kafka, topics, "shop", "shop", RelaySettings(lease_ms=LEASE_MS),
+        lambda _: TableSettings(), lambda _: None,
+    )  # fmt: skip
+
+
+def test_a_leader_that_is_still_taking_over_keeps_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka may keep it waiting for longer than a lease: if it only looked, standbys and it would fence each other."""
+    with primary_at(tmp_path / "primary.db") as primary, Connections(primary.engine) as connections:
+        row = LeaseRow(connections, primary.tables, "shop", "somebody", LEASE_MS, Destination(None, TABLE_TOPIC))
+        epoch = row.take()
+        assert epoch is not None
+        leader = new_leader(connections, primary, row, epoch, Kafka(None, False))
+        with primary.engine.begin() as connection:
+            connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
+        later = time.monotonic() + LEASE_MS / 1000
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        leader.keep_lease()
+        assert connections.reader.execute(sa.select(primary.tables.lease.c.expires_ms)).scalar_one() > 0
+
+
 @pytest.mark.parametrize(
     ("open_transaction", "committing", "rests"),
     [(False, False, True), (True, False, False), (True, True, True), (False, True, True)],
@@ -42,13 +66,8 @@ def test_a_leader_rests_unless_a_commit_is_due(
 ) -> None:
     """While Kafka commits one transaction, which may take long, no other can be committed: looking again at once,
     and again, would only burden the database."""
-    kafka: Any = Kafka(time.monotonic() if open_transaction else None, committing)
+    kafka = Kafka(time.monotonic() if open_transaction else None, committing)
     with primary_at(tmp_path / "primary.db") as primary, Connections(primary.engine) as connections:
         row = LeaseRow(connections, primary.tables, "shop", "somebody", LEASE_MS, Destination(None, TABLE_TOPIC))
-        settings, nobody = RelaySettings(lease_ms=LEASE_MS), lambda _: None
-        topics: Any = _Topics()
-        leader = Leader(
-            connections, primary.tables, row, 1, kafka, topics, "shop", "shop", settings,
-            lambda _: TableSettings(), nobody,
-        )  # fmt: skip
+        leader = new_leader(connections, primary, row, 1, kafka)
         assert (leader.longest_pause > 0) is rests

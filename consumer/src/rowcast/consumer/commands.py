@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rowcast.shared.metrics import MetricsOption, require_metrics, served
 from rowcast.shared.options import Invocation, command
 from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress
 from rowcast.shared.stopping import stop_on_signals
+
+if TYPE_CHECKING:
+    from rowcast.consumer.progress import WorkerProgress
 
 _log = logging.getLogger("rowcast.worker")
 _verify_log = logging.getLogger("rowcast.verify")
 
 ReplicaArgument = Annotated[
     str,
-    typer.Argument(metavar="REPLICA", envvar="ROWCAST_REPLICA", help=r"Its name: \[replicas.NAME] in the configuration."),
+    typer.Argument(metavar="REPLICA", envvar="ROWCAST_REPLICA", help=r"\[replicas.NAME] in the configuration."),
 ]
 
 
@@ -29,6 +35,7 @@ def worker(
         typer.Option("--once", envvar="ROWCAST_ONCE", help="Apply up to the topics' ends as they are now, then exit."),
     ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
+    metrics: MetricsOption = None,
 ) -> None:
     """Apply the topics to a replica.
 
@@ -39,10 +46,32 @@ def worker(
 
     settings = invocation.settings()
     with (
-        progress("applied", fields_of, log=_log, log_format=invocation.log_format, interval=progress_interval) as moved,
+        progress("applied", fields_of, log=_log, log_format=invocation.log_format, interval=progress_interval) as shown,
+        _with_metrics(metrics, settings.source, replica, shown) as moved,
         stop_on_signals() as stop,
     ):
         run_worker(settings, replica, once=once, stop=stop, on_progress=moved)
+
+
+@contextmanager
+def _with_metrics(
+    address: str | None, source: str, replica: str, shown: Callable[[WorkerProgress], None]
+) -> Iterator[Callable[[WorkerProgress], None]]:
+    """What is shown is told to Prometheus, too, where an address is given."""
+    if address is None:
+        yield shown
+        return
+    require_metrics()
+    from rowcast.consumer.metrics import WorkerMetrics
+
+    metrics = WorkerMetrics(source, replica)
+
+    def both(progress: WorkerProgress) -> None:
+        shown(progress)
+        metrics.moved(progress)
+
+    with served(address, metrics):
+        yield both
 
 
 @command()

@@ -7,16 +7,24 @@ missing extra is told by the command that needs it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.interpreter import tuned_interpreter
+from rowcast.shared.metrics import MetricsOption, require_metrics, served
 from rowcast.shared.options import Invocation, command
 from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress, progress_of_each
 from rowcast.shared.stopping import stop_on_signals
+
+if TYPE_CHECKING:
+    from rowcast.producer.relay import OnProgress, RelayProgress
+    from rowcast.shared.config import Settings
 
 _log = logging.getLogger("rowcast.relay")
 _snapshot_log = logging.getLogger("rowcast.snapshot")
@@ -31,6 +39,7 @@ def relay(
         bool, typer.Option("--once", envvar="ROWCAST_ONCE", help="Publish until the outbox is empty, then exit.")
     ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
+    metrics: MetricsOption = None,
 ) -> int:
     """Publish the outbox to Kafka.
 
@@ -44,7 +53,8 @@ def relay(
         progress_of_each(
             "published", fields_of, len(settings),
             log=_log, log_format=invocation.log_format, interval=progress_interval,
-        ) as moved,
+        ) as shown,
+        _with_metrics(metrics, settings, shown) as moved,
         stop_on_signals() as stop,
         tuned_interpreter(),
     ):  # fmt: skip
@@ -52,6 +62,27 @@ def relay(
             return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved)
         run_relay(settings[0], once, stop, moved[0])
     return 0
+
+
+@contextmanager
+def _with_metrics(
+    address: str | None, settings: Sequence[Settings], shown: Sequence[OnProgress]
+) -> Iterator[Sequence[OnProgress]]:
+    """What is shown is told to Prometheus, too, where an address is given."""
+    if address is None:
+        yield shown
+        return
+    require_metrics()
+    from rowcast.producer.relay.metrics import RelayMetrics
+
+    metrics = RelayMetrics(settings)
+
+    def both(show: OnProgress, progress: RelayProgress) -> None:
+        show(progress)
+        metrics.moved(progress)
+
+    with served(address, metrics):
+        yield [partial(both, show) for show in shown]
 
 
 @command()

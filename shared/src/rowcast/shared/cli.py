@@ -38,7 +38,7 @@ class _InstalledCommands(typer.core.TyperGroup):
 
 def option_variables() -> set[str]:
     """The environment variables of all commands' options and arguments."""
-    found = set()
+    found: set[str] = set()
     commands = [_loaded(entry) for entry in entry_points(group=COMMANDS)]
     while commands:
         command = commands.pop()

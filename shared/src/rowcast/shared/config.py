@@ -127,8 +127,8 @@ class RelaySettings(Section):
 
     lease_ms: Annotated[int, Field(ge=500)] = 5_000
     """A standby takes over this long after the leader's last sign of life."""
-    kafka_transaction_ms: Annotated[int, Field(ge=0)] = 100
-    """Commit the Kafka transaction after this long, or when idle; 0: one per claim."""
+    kafka_transaction_ms: Annotated[int, Field(ge=0, le=30_000)] = 100
+    """Commit the Kafka transaction after this long, or when idle; 0: one per claim. Brokers end it after a minute."""
     claim_rows: Annotated[int, Field(ge=1)] = 1_000
     """Outbox rows per claim."""
     poll_min_ms: Annotated[int, Field(ge=1)] = 2

@@ -26,6 +26,10 @@ _SNAPSHOT_SETTINGS = {
 }
 
 
+# Whoever asks for more than that shall have it.
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+
 class Connections:
     """``reader`` is in autocommit: each statement sees what is committed by then, and holds no lock and no snapshot.
 
@@ -53,6 +57,10 @@ class Connections:
                 # What cannot do without reading a table from end to end is dear by that, and the server would compile
                 # it first: a tenth of a second for a look at ten rows.
                 self.reader.exec_driver_sql("SET jit = off")
+                # A claim that a crash takes back has lsns that workers have seen. And with it is durable what it found.
+                for connection in (self.reader, self.writer):
+                    connection.exec_driver_sql(_DURABLE)
+                self.writer.commit()
         except BaseException:
             self.close()
             raise

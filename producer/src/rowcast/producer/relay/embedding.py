@@ -12,7 +12,7 @@ from rowcast.producer.relay.process import Relay
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine
-from rowcast.shared.errors import RowcastError
+from rowcast.shared.errors import ConfigurationError, RowcastError
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -61,15 +61,24 @@ class RelayThread:
 
 
 @contextmanager
-def running(settings: Settings, capture: NotifiesOfCommits | None = None) -> Iterator[RelayThread]:
+def running(
+    settings: Settings, capture: NotifiesOfCommits | None = None, on_progress: OnProgress | None = None
+) -> Iterator[RelayThread]:
     """A relay for the length of the block, in a thread that each commit which ``capture`` sees wakes.
 
     It waits for a database or a Kafka that does not answer; the application's commits never wait for it. What the relay
-    cannot mend ends the thread: it is logged, and in ``error``. Raises ConfigurationError, MissingExtraError.
+    cannot mend ends the thread: it is logged, and in ``error``. ``on_progress`` is called in the thread, often. Raises
+    ConfigurationError, also if the capture is of another source than the settings, and MissingExtraError.
     """
+    named = getattr(capture, "source", settings.source)
+    if named != settings.source:
+        raise ConfigurationError(
+            f"the capture is of the source {named!r}, the relay's configuration of {settings.source!r}, by which "
+            "topics and events are named. Give both the same."
+        )
     engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
     try:
-        relay = Relay(settings, engine, patient=True)
+        relay = Relay(settings, engine, on_progress, patient=True)
         thread = RelayThread(relay)
         forget = capture.on_commit(relay.wake) if capture is not None else None
         try:

@@ -192,6 +192,8 @@ class Lane:
         with suppress(KafkaException):
             self._producer.purge()
             self._producer.poll(0)
+        # It refers to this lane, and the lane to it: its threads would live until Python looks for such circles.
+        del self._producer
 
 
 def _too_large(topic: str, value: bytes | None, key: bytes) -> DataError:

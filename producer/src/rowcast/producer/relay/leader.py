@@ -33,6 +33,9 @@ _log = logging.getLogger("rowcast.relay")
 CLAIM_BYTES = 8 * 1024 * 1024
 """A claim's rows are in memory at once: it takes no more than this, or a single row."""
 
+_UNMARKED = 10_000_000
+"""A claim that was sent in part has no marker in Kafka, but lsns that workers have seen. It takes fewer than this."""
+
 
 class Leader:
     """One epoch's leader. Any error ends it; whoever leads next, perhaps the same process, starts with ``take_over``.
@@ -92,25 +95,28 @@ class Leader:
         self._claims = claims = Claims(self._connections, self._own_tables, self._lease_row, self._outbox, lease)
         parks = self._settings.on_unpublishable == "park"
         self._looking = Upcoming(self._rows, claims, self._limits, self.commit, self.keep_lease, parks=parks)
-        self._topics.ensure_own(*([heartbeat_topic(self._source)] if self._settings.heartbeat_ms else []))
-        marker = self._publisher.marker()
-        if marker is not None:
-            claims.committed(marker)
-            if marker >= lease.next_lsn:
-                _log.warning(
-                    "Kafka has events of this source up to lsn %d, the database knows of none above %d: was it "
-                    "restored from a backup? Going on above Kafka's",
-                    marker,
-                    lease.next_lsn - 1,
-                )
-                claims.start_above(marker)
-        elif lease.published_lsn:
+        heartbeats = [heartbeat_topic(self._source)] if self._settings.heartbeat_ms else []
+        self._topics.ensure_own(heartbeats, self.keep_lease)
+        marker, sent = self._publisher.markers()
+        if (marker or 0) < lease.published_lsn:
             _log.warning(
-                "Kafka does not know what it committed of this source: is the cluster, or the topic %s, new? "
-                "What is recorded as not committed is published again",
+                "of this source Kafka has committed %s, and once had up to lsn %d: is the cluster, or the topic %s, "
+                "new, or was it restored? What is recorded as not committed is published again",
+                "nothing" if marker is None else f"what goes up to lsn {marker}",
+                lease.published_lsn,
                 marker_topic(self._source),
             )
             self._snapshots.kafka_has_lost()
+        if marker is not None:
+            claims.committed(marker)
+        if sent is not None and sent >= lease.next_lsn:
+            _log.warning(
+                "Kafka has events of this source up to lsn %d, the database knows of none above %d: was it "
+                "restored from a backup? Going on far above Kafka's",
+                sent,
+                lease.next_lsn - 1,
+            )
+            claims.start_above(sent + _UNMARKED)
         claims.settle()
         claims.drop_chunks()
         self._sending.lsn = max(marker or 0, lease.published_lsn)
@@ -164,7 +170,7 @@ class Leader:
         except UnpublishableError as error:
             sent = self._set_aside(error)
         # A chunk comes behind all that waits: little must wait.
-        chunk = self._publish_chunk() if sent < self._limits.rows else 0
+        chunk = 0 if self._next.more else self._publish_chunk()
         idle = sent + chunk == 0
         if idle:
             self._sending.beat_if_due()
@@ -232,7 +238,7 @@ class Leader:
         """Renews the lease when a third of it has gone by. Raises FencedError if another relay has taken over."""
         if self._renewal_in() <= 0:
             if self._claims is None:
-                self._lease_row.look(self._epoch)
+                self._lease_row.renew(self._lease_row.look(self._epoch))
             else:
                 self._claims.renew()
             self._renewed_at = time.monotonic()

@@ -2,12 +2,15 @@
 
 The last message of every claim says its highest lsn, in a compacted topic of one partition that nobody else reads. So
 it is committed with the events or not at all, and a successor that reads committed messages after it has fenced its
-predecessor knows which recorded claims are published.
+predecessor knows which recorded claims are published. What was sent and not committed tells which lsns workers have
+seen: where the database has lost claims, these must not come again.
 
 Why not an offset sent with the transaction: see ``docs/decisions/``.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -24,7 +27,6 @@ _LOOK_BACK = 64
 
 _OWN = {
     "enable.auto.commit": False,
-    "isolation.level": "read_committed",
     "auto.offset.reset": "earliest",
     "enable.partition.eof": True,
     # How long the broker keeps a reader waiting that is at the end.
@@ -37,32 +39,50 @@ def marker_message(source: str, lsn: int) -> Message:
     return marker_topic(source), orjson.dumps({"lsn": lsn}), _KEY, 0
 
 
+class Markers(NamedTuple):
+    """The highest lsns of the claims that Kafka has committed, and of those that were sent, which workers have seen;
+    None: of none."""
+
+    committed: int | None
+    sent: int | None
+
+
 class MarkerReader:
-    """Reads the committed marker of one source."""
+    """Reads the last markers of one source. To be closed."""
 
     def __init__(self, properties: Properties, source: str) -> None:
         self._properties = properties
         self._source = source
         self._topic = marker_topic(source)
+        self._consumers: dict[str, Consumer] = {}
 
-    def read(self, timeout: float) -> int | None:
-        """The highest lsn that Kafka has committed; None if it has committed nothing.
+    def read(self, timeout: float) -> Markers:
+        """May be called again after it has timed out: it goes on with the connections that it has.
 
         Raises KafkaException, also when the end is not reached within ``timeout`` seconds; DataError if the topic holds
         something else.
         """
-        consumer = new_consumer(self._properties, "relay", {**_OWN, "group.id": f"rowcast.{self._source}"})
-        try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout)
-            look_back = _LOOK_BACK
-            while True:
-                start = max(low, high - look_back)
-                value = _last_value(consumer, TopicPartition(self._topic, 0, start), timeout)
-                if value is not None or start == low:
-                    return None if value is None else self._lsn(value)
-                look_back *= 4
-        finally:
+        return Markers(self._read("read_committed", timeout), self._read("read_uncommitted", timeout))
+
+    def _read(self, isolation: str, timeout: float) -> int | None:
+        consumer = self._consumers.get(isolation)
+        if consumer is None:
+            own = {**_OWN, "isolation.level": isolation, "group.id": f"rowcast.{self._source}"}
+            consumer = self._consumers[isolation] = new_consumer(self._properties, "relay", own)
+        low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout)
+        look_back = _LOOK_BACK
+        while True:
+            start = max(low, high - look_back)
+            value = _last_value(consumer, TopicPartition(self._topic, 0, start), timeout)
+            if value is not None or start == low:
+                return None if value is None else self._lsn(value)
+            look_back *= 4
+
+    def close(self) -> None:
+        """Lets go of its connections."""
+        for consumer in self._consumers.values():
             consumer.close()
+        self._consumers.clear()
 
     def _lsn(self, value: bytes) -> int:
         try:

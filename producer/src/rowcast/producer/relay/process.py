@@ -18,6 +18,8 @@ from rowcast.producer.relay.backoff import Backoff
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.producer.relay.stalls import Stalls
+from rowcast.producer.relay.vacuuming import Vacuuming
 from rowcast.shared import kafka
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import reach
@@ -59,6 +61,7 @@ class Relay:
         self._destination: Destination | None = None
         self._woken = threading.Event()
         self._told = False
+        self._stalls = Stalls(engine, settings.source)
         self.progress = RelayProgress(settings.source)
 
     def wake(self) -> None:
@@ -109,6 +112,7 @@ class Relay:
                 wait = backoff.next()
                 _log.warning("%s; trying again in %.1f s", _told(error), wait)
                 self._tell(state="waiting")
+                self._stalls.look()
                 stop.wait(wait)
         self._tell(state="stopped")
 
@@ -150,8 +154,9 @@ class Relay:
                 return False
         self._tell(state="taking over", epoch=epoch)
         fenced = False
+        vacuuming = Vacuuming(self._engine)
         try:
-            self._lead(connections, lease_row, epoch, stop, once, backoff)
+            self._lead(connections, lease_row, epoch, stop, once, backoff, vacuuming)
         except FencedError:
             # Perhaps by a relay that slept and stands by again: then the lease is still this one's, and it keeps it.
             fenced = True
@@ -161,6 +166,8 @@ class Relay:
                 # So that nobody waits for its end; of another epoch's lease this changes nothing.
                 with suppress(exc.SQLAlchemyError):
                     lease_row.release(epoch)
+            # The next relay need not wait for it.
+            vacuuming.close()
         return True
 
     def _is_empty(self, connections: Connections) -> bool:
@@ -169,12 +176,11 @@ class Relay:
 
     def _lead(
         self, connections: Connections, lease_row: LeaseRow, epoch: int, stop: threading.Event, once: bool,
-        backoff: Backoff,
+        backoff: Backoff, vacuuming: Vacuuming,
     ) -> None:  # fmt: skip
         from rowcast.producer.relay.leader import Leader
         from rowcast.producer.relay.publisher import Publisher
         from rowcast.producer.relay.topics import EmbeddedTopics, Topics
-        from rowcast.producer.relay.vacuuming import Vacuuming
 
         settings = self._settings
         patience = _Patience(stop)
@@ -182,9 +188,9 @@ class Relay:
         def waiting() -> None:
             patience.check()
             leader.keep_lease()
+            self._stalls.look()
 
         publisher = Publisher(self._properties, settings.source, waiting, self._woken.set)
-        vacuuming = Vacuuming(self._engine)
         try:
             kind = EmbeddedTopics if self._embedded else Topics
             topics = kind(self._properties, settings.source, settings.topics)
@@ -214,18 +220,19 @@ class Relay:
                     if time.monotonic() - busy_at > _BUSY_S:
                         pause = min(pause * 2, settings.relay.poll_max_ms)
                 self._tell(lsn=leader.committed_lsn)
+                self._stalls.look()
                 vacuuming.look(leader.deleted_lsn)
             leader.finish()
             self._tell(lsn=leader.committed_lsn)
         finally:
             publisher.close()
-            vacuuming.close()
 
     def _count(self, events: int) -> None:
         self.progress = replace(self.progress, events=self.progress.events + events)
 
     def _tell(self, **changes: object) -> None:
         self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]  # RelayProgress's own fields
+        self._stalls.at(self.progress.lsn)
         if self._on_progress is not None:
             self._on_progress(self.progress)
 

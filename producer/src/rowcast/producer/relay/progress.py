@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+RelayState: TypeAlias = Literal["starting", "standing by", "taking over", "leading", "waiting", "stopped"]
+
 
 @dataclass(frozen=True, slots=True)
 class RelayProgress:
@@ -13,7 +15,7 @@ class RelayProgress:
     committed."""
 
     source: str
-    state: Literal["starting", "standing by", "taking over", "leading", "waiting", "stopped"] = "starting"
+    state: RelayState = "starting"
     events: int = 0
     lsn: int = 0
     epoch: int = 0

@@ -23,7 +23,7 @@ from confluent_kafka import KafkaError, KafkaException
 from rowcast.producer.relay.envelopes import Message
 from rowcast.producer.relay.kafka_errors import error_in, meaning
 from rowcast.producer.relay.lane import Lane
-from rowcast.producer.relay.marker import MarkerReader, marker_message
+from rowcast.producer.relay.marker import MarkerReader, Markers, marker_message
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.kafka import Properties
 
@@ -86,10 +86,11 @@ class Publisher:
             look()
             self._patiently(lane.fence, "fencing the predecessor (init_transactions)")
 
-    def marker(self) -> int | None:
-        """The highest lsn that Kafka has committed, after ``fence``; None if it has committed nothing."""
-        found: list[int | None] = []
+    def markers(self) -> Markers:
+        """What the predecessors' claims have left in Kafka, after ``fence``."""
+        found: list[Markers] = []
         self._patiently(lambda timeout: found.append(self._marker.read(timeout)), "reading the marker")
+        self._marker.close()
         return found[-1]
 
     def send(self, messages: Iterable[Message], lsn: int) -> None:
@@ -177,5 +178,6 @@ class Publisher:
         """Drops what is not committed."""
         self._closed.set()
         self._committer.shutdown(cancel_futures=True)
+        self._marker.close()
         for lane in (self._lane, self._other):
             lane.close()

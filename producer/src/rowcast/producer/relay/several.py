@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import combinations
@@ -27,6 +28,9 @@ from rowcast.shared.failures import Failure
 from rowcast.shared.logs import about_source
 
 _log = logging.getLogger("rowcast.relay")
+
+_AT_WORK_S = 60.0
+"""A relay that failed after so long had been at work: the next failure is a new one."""
 
 _WORST_FIRST = (failures.BUG, failures.WRONG_USE, failures.UNREACHABLE)
 
@@ -103,12 +107,15 @@ class _Source:
         self._thread.join()
 
     def _run(self) -> None:
-        backoff = Backoff(first=1.0, longest=60.0)
+        backoff, began = Backoff(first=1.0, longest=60.0), time.monotonic()
         with about_source(self._name):
             while not self._ends_in_order():
                 self._on_failure()
+                if time.monotonic() - began > _AT_WORK_S:
+                    backoff.reset()
                 if self._once or self._stop.wait(backoff.next()):
                     return
+                began = time.monotonic()
 
     def _ends_in_order(self) -> bool:
         try:

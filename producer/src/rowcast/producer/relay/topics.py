@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import wait as wait_for
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # it does, without saying so
@@ -17,6 +18,7 @@ from rowcast.shared.kafka import Properties, new_admin, unreachable
 _log = logging.getLogger("rowcast.relay")
 
 _TIMEOUT_S = 10.0
+_SLICE_S = 1.0
 
 
 class Topics:
@@ -37,16 +39,16 @@ class Topics:
         self._known: set[str] = set()
         self.limits = SizeLimits(properties)
 
-    def ensure_own(self, *others: str) -> None:
+    def ensure_own(self, others: Iterable[str], waiting: Callable[[], None]) -> None:
         """The topics that every source has, whatever its tables, and ``others``. As ``ensure``."""
         self._own |= set(others)
-        self.ensure(self._own)
+        self.ensure(self._own, waiting)
 
-    def ensure(self, names: Iterable[str], waiting: Callable[[], None] = lambda: None) -> None:
-        """Creates those that are missing, and learns how large their messages may be; ``waiting`` is called now and
-        then meanwhile.
+    def ensure(self, names: Iterable[str], waiting: Callable[[], None]) -> None:
+        """Creates those that are missing, and learns how large their messages may be; ``waiting`` is called about once
+        a second meanwhile.
 
-        Raises UnreachableError, or ConfigurationError if Kafka does not allow it.
+        Raises UnreachableError or RetriableError, or ConfigurationError if Kafka does not allow it.
         """
         new = set(names) - self._known
         if not new:
@@ -70,15 +72,16 @@ class Topics:
         self.limits.learn(names, admin)
 
     def _create(self, admin: AdminClient, names: Iterable[str], waiting: Callable[[], None]) -> None:
-        futures = admin.create_topics([self._new(name) for name in names])
+        futures = admin.create_topics([self._new(name) for name in names], request_timeout=3 * _TIMEOUT_S)
         for name, future in futures.items():
+            while not wait_for((future,), _SLICE_S).done:
+                waiting()
             try:
-                future.result(timeout=_TIMEOUT_S * 3)
+                future.result()
                 _log.info("created the topic %s", name)
             except KafkaException as error:
                 if error_in(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise meaning(error, f"creating the topic {name}") from error
-            waiting()
 
     def _new(self, name: str) -> NewTopic:
         settings, own = self._settings, self._of_tables.get(name, TableTopicSettings())

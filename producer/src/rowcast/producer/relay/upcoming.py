@@ -74,6 +74,13 @@ class Upcoming:
                 f"the claim of lsn {claim.first_lsn} to {claim.last_lsn} in rowcast_claim names outbox rows that are "
                 "gone. Restore them, or delete the claim's row: the replicas will lack its changes."
             )
+        lsns = lsn_count(rows, claim.carried, claim.unfinished is not None)
+        if rows and lsns != claim.last_lsn - claim.first_lsn + 1:
+            raise DataError(
+                f"the outbox rows {claim.outbox_ids[0]} to {claim.outbox_ids[-1]} have other changes than when they "
+                f"were claimed: they take {lsns} lsns, and were given {claim.first_lsn} to {claim.last_lsn}, under "
+                "which some may have been published. Restore them."
+            )
         return rows
 
     def _publishable(self, selection: Selection) -> list[BatchRow]:

@@ -1,0 +1,109 @@
+"""A database, or a Kafka, that has lost what it had: what comes next is not taken for what was there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import Producer
+
+from integration.relay_topics import read_topics
+from rowcast.producer.relay import Relay
+from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.marker import marker_message
+from rowcast.producer.snapshots import Snapshots
+from rowcast.shared.config import Settings
+from rowcast.shared.events import ChangeEvent
+from servers import Broker
+from unit.relay_database import ORDERS, Primary, line, primary_at
+
+NewSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def new_settings(kafka: Broker, source_name: str) -> NewSettings:
+    def make(primary: Primary, **relay: object) -> Settings:
+        return Settings(
+            source=source_name,
+            kafka={"bootstrap.servers": kafka.bootstrap_servers},
+            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
+            relay=relay,
+        )
+
+    return make
+
+
+@contextmanager
+def sent_and_not_committed(settings: Settings, lsn: int) -> Iterator[None]:
+    """The marker of a claim that a relay has sent, which is gone before Kafka has committed it."""
+    producer = Producer({**settings.kafka, "transactional.id": f"rowcast.{settings.source}-1"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(*marker_message(settings.source, lsn))
+    assert producer.flush(30) == 0
+    yield
+
+
+def test_lsns_that_workers_have_seen_do_not_come_again(
+    lite: Primary, new_settings: NewSettings, new_database: Callable[[str], str], kafka: Broker
+) -> None:
+    """Workers read what is not committed: they would skip the changes that came under these lsns."""
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    Relay(settings, lite.engine).run_once()
+    with sent_and_not_committed(settings, 120), primary_at(new_database("sqlite")) as restored:
+        restored.add_shapes(ORDERS)
+        restored.add("b", line(ORDERS, "c", 2))
+        Relay(new_settings(restored), restored.engine).run_once()
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert [event.key for event in stream if isinstance(event, ChangeEvent)] == [{"id": 1}, {"id": 2}]
+    assert [event.lsn for event in stream][:3] == [1, 2, 3]
+    # A claim that was sent in part has no marker: what lies above the last is taken, too.
+    assert stream[3].lsn > 120 + 1_000_000
+
+
+def test_after_a_crash_lsns_go_on_where_they_were(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
+    """What was sent and not committed is recorded: nothing is lost, and nothing is skipped."""
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    Relay(settings, lite.engine).run_once()
+    with lite.engine.begin() as connection:
+        connection.execute(sa.update(lite.tables.lease).values(next_lsn=121))
+    with sent_and_not_committed(settings, 120):
+        lite.add("b", line(ORDERS, "c", 2))
+        Relay(settings, lite.engine).run_once()
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert [event.lsn for event in stream] == [1, 2, 3, 121, 122, 123]
+
+
+@pytest.mark.parametrize(("mode", "asked"), [("when_needed", 1), ("initial", 0)])
+def test_a_kafka_that_has_lost_its_last_events_is_noticed(
+    lite: Primary, new_settings: NewSettings, caplog: pytest.LogCaptureFixture, mode: str, asked: int
+) -> None:
+    """What is deleted from the outbox had been committed there: whoever knows less has lost it."""
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    settings = new_settings(lite, snapshot=mode)
+    Relay(settings, lite.engine).run_once()
+    with lite.engine.begin() as connection:
+        connection.execute(sa.update(lite.tables.lease).values(next_lsn=31, published_lsn=30))
+    with caplog.at_level(logging.WARNING):
+        Relay(settings, lite.engine).run_once()
+    assert "has committed what goes up to lsn 3, and once had up to lsn 30" in caplog.text
+    with lite.engine.connect() as connection:
+        assert len(Snapshots(lite.tables).all(connection)) == asked
+
+
+@pytest.mark.parametrize(("before", "now"), [("off", "on"), ("remote_apply", "remote_apply")])
+def test_on_postgresql_a_claim_is_durable_before_it_is_sent(
+    new_database: Callable[[str], str], before: str, now: str
+) -> None:
+    url = sa.make_url(new_database("postgresql")).update_query_dict({"options": f"-c synchronous_commit={before}"})
+    with primary_at(url) as primary, Connections(primary.engine) as connections:
+        for connection in (connections.reader, connections.writer):
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == now

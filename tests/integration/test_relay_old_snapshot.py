@@ -1,0 +1,45 @@
+"""Somebody reads for minutes: what the relay deletes stays where it is, and publishing goes on."""
+
+from __future__ import annotations
+
+import random
+
+import sqlalchemy as sa
+
+from integration.relay_counters import Counters
+from integration.relay_threads import running_thread, wait_until
+from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
+from rowcast.producer.relay import Relay
+from rowcast.shared.config import Settings
+from servers import Broker
+from unit.relay_database import Primary
+
+
+def test_a_reader_that_holds_an_old_snapshot_does_not_stop_publishing(
+    primary: Primary, kafka: Broker, source_name: str
+) -> None:
+    settings = Settings(
+        source=source_name,
+        kafka={"bootstrap.servers": kafka.bootstrap_servers},
+        primary={"url": primary.engine.url.render_as_string(hide_password=False)},
+    )
+    counters, rng = Counters(primary), random.Random(1)
+    isolation = "SERIALIZABLE" if primary.engine.dialect.name == "sqlite" else "REPEATABLE READ"
+    with (
+        running_thread(Relay(settings, primary.engine)),
+        primary.engine.connect().execution_options(isolation_level=isolation) as reader,
+    ):
+        counters.raise_some(rng)
+        outbox = sa.select(primary.tables.outbox.c.id)
+        if primary.engine.dialect.name == "sqlite":
+            # The driver begins none before it reads.
+            reader.exec_driver_sql("BEGIN")
+        seen = reader.execute(outbox).all()
+        for _ in range(5):
+            for _ in range(40):
+                counters.raise_some(rng)
+            wait_until(lambda: primary.ids() == [])
+        assert reader.execute(outbox).all() == seen
+    published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
+    assert_whole_transactions(published.stream)
+    assert notes_by_key(published.stream) == counters.expected()
