@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["fix_servers", "fix_databases"]
+
+# How long an example takes is the machine's affair.
+settings.register_profile("rowcast", deadline=None)
+settings.load_profile("rowcast")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ They start when the collection shows that a test will ask for them, all at once,
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Iterator
 
@@ -74,6 +75,14 @@ def mariadb(pytestconfig: pytest.Config) -> MariaDB:
 def connect(pytestconfig: pytest.Config, kafka: Broker) -> Connect:
     """Kafka Connect with Debezium's JDBC sink, on the broker ``kafka``."""
     return pytestconfig.stash[_servers].connect()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that is held and refuses: nobody else can open it while the test runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture

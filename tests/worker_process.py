@@ -13,12 +13,14 @@ import orjson
 from replicas import NAME
 from rowcast.consumer.worker import run_worker
 from rowcast.shared.config import Settings
+from servers.guard import Guard
 
 
 class WorkerProcess:
-    """Started at once; its log goes to `log`."""
+    """Started at once; its log goes to `log`. `guard` ends it, if nobody else has, when the test run ends."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, guard: Guard) -> None:
+        self._guard = guard
         text = orjson.dumps(
             {
                 "source": settings.source,
@@ -29,7 +31,7 @@ class WorkerProcess:
                 },
             }
         )
-        with log.open("ab") as out:
+        with guard.starting(), log.open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "worker_process", text.decode()],
                 cwd=Path(__file__).parent,
@@ -37,6 +39,7 @@ class WorkerProcess:
                 stderr=out,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
+            guard.watch_process(self._process.pid, signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -45,12 +48,15 @@ class WorkerProcess:
         """SIGKILL, and waits."""
         self._process.kill()
         self._process.wait(30)
+        self._guard.forget_process(self._process.pid)
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
-        return self._process.wait(60)
+        code = self._process.wait(60)
+        self._guard.forget_process(self._process.pid)
+        return code
 
     @property
     def runs(self) -> bool:

@@ -1,6 +1,6 @@
 """rowcast in an asynchronous FastAPI application.
 
-    pip install rowcast fastapi uvicorn aiosqlite greenlet
+    pip install . fastapi uvicorn aiosqlite greenlet    # in a clone of this repository
     uvicorn --app-dir examples/fastapi app:app
 
 The database is DATABASE_URL (default: an SQLite file here). The relay runs beside it: `rowcast relay`.

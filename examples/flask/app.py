@@ -1,6 +1,6 @@
 """rowcast in a Flask application, with the relay inside the process: a thread that each commit wakes.
 
-    pip install 'rowcast[relay]' flask
+    pip install '.[relay]' flask    # in a clone of this repository
     python examples/flask/app.py path/to/rowcast.toml
 
 The primary is the configuration's, `[primary] url`.

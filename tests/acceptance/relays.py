@@ -47,14 +47,20 @@ class Relays:
 
     def leader(self) -> Command:
         """The one that holds the lease, or took it last; waits while that is one that is gone."""
-        wait_for("a relay that runs holds the lease", lambda: self._owner() is not None)
-        owner = self._owner()
-        return owner if owner is not None else self.running[0]
+        return self.leader_and_epoch()[0]
 
-    def _owner(self) -> Command | None:
-        self.start_again()
-        owner = self._lease()[0]
-        return next((relay for relay in self.running if f":{relay.pid}:" in owner), None)
+    def leader_and_epoch(self) -> tuple[Command, int]:
+        """The same, and since which epoch."""
+        found: list[tuple[Command, int]] = []
+
+        def look() -> bool:
+            self.start_again()
+            owner, epoch, *_ = self._lease()
+            found.extend((relay, epoch) for relay in self.running if f":{relay.pid}:" in owner)
+            return bool(found)
+
+        wait_for("a relay that runs holds the lease", look)
+        return found[0]
 
     def epoch(self) -> int:
         """Rises by one with each leader; 0 before the first."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import environment, rowcast
+from command_line import environment, rowcast, started
 from fix_databases import NewDatabase
 from servers import Broker
 
@@ -121,8 +121,7 @@ def test_settings_of_the_users_own_do_not_reach_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_and_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "rowcast.shared.cli", "demo", "--seconds", "60"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
-    try:
+    with started(command, tmp_path, environment()) as process:
         stderr = process.stderr
         assert stderr is not None
         # The shop is open, so that relay and worker run.
@@ -133,9 +132,6 @@ def test_a_signal_stops_it_and_leaves_no_process_behind(tmp_path: Path, number: 
         assert len(children) == 2
         process.send_signal(number)
         _, told = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 1
     assert "Traceback" not in told
     assert "stopped before the databases were compared" in told

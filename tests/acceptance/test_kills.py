@@ -139,7 +139,7 @@ class Campaign:
 
     def pause_relay(self) -> None:
         """The leader stands still past its lease, another leads, and then it goes on where it was."""
-        leader, epoch = self.relays.leader(), self.relays.epoch()
+        leader, epoch = self.relays.leader_and_epoch()
         leader.pause()
         wait_for("another relay leads", lambda: self.relays.epoch() > epoch)
         self.wait_until_it_flows()

@@ -119,7 +119,7 @@ class Harm:
 
     def pause_leader(self) -> None:
         """It stands still past its lease, another leads, and then it goes on where it was."""
-        leader, epoch = self._relays.leader(), self._relays.epoch()
+        leader, epoch = self._relays.leader_and_epoch()
         leader.pause()
         wait_for("another relay leads", lambda: self._relays.epoch() > epoch, RECOVERY_S)
         if self._random.random() < 0.5:
@@ -127,7 +127,7 @@ class Harm:
         leader.resume()
 
     def pause_leader_and_kill_its_successor(self) -> None:
-        leader, epoch = self._relays.leader(), self._relays.epoch()
+        leader, epoch = self._relays.leader_and_epoch()
         leader.pause()
         wait_for("another relay leads", lambda: self._relays.epoch() > epoch, RECOVERY_S)
         time.sleep(self._random.uniform(0.0, 0.5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -14,6 +13,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
 from integration.relay_topics import assert_as_documented, read_topics
+from integration.test_capture_races import InBackground
 from replicas import NAME, Database, settings_for, work_once
 from rowcast.consumer.verify import verify
 from rowcast.producer import Capture
@@ -241,19 +241,14 @@ def test_the_old_row_is_what_another_has_just_committed(shop: Shop) -> None:
     """It is read once its lock is held, not before."""
     item = shop.item
     shop.seed(1)
-    started = threading.Event()
-
-    def second() -> None:
-        with shop.sessions.begin() as session:
-            started.set()
-            session.execute(sa.update(item).where(item.c.id == 1).values(note="second"))
-
-    thread = threading.Thread(target=second)
-    with shop.sessions.begin() as session:
-        session.execute(sa.update(item).where(item.c.id == 1).values(note="first"))
-        thread.start()
-        started.wait(30)
-    thread.join(60)
+    with shop.sessions() as first, shop.sessions() as second:
+        first.execute(sa.update(item).where(item.c.id == 1).values(note="first"))
+        change = sa.update(item).where(item.c.id == 1).values(note="second")
+        behind = InBackground(second.connection(), lambda: second.execute(change))
+        assert behind.waits
+        first.commit()
+        behind.join()
+        second.commit()
     assert shop.take() == [("u", 1, "old 1", "first"), ("u", 1, "first", "second")]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from command_line import environment, rowcast
+from command_line import environment, rowcast, started
 from rowcast.producer import Capture
 from servers import Broker
 
@@ -127,20 +126,13 @@ def test_a_signal_ends_a_command_in_order(
     if command != "relay":
         done(place, "relay", "--once")
     arguments = [*command.split(), "--log-format", "json", "--progress-interval", "0.1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rowcast.shared.cli", *arguments],
-        cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
+    with started([sys.executable, "-m", "rowcast.shared.cli", *arguments], place, environment()) as process:
         stderr = process.stderr
         assert stderr is not None
         # It has told its first progress: it is at work.
         lines = [json.loads(line) for line in iter_until(stderr, '"events":1')]
         process.send_signal(number)
         _, rest = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 0
     lines += [json.loads(line) for line in rest.splitlines()]
     assert any(signal.Signals(number).name in line["message"] for line in lines)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -98,7 +99,10 @@ def test_what_is_deleted_is_vacuumed_soon(new_database: NewDatabase, monkeypatch
         vacuuming_.look(1_000_010)
         vacuuming_.close()
         assert vacuums(connection) == 1, "for ten events"
-        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "0"
+        assert isinstance(engine.pool, sa.QueuePool)
+        assert engine.pool.checkedin() == 1
+        with engine.connect() as its:
+            assert its.exec_driver_sql("SHOW statement_timeout").scalar() == "0", "of the one that it has given back"
     engine.dispose()
 
 
@@ -109,4 +113,39 @@ def test_a_vacuum_that_cannot_be_harms_nobody(new_database: NewDatabase) -> None
         vacuuming_ = vacuuming.Vacuuming(engine)
         vacuuming_.look(1_000_000)
         vacuuming_.close()
+        if vacuuming_._running is not None:
+            vacuuming_._running.result()
+        assert (vacuuming_._running is not None) == (name == "postgresql")
         engine.dispose()
+
+
+@pytest.fixture
+def stranger(new_database: NewDatabase) -> Iterator[sa.Engine]:
+    """A user who may read and write the outbox, and does not own it."""
+    url, role = new_database("postgresql"), f"stranger_{uuid.uuid4().hex[:8]}"
+    owner = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    outbox_tables(metadata := sa.MetaData())
+    metadata.create_all(owner)
+    with owner.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role}")
+        connection.exec_driver_sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    engine = sa.create_engine(url, connect_args={"options": f"-c role={role}"})
+    yield engine
+    engine.dispose()
+    with owner.connect() as connection:
+        connection.exec_driver_sql(f"DROP OWNED BY {role}")
+        connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
+def test_who_does_not_own_the_outbox_does_not_ask(stranger: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server would log a warning each time."""
+    monkeypatch.setattr(vacuuming, "_PAUSE_S", 0.0)
+    asked: list[str] = []
+    sa.event.listen(stranger, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
+    vacuuming_ = vacuuming.Vacuuming(stranger)
+    vacuuming_.look(1_000_000)
+    assert vacuuming_._running is not None
+    vacuuming_._running.result(60)
+    vacuuming_.look(2_000_000)
+    vacuuming_.close()
+    assert asked == [vacuuming._MAY]

@@ -238,7 +238,8 @@ def test_a_message_too_large_is_named_and_what_came_before_it_is_committed(
 def test_a_relay_with_nothing_to_publish_gives_signs_of_life(
     lite: Primary, new_settings: NewSettings, kafka: Broker
 ) -> None:
-    settings = new_settings(lite, heartbeat_ms=100)
+    # Nothing but the heartbeat itself makes it look.
+    settings = new_settings(lite, heartbeat_ms=100, poll_max_ms=600_000, lease_ms=600_000)
     topic = f"__debezium-heartbeat.{settings.source}"
     lite.add_shapes(ORDERS)
     with running_thread(Relay(settings, lite.engine)) as relay:
@@ -253,7 +254,7 @@ def test_a_relay_with_nothing_to_publish_gives_signs_of_life(
     assert {beat.key() for beat in beats} == {orjson.dumps({"serverName": settings.source})}
     told = [orjson.loads(beat.value())["ts_ms"] for beat in beats]
     assert len(told) == 4
-    assert all(later - earlier >= 100 for earlier, later in pairwise(told))
+    assert all(100 <= later - earlier < 10_000 for earlier, later in pairwise(told))
     published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
     assert_whole_transactions(published.stream)
     assert notes(published.stream) == [1]
@@ -268,8 +269,8 @@ def test_a_producer_that_ends_leaves_no_transaction_open(kafka: Broker, source_n
     lane.send([(source_name, b"{}", b"{}", 0)], lambda: None)
     wait_until(lambda: _is_flushed(lane), 30)
     lane.close()
-    # Long before the brokers would give it up by themselves.
-    wait_until_settled(kafka.bootstrap_servers, [(source_name, 0)])
+    # Long before the brokers would give it up by themselves, which is after a minute.
+    wait_until_settled(kafka.bootstrap_servers, [(source_name, 0)], patience_s=20)
 
 
 def _is_flushed(lane: Lane) -> bool:
@@ -362,9 +363,10 @@ def test_an_outbox_of_a_newer_version_is_left_to_a_newer_relay(new_settings: New
     assert len(lite.ids()) == 1
 
 
-def test_a_kafka_that_does_not_answer_at_the_start_is_told(lite: Primary) -> None:
-    settings = Settings(source="shop", kafka={"bootstrap.servers": "127.0.0.1:1"}, primary={"url": "sqlite://"})
-    with pytest.raises(UnreachableError, match=r"cannot reach Kafka at 127\.0\.0\.1:1"):
+def test_a_kafka_that_does_not_answer_at_the_start_is_told(lite: Primary, closed_port: int) -> None:
+    address = f"127.0.0.1:{closed_port}"
+    settings = Settings(source="shop", kafka={"bootstrap.servers": address}, primary={"url": "sqlite://"})
+    with pytest.raises(UnreachableError, match=f"cannot reach Kafka at {address}"):
         Relay(settings, lite.engine).run_once()
 
 
@@ -382,14 +384,14 @@ class Commits:
 def test_an_embedded_relay_is_woken_by_commits(lite: Primary, new_settings: NewSettings) -> None:
     commits = Commits()
     lite.add_shapes(ORDERS)
-    # Without a wake-up it would look again after a minute.
-    settings = new_settings(lite, poll_min_ms=60_000, poll_max_ms=60_000)
+    # Without a wake-up it would look again after minutes, be it for the outbox or for its lease.
+    settings = new_settings(lite, poll_min_ms=600_000, poll_max_ms=600_000, lease_ms=600_000)
     with running(settings, commits) as relay:
         wait_until(lambda: relay.progress.state == "leading")
         for n in range(3):
             lite.add(str(n), line(ORDERS, "c", n))
             commits.callbacks[0]()
-            wait_until(lambda n=n: relay.progress.events == n + 1)
+            wait_until(lambda n=n: relay.progress.events == n + 1, seconds=30)
     assert commits.callbacks == []
     assert lite.ids() == []
     assert backlog(lite.engine, settings.source).owner is None
@@ -410,13 +412,15 @@ def test_what_a_relay_is_told_of_it_need_not_look_for(
 
     lite.add_shapes(ORDERS)
     commits = Commits()
-    with running(new_settings(lite, poll_min_ms=1, poll_max_ms=400, kafka_transaction_ms=30_000), commits) as relay:
+    # Long enough for a slow machine: it is told of what was added long before it would look.
+    settings = new_settings(lite, poll_min_ms=1, poll_max_ms=4_000, kafka_transaction_ms=30_000, lease_ms=60_000)
+    with running(settings, commits) as relay:
         wait_until(lambda: relay.progress.state == "leading")
         relay._relay._woken = Waits()
 
         def rests_after(n: int, *, told: bool) -> float:
             """How long at most, when it has found what was added while there was nothing to do."""
-            wait_until(lambda: len(did) > 0 and did[-1] is not True and did[-1] > 0.2)
+            wait_until(lambda: len(did) > 0 and did[-1] is not True and did[-1] > 2)
             before = len(did)
             lite.add(str(n), line(ORDERS, "c", n))
             if told:
@@ -430,7 +434,7 @@ def test_what_a_relay_is_told_of_it_need_not_look_for(
             return waits()[0]
 
         assert rests_after(0, told=False) == 0.001
-        assert rests_after(1, told=True) > 0.1
+        assert rests_after(1, told=True) > 1
         assert rests_after(2, told=False) == 0.001
 
 
@@ -440,6 +444,8 @@ def test_what_lingers_again_is_sent_again_at_once(
     """The first record for a partition waits for the broker to add it to the transaction, perhaps longer than one
     push."""
     monkeypatch.setattr("rowcast.producer.relay.lane._PUSH_S", 0.001)
+    # However long the broker takes: the relay does not give up before.
+    monkeypatch.setattr("rowcast.producer.relay.sending._PUSHING_S", 30)
     pushes: list[bool] = []
     push = Lane.push
     monkeypatch.setattr(Lane, "push", lambda lane: (pushes.append(push(lane)), pushes[-1])[1])

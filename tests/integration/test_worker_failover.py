@@ -21,6 +21,7 @@ from rowcast.consumer.transactions import Run, Transaction
 from rowcast.shared.config import Settings
 from rowcast.shared.errors import FencedError
 from servers import Broker
+from servers.guard import Guard
 from topics import Source, column, shape
 from worker_process import WorkerProcess
 
@@ -53,15 +54,17 @@ Start = Callable[[], WorkerProcess]
 def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
     """Starts a worker process; none outlives the test."""
     started: list[WorkerProcess] = []
+    guard = Guard()
 
     def make() -> WorkerProcess:
-        started.append(WorkerProcess(settings, tmp_path / "worker.log"))
+        started.append(WorkerProcess(settings, tmp_path / "worker.log", guard))
         return started[-1]
 
     yield make
     for process in started:
         if process.runs:
             process.kill()
+    guard.close()
 
 
 def audit(replica: Database) -> None:
@@ -90,6 +93,7 @@ def epoch(replica: Database) -> int:
     return int(replica.rows("rowcast_replica", "epoch")[0][0])
 
 
+@pytest.mark.campaign
 def test_a_worker_killed_at_any_moment(
     source: Source, settings: Settings, replica: Database, start: Start, campaign: bool
 ) -> None:

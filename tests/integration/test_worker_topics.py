@@ -372,9 +372,10 @@ def test_the_worker_waits_for_the_relays_first_start(
     assert replica.rows("item", "id") == [(1,)]
 
 
-def test_no_broker_at_the_start(url: str) -> None:
-    with pytest.raises(UnreachableError, match=r"cannot reach Kafka at 127\.0\.0\.1:9"):
-        work_once(settings_for("x", "127.0.0.1:9", url))
+def test_no_broker_at_the_start(url: str, closed_port: int) -> None:
+    address = f"127.0.0.1:{closed_port}"
+    with pytest.raises(UnreachableError, match=f"cannot reach Kafka at {address}"):
+        work_once(settings_for("x", address, url))
 
 
 def test_lag_is_told_and_is_nothing_in_the_end(source: Source, settings: Settings, kafka: Broker) -> None:

@@ -12,14 +12,16 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 _PATIENCE_S = 90.0
 
 
-def wait_until_settled(bootstrap_servers: str, partitions: Iterable[tuple[str, int]]) -> None:
-    """Until no transaction is open or on its way.
+def wait_until_settled(
+    bootstrap_servers: str, partitions: Iterable[tuple[str, int]], patience_s: float = _PATIENCE_S
+) -> None:
+    """Until no transaction is open or on its way; fails after ``patience_s``.
 
     A commit is acknowledged when the coordinator has written it down. Each partition learns of it later, one by one:
     who reads committed messages at once finds some partitions without the last transaction, and others with it.
     """
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + patience_s
     waiting = {TopicPartition(*partition) for partition in partitions}
     while waiting:
         stable = _ends(admin, waiting, IsolationLevel.READ_COMMITTED)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,6 @@ from rowcast.producer.outbox import outbox_tables
 from rowcast.shared.embedded import embedded_kafka
 
 SECRET = "not-for-your-eyes"
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port that is held and refuses: nobody else can open it while the test runs."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
 
 
 def write(directory: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from unit.protocol_model import Variant, check
 
 
+@pytest.mark.campaign
 def test_a_worker_and_a_committed_reader_see_each_event_once_and_in_order(campaign: bool) -> None:
     result = check(events=4 if campaign else 3)
     print(f"{result.states:,} states")
@@ -43,6 +44,7 @@ def test_the_second_look_at_the_lease_saves_work_and_nothing_else() -> None:
     assert check(Variant(second_look=False), events=2).broken is None
 
 
+@pytest.mark.campaign
 def test_chunks_of_snapshots_come_where_readers_are(campaign: bool) -> None:
     result = check(events=2, chunks=2 if campaign else 1)
     print(f"{result.states:,} states")

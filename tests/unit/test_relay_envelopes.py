@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.producer.relay.batches import BatchRow, left_unfinished, lsn_count, split_row
-from rowcast.producer.relay.claims import Claim
+from rowcast.producer.relay.claims import Claim, ClaimedChunk
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.envelopes import Envelopes, Message
-from rowcast.producer.relay.lines import LineSplitter
+from rowcast.producer.relay.lines import Change, LineHead, LineSplitter
 from rowcast.producer.relay.reading import OutboxRow
 from rowcast.producer.relay.tables import Tables
 from rowcast.producer.relay.unfinished import Unfinished
@@ -118,6 +119,24 @@ def test_a_transaction_streamed_over_claims_counts_on(envelopes: Envelopes) -> N
     third, claim = published(envelopes, rows[4:], claim.last_lsn + 1, claim.unfinished)
     assert first + second + third == one_go
     assert claim.unfinished is None
+
+
+def test_a_chunk_ends_with_a_transaction_without_events_as_documented(envelopes: Envelopes) -> None:
+    head = LineHead(ORDERS.full_name, ORDERS.version, "r")
+    changes: list[Change] = [(head, b'{"id":%d}' % n, b'{"id":%d,"note":"x"}' % n, None) for n in (5, 6)]
+    claim = Claim(7, 10, (), None, None, ClaimedChunk(snapshot=3, last_key=None, rows=2))
+    *rows, begin, end = envelopes.chunk(claim, changes, NOW)
+    assert [parse_change(m[2], m[1] or b"").op for m in rows] == ["r", "r"]
+    for message in rows:
+        jsonschema.validate(orjson.loads(message[1] or b""), schema_of("change-event"))
+    for message in (begin, end):
+        jsonschema.validate(orjson.loads(message[1] or b""), schema_of("transaction-event"))
+    last = orjson.loads(end[1] or b"")
+    assert (last["status"], last["lsn"], last["event_count"], last["data_collections"]) == ("END", 10, 0, [])
+
+
+def schema_of(kind: str) -> Any:
+    return orjson.loads((Path(__file__).parents[2] / "docs" / "reference" / f"{kind}.schema.json").read_bytes())
 
 
 ROWS = st.lists(

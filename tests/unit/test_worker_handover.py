@@ -73,10 +73,12 @@ def test_the_reader_waits_for_room_only_while_something_is_there() -> None:
     handover.wait_for_room(30)
     handover.put([transaction(1, 1)])
     timer = threading.Timer(0.05, lambda: handover.take(1, 0))
+    began = time.monotonic()
     timer.start()
     handover.wait_for_room(30)
-    timer.join()
     assert handover.events == 0
+    assert time.monotonic() - began < 10
+    timer.join()
 
 
 def test_the_state_that_a_run_leaves_is_that_of_its_greatest_lsn() -> None:

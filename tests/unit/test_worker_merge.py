@@ -124,7 +124,7 @@ def simple(state: dict[tuple[str, bytes], bytes | None]) -> dict[tuple[str, int]
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(events, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_each_transaction_is_applied_once_whole_and_in_order(
     contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
@@ -145,7 +145,7 @@ def test_each_transaction_is_applied_once_whole_and_in_order(
     assert simple(worker.state) == expected_state(source.transactions)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(events, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_loading_by_key_ends_in_the_same_state(
     contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
@@ -159,7 +159,7 @@ def test_loading_by_key_ends_in_the_same_state(
     assert sum(len(t.changes) for t in worker.applied) == sum(len(t) for t in source.transactions)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(events, min_size=1, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_after_the_seam_transactions_are_whole(
     contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random

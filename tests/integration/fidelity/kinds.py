@@ -50,7 +50,6 @@ def _examples(strategy: st.SearchStrategy[Any], count: int, number: int) -> list
         max_examples=-(-count // _VALUES_PER_EXAMPLE),
         phases=[Phase.generate],
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(strategy, min_size=_VALUES_PER_EXAMPLE, max_size=_VALUES_PER_EXAMPLE))

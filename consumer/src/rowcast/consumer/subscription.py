@@ -112,7 +112,7 @@ class Subscription:
         if stream.next_offset > stream.target:
             raise DataError(
                 f"{stream.where(stream.next_offset)} was to be read next, but the partition ends at {stream.target}: "
-                "the topic has been made anew. Rebuild the replica from it."
+                "the topic has been made anew. Rebuild the replica from it: docs/operations.md says how."
             )
         if stream.next_offset < low:
             # Compacted topics begin anywhere; the transaction topic is kept by time.

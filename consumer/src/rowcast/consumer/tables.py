@@ -140,14 +140,16 @@ class ReplicaTables:
         if before.primary_key != shape.primary_key:
             raise DataError(
                 f"the primary key of table {shape.full_name} has changed from ({', '.join(before.primary_key)}) to "
-                f"({', '.join(shape.primary_key)}), which the replica cannot follow. Rebuild the replica."
+                f"({', '.join(shape.primary_key)}), which the replica cannot follow. "
+                "Rebuild the replica: docs/operations.md says how."
             )
         types = {column.name: column.type.name for column in before.columns}
         for column in shape.columns:
             if types.get(column.name, column.type.name) != column.type.name:
                 raise DataError(
                     f"column {column.name} of table {shape.full_name} has changed from {types[column.name]} to "
-                    f"{column.type.name}, which the replica cannot follow. Rebuild the replica."
+                    f"{column.type.name}, which the replica cannot follow. "
+                    "Rebuild the replica: docs/operations.md says how."
                 )
         schema, name = self._name(shape)
         there = self._columns(connection, shape)
