@@ -35,7 +35,7 @@ def on(primary: Primary, leader: LeaderType) -> PlayedWorld:
 @pytest.mark.campaign
 @pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
 def test_no_reader_is_told_of_a_row_as_it_was_earlier(primary: Primary, campaign: bool) -> None:
-    search(5_000 if campaign else 40, on(primary, Leader), (Phase.generate, Phase.shrink))
+    search(5_000 if campaign else 30, on(primary, Leader), (Phase.generate, Phase.shrink))
 
 
 @pytest.mark.parametrize("engine", ["postgresql"])
