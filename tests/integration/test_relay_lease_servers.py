@@ -1,6 +1,11 @@
-"""The lease on servers, whose locks outlast a process that stands still."""
+"""The lease and the claims on servers: who lost the lease can write nothing more, by any engine's statements.
+
+And a server's locks outlast a process that stands still.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import exc
@@ -10,13 +15,59 @@ from integration.relay_threads import wait_until
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
 from rowcast.shared.events import TABLE_TOPIC
-from unit.relay_database import primary_at
+from unit.relay_database import Primary, primary_at
+from unit.relay_leaders import (
+    WRITES,
+    add_orders,
+    assert_a_relay_that_lost_the_lease_changes_nothing,
+    assert_two_first_relays_do_not_both_get_it,
+    assert_two_relays_that_see_it_free_at_once_do_not_both_get_it,
+    assert_whoever_lost_the_lease_can_neither_look_renew_nor_release,
+    leaders,
+    lease_rows,
+)
 
 LEASE_MS = 500
 
+on_servers = pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+
+
+@pytest.fixture
+def primary(engine: str, new_database: NewDatabase) -> Iterator[Primary]:
+    with primary_at(new_database(engine)) as primary:
+        yield primary
+
+
+@on_servers
+@pytest.mark.parametrize("write", WRITES)
+def test_a_relay_that_lost_the_lease_changes_nothing(primary: Primary, write: str) -> None:
+    add_orders(primary)
+    with leaders(primary) as lead:
+        assert_a_relay_that_lost_the_lease_changes_nothing(primary, lead, write)
+
+
+@on_servers
+def test_whoever_lost_the_lease_can_neither_look_renew_nor_release(primary: Primary) -> None:
+    with lease_rows(primary) as new_row:
+        assert_whoever_lost_the_lease_can_neither_look_renew_nor_release(primary, new_row)
+
+
+@on_servers
+def test_two_relays_that_see_it_free_at_once_do_not_both_get_it(
+    primary: Primary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease_rows(primary) as new_row:
+        assert_two_relays_that_see_it_free_at_once_do_not_both_get_it(new_row, monkeypatch)
+
+
+@on_servers
+def test_two_first_relays_do_not_both_get_it(primary: Primary, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lease_rows(primary) as new_row:
+        assert_two_first_relays_do_not_both_get_it(new_row, monkeypatch)
+
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+@on_servers
 def test_a_relay_that_sleeps_inside_a_database_transaction_is_followed(engine: str, new_database: NewDatabase) -> None:
     """The row that it has locked is the one that its successor must write."""
     with (

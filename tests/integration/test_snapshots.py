@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import sessionmaker
 
 from command_line import environment, rowcast
+from integration.chunk_gate import Gate
 from integration.relay_threads import running_thread, wait_until
 from integration.relay_topics import read_topics
 from replicas import NAME, settings_for, work_once
@@ -360,34 +360,111 @@ def test_a_condition_that_cannot_be_fulfilled_fails_and_the_relay_goes_on(
     assert [e.key["id"] for e in events(settings)] == [1, 2, 3]
 
 
-@on_sqlite
-def test_paused_resumed_and_stopped(new_app: NewApp, settings: Settings) -> None:
+def test_paused_resumed_and_stopped(new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunk that is being read still comes, and no other."""
     app = new_app(items())
-    app.insert("item", some(*range(1, 3_001)))
+    app.insert("item", some(*range(1, 31)))
     app.capture()
-    with running_thread(Relay(settings, app.engine)):
-        wait_until(lambda: bool(app.asked()) and app.asked()[0].rows_read > 0)
-        for _ in range(3):
+    gate = Gate(monkeypatch)
+    with running_thread(Relay(settings, app.engine)) as relay:
+        for come in (2, 4):
+            gate.let_through()
+            gate.wait_for(come)
             assert app.change((State.requested, State.running), State.paused) == 1
-            so_far = settled(app)
-            assert 0 < so_far < 3_000
+            gate.let_through()
+            assert_nothing_is_read(app, gate, come)
+            assert (app.asked()[0].state, app.asked()[0].rows_read) == (State.paused, 3 * come)
             assert app.change((State.paused,), State.running) == 1
-            wait_until(lambda so_far=so_far: app.asked()[0].rows_read > so_far)  # type: ignore[misc]
+            gate.wait_for(come + 1)
         assert app.change(OPEN, State.stopped) == 1
-        settled(app)
+        gate.let_through()
+        assert_nothing_is_read(app, gate, 5)
+        assert relay.ended_by is None
     (stopped,) = app.asked()
-    assert stopped.state is State.stopped
-    assert read(settings) == list(range(1, stopped.rows_read + 1)), "each once, in order"
+    assert (stopped.state, stopped.rows_read) == (State.stopped, 15)
+    assert read(settings) == list(range(1, 16)), "each once, in order"
 
 
-def settled(app: App) -> int:
-    """The rows read, once that does not change any more."""
-    seen, since = app.asked()[0].rows_read, time.monotonic()
-    while time.monotonic() - since < 2:
-        threading.Event().wait(0.1)
-        if (now := app.asked()[0].rows_read) != seen:
-            seen, since = now, time.monotonic()
-    return seen
+def assert_nothing_is_read(app: App, gate: Gate, come: int) -> None:
+    """Though the relay has published what came later, and looked again."""
+    for n in range(3):
+        app.insert("item", some(100 * come + n))
+        wait_until(lambda: gate.come > come or outbox_is_empty(app))
+        assert gate.come == come
+
+
+def outbox_is_empty(app: App) -> bool:
+    with app.engine.connect() as connection:
+        return connection.execute(sa.select(app.metadata.tables["rowcast_outbox"].c.id).limit(1)).first() is None
+
+
+def kill(app: App, reading: sa.Connection) -> None:
+    """The server ends the connection."""
+    driver: Any = reading.connection.dbapi_connection
+    with app.engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_terminate_backend({driver.info.backend_pid:d})")
+        else:
+            connection.exec_driver_sql(f"KILL {driver.thread_id():d}")
+
+
+def wait_no_longer_than(reading: sa.Connection) -> None:
+    """For a lock."""
+    if reading.dialect.name == "postgresql":
+        reading.exec_driver_sql("SET lock_timeout = '100ms'")
+    else:
+        reading.exec_driver_sql("SET SESSION lock_wait_timeout = 1")
+
+
+on_servers = pytest.mark.parametrize("primary_url", ["postgresql", "mariadb"], indirect=True)
+
+
+@on_servers
+def test_a_connection_lost_while_a_chunk_is_read_fails_nothing(
+    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 11)))
+    app.capture()
+    gate = Gate(monkeypatch)
+    with running_thread(Relay(settings, app.engine)) as relay:
+        gate.let_through()
+        gate.wait_for(2)
+        gate.before = lambda reading: kill(app, reading)
+        gate.let_through(10)
+        wait_until(lambda: not app.open())
+        assert relay.ended_by is None
+    assert gate.failed == 1
+    assert_all_is_read(app, settings, 10)
+
+
+@on_servers
+def test_a_lock_that_is_not_granted_while_a_chunk_is_read_fails_nothing(
+    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = new_app(items())
+    app.insert("item", some(*range(1, 11)))
+    app.capture()
+    gate = Gate(monkeypatch)
+    with running_thread(Relay(settings, app.engine)) as relay:
+        gate.let_through()
+        gate.wait_for(2)
+        gate.before = wait_no_longer_than
+        with app.engine.connect() as locking:
+            mode = "TABLE item" if locking.dialect.name == "postgresql" else "TABLES item WRITE"
+            locking.exec_driver_sql(f"LOCK {mode}")
+            gate.let_through()
+            wait_until(lambda: gate.failed == 1)
+        gate.let_through(10)
+        wait_until(lambda: not app.open())
+        assert relay.ended_by is None
+    assert_all_is_read(app, settings, 10)
+
+
+def assert_all_is_read(app: App, settings: Settings, rows: int) -> None:
+    """Each once, in order."""
+    assert [(s.state, s.rows_read, s.reason) for s in app.asked()] == [(State.done, rows, None)]
+    assert read(settings) == list(range(1, rows + 1))
 
 
 PERSON: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """A primary, a Kafka in memory and relays that crash, sleep and wake: snapshots between writes, step by step.
 
-The primary is a real SQLite file and the leader is the relay's own; what it asks of Kafka is answered here, with the
+The primary is a real database and the leader is the relay's own; what it asks of Kafka is answered here, with the
 broker's promises: a successor's fencing aborts what is open, a commit is atomic with its marker and may be there before
 the relay hears of it. At every step that leaves a trace, or looks at one, something else may happen first: the next of
 a *plan*.
@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -34,14 +33,16 @@ from rowcast.producer.relay.snapshotting import Snapshotting
 from rowcast.producer.snapshots import OPEN, Snapshots, State
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import FencedError, RowcastError
-from rowcast.shared.events import TABLE_TOPIC, parse_change, table_topic
+from rowcast.shared.events import TABLE_TOPIC, parse_change, table_topic, transaction_topic
 from rowcast.shared.table_settings import TableSettings
-from unit.relay_database import ITEMS, ORDERS, Primary, line, primary_at
+from unit.relay_database import ITEMS, ORDERS, Primary, line
 
 TABLES = (ORDERS, ITEMS)
 PARTITIONS = 2
 _SOURCE = "shop"
 _MOST_STEPS = 1_000
+_MOST_ASLEEP = 2
+_MOST_HELD = 2
 
 Key = tuple[str, int]
 """Table and key."""
@@ -89,6 +90,7 @@ class MemoryPublisher:
         self._lane = 0
         self._open: list[KafkaTransaction | None] = [None, None]
         self._committing: tuple[int, int] | None = None
+        self._is_torn = False
 
     @property
     def begun_at(self) -> float | None:
@@ -121,6 +123,8 @@ class MemoryPublisher:
         return Markers(max((lsn for done, lsn in sent if done), default=None), max((n for _, n in sent), default=None))
 
     def send(self, messages: Iterable[Message], lsn: int) -> None:
+        self._raise_if_torn()
+        self._is_torn = True
         for topic, value, key, partition, *_ in messages:
             # Before and after each: a crash leaves some of them.
             self._world.step()
@@ -129,6 +133,7 @@ class MemoryPublisher:
             self._broker.logs[place].append(Logged(topic, key, value, transaction))
         self._transaction().marker = lsn
         self._world.step()
+        self._is_torn = False
 
     def push(self) -> bool:
         """Nothing lingers here."""
@@ -142,11 +147,17 @@ class MemoryPublisher:
             self._broker.transactions.append(transaction)
         return transaction
 
+    def _raise_if_torn(self) -> None:
+        """Of a relay that slept here: it would go on in the middle, and not before its successor has fenced it."""
+        if self._is_torn:
+            raise FencedError("it fell asleep while it sent")
+
     def _raise_if_fenced(self, lane: int) -> None:
         if self._broker.producers[lane] is not self:
             raise FencedError("another producer has the transactional.id")
 
     def begin_commit(self, lsn: int) -> None:
+        self._raise_if_torn()
         if self._open[self._lane] is None:
             return
         self._world.step()
@@ -213,10 +224,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Write:
-    """One transaction. ``apart``: each change in an outbox row of its own."""
+    """One transaction. ``apart``: each change in an outbox row of its own; ``held``: with all its rows written it is
+    left open until it is told to commit or to roll back, where an engine lets others write meanwhile."""
 
     changes: Sequence[Put | Delete | Move]
     apart: bool
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,9 +246,19 @@ class Become:
     quick: bool
 
 
-Act = Write | Request | Become | Literal["crash", "sleep", "wake", "pause", "resume", "kafka commits"]
+Word = Literal["crash", "sleep", "wake", "pause", "resume", "stop", "commit", "roll back", "kafka commits"]
+Act = Write | Request | Become | Word
+BEFORE_A_CHUNK = 40
 Plan = Sequence[tuple[int, Act]]
-"""(How many steps later, what)."""
+"""(How many steps later, what). ``BEFORE_A_CHUNK``: sooner, if a chunk's moment has come and its rows are read next."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A transaction that is open. ``before``: of each row that it has changed, how many states it had."""
+
+    connection: sa.Connection
+    before: dict[Key, int]
 
 
 @dataclass
@@ -253,7 +276,7 @@ class World:
     """``history``: every state that a row was in (None: not there), in order. ``unlogged``: how many of them the
     capture has not seen."""
 
-    def __init__(self, primary: Primary, plan: Plan, settings: RelaySettings, leader: LeaderType = Leader) -> None:
+    def __init__(self, primary: Primary, plan: Plan, settings: RelaySettings, leader: LeaderType) -> None:
         self.primary = primary
         self.broker = MemoryBroker()
         self.hasty = self.quick = False
@@ -261,12 +284,18 @@ class World:
         self.unlogged: dict[Key, int] = {}
         self.chunks: dict[tuple[int, str | None], Chunk] = {}
         self._plan = list(reversed(plan))
-        self._left = self._plan[-1][0] if self._plan else 0
+        self._left = self._gap = self._plan[-1][0] if self._plan else 0
         self._settings = settings
         self._new_leader = leader
         self._snapshots = Snapshots(primary.tables)
+        self._lite = primary.engine.dialect.name == "sqlite"
+        # MariaDB's REPEATABLE READ would lock the gaps that another transaction of the plan may insert into.
+        isolation = {} if self._lite else {"isolation_level": "READ COMMITTED"}
+        self._writers = primary.engine.execution_options(**isolation)
         self._relay: Relay | None = None
         self._sleeping: list[Relay] = []
+        self._held: list[Held] = []
+        self._stopped: dict[int, set[str]] = {}
         self._at_rest = False
         self._version = 0
         self._transactions = 0
@@ -276,7 +305,8 @@ class World:
         self.primary.add_shapes(*TABLES)
         with self.primary.engine.begin() as connection:
             for shape in TABLES:
-                connection.exec_driver_sql(f"CREATE TABLE {shape.name} (id INTEGER PRIMARY KEY, note TEXT NOT NULL)")
+                columns = "id INTEGER PRIMARY KEY, note VARCHAR(20) NOT NULL"
+                connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {shape.name} ({columns})")
             connection.execute(sa.update(self.primary.tables.shape).values(rows_before=True))
             for table, key in ((0, 1), (0, 2), (0, 4), (0, 5), (1, 2), (1, 3)):
                 self._put(connection, table, key)
@@ -284,14 +314,14 @@ class World:
 
     # What happens.
 
-    def step(self) -> None:
-        """Something may happen here."""
+    def step(self, *, reading: bool = False) -> None:
+        """Something may happen here. ``reading``: a chunk is read next."""
         if self._at_rest:
             return
         self._left -= 1
-        while self._plan and self._left < 0:
+        while self._plan and (self._left < 0 or (reading and self._gap == BEFORE_A_CHUNK)):
             _, act = self._plan.pop()
-            self._left = self._plan[-1][0] if self._plan else 0
+            self._left = self._gap = self._plan[-1][0] if self._plan else 0
             self._at_rest = True
             try:
                 self._act(act)
@@ -308,7 +338,7 @@ class World:
             case Become(hasty, quick):
                 self.hasty, self.quick = hasty, quick
             case "crash" | "sleep" if self._relay is not None:
-                if act == "sleep":
+                if act == "sleep" and len(self._sleeping) < _MOST_ASLEEP:
                     self._sleeping.append(self._relay)
                 raise CrashError
             case "wake":
@@ -317,12 +347,31 @@ class World:
                 self._change((State.requested, State.running), State.paused)
             case "resume":
                 self._change((State.paused,), State.running)
+            case "stop":
+                self._stop()
+            case "commit" | "roll back" if self._held:
+                self._end(self._held.pop(0), commits=act == "commit")
             case "kafka commits" if self._relay is not None:
                 self._relay.publisher.kafka_commits()
 
     def _change(self, states: Sequence[State], to: State) -> None:
         with self.primary.engine.begin() as connection:
             self._snapshots.change(connection, states, to)
+
+    def _stop(self) -> None:
+        """The first that is to go on."""
+        with self.primary.engine.begin() as connection:
+            going = [s.id for s in self._snapshots.all(connection) if s.state in OPEN][:1]
+            if going:
+                self._snapshots.change(connection, OPEN, State.stopped, going)
+        self._stopped |= {id_: self._sent_of(id_) for id_ in going}
+
+    def _sent_of(self, snapshot: int) -> set[str]:
+        """The names of a snapshot's chunks that were sent, whatever became of them."""
+        topic, own = transaction_topic(_SOURCE), f"snapshot-{snapshot}-"
+        logged = [m for _, m in self.broker.read(committed=False) if m.topic == topic]
+        names = {orjson.loads(message.key)["id"] for message in logged}
+        return {name for name in names if name.startswith(own)}
 
     def _wake(self) -> None:
         """Those that slept go on, and find out."""
@@ -339,22 +388,41 @@ class World:
         self._sleeping.clear()
 
     def _write(self, write: Write) -> None:
-        lines: list[str] = []
-        with self.primary.engine.begin() as connection:
-            for change in write.changes:
-                lines += self._changed(connection, change)
-            if not lines:
-                return
+        states = {key: len(states) for key, states in self.history.items()}
+        connection = self._writers.connect()
+        lines = [line for change in write.changes for line in self._changed(connection, change)]
+        if lines:
             self._transactions += 1
             rows = lines if write.apart else ["".join(lines)]
             for n, changes in enumerate(rows, 1):
                 row = {"tx": f"t{self._transactions}", "ts_ms": 1, "complete": n == len(rows), "changes": changes}
                 connection.execute(sa.insert(self.primary.tables.outbox), row)
+        before = {key: states.get(key, 0) for key, now in self.history.items() if len(now) != states.get(key, 0)}
+        held = Held(connection, before)
+        if write.held and before and not self._lite and len(self._held) < _MOST_HELD:
+            self._held.append(held)
+        else:
+            self._end(held, commits=True)
+
+    def _end(self, held: Held, *, commits: bool) -> None:
+        if commits:
+            held.connection.commit()
+        else:
+            held.connection.rollback()
+            for key, states in held.before.items():
+                del self.history[key][states:]
+        held.connection.close()
+
+    def _is_locked(self, table: int, *keys: int) -> bool:
+        """Whoever writes to one of these rows would wait for a transaction that is open, and nobody would end it."""
+        return any((TABLES[table].name, key) in held.before for held in self._held for key in keys)
 
     def _changed(self, connection: sa.Connection, change: Put | Delete | Move) -> list[str]:
         shape = TABLES[change.table]
         states = self.history[shape.name, change.key]
         there = bool(states) and states[-1] is not None
+        if self._is_locked(change.table, change.key, *([change.to] if isinstance(change, Move) else ())):
+            return []
         if isinstance(change, Put):
             return [line(shape, "u" if there else "c", change.key, self._put(connection, change.table, change.key))]
         if not there:
@@ -373,8 +441,13 @@ class World:
     def _put(self, connection: sa.Connection, table: int, key: int) -> str:
         self._version += 1
         note, name = f"v{self._version}", TABLES[table].name
-        connection.exec_driver_sql(f"INSERT OR REPLACE INTO {name} VALUES (?, ?)", (key, note))
-        self.history[name, key].append(note)
+        states = self.history[name, key]
+        if states and states[-1] is not None:
+            statement = f"UPDATE {name} SET note = :note WHERE id = :id"
+        else:
+            statement = f"INSERT INTO {name} (id, note) VALUES (:id, :note)"
+        connection.execute(sa.text(statement), {"id": key, "note": note})
+        states.append(note)
         return note
 
     # The relays.
@@ -385,8 +458,13 @@ class World:
             while self._plan:
                 self._work()
             self.hasty = self.quick = True
+            # Behind a successor: those that slept were torn out of what they did, and do not go on from there.
+            self._work()
             self._wake()
+            while self._held:
+                self._end(self._held.pop(0), commits=True)
             self._change((State.paused,), State.running)
+            self._ask_again()
             for _ in range(_MOST_STEPS):
                 if not self._work() and not self._open_snapshots():
                     break
@@ -398,6 +476,15 @@ class World:
             for relay in (self._relay, *self._sleeping):
                 if relay is not None:
                     relay.connections.close()
+            for held in self._held:
+                held.connection.close()
+
+    def _ask_again(self) -> None:
+        """For what was stopped: in the end every row is to be there."""
+        with self.primary.engine.begin() as connection:
+            stopped = [s.table for s in self._snapshots.all(connection) if s.state is State.stopped]
+            if stopped:
+                self._snapshots.request(connection, stopped, None, 3)
 
     def _open_snapshots(self) -> bool:
         with self.primary.engine.connect() as connection:
@@ -438,16 +525,21 @@ class World:
     # What readers make of it.
 
     def check(self) -> None:
-        """Raises AssertionError if a reader was told something that was not so, or not told something."""
+        """Raises AssertionError if a reader was told something that was not so, or not told something; or if what is
+        written down of the snapshots is not what was sent."""
+        self.check_readers()
+        self._check_compacted()
+        self._check_progress()
+        assert self.primary.ids() == []
+        assert self.primary.claims() == 0
+
+    def check_readers(self) -> None:
+        """Raises AssertionError if the first of it is so."""
         for committed in (True, False):
             who = "a reader of committed data" if committed else "a worker"
             told = self._told(committed=committed)
             for key in self.history.keys() | told.keys():
                 self._check_row(who, key, told.get(key, []))
-        self._check_compacted()
-        self._check_progress()
-        assert self.primary.ids() == []
-        assert self.primary.claims() == 0
 
     def _told(self, *, committed: bool) -> dict[Key, list[tuple[str, str | None]]]:
         """Op and state of every event of each row; by the lsn rule, if not only committed."""
@@ -501,7 +593,11 @@ class World:
         with self.primary.engine.connect() as connection:
             made = self._snapshots.all(connection)
             before = connection.execute(sa.select(self.primary.tables.shape.c.rows_before)).scalars().all()
-        assert {s.state for s in made} == {State.done}
+        assert {s.state for s in made} - {State.stopped} == {State.done}
+        assert {s.id for s in made if s.state is State.stopped} == self._stopped.keys()
+        for id_, sent in self._stopped.items():
+            # One may have been under way.
+            assert len(self._sent_of(id_) - sent) <= 1, f"snapshot {id_} goes on after it was stopped"
         assert sum(s.rows_read for s in made) == reads
         assert not any(before)
 
@@ -514,7 +610,7 @@ def steps_of(world: World) -> Iterator[None]:
         original = getattr(owner, name)
 
         def stepping(*args: Any, **named: Any) -> Any:
-            world.step()
+            world.step(reading=owner is ChunkReader)
             result = original(*args, **named)
             world.step()
             return result
@@ -531,19 +627,25 @@ def steps_of(world: World) -> Iterator[None]:
         yield
 
 
-def play(directory: Path, plan: Plan, claim_rows: int, chunk_rows: int, leader: LeaderType = Leader) -> None:
-    """One world from its beginning to its end. Raises AssertionError as ``World.check``."""
+def play(primary: Primary, plan: Plan, claim_rows: int, chunk_rows: int, leader: LeaderType) -> None:
+    """One world from its beginning to its end, in a database without rows. Raises AssertionError as ``World.check``; of
+    a leader that lacks a rule only as ``World.check_readers``."""
     settings = RelaySettings(claim_rows=claim_rows, chunk_rows=chunk_rows, kafka_transaction_ms=30_000)
-    path = directory / "primary.db"
-    for old in directory.glob("primary.db*"):
-        old.unlink()
-    with primary_at(path) as primary:
-        sa.event.listen(primary.engine, "connect", lambda made, _: made.execute("PRAGMA synchronous=OFF"))
-        primary.engine.dispose()
-        world = World(primary, plan, settings, leader)
-        with steps_of(world):
-            world.run()
+    world = World(primary, plan, settings, leader)
+    with steps_of(world):
+        world.run()
+    if leader is Leader:
         world.check()
+    else:
+        world.check_readers()
+
+
+def empty(primary: Primary) -> None:
+    """For the next world: new tables would take longer."""
+    names = [shape.name for shape in TABLES if sa.inspect(primary.engine).has_table(shape.name)]
+    with primary.engine.begin() as connection:
+        for name in (*names, *(table.name for table in primary.tables)):
+            connection.exec_driver_sql(f"DELETE FROM {name}")
 
 
 # The relay without one of the rules.
@@ -587,7 +689,7 @@ class ChunkFirst(Leader):
         return super()._publish_next(outbox, claimed) if outbox is self._outbox else 0
 
 
-class _SendsChunksAgain(Leader):
+class SendsChunksAgain(Leader):
     """Remembers the chunks of relays that crashed."""
 
     sent: dict[tuple[int, str | None], Chunk]
@@ -607,7 +709,7 @@ class _SendsChunksAgain(Leader):
             return super()._publish_chunk()
 
 
-class OldRows(_SendsChunksAgain):
+class OldRows(SendsChunksAgain):
     """A successor sends the rows that its predecessor had read, behind the recorded claims."""
 
     def take_over(self) -> None:
@@ -628,7 +730,7 @@ class OldRows(_SendsChunksAgain):
             self._sending.lsn = again.last_lsn
 
 
-class OldLsns(_SendsChunksAgain):
+class OldLsns(SendsChunksAgain):
     """A successor reads the rows again, and sends them where its predecessor did, under the lsns of that time."""
 
     def take_over(self) -> None:
@@ -647,8 +749,8 @@ class OldLsns(_SendsChunksAgain):
         changes = []
         for head, key, image, before in chunk.changes:
             name = head.table.partition(".")[2]
-            note = self._connections.reader.exec_driver_sql(
-                f"SELECT note FROM {name} WHERE id = ?", (orjson.loads(key)["id"],)
+            note = self._connections.reader.execute(
+                sa.text(f"SELECT note FROM {name} WHERE id = :id"), orjson.loads(key)
             ).scalar_one_or_none()
             # One that has gone keeps its place: the claim's lsns must come out even.
             now = image if note is None else orjson.dumps({**orjson.loads(key), "note": note})

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from rowcast.producer.relay.claims import Claim, Claims
-from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.lease import Destination, LeaseRow, new_owner
-from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.unfinished import Unfinished
-from rowcast.shared.errors import FencedError
-from rowcast.shared.events import TABLE_TOPIC
-from unit.relay_database import ORDERS, Primary, line, primary_at
-
-Lead = Callable[[], Claims]
+from unit.relay_database import Primary, primary_at
+from unit.relay_leaders import (
+    WRITES,
+    Lead,
+    add_orders,
+    assert_a_relay_that_lost_the_lease_changes_nothing,
+    leaders,
+)
 
 
 @pytest.fixture
 def primary(tmp_path: Path) -> Iterator[Primary]:
     with primary_at(tmp_path / "primary.db") as primary:
-        for n in range(1, 7):
-            primary.add(f"t{n}", line(ORDERS, "c", n))
+        add_orders(primary)
         yield primary
 
 
 @pytest.fixture
 def lead(primary: Primary) -> Iterator[Lead]:
-    """Another relay takes the lease."""
-    with ExitStack() as stack:
-
-        def take() -> Claims:
-            with primary.engine.begin() as connection:
-                connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
-            connections = stack.enter_context(Connections(primary.engine))
-            row = LeaseRow(connections, primary.tables, "shop", new_owner(), 60_000, Destination(None, TABLE_TOPIC))
-            epoch = row.take()
-            assert epoch is not None
-            return Claims(connections, primary.tables, row, Outbox(connections, primary.tables), row.look(epoch))
-
-        yield take
+    with leaders(primary) as lead:
+        yield lead
 
 
 def test_claims_take_consecutive_lsns(lead: Lead) -> None:
@@ -100,25 +85,6 @@ def test_settling_deletes_them_at_once(primary: Primary, lead: Lead) -> None:
     assert (claims.pending, claims.claimed) == ([], set())
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda claims: claims.record([2], 3, None),
-        lambda claims: claims.settle(),
-        lambda claims: claims.start_above(99),
-        lambda claims: claims.renew(),
-    ],
-    ids=["record", "settle", "start_above", "renew"],
-)
-def test_a_relay_that_lost_the_lease_changes_nothing(
-    primary: Primary, lead: Lead, write: Callable[[Claims], object]
-) -> None:
-    zombie = lead()
-    zombie.record([1], 3, None)
-    zombie.committed(3)
-    leader = lead()
-    with pytest.raises(FencedError):
-        write(zombie)
-    assert primary.ids() == [1, 2, 3, 4, 5, 6]
-    assert [claim.outbox_ids for claim in leader.pending] == [(1,)]
-    assert leader.record([2], 3, None) == Claim(4, 6, (2,), None, None)
+@pytest.mark.parametrize("write", WRITES)
+def test_a_relay_that_lost_the_lease_changes_nothing(primary: Primary, lead: Lead, write: str) -> None:
+    assert_a_relay_that_lost_the_lease_changes_nothing(primary, lead, write)

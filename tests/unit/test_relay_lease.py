@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from rowcast.producer.relay.connections import Connections
-from rowcast.producer.relay.lease import Destination, Lease, LeaseRow, new_owner
-from rowcast.shared.errors import ConfigurationError, FencedError
-from rowcast.shared.events import TABLE_TOPIC
+from rowcast.producer.relay.lease import Lease
+from rowcast.shared.errors import ConfigurationError
 from unit.relay_database import Primary, primary_at
-
-NewLeaseRow = Callable[..., LeaseRow]
+from unit.relay_leaders import (
+    NewLeaseRow,
+    assert_two_first_relays_do_not_both_get_it,
+    assert_two_relays_that_see_it_free_at_once_do_not_both_get_it,
+    assert_whoever_lost_the_lease_can_neither_look_renew_nor_release,
+    expire,
+    lease_rows,
+    taken,
+)
 
 
 @pytest.fixture
@@ -26,32 +30,8 @@ def primary(tmp_path: Path) -> Iterator[Primary]:
 
 @pytest.fixture
 def new_row(primary: Primary) -> Iterator[NewLeaseRow]:
-    """Another relay's view of the lease."""
-    with ExitStack() as stack:
-
-        def make(
-            source: str = "shop",
-            lease_ms: int = 60_000,
-            cluster: str | None = "one",
-            template: str = TABLE_TOPIC,
-            format: str = "json",
-        ) -> LeaseRow:
-            connections = stack.enter_context(Connections(primary.engine))
-            destination = Destination(cluster, template, format)
-            return LeaseRow(connections, primary.tables, source, new_owner(), lease_ms, destination)
-
-        yield make
-
-
-def taken(row: LeaseRow) -> int:
-    epoch = row.take()
-    assert epoch is not None
-    return epoch
-
-
-def expire(primary: Primary) -> None:
-    with primary.engine.begin() as connection:
-        connection.execute(sa.update(primary.tables.lease).values(expires_ms=0))
+    with lease_rows(primary) as new_row:
+        yield new_row
 
 
 def test_the_first_relay_leads_and_the_second_stands_by(new_row: NewLeaseRow) -> None:
@@ -89,34 +69,17 @@ def test_a_lease_that_was_renewed_has_not_expired(primary: Primary, new_row: New
 
 
 def test_whoever_lost_the_lease_can_neither_look_renew_nor_release(primary: Primary, new_row: NewLeaseRow) -> None:
-    first, second = new_row(), new_row()
-    lease = first.look(taken(first))
-    expire(primary)
-    epoch = taken(second)
-    for attempt in (lambda: first.look(lease.epoch), lambda: first.renew(lease)):
-        with pytest.raises(FencedError, match="another relay"):
-            attempt()
-    first.release(lease.epoch)
-    assert second.look(epoch).epoch == epoch
-    assert new_row().take() is None
+    assert_whoever_lost_the_lease_can_neither_look_renew_nor_release(primary, new_row)
 
 
 def test_two_relays_that_see_it_free_at_once_do_not_both_get_it(
     new_row: NewLeaseRow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = new_row(), new_row()
-    first.release(taken(first))
-    reader = second._connections.reader
-    read = reader.execute
+    assert_two_relays_that_see_it_free_at_once_do_not_both_get_it(new_row, monkeypatch)
 
-    def read_and_be_overtaken(*args: object) -> object:
-        result = read(*args)  # type: ignore[call-overload]
-        assert taken(first) == 2
-        return result
 
-    with monkeypatch.context() as patch:
-        patch.setattr(reader, "execute", read_and_be_overtaken)
-        assert second.take() is None
+def test_two_first_relays_do_not_both_get_it(new_row: NewLeaseRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_two_first_relays_do_not_both_get_it(new_row, monkeypatch)
 
 
 def test_a_database_is_published_under_one_name(new_row: NewLeaseRow) -> None:

@@ -205,8 +205,11 @@ class Relay:
             self._tell(state="leading", lsn=leader.committed_lsn)
             pause, busy_at = settings.relay.poll_min_ms, time.monotonic()
             told = False
-            while not stop.is_set():
+            while True:
                 self._woken.clear()
+                # After that: who asks it to stop wakes it then.
+                if stop.is_set():
+                    break
                 # What is left of what it was told of is no find of its own.
                 told, self._told = self._told or (told and leader.more), False
                 found = leader.work()
