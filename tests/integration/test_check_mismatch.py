@@ -59,6 +59,35 @@ def test_a_column_of_another_kind_is_told(engine: sa.Engine) -> None:
         assert message.endswith("things has a column name of bytes, which in the application's models is text")
 
 
+def test_a_column_that_the_models_have_and_the_table_has_not_is_told(engine: sa.Engine) -> None:
+    captured_then_made_anew(engine, sa.Column("id", sa.Integer, primary_key=True))
+    (message,) = messages(engine)
+    assert message.endswith("things has no column name, which the application's models have")
+
+
+def test_a_column_that_the_table_has_and_the_models_have_not_is_told(engine: sa.Engine) -> None:
+    columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(9)), sa.Column("n", sa.Integer)
+    captured_then_made_anew(engine, *columns)
+    (message,) = messages(engine)
+    assert message.endswith("things has a column that is not captured: n")
+
+
+def test_a_renamed_column_is_told_as_one_that_is_missing_and_one_that_is_not_captured(engine: sa.Engine) -> None:
+    captured_then_made_anew(engine, sa.Column("id", sa.Integer, primary_key=True), sa.Column("title", sa.String(9)))
+    missing, unknown = messages(engine)
+    assert missing.endswith("things has no column name, which the application's models have")
+    assert unknown.endswith("things has a column that is not captured: title")
+
+
+def test_a_table_that_was_dropped_is_told(engine: sa.Engine) -> None:
+    captured_then_made_anew(engine, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(9)))
+    assert messages(engine) == []
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE things")
+    (message,) = messages(engine)
+    assert message.endswith("things was captured, and is not there")
+
+
 def test_another_primary_key_is_told(engine: sa.Engine) -> None:
     columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(9), primary_key=True)
     captured_then_made_anew(engine, *columns)

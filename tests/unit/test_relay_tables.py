@@ -67,6 +67,23 @@ def test_after_an_older_version_the_newest_comes_again_for_compaction_keeps_the_
     assert versions(tables, head(ORDERS), head(ORDERS_2)) == []
 
 
+def test_a_version_that_is_the_newest_again_comes_again_before_its_next_event(
+    primary: Primary, connections: Connections
+) -> None:
+    """As when a migration was rolled back."""
+    primary.add_shapes(ORDERS, created_ms=1)
+    primary.add_shapes(ORDERS_2, created_ms=2)
+    tables = Tables(connections, primary.tables, "shop")
+    tables.all_published()
+    assert versions(tables, head(ORDERS), head(ORDERS_2)) == [ORDERS.version, ORDERS_2.version]
+    shape = primary.tables.shape
+    with primary.engine.begin() as connection:
+        connection.execute(shape.update().where(shape.c.version == ORDERS.version).values(created_ms=3))
+    assert versions(tables, head(ORDERS_2)) == []
+    assert versions(tables, head(ORDERS), head(ORDERS_2)) == [ORDERS.version]
+    assert versions(tables, head(ORDERS_2), head(ORDERS)) == []
+
+
 def test_a_version_that_came_later_is_found(primary: Primary, connections: Connections) -> None:
     primary.add_shapes(ORDERS)
     tables = Tables(connections, primary.tables, "shop")

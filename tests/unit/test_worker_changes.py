@@ -119,9 +119,30 @@ def test_an_older_shape_that_is_gone_is_a_part_of_the_latest() -> None:
     change = read(envelope(row={"id": 1, "text": "x"}, table=older), infer=True)
     assert change is not None
     assert change.layout.columns == ("id", "text")
-    renamed = shape("thing", column("other"))
-    with pytest.raises(DataError, match=r"latest shape there has no column other"):
-        read(envelope(row={"id": 1, "other": 1}, table=renamed), infer=True)
+    rekeyed = shape("thing", column("other"), key=("other",))
+    with pytest.raises(DataError, match=r"latest shape there needs its primary key in the row"):
+        read(envelope(row={"other": 1}, table=rekeyed), infer=True)
+
+
+def test_what_the_latest_shape_has_no_more_is_left_out_of_events_whose_shape_is_gone() -> None:
+    older = shape("thing", column("other"), column("text", "text"))
+    change = read(envelope(row={"id": 1, "other": 1, "text": "x"}, table=older), infer=True)
+    assert change is not None
+    assert change.layout.columns == ("id", "text")
+    assert change.after == b'{"id":1,"text":"x"}'
+
+
+def test_a_shape_that_comes_again_is_the_latest_again() -> None:
+    """As when a migration was rolled back; but not when the schema topic is read a second time."""
+    known = Layouts()
+    newer = shape("thing", column("more"))
+    for offset, one in enumerate((THING, newer)):
+        assert known.add(one.version, one, offset)
+    assert not known.add(THING.version, THING, 0)
+    assert known.shapes() == [newer]
+    assert known.add(THING.version, THING, 2)
+    assert known.shapes() == [THING]
+    assert known.find("public.thing", newer.version) is not None
 
 
 def test_a_table_that_nobody_wants_is_no_error() -> None:

@@ -113,6 +113,7 @@ def _read_carefully(
         raise DataError(f"op 't' (truncate of {event.full_name}) cannot be applied by this version")
     after = None if event.op == "d" else event.after
     layout = layouts.find(event.full_name, event.shape_version)
+    inferred = layout is None
     if layout is None:
         if not infer:
             raise UnknownShapeError(f"shape {event.shape_version!r} of table {event.full_name} is not known")
@@ -121,7 +122,8 @@ def _read_carefully(
         raise DataError(
             f"the key's columns are {sorted(event.key)}, but the primary key of {layout.table} is {sorted(layout.key)}"
         )
-    if after is not None and after.keys() != layout.names:
+    # What is inferred has no columns but the row's.
+    if after is not None and not inferred and after.keys() != layout.names:
         missing, unknown = layout.names - after.keys(), after.keys() - layout.names
         raise DataError(
             f"the row of {layout.table} does not fit its shape: "

@@ -115,7 +115,7 @@ class Intake:
                 continue
             try:
                 if stream.kind == "schema":
-                    self.new_shapes |= read_shape(value, self._layouts) is not None
+                    self.new_shapes |= read_shape(value, self._layouts, message.offset()) is not None
                 else:
                     self._take_mark(stream, value, message.offset())
             except DataError as error:

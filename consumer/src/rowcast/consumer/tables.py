@@ -41,9 +41,16 @@ class ReplicaTables:
         return any(self._shapes.get(shape.full_name) != shape for shape in shapes)
 
     def fits(self, layout: Layout) -> bool:
-        """Whether the table is ready for events of this layout."""
-        table = self._tables.get(layout.table)
-        return table is not None and layout.names <= table.columns.keys()
+        """Whether the table is ready for events of this layout: it has their columns, of their types, and their key."""
+        table, shape = self._tables.get(layout.table), self._shapes.get(layout.table)
+        if (
+            table is None
+            or shape is None
+            or layout.key != shape.primary_key
+            or not layout.names <= table.columns.keys()
+        ):
+            return False
+        return layout.shape is shape or not _retyped(shape, layout.shape)
 
     def prepare(self, connection: Connection, shapes: Iterable[TableShape]) -> None:
         """Makes the tables of these shapes, or fits those that are there.
@@ -143,14 +150,11 @@ class ReplicaTables:
                 f"({', '.join(shape.primary_key)}), which the replica cannot follow. "
                 "Rebuild the replica: docs/operations.md says how."
             )
-        types = {column.name: column.type.name for column in before.columns}
-        for column in shape.columns:
-            if types.get(column.name, column.type.name) != column.type.name:
-                raise DataError(
-                    f"column {column.name} of table {shape.full_name} has changed from {types[column.name]} to "
-                    f"{column.type.name}, which the replica cannot follow. "
-                    "Rebuild the replica: docs/operations.md says how."
-                )
+        for name, was, is_ in _retyped(before, shape):
+            raise DataError(
+                f"column {name} of table {shape.full_name} has changed from {was} to {is_}, which the replica cannot "
+                "follow. Rebuild the replica: docs/operations.md says how."
+            )
         schema, name = self._name(shape)
         there = self._columns(connection, shape)
         table = definitions.tables[shape.full_name]
@@ -187,3 +191,13 @@ class ReplicaTables:
             shape.primary_key,
             any(columns != set(shape.primary_key) for columns in unique),
         )
+
+
+def _retyped(before: TableShape, after: TableShape) -> list[tuple[str, str, str]]:
+    """The columns of both that have another type: name, type before, type after."""
+    types = {column.name: column.type.name for column in before.columns}
+    return [
+        (column.name, types[column.name], column.type.name)
+        for column in after.columns
+        if types.get(column.name, column.type.name) != column.type.name
+    ]

@@ -75,11 +75,11 @@ def _patiently(call: Callable[[], T]) -> T:
         time.sleep(_AGAIN_S)
 
 
-def read_shape(value: bytes, layouts: Layouts) -> TableShape | None:
+def read_shape(value: bytes, layouts: Layouts, offset: int) -> TableShape | None:
     """Takes in one message of the schema topic: the shape if it was news, None if not. Raises DataError."""
     shape = TableShape.from_json(value)
     version = orjson.loads(value).get("version")
-    return shape if layouts.add(version if isinstance(version, str) else shape.version, shape) else None
+    return shape if layouts.add(version if isinstance(version, str) else shape.version, shape, offset) else None
 
 
 def read_shapes(settings: Settings, layouts: Layouts) -> Partition | None:
@@ -109,7 +109,7 @@ def read_shapes(settings: Settings, layouts: Layouts) -> Partition | None:
             position = message.offset() + 1
             if message.value() is not None:
                 try:
-                    read_shape(message.value(), layouts)
+                    read_shape(message.value(), layouts, message.offset())
                 except DataError as bad:
                     raise DataError(f"topic {topic}, partition 0, offset {message.offset()}: {bad}") from bad
         return topic, 0

@@ -12,10 +12,11 @@ from rowcast.shared.shapes import TableShape
 
 def written_shapes(primary: Engine) -> list[TableShape]:
     """The latest shape of every table, by name. Raises ConfigurationError if no capture's tables are there."""
-    written = sa.table("rowcast_shape", sa.column("table_name"), sa.column("created_ms"), sa.column("shape"))
+    names = ("table_name", "version", "created_ms", "shape")
+    written = sa.table("rowcast_shape", *map(sa.column, names))
     try:
         with primary.connect() as connection:
-            rows = connection.execute(sa.select(written).order_by(written.c.created_ms)).all()
+            rows = connection.execute(sa.select(written).order_by(written.c.created_ms, written.c.version)).all()
     except (exc.ProgrammingError, exc.OperationalError) as error:
         raise ConfigurationError(
             f"the primary database has no table rowcast_shape ({error.orig}): is the capture installed, and were its "

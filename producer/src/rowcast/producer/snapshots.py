@@ -148,8 +148,9 @@ class Snapshots:
             return
         self.change(connection, OPEN, State.done, [id_])
         whole = sa.select(row.table_name).where(row.id == id_, row.condition.is_(None)).scalar_subquery()
-        # What was there before the capture is in the topics now.
-        connection.execute(sa.update(self._shape).where(self._shape.c.table_name == whole).values(rows_before=False))
+        # What was there before the capture is in the topics now. Other rows an application may have locked.
+        before = sa.and_(self._shape.c.table_name == whole, self._shape.c.rows_before)
+        connection.execute(sa.update(self._shape).where(before).values(rows_before=False))
 
 
 def _read_shape(name: str, document: str) -> TableShape:

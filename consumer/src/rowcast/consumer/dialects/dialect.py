@@ -44,6 +44,11 @@ class ReplicaTable:
     key: tuple[str, ...]
     other_unique: bool
 
+    def taken(self, layout: Layout) -> list[str]:
+        """The columns of an event's row that are written: not one that the replica computes by itself, nor one that
+        events of an older shape have and the replica, which was made since, has not."""
+        return [name for name in layout.columns if name in self.columns and not self.columns[name].generated]
+
 
 class Fault(Enum):
     """What a database error means for the rows that were being applied."""

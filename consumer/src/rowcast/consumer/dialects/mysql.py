@@ -202,7 +202,7 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layou
     primary key takes, so that the statement fails as the conflict it is.
     """
     quote = connection.dialect.identifier_preparer.quote_identifier
-    names = [name for name in layout.columns if not table.columns[name].generated]
+    names = table.taken(layout)
     changes = [f"{quote(name)} = VALUES({quote(name)})" for name in names if name not in table.key]
     first = quote(table.key[0])
     likened = _likened(table, layout)

@@ -145,8 +145,7 @@ def _execute(connection: Connection, statement: str, documents: Sequence[bytes])
 
 def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layout) -> str:
     quote = connection.dialect.identifier_preparer.quote_identifier
-    # A column that the replica computes by itself takes no value.
-    names = [name for name in layout.columns if not table.columns[name].generated]
+    names = table.taken(layout)
     columns = ", ".join(quote(name) for name in names)
     record, values = _record(connection, table, layout, names)
     changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names if name not in table.key)

@@ -113,7 +113,7 @@ class SQLiteReplica(ReplicaDialect):
 
 def _upsert_statement(connection: Connection, table: ReplicaTable, layout: Layout) -> _Statement:
     quote = connection.dialect.identifier_preparer.quote_identifier
-    names = [name for name in layout.columns if not table.columns[name].generated]
+    names = table.taken(layout)
     changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names if name not in table.key)
     sql = (
         f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "

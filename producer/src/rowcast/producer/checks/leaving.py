@@ -58,7 +58,7 @@ def _reflected(name: str, connection: Connection, inspector: Inspector) -> sa.Ta
 def written_shapes(connection: Connection) -> dict[str, TableShape]:
     """The newest of each table."""
     shape = outbox_tables(sa.MetaData()).shape.c
-    rows = connection.execute(sa.select(shape.table_name, shape.shape).order_by(shape.created_ms))
+    rows = connection.execute(sa.select(shape.table_name, shape.shape).order_by(shape.created_ms, shape.version))
     return {name: TableShape.from_json(document) for name, document in rows}
 
 

@@ -25,7 +25,6 @@ class TableVersion:
     schema: str
     name: str
     version: str
-    created_ms: int
     document: str
     topic: str
     shape: TableShape
@@ -40,7 +39,8 @@ class TableVersion:
 
 
 class Tables:
-    """What ``rowcast_shape`` says, read again whenever a line names something that is not known."""
+    """What ``rowcast_shape`` says, read again whenever a line names something that is not known, or is not known to be
+    the newest again."""
 
     def __init__(
         self, connections: Connections, tables: OutboxTables, source: str, template: str = TABLE_TOPIC
@@ -52,26 +52,27 @@ class Tables:
         self._known: dict[tuple[str, str], TableVersion] = {}
         self._latest: dict[str, TableVersion] = {}
         self._published: set[tuple[str, str]] = set()
+        self._last_published: dict[str, TableVersion] = {}
         self.load()
 
     def load(self) -> None:
         """Raises ConfigurationError if two tables would share a topic, DataError if a shape is damaged."""
         row = self._shape.c
         found = self._connections.reader.execute(
-            sa.select(row.table_name, row.version, row.created_ms, row.shape).order_by(row.created_ms, row.version)
+            sa.select(row.table_name, row.version, row.shape).order_by(row.created_ms, row.version)
         )
-        for full_name, version, created_ms, document in found:
-            table = self._known.get((full_name, version)) or self._read(full_name, version, created_ms, document)
+        for full_name, version, document in found:
+            table = self._known.get((full_name, version)) or self._read(full_name, version, document)
             self._known[full_name, version] = self._latest[full_name] = table
         self._check_topics()
 
-    def _read(self, full_name: str, version: str, created_ms: int, document: str) -> TableVersion:
+    def _read(self, full_name: str, version: str, document: str) -> TableVersion:
         try:
             shape = TableShape.from_json(document)
         except DataError as error:
             raise DataError(f"the row of table {full_name}, version {version}, in rowcast_shape: {error}") from error
         topic = table_topic(self._source, shape.schema, shape.name, self._template)
-        return TableVersion(shape.schema, shape.name, version, created_ms, document, topic, shape)
+        return TableVersion(shape.schema, shape.name, version, document, topic, shape)
 
     def _check_topics(self) -> None:
         own = (transaction_topic(self._source), schema_topic(self._source), marker_topic(self._source))
@@ -109,24 +110,37 @@ class Tables:
             raise DataError(f"rowcast_shape has no version {head.version!r} of the table {head.table!r}")
         return table
 
-    @property
-    def latest(self) -> list[TableVersion]:
-        """The newest version of each table."""
-        return list(self._latest.values())
-
     def to_publish(self, heads: Iterable[LineHead]) -> list[TableVersion]:
         """The shapes to publish before events with these heads, each once. Of each table the newest comes last, so that
-        compaction keeps it."""
+        compaction keeps it: again, if it was not the newest for a while."""
         due: list[TableVersion] = []
-        for head in heads:
-            if (head.table, head.version) not in self._published:
-                table = self.of(head)
-                newest = self._latest[head.table]
-                due += [table] if newest is table else [table, newest]
-                self._published.update(((head.table, head.version), (head.table, newest.version)))
+        for head in {(head.table, head.version): head for head in heads}.values():
+            table, newest = self.of(head), self._newest(head)
+            if (head.table, head.version) not in self._published and table is not newest:
+                self._publish(head.table, table, due)
+            if self._last_published.get(head.table) is not newest:
+                self._publish(head.table, newest, due)
         return due
+
+    def _newest(self, head: LineHead) -> TableVersion:
+        """Of the table that the line names. A line of an older version is written by a process that has begun before
+        the newest one did, or by one that has made its version the newest again."""
+        if self._latest[head.table].version != head.version:
+            row = self._shape.c
+            versions = sa.select(row.version).where(row.table_name == head.table)
+            newest = versions.order_by(row.created_ms.desc(), row.version.desc()).limit(1)
+            if self._connections.reader.execute(newest).scalar() != self._latest[head.table].version:
+                self.load()
+        return self._latest[head.table]
+
+    def _publish(self, full_name: str, table: TableVersion, due: list[TableVersion]) -> None:
+        due.append(table)
+        self._published.add((full_name, table.version))
+        self._last_published[full_name] = table
 
     def all_published(self) -> list[TableVersion]:
         """The newest shape of every table, taken as published from now on."""
-        self._published.update((name, table.version) for name, table in self._latest.items())
-        return self.latest
+        due: list[TableVersion] = []
+        for full_name, table in self._latest.items():
+            self._publish(full_name, table, due)
+        return due

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from rowcast.producer.capturing import Capturer, capturers, hand_over
 from rowcast.producer.outbox import missing_of, outbox_tables
 from rowcast.producer.predicates import check_predicate
-from rowcast.producer.shape_log import has_rows, write_shape
+from rowcast.producer.shape_log import has_rows, write_newest, written_versions
 from rowcast.producer.tables import CapturedTable
 from rowcast.producer.triggers.dialect import TriggerDialect
 from rowcast.producer.triggers.mysql import MariaDBTriggers
@@ -59,7 +59,8 @@ def install(connection: Connection, table: CapturedTable, *, instead_of_listener
     try:
         triggers.prepare()
         with triggers.alone(table):
-            write_shape(connection, shape, table, rows_before=by is None and has_rows(connection, table))
+            there = written_versions(connection, shape, [table.full_name]).get(table.full_name, {})
+            write_newest(connection, shape, table, there, rows_before=by is None and has_rows(connection, table))
             hand_over(connection, shape, table.full_name, Capturer.triggers)
             for statement in triggers.create(table, str(triggers.marker(table))):
                 triggers.run(statement)
