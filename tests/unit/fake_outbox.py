@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 from rowcast.producer.relay.reading import Head
@@ -21,22 +22,17 @@ class FakeOutbox:
         there = (head for head in self.visible.values() if head.id not in without)
         return sorted(there, key=lambda head: head.id)[:limit]
 
-    def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
+    def heads_of(self, transactions: Collection[str], after_id: int, end_id: int, limit: int) -> list[Head]:
         rows = self.heads(len(self.visible))
-        return [head for head in rows if head.tx == tx and after_id < head.id <= end_id][:limit]
+        return [head for head in rows if head.tx in transactions and after_id < head.id <= end_id][:limit]
 
-    def going_on(self, transactions: Collection[str], after_id: int) -> set[str]:
-        return {head.tx for head in self.visible.values() if head.id > after_id and head.tx in transactions}
-
-    def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]:
+    def ends(self, from_id: int, claimed: Collection[int], most: int) -> list[tuple[str, int, int]]:
         self.scans += 1
-        ends = self.ends(from_id)
-        return next((tx, end) for tx, end in ends.items() if end not in claimed)
+        rows = Counter(head.tx for head in self.visible.values() if head.id >= from_id)
+        ends = [(tx, end_id, rows[tx]) for tx, end_id in self.by_end().items() if tx in rows]
+        return [end for end in ends[: most + len(claimed)] if end[1] not in claimed]
 
-    def ends(self, from_id: int = 0) -> dict[str, int]:
+    def by_end(self) -> dict[str, int]:
         """The greatest id of each transaction, the least first."""
-        ends: dict[str, int] = {}
-        for head in self.heads(len(self.visible)):
-            if head.id >= from_id:
-                ends[head.tx] = head.id
+        ends = {head.tx: head.id for head in self.heads(len(self.visible))}
         return dict(sorted(ends.items(), key=lambda item: item[1]))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from itertools import combinations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rowcast.producer.relay.ends import Ends
 from rowcast.producer.relay.reading import Head
-from rowcast.producer.relay.selection import Limits, Selection, select_next
+from rowcast.producer.relay.selection import Limits, Selection
+from rowcast.producer.relay.selection import select_next as select_knowing
 from rowcast.producer.relay.unfinished import Unfinished
 from rowcast.shared.errors import DataError
 from unit.fake_outbox import FakeOutbox
@@ -17,6 +22,13 @@ AMPLE = Limits(rows=100, size=10_000)
 
 def row(id_: int, tx: str, complete: bool | None = True, size: int = 1) -> Head:
     return Head(id_, tx, 0, complete, size)
+
+
+def select_next(
+    outbox: FakeOutbox, claimed: Collection[int], unfinished: Unfinished | None, limits: Limits
+) -> Selection:
+    """Of one that remembers nothing."""
+    return select_knowing(outbox, Ends(), claimed, unfinished, limits)
 
 
 def outbox_of(*heads: Head) -> FakeOutbox:
@@ -67,8 +79,8 @@ def test_a_transaction_that_the_limit_cuts_is_left_for_the_next_claim() -> None:
 
 def test_what_ends_before_an_unknown_transaction_needs_no_further_look() -> None:
     outbox = outbox_of(row(1, "a"), row(2, "b", None), row(3, "c"), row(4, "b", None), row(5, "b"))
-    outbox.going_on = None  # type: ignore[method-assign, assignment]
     assert ids(select_next(outbox, (), None, Limits(2, 100))) == [1]
+    assert outbox.scans == 0
 
 
 def test_unmarked_rows_of_triggers_are_whole_when_nothing_follows() -> None:
@@ -134,21 +146,27 @@ def histories(draw: st.DrawFn) -> tuple[list[list[Head]], list[int]]:
     return order, draw(st.lists(st.integers(0, 3), min_size=1, max_size=12))
 
 
-@given(histories(), st.integers(1, 6), st.integers(1, 30), st.integers(0, 5))
+@given(histories(), st.integers(1, 6), st.integers(1, 30), st.integers(0, 5), st.none() | st.integers(1, 6))
 def test_each_row_is_claimed_once_and_transactions_are_never_interleaved(
-    history: tuple[list[list[Head]], list[int]], rows: int, size: int, kept: int
+    history: tuple[list[list[Head]], list[int]], rows: int, size: int, kept: int, remembered: int | None
 ) -> None:
+    """``remembered``: of how many transactions it remembers the ends, over all claims; None: of none."""
     transactions, arrivals = history
     outbox, claimed, unfinished = FakeOutbox(), list[int](), None
     published: list[Head] = []
-    waiting = iter([*arrivals, *([len(transactions)] * 200)])
+    visible_since: dict[str, int] = {}
+    ends = Ends(remembered or 1)
+    waiting = iter(enumerate([*arrivals, *([len(transactions)] * 200)]))
     while True:
-        for _ in range(next(waiting)):
+        now, arriving = next(waiting)
+        for _ in range(arriving):
             if transactions:
-                outbox.add(*transactions.pop(0))
-        ends = outbox.ends()
+                outbox.add(*transactions[0])
+                visible_since[transactions.pop(0)[0].tx] = now
         done = {head.tx for head in published} - ({unfinished.tx} if unfinished else set())
-        selection = select_next(outbox, set(claimed), unfinished, Limits(rows, size))
+        if remembered is None:
+            ends = Ends()
+        selection = select_knowing(outbox, ends, set(claimed), unfinished, Limits(rows, size))
         if not selection.heads:
             if not transactions:
                 break
@@ -156,12 +174,13 @@ def test_each_row_is_claimed_once_and_transactions_are_never_interleaved(
         assert len(selection.heads) <= rows
         assert len(selection.heads) == 1 or sum(head.size for head in selection.heads) <= size
         first, *others = dict.fromkeys(head.tx for head in selection.heads)
-        if unfinished is None:
-            # What ends first among all that is visible, and nothing left out in between.
-            expected = [tx for tx in ends if tx not in done]
-            assert [first, *others] == expected[: 1 + len(others)]
-        else:
+        if unfinished is not None:
             assert (first, others) == (unfinished.tx, [])
+        elif remembered is None:
+            # What ends first among all that is visible, and nothing left out in between.
+            expected = [tx for tx in outbox.by_end() if tx not in done]
+            assert [first, *others] == expected[: 1 + len(others)]
+        ends.forget(head.tx for head in selection.heads)
         published += selection.heads
         claimed += ids(selection)
         last = selection.heads[-1]
@@ -173,6 +192,52 @@ def test_each_row_is_claimed_once_and_transactions_are_never_interleaved(
     assert sorted(head.id for head in published) == list(range(1, len(published) + 1))
     by_transaction = [head.tx for n, head in enumerate(published) if n == 0 or published[n - 1].tx != head.tx]
     assert len(by_transaction) == len(set(by_transaction)), "a transaction's rows are not together"
-    for tx in set(by_transaction):
+    end = {}
+    for tx in by_transaction:
         mine = [head.id for head in published if head.tx == tx]
         assert mine == sorted(mine)
+        end[tx] = mine[-1]
+    for one, other in combinations(by_transaction, 2):
+        depends = end[other] < end[one] and visible_since[other] <= visible_since[one]
+        assert not depends, f"{one} may depend on {other}, which comes later"
+
+
+def published_of(outbox: FakeOutbox, ends: Ends, limits: Limits) -> Iterator[Selection]:
+    """Claim by claim, until nothing is left."""
+    unfinished: Unfinished | None = None
+    while (selection := select_knowing(outbox, ends, (), unfinished, limits)).heads:
+        ends.forget(head.tx for head in selection.heads)
+        last = selection.heads[-1]
+        unfinished = Unfinished(last.tx, last.id, selection.end_id) if selection.end_id else None
+        for id_ in ids(selection):
+            del outbox.visible[id_]
+        yield selection
+
+
+def test_one_look_through_the_outbox_serves_many_claims() -> None:
+    """As many as it remembers the ends of: that bounds its memory, whatever waits."""
+    outbox = outbox_of(*(row(n, f"t{n // 2}", None) for n in range(2, 2_002)))
+    claims = list(published_of(outbox, Ends(250), Limits(50, 10_000)))
+    assert [id_ for claim in claims for id_ in ids(claim)] == list(range(2, 2_002))
+    assert len(claims) == 2_000 / 50
+    assert outbox.scans == 1_000 / 250
+
+
+def test_small_transactions_behind_a_large_one_take_neither_a_look_nor_a_claim_each() -> None:
+    """A statement of millions of rows whose triggers write, and others at work meanwhile."""
+    small = [row(n, f"t{n}", None) for n in range(10, 2_000, 10)]
+    large = [row(n, "large", None) for n in range(1, 2_001) if n % 10]
+    outbox = outbox_of(*small, *large, row(2_001, "large", None))
+    claims = list(published_of(outbox, Ends(), Limits(50, 10_000)))
+    assert [id_ for claim in claims for id_ in ids(claim)] == [head.id for head in (*small, *large)] + [2_001]
+    assert len(claims) < 2_001 / 50 + 20
+    assert outbox.scans == 1
+
+
+def test_what_has_gone_since_the_look_is_not_waited_for() -> None:
+    """Parked, or deleted by hand."""
+    outbox = outbox_of(*(row(n, "cab"[n % 3], None) for n in range(1, 13)))
+    ends = Ends()
+    assert ids(select_knowing(outbox, ends, (), None, Limits(2, 100))) == [1, 4]
+    outbox.visible = {id_: head for id_, head in outbox.visible.items() if head.tx != "a"}
+    assert ids(select_knowing(outbox, ends, (), None, Limits(2, 100))) == [2, 5]

@@ -68,7 +68,7 @@ class Leader:
         self._settings = settings
         self._on_events = on_events
         self._limits = Limits(settings.claim_rows, CLAIM_BYTES)
-        self._outbox = Outbox(connections, tables)
+        self._outbox = Outbox(connections, tables, self.keep_lease)
         self._tables = Tables(connections, tables, source, template)
         self._images = ConnectImages(self._tables) if settings.format == "json-schema" else None
         self._envelopes = Envelopes(source, database, self._tables, schemas=self._images is not None)

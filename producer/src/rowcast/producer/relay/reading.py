@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -15,8 +16,11 @@ from rowcast.producer.clock import now_ms
 from rowcast.producer.outbox import OutboxTables
 from rowcast.producer.ready_statements import ReadyStatement
 from rowcast.producer.relay.connections import Connections
+from rowcast.producer.relay.patience import patiently
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.types import engine_family
+
+_P = TypeVar("_P")
 
 _SMALL = 8 * 1024
 """Rows with changes of so many bytes come with their heads: a thousand of them at most, and nearly all are claimed at
@@ -60,12 +64,22 @@ _COLUMNS = "o.id, o.tx, o.ts_ms, o.changes, o.context"
 _DELETE = {"postgresql": "DELETE", "sqlite": "DELETE", "mysql": "DELETE o"}
 
 
-class Outbox:
-    """The outbox as one relay reads and empties it."""
+def _all(connection: Connection, statement: sa.Select[Any]) -> Sequence[Any]:
+    return connection.execute(statement).all()
 
-    def __init__(self, connections: Connections, tables: OutboxTables) -> None:
+
+class Outbox:
+    """The outbox as one relay reads and empties it. ``meanwhile`` is called now and then while a read may take long; it
+    must leave the reader alone."""
+
+    def __init__(
+        self, connections: Connections, tables: OutboxTables, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self._connections = connections
         self._reader = connections.reader
+        self._meanwhile = meanwhile
+        # Whoever takes over may find anything.
+        self._many = True
         self._snapshot: Connection | None = None
         self._family = engine_family(connections.dialect.name)
         row = tables.outbox.c
@@ -95,9 +109,10 @@ class Outbox:
         """The first rows that are visible now but for these ids: of each transaction all rows or, where ``limit``
         cuts, the first. Those ``above`` an id come whole if they are small."""
         look = self._look_past_token if self.seal() else self._look
-        found = look.fetch(
-            self._reader, {"first": without.start, "last": without.stop - 1, "limit": limit, "above": above}
-        )
+        parameters = {"first": without.start, "last": without.stop - 1, "limit": limit, "above": above}
+        # A thread would take longer than a look at a few rows, which is in the way of every event.
+        found = self._patiently(look.fetch, parameters) if self._many else look.fetch(self._reader, parameters)
+        self._many = len(found) == limit
         return [
             Head(id_, tx, ts_ms, complete, size, None if changes is None else OutboxRow(id_, tx, ts_ms, changes, text))
             for id_, tx, ts_ms, complete, size, changes, text in found
@@ -120,33 +135,34 @@ class Outbox:
         """Whether every row that is visible belongs to a transaction that ``heads`` tells."""
         return not self.seal() or not transaction_names.token_is_used(self._reader)
 
-    def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]:
-        """One transaction's first rows with ids above ``after_id`` and not above ``end_id``."""
+    def heads_of(self, transactions: Collection[str], after_id: int, end_id: int, limit: int) -> list[Head]:
+        """The transactions' first rows with ids above ``after_id`` and not above ``end_id``."""
         row = self._row
-        heads = self._heads.where(row.id > after_id, row.id <= end_id, row.tx == tx).limit(limit)
-        return [Head(*head) for head in self._reader.execute(heads)]
+        heads = self._heads.where(row.id > after_id, row.id <= end_id, row.tx.in_(transactions)).limit(limit)
+        return [Head(*head) for head in self._patiently(_all, heads)]
 
-    def going_on(self, transactions: Collection[str], after_id: int) -> set[str]:
-        """Those of the transactions that have rows above ``after_id``."""
-        row = self._row
-        found = sa.select(row.tx).where(row.id > after_id, row.tx.in_(transactions))
-        # The next row of a single transaction is usually near; of many, one look through all must do.
-        found = found.order_by(row.id).limit(1) if len(transactions) == 1 else found.distinct()
-        return set(self._reader.execute(found).scalars())
-
-    def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]:
-        """The transaction whose greatest id is the least, and that id. It reads all of the outbox from ``from_id``.
-
-        There is one: the caller has seen rows that are not claimed.
+    def ends(self, from_id: int, claimed: Collection[int], most: int) -> list[tuple[str, int, int]]:
+        """Those transactions whose greatest ids are the least, in that order: name, greatest id, and how many rows they
+        have. About ``most``, all with rows from ``from_id`` on, and none that is claimed whole; no other can be claimed
+        in part. It reads all of the outbox from there.
         """
         row = self._row
         end = sa.func.max(row.id).label("end_id")
-        ends = sa.select(row.tx, end).where(row.id >= from_id).group_by(row.tx).order_by(end).limit(len(claimed) + 1)
-        return next((tx, end_id) for tx, end_id in self._reader.execute(ends) if end_id not in claimed)
+        ends = sa.select(row.tx, end, sa.func.count()).where(row.id >= from_id)
+        if self._family == "sqlite" and transaction_names.has_token(self._reader):
+            # More may be written under it.
+            ends = ends.where(row.tx != transaction_names.token)
+        if self._family == "mysql":
+            # By sorting: what groups in a table of its own writes it to the disk, and takes ten times as long.
+            ends = ends.prefix_with("SQL_BIG_RESULT")
+        ends = ends.group_by(row.tx).order_by(end).limit(most + len(claimed))
+        return [(tx, end_id, rows) for tx, end_id, rows in self._patiently(_all, ends) if end_id not in claimed]
 
-    def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
-        """Those of the rows that are there, in the order of ``ids``."""
-        found = {row[0]: OutboxRow(*row) for row in self._rows.fetch(self._reader, self._parameter(ids))}
+    def rows(self, ids: Sequence[int], *, large: bool = True) -> list[OutboxRow]:
+        """Those of the rows that are there, in the order of ``ids``. ``large``: they may be."""
+        parameter = self._parameter(ids)
+        rows = self._patiently(self._rows.fetch, parameter) if large else self._rows.fetch(self._reader, parameter)
+        found = {row[0]: OutboxRow(*row) for row in rows}
         return [found[id_] for id_ in ids if id_ in found]
 
     def delete(self, ids: Sequence[int]) -> None:
@@ -157,7 +173,7 @@ class Outbox:
     def ids_of(self, tx: str) -> list[int]:
         """All rows of a transaction. It reads all of the outbox."""
         row = self._row
-        return list(self._reader.execute(sa.select(row.id).where(row.tx == tx).order_by(row.id)).scalars())
+        return [id_ for (id_,) in self._patiently(_all, sa.select(row.id).where(row.tx == tx).order_by(row.id))]
 
     def park(self, ids: Sequence[int], reason: str) -> None:
         """Moves the rows to ``rowcast_parked``; as ``delete``. Raises RetriableError if one of them has gone."""
@@ -169,6 +185,9 @@ class Outbox:
         if parked.rowcount != len(ids):
             raise RetriableError("outbox rows have gone between two looks at them: looking again")
         self.delete(ids)
+
+    def _patiently(self, read: Callable[[Connection, _P], Sequence[Any]], what: _P) -> Sequence[Any]:
+        return patiently(lambda: read(self._reader, what), self._meanwhile)
 
     def _parameter(self, ids: Sequence[int]) -> dict[str, object]:
         return {"ids": list(ids) if self._family == "postgresql" else orjson.dumps(list(ids)).decode()}

@@ -15,6 +15,9 @@ from rowcast.producer.relay.sizes import MEND, SizeLimits
 from rowcast.producer.relay.tables import Tables
 from rowcast.shared.errors import DataError
 
+_LARGE = 1024 * 1024
+"""So many bytes of rows may take some time to come."""
+
 
 class Rows:
     """One leader's. ``prepare`` sees that Kafka has what must be there before events with these heads; ``images``, if
@@ -42,7 +45,8 @@ class Rows:
         that is damaged."""
         found = {head.id: head.row for head in heads if head.row is not None}
         if others := [id_ for id_ in ids if id_ not in found]:
-            found |= {row.id: row for row in self._outbox.rows(others)}
+            large = not heads or sum(head.size for head in heads if head.row is None) >= _LARGE
+            found |= {row.id: row for row in self._outbox.rows(others, large=large)}
         rows = [split_row(found[id_], self._splitter) for id_ in ids if id_ in found]
         for row, head in heads_in(rows):
             try:

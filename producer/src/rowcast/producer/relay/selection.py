@@ -2,6 +2,9 @@
 
 A transaction that saw another's rows drew all its ids after the other's, and can only be visible when the other is: so
 this order respects every dependency (``docs/decisions/``).
+
+Where many rows wait, what is visible may be what was so at the last look through all of them (``ends``). Nothing there
+depends on what has become visible since: it may come later, as if all the others had been claimed at that moment.
 """
 
 from __future__ import annotations
@@ -10,18 +13,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from rowcast.producer.relay.ends import Ends, Searchable
 from rowcast.producer.relay.reading import Head
 from rowcast.producer.relay.unfinished import Unfinished
 from rowcast.shared.errors import DataError
 
 
-class Readable(Protocol):
+class Readable(Searchable, Protocol):
     """What ``reading.Outbox`` offers."""
 
     def heads(self, limit: int, without: range, above: int) -> list[Head]: ...
-    def heads_of(self, tx: str, after_id: int, end_id: int, limit: int) -> list[Head]: ...
-    def going_on(self, transactions: Collection[str], after_id: int) -> set[str]: ...
-    def first_to_end(self, from_id: int, claimed: Collection[int]) -> tuple[str, int]: ...
+    def heads_of(self, transactions: Collection[str], after_id: int, end_id: int, limit: int) -> list[Head]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,17 @@ class Limits:
     size: int
 
 
-def select_next(outbox: Readable, claimed: Collection[int], unfinished: Unfinished | None, limits: Limits) -> Selection:
+def select_next(
+    outbox: Readable, ends: Ends, claimed: Collection[int], unfinished: Unfinished | None, limits: Limits
+) -> Selection:
     """The next rows to claim; none if all that is visible is claimed.
 
-    ``claimed`` are rows that are claimed and not yet deleted. Raises DataError if the rest of an unfinished
-    transaction is not there.
+    ``claimed`` are rows that are claimed and not yet deleted; ``ends`` is told of what is claimed by the caller. Raises
+    DataError if the rest of an unfinished transaction is not there.
     """
     if unfinished is not None:
-        selection = _part(outbox, unfinished.tx, unfinished.last_id, unfinished.end_id, limits)
+        rest = outbox.heads_of((unfinished.tx,), unfinished.last_id, unfinished.end_id, limits.rows)
+        selection = _cut(rest, unfinished.end_id, limits)
         if not selection.heads:
             raise DataError(
                 f"the outbox rows of transaction {unfinished.tx} after id {unfinished.last_id}, up to "
@@ -69,13 +74,13 @@ def select_next(outbox: Readable, claimed: Collection[int], unfinished: Unfinish
     heads = [head for head in window if head.id not in claimed]
     if not heads:
         return Selection()
-    transactions = _by_end(heads)
-    if len(window) == limit:
-        transactions = _whole(outbox, transactions, window[-1].id)
-        if not transactions:
-            tx, end_id = outbox.first_to_end(heads[0].id, claimed)
-            return _part(outbox, tx, heads[0].id - 1, end_id, limits)
-    selection = _fitting(transactions, limits)
+    if len(window) < limit:
+        selection = _fitting(_by_end(heads), limits)
+    else:
+        selection = _known(outbox, ends, heads, limits)
+        if not selection.heads:
+            ends.look(outbox, heads[0].id, claimed)
+            selection = _known(outbox, ends, heads, limits)
     return replace(selection, more=len(selection.heads) < len(heads))
 
 
@@ -98,18 +103,26 @@ def _by_end(heads: Sequence[Head]) -> list[list[Head]]:
     return sorted(transactions.values(), key=lambda rows: rows[-1].id)
 
 
-def _whole(outbox: Readable, transactions: Sequence[list[Head]], cut_id: int) -> list[list[Head]]:
-    """Those that surely have no rows behind the cut, and no other transaction ends before them."""
-    unknown = [rows for rows in transactions if rows[-1].complete is None]
-    ended = [rows for rows in transactions if rows[-1].complete]
-    if unknown:
-        # An unknown one ends no sooner than its last row that we see: what ends before that needs no further look.
-        earliest = unknown[0][-1].id
-        if before := [rows for rows in ended if rows[-1].id < earliest]:
-            return before
-        going_on = outbox.going_on({rows[0].tx for rows in unknown}, cut_id)
-        ended += [rows for rows in unknown if rows[0].tx not in going_on]
-    return sorted(ended, key=lambda rows: rows[-1].id)
+def _known(outbox: Readable, ends: Ends, heads: Sequence[Head], limits: Limits) -> Selection:
+    """Of the first rows that wait, or else of all, what is known to end first."""
+    if whole := _whole(_by_end(heads), ends):
+        return _fitting(whole, limits)
+    transactions, end_id = ends.first(limits.rows)
+    rows = outbox.heads_of(transactions, heads[0].id - 1, end_id, limits.rows) if transactions else []
+    return _fitting(_by_end(rows), limits) if len(transactions) > 1 and rows else _cut(rows, end_id, limits)
+
+
+def _whole(transactions: Iterable[list[Head]], ends: Ends) -> list[list[Head]]:
+    """Those that surely have no further rows, and no other transaction ends before them."""
+    whole = []
+    for rows in transactions:
+        last = rows[-1]
+        if last.complete or (last.complete is None and ends.of(last.tx) == last.id):
+            whole.append(rows)
+        elif last.complete is None and ends.of(last.tx) < last.id:
+            # Nothing is known of it but that it ends no sooner than its last row that we see.
+            break
+    return whole
 
 
 def _fitting(transactions: Sequence[list[Head]], limits: Limits) -> Selection:
@@ -123,10 +136,6 @@ def _fitting(transactions: Sequence[list[Head]], limits: Limits) -> Selection:
     if chosen:
         return Selection(chosen)
     return _cut(transactions[0], transactions[0][-1].id, limits)
-
-
-def _part(outbox: Readable, tx: str, after_id: int, end_id: int, limits: Limits) -> Selection:
-    return _cut(outbox.heads_of(tx, after_id, end_id, limits.rows), end_id, limits)
 
 
 def _cut(rows: Sequence[Head], end_id: int, limits: Limits) -> Selection:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from dataclasses import replace
 
 from sqlalchemy import exc
@@ -18,6 +16,7 @@ from rowcast.producer.relay.claims import ClaimedChunk
 from rowcast.producer.relay.connect_images import ConnectImages
 from rowcast.producer.relay.connections import Connections
 from rowcast.producer.relay.passing import is_passing
+from rowcast.producer.relay.patience import patiently
 from rowcast.producer.snapshots import Snapshot, Snapshots
 from rowcast.shared.config import RelaySettings
 from rowcast.shared.errors import ConfigurationError, DataError
@@ -28,8 +27,6 @@ _log = logging.getLogger("rowcast.relay")
 
 _LOOK_S = 0.25
 """Between looks at what is asked for."""
-
-_SLICE_S = 0.1
 
 
 class Snapshotting:
@@ -111,13 +108,9 @@ class Snapshotting:
         assert due is not None
         try:
             # Behind events of a newer shape, rows of an older one would take back what it has added.
-            self._reader = self._reader_at(connection, due)
+            self._reader = reader = self._reader_at(connection, due)
             # Large rows, or a dear condition, may take longer than a lease.
-            with ThreadPoolExecutor(1, "rowcast-relay-snapshot") as threads:
-                chunk = threads.submit(self._reader.read, connection, self._last_key, due.chunk_rows)
-                while not wait_for((chunk,), _SLICE_S).done:
-                    meanwhile()
-                rows = chunk.result()
+            rows = patiently(lambda: reader.read(connection, self._last_key, due.chunk_rows), meanwhile)
             return rows if self._images is None else self._in_their_form(rows, self._images)
         except exc.DBAPIError as error:
             if is_passing(error):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 from rowcast.producer.relay.batches import BatchRow, UnpublishableError, left_unfinished, lsn_count
 from rowcast.producer.relay.claims import Claim, Claims
+from rowcast.producer.relay.ends import Ends
 from rowcast.producer.relay.reading import Outbox
 from rowcast.producer.relay.rows import Rows
 from rowcast.producer.relay.selection import Limits, Selection, select_next
@@ -33,6 +34,7 @@ class Upcoming:
         self._commit = commit
         self._keep_lease = keep_lease
         self._parks = parks
+        self._ends = Ends()
         self.more = False
         """Whether more was waiting than the last claim took."""
 
@@ -43,7 +45,7 @@ class Upcoming:
         over.
         """
         claims = self._claims
-        selection = select_next(outbox, claimed, claims.unfinished, self._limits)
+        selection = select_next(outbox, self._ends, claimed, claims.unfinished, self._limits)
         self.more = selection.more
         try:
             rows = self._publishable(selection)
@@ -59,7 +61,9 @@ class Upcoming:
         carried = claims.unfinished
         lsns = lsn_count(rows, carried, selection.end_id is not None)
         ids = [row.id for row in rows]
-        return claims.record(ids, lsns, left_unfinished(rows, carried, selection.end_id)), rows
+        claim = claims.record(ids, lsns, left_unfinished(rows, carried, selection.end_id))
+        self._ends.forget(row.tx for row in rows)
+        return claim, rows
 
     def claimed_before(self, claim: Claim) -> list[BatchRow]:
         """The rows of a claim that is recorded. Raises DataError if they cannot be published, or are gone."""
@@ -99,6 +103,7 @@ class Upcoming:
         self._commit()
         while selection.end_id is not None:
             last = selection.heads[-1]
-            selection = select_next(outbox, (), Unfinished(last.tx, last.id, selection.end_id), self._limits)
+            rest = Unfinished(last.tx, last.id, selection.end_id)
+            selection = select_next(outbox, self._ends, (), rest, self._limits)
             self._publishable(selection)
             self._keep_lease()
