@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
-from rowcast.producer.relay import Relay
+from rowcast.producer import Capture
+from rowcast.producer.relay import Relay, running
 from rowcast.shared.config import Settings
 from rowcast.shared.embedded import embedded_kafka
 from unit.relay_database import ORDERS, Primary, line, primary_at
@@ -34,3 +36,18 @@ def test_it_publishes_there_and_says_what_that_is(primary: Primary, caplog: pyte
     assert {m.partition for m in published.messages if not m.topic.endswith(".orders")} == {0}
     assert primary.ids() == []
     assert "neither fences a second relay nor hides what is not committed" in caplog.text
+
+
+def test_a_capture_of_another_source_is_told(
+    tmp_path: Path, primary: Primary, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Topics are named by the configuration: somebody would look for them in vain."""
+    url = f"sqlite:///{tmp_path}/primary.db"
+    with embedded_kafka() as bootstrap_servers:
+        settings = Settings(source="shop", kafka={"bootstrap.servers": bootstrap_servers}, primary={"url": url})
+        with caplog.at_level(logging.WARNING), running(settings, Capture(sa.MetaData(), source="shop")):
+            pass
+        assert "the capture is of the source" not in caplog.text
+        with caplog.at_level(logging.WARNING), running(settings, Capture(sa.MetaData(), source="stock")):
+            pass
+        assert "the capture is of the source 'stock', the relay's configuration of 'shop'" in caplog.text

@@ -12,7 +12,7 @@ from rowcast.producer.relay.process import Relay
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
 from rowcast.shared.config import Settings
 from rowcast.shared.databases import open_engine
-from rowcast.shared.errors import ConfigurationError, RowcastError
+from rowcast.shared.errors import RowcastError
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -68,13 +68,15 @@ def running(
 
     It waits for a database or a Kafka that does not answer; the application's commits never wait for it. What the relay
     cannot mend ends the thread: it is logged, and in ``error``. ``on_progress`` is called in the thread, often. Raises
-    ConfigurationError, also if the capture is of another source than the settings, and MissingExtraError.
+    ConfigurationError, MissingExtraError.
     """
     named = getattr(capture, "source", settings.source)
     if named != settings.source:
-        raise ConfigurationError(
-            f"the capture is of the source {named!r}, the relay's configuration of {settings.source!r}, by which "
-            "topics and events are named. Give both the same."
+        _log.warning(
+            "the capture is of the source %r, the relay's configuration of %r, by which topics and events are named: "
+            "give both the same",
+            named,
+            settings.source,
         )
     engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
     try:
