@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from fix_databases import NewDatabase
+from integration.relay_settings import NewSettings, settings_of
+from servers import Broker
 from unit.relay_database import Primary, primary_at
 
 
@@ -22,3 +25,9 @@ def lite(new_database: NewDatabase) -> Iterator[Primary]:
     """The same, where the engine makes no difference."""
     with primary_at(new_database("sqlite")) as primary:
         yield primary
+
+
+@pytest.fixture
+def new_settings(kafka: Broker, source_name: str) -> NewSettings:
+    """Relays' settings, of one source."""
+    return partial(settings_of, kafka, source_name)

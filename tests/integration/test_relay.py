@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from integration.relay_counters import Counters
+from integration.relay_settings import NewSettings
 from integration.relay_threads import running_thread, wait_until
 from integration.relay_topics import (
     assert_as_documented,
@@ -32,22 +33,6 @@ from rowcast.shared.errors import ConfigurationError, DataError, UnreachableErro
 from servers import Broker
 from servers.settled import wait_until_settled
 from unit.relay_database import ITEMS, ORDERS, Primary, line, shape
-
-NewSettings = Callable[..., Settings]
-
-
-@pytest.fixture
-def new_settings(kafka: Broker, source_name: str) -> NewSettings:
-    def make(primary: Primary, topics: dict[str, Any] | None = None, **relay: Any) -> Settings:
-        return Settings(
-            source=source_name,
-            kafka={"bootstrap.servers": kafka.bootstrap_servers},
-            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
-            topics=topics or {},
-            relay=relay,
-        )
-
-    return make
 
 
 def test_everything_is_published_deleted_and_counted(

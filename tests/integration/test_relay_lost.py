@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
 
+from integration.relay_settings import NewSettings
 from integration.relay_topics import read_topics
 from rowcast.producer.relay import Relay
 from rowcast.producer.relay.connections import Connections
@@ -19,21 +20,6 @@ from rowcast.shared.config import Settings
 from rowcast.shared.events import ChangeEvent
 from servers import Broker
 from unit.relay_database import ORDERS, Primary, line, primary_at
-
-NewSettings = Callable[..., Settings]
-
-
-@pytest.fixture
-def new_settings(kafka: Broker, source_name: str) -> NewSettings:
-    def make(primary: Primary, **relay: object) -> Settings:
-        return Settings(
-            source=source_name,
-            kafka={"bootstrap.servers": kafka.bootstrap_servers},
-            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
-            relay=relay,
-        )
-
-    return make
 
 
 @contextmanager

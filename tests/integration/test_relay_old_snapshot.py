@@ -7,10 +7,10 @@ import random
 import sqlalchemy as sa
 
 from integration.relay_counters import Counters
+from integration.relay_settings import settings_of
 from integration.relay_threads import running_thread, wait_until
 from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
 from rowcast.producer.relay import Relay
-from rowcast.shared.config import Settings
 from servers import Broker
 from unit.relay_database import Primary
 
@@ -18,11 +18,7 @@ from unit.relay_database import Primary
 def test_a_reader_that_holds_an_old_snapshot_does_not_stop_publishing(
     primary: Primary, kafka: Broker, source_name: str
 ) -> None:
-    settings = Settings(
-        source=source_name,
-        kafka={"bootstrap.servers": kafka.bootstrap_servers},
-        primary={"url": primary.engine.url.render_as_string(hide_password=False)},
-    )
+    settings = settings_of(kafka, source_name, primary)
     counters, rng = Counters(primary), random.Random(1)
     isolation = "SERIALIZABLE" if primary.engine.dialect.name == "sqlite" else "REPEATABLE READ"
     with (

@@ -9,26 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from integration.relay_counters import Counters
+from integration.relay_settings import NewSettings
 from integration.relay_threads import running_thread, wait_until
 from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
 from rowcast.producer.relay import Relay, backlog, running
 from rowcast.shared.config import Settings
 from servers import Broker, DatabaseServer
 from unit.relay_database import Primary, primary_at
-
-NewSettings = Callable[[Primary], Settings]
-
-
-@pytest.fixture
-def new_settings(kafka: Broker, source_name: str) -> NewSettings:
-    def make(primary: Primary) -> Settings:
-        return Settings(
-            source=source_name,
-            kafka={"bootstrap.servers": kafka.bootstrap_servers},
-            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
-        )
-
-    return make
 
 
 def assert_all_arrived(settings: Settings, counters: Counters) -> None:

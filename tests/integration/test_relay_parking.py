@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from sqlalchemy.dialects import mysql
 
 from integration.relay_faults import CrashAt, CrashError, Faults
+from integration.relay_settings import NewSettings, settings_of
 from integration.relay_topics import Isolation, read_topics
 from rowcast.producer.relay import Relay
 from rowcast.producer.snapshots import Snapshots, State
@@ -22,23 +23,13 @@ from rowcast.shared.events import ChangeEvent, TransactionEvent
 from servers import Broker
 from unit.relay_database import ITEMS, ORDERS, Primary, line, shape
 
-NewSettings = Callable[..., Settings]
-
 READERS: tuple[Isolation, ...] = ("read_committed", "read_uncommitted")
 TOO_LARGE = "x" * 1_100_000
 
 
 @pytest.fixture
 def new_settings(kafka: Broker, source_name: str) -> NewSettings:
-    def make(primary: Primary, properties: dict[str, Any] | None = None, **relay: Any) -> Settings:
-        return Settings(
-            source=source_name,
-            kafka={"bootstrap.servers": kafka.bootstrap_servers, **(properties or {})},
-            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
-            relay={"on_unpublishable": "park", **relay},
-        )
-
-    return make
+    return partial(settings_of, kafka, source_name, on_unpublishable="park")
 
 
 def keys(settings: Settings, isolation: Isolation) -> list[int]:
@@ -115,7 +106,7 @@ def test_unless_it_is_told_to_park_it_stops_and_has_claimed_nothing_of_it(
     assert lite.ids() == [too_large, too_large + 1]
     assert (lite.claims(), parked(lite)) == (0, [])
     # Either way on: it is parked, or Kafka takes it.
-    Relay(new_settings(lite, {"message.max.bytes": 1_200_000}, on_unpublishable="park"), lite.engine).run_once()
+    Relay(new_settings(lite, properties={"message.max.bytes": 1_200_000}), lite.engine).run_once()
     assert keys(settings, "read_uncommitted") == [1, 4]
     assert parked(lite) == [(too_large, "b")]
 
@@ -123,7 +114,7 @@ def test_unless_it_is_told_to_park_it_stops_and_has_claimed_nothing_of_it(
 def test_what_is_larger_than_the_producers_queue_would_be_goes_through_where_kafka_takes_it(
     lite: Primary, new_settings: NewSettings, kafka: Broker
 ) -> None:
-    settings = new_settings(lite, {"message.max.bytes": 40_000_000})
+    settings = new_settings(lite, properties={"message.max.bytes": 40_000_000})
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     limited = NewTopic(f"{settings.source}.public.orders", 1, 1, config={"max.message.bytes": "40000000"})
     for made in admin.create_topics([limited]).values():
@@ -135,7 +126,7 @@ def test_what_is_larger_than_the_producers_queue_would_be_goes_through_where_kaf
 
 
 def test_a_topics_own_limit_is_heeded(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
-    settings = new_settings(lite, {"message.max.bytes": 4_000_000})
+    settings = new_settings(lite, properties={"message.max.bytes": 4_000_000})
     lite.add_shapes(ORDERS, ITEMS)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     limited = NewTopic(f"{settings.source}.public.orders", 1, 1, config={"max.message.bytes": "2000"})
@@ -208,7 +199,7 @@ def test_one_that_is_half_published_stops_the_relay_and_says_why(lite: Primary, 
             Relay(settings, lite.engine).run_once()
     assert parked(lite) == []
     assert lite.ids() == [last - 1, last, last + 1]
-    Relay(new_settings(lite, {"message.max.bytes": 1_040_000}), lite.engine).run_once()
+    Relay(new_settings(lite, properties={"message.max.bytes": 1_040_000}), lite.engine).run_once()
     for isolation in READERS:
         assert keys(settings, isolation) == [0, 1, 2, 99, 4]
 

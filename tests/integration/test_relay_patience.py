@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from integration.relay_settings import settings_of
 from integration.relay_threads import running_thread, wait_until
 from integration.relay_topics import read_topics
 from rowcast.producer.relay import Relay, stalls, topics
@@ -24,11 +25,7 @@ from unit.relay_database import ITEMS, ORDERS, Primary, line
 
 @pytest.fixture
 def settings(lite: Primary, kafka: Broker, source_name: str) -> Settings:
-    return Settings(
-        source=source_name,
-        kafka={"bootstrap.servers": kafka.bootstrap_servers},
-        primary={"url": lite.engine.url.render_as_string(hide_password=False)},
-    )
+    return settings_of(kafka, source_name, lite)
 
 
 def test_a_topic_that_cannot_be_made_because_kafka_is_away_is_waited_for(

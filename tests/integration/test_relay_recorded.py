@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from integration.relay_faults import CrashError, Faults
+from integration.relay_settings import settings_of
 from rowcast.producer.relay import Relay
-from rowcast.shared.config import Settings
 from rowcast.shared.errors import DataError
 from servers import Broker
 from unit.relay_database import ORDERS, Primary, line
@@ -48,11 +48,7 @@ def _longer(primary: Primary) -> None:
 def test_a_claimed_row_that_was_touched_is_not_published_again(
     lite: Primary, kafka: Broker, source_name: str, faults: Faults, touch: Callable[[Primary], None], told: str
 ) -> None:
-    settings = Settings(
-        source=source_name,
-        kafka={"bootstrap.servers": kafka.bootstrap_servers},
-        primary={"url": lite.engine.url.render_as_string(hide_password=False)},
-    )
+    settings = settings_of(kafka, source_name, lite)
     lite.add_shapes(ORDERS)
     lite.add("a", line(ORDERS, "c", 1))
     faults.plan(_crash)

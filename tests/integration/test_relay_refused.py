@@ -16,9 +16,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from integration.relay_settings import settings_of
 from integration.relay_topics import assert_whole_transactions, read_topics
 from rowcast.producer.relay import Relay
-from rowcast.shared.config import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.events import ChangeEvent, marker_topic
 from servers import Broker
@@ -52,11 +52,7 @@ def test_a_relay_that_may_not_is_told_so_and_nothing_is_lost(
     lite: Primary, kafka: Broker, source_name: str, kind: ResourceType, name_of: Callable[[str], str],
     operation: AclOperation,
 ) -> None:  # fmt: skip
-    settings = Settings(
-        source=source_name,
-        kafka={"bootstrap.servers": kafka.bootstrap_servers},
-        primary={"url": lite.engine.url.render_as_string(hide_password=False)},
-    )
+    settings = settings_of(kafka, source_name, lite)
     lite.add_shapes(ORDERS)
     lite.add("a", line(ORDERS, "c", 1))
     Relay(settings, lite.engine).run_once()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
 from integration.relay_counters import Counters
 from integration.relay_faults import STEPS, CrashAt, CrashError, Faults, PauseAt
+from integration.relay_settings import NewSettings, settings_of
 from integration.relay_threads import RunningRelay, running_thread, wait_until
 from integration.relay_topics import assert_whole_transactions, notes_by_key, read_topics
 from rowcast.producer.relay import Relay
@@ -27,21 +29,9 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     faults.end()
 
 
-NewSettings = Callable[..., Settings]
-
-
 @pytest.fixture
 def new_settings(kafka: Broker, source_name: str) -> NewSettings:
-    def make(primary: Primary, **relay: int) -> Settings:
-        return Settings(
-            source=source_name,
-            kafka={"bootstrap.servers": kafka.bootstrap_servers},
-            primary={"url": primary.engine.url.render_as_string(hide_password=False)},
-            topics={"partitions": 2},
-            relay=relay,
-        )
-
-    return make
+    return partial(settings_of, kafka, source_name, topics={"partitions": 2})
 
 
 def assert_each_event_once_and_in_order(settings: Settings, primary: Primary, counters: Counters) -> None:
