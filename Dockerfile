@@ -1,10 +1,10 @@
-# One image for app, relay and workers: docker-compose.yml says which command each runs.
+# Build one image for application, relay and workers. docker-compose.yml names the command of each service.
 FROM python:3.12-slim AS build
 RUN pip install --no-cache-dir --disable-pip-version-check 'uv>=0.13,<1'
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 COPY pyproject.toml uv.lock ./
-# The libraries change less often than the code: a layer of their own.
+# The libraries have a separate layer, because they change less often than the code.
 RUN uv sync --frozen --no-group dev --extra all --no-install-project
 COPY README.md LICENSE ./
 COPY shared shared

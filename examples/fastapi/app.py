@@ -1,9 +1,9 @@
-"""rowcast in an asynchronous FastAPI application.
+"""Use rowcast in an asynchronous FastAPI application.
 
     pip install . fastapi uvicorn aiosqlite greenlet    # in a clone of this repository
     uvicorn --app-dir examples/fastapi app:app
 
-The database is DATABASE_URL (default: an SQLite file here). The relay runs beside it: `rowcast relay`.
+The database is DATABASE_URL (default: a SQLite file in the working directory). Run `rowcast relay` beside it.
 """
 
 from __future__ import annotations

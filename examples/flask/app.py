@@ -1,9 +1,9 @@
-"""rowcast in a Flask application, with the relay inside the process: a thread that each commit wakes.
+"""Use rowcast in a Flask application, with the relay in a thread of the process. Each commit wakes the relay.
 
     pip install '.[relay]' flask    # in a clone of this repository
     python examples/flask/app.py path/to/rowcast.toml
 
-The primary is the configuration's, `[primary] url`.
+The primary is `url` in `[primary]` of the configuration.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from flask import Flask, request
 from sqlalchemy import String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, scoped_session, sessionmaker
 
-from rowcast.producer import Capture, relay
-from rowcast.shared.config import Settings, load
+from rowcast.producer import Capture, Settings, load, relay
 
 
 class Base(DeclarativeBase):

@@ -1,4 +1,4 @@
-"""A hyper-parameter study whose replica opens with Optuna. Nothing of Optuna is changed, none of it knows of rowcast.
+"""A hyper-parameter study whose replica opens with Optuna. Optuna is unchanged and does not know rowcast.
 
 python examples/optuna/study.py                    SQLite files and the embedded Kafka: needs no server
 python examples/optuna/study.py --primary postgresql+psycopg://… --replica mysql+pymysql://… --kafka 127.0.0.1:9092
@@ -23,22 +23,23 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy.orm import Session
 
-from rowcast.consumer.worker import run_worker
-from rowcast.producer import Capture, relay
-from rowcast.shared.config import load
-from rowcast.shared.embedded import embedded_kafka
+from rowcast.consumer import run_worker
+from rowcast.producer import Capture, load, relay
 
 NAME = "polynomial"
 
-# Optuna's migrations keep their version in a table that is not among Optuna's models. Captured with them, it tells
-# whoever opens the replica that its tables are up to date.
+# Optuna's models lack the version table of Optuna's migrations. Captured with the models, this table shows on a
+# replica that the schema is up to date.
 sa.Table("alembic_version", BaseModel.metadata, sa.Column("version_num", sa.String(32), primary_key=True))
 
 
 @contextmanager
 def captured_storage(url: str, capture: Capture) -> Iterator[RDBStorage]:
-    """RDBStorage makes its engine, its tables and its first rows all in its constructor. So the capture is on the class
-    of all sessions before, and on this storage's sessions alone afterwards."""
+    """Open Optuna's storage with the capture installed.
+
+    The constructor of RDBStorage creates engine, tables and first rows. Therefore install the capture on the class of
+    all sessions before, and only on the storage's sessions afterwards.
+    """
     capture.install(Session)
     storage = RDBStorage(url)
     capture.install(storage.scoped_session)
@@ -52,7 +53,7 @@ def captured_storage(url: str, capture: Capture) -> Iterator[RDBStorage]:
 
 
 def fit_polynomial(trial: optuna.Trial) -> float:
-    """Gradient descent on noisy points of a sine; gives the error on points that it was not fitted to."""
+    """Fit noisy points of a sine by gradient descent. Return the error on the remaining points."""
     degree = trial.suggest_int("degree", 1, 9)
     rate = trial.suggest_float("rate", 1e-3, 1.0, log=True)
     penalty = trial.suggest_float("penalty", 1e-6, 1.0, log=True)
@@ -87,12 +88,14 @@ def run_study(storage: RDBStorage, trials: int) -> optuna.Study:
 
 
 def open_replica(url: str) -> optuna.Study:
-    """As any program that has Optuna and the replica's URL, but does not make the outbox's tables there: in this
-    process they are among Optuna's."""
+    """Open the study from the replica, as any program with Optuna can.
+
+    Skip the creation of tables, because in this process the outbox tables are among Optuna's.
+    """
     return optuna.load_study(study_name=NAME, storage=RDBStorage(url, skip_table_creation=True))
 
 
-def tell(where: str, study: optuna.Study) -> None:
+def show(where: str, study: optuna.Study) -> None:
     states = Counter(trial.state.name.lower() for trial in study.trials)
     best = ", ".join(
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
@@ -103,7 +106,7 @@ def tell(where: str, study: optuna.Study) -> None:
 
 
 def configuration(directory: Path, kafka: str, primary: str, replica: str) -> Path:
-    """The ``rowcast.toml`` that relay and worker, and `rowcast verify replica`, are run with."""
+    """Write the ``rowcast.toml`` for relay, worker and ``rowcast verify replica``. Return its path."""
     path = directory / "rowcast.toml"
     path.write_text(
         f"source = {json.dumps(directory.name)}\n\n"
@@ -119,7 +122,7 @@ def kafka_at(given: str | None) -> Iterator[str]:
     if given is not None:
         yield given
         return
-    with embedded_kafka() as address:
+    with relay.embedded_kafka() as address:
         yield address
 
 
@@ -144,8 +147,8 @@ def main() -> int:
             relay.run_relay(settings, once=True, stop=threading.Event())
             run_worker(settings, "replica", once=True)
             copy = open_replica(replica)
-            tell("primary", study)
-            tell("replica", copy)
+            show("primary", study)
+            show("replica", copy)
             equal = study.trials == copy.trials and study.best_params == copy.best_params
     print("The replica has the same trials." if equal else "THE REPLICA DIFFERS.")
     print(f"Configuration and databases: {directory}")

@@ -1,9 +1,9 @@
-"""A small shop that trades for as long as it runs: the application of docker-compose.yml.
+"""Run a small shop that writes orders until it is stopped: the application of docker-compose.yml.
 
     DATABASE_URL=postgresql+psycopg://user:password@host/shop python examples/shop/app.py
 
-What it takes to be captured are the three lines marked with (1), (2) and (3). The shop itself, its models and what
-happens in it, is the one of `rowcast demo`, and knows nothing of rowcast.
+The three lines marked (1), (2) and (3) install the capture. The shop itself, with its models and transactions, is that
+of `rowcast demo` and does not know rowcast.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
 from rowcast.producer import Capture
-from rowcast.producer.demo.shop import Base
-from rowcast.producer.demo.trade import Shop
+from rowcast.producer.demo.models import Base
+from rowcast.producer.demo.traffic import Shop
 
 TRANSACTIONS_PER_S = float(os.environ.get("SHOP_TRANSACTIONS_PER_S", "5"))
-TELL_EVERY_S = 10
+REPORT_EVERY_S = 10
 
 
 def main() -> None:
@@ -37,15 +37,15 @@ def main() -> None:
     sessions = sessionmaker(engine)
     capture = Capture(Base.metadata, source=os.environ.get("ROWCAST_SOURCE", "shop"))  # (1)
     capture.install(sessions)  # (2)
-    Base.metadata.create_all(engine)  # (3) the outbox tables are made with the shop's own
+    Base.metadata.create_all(engine)  # (3) creates the outbox tables with the shop's own
 
     shop = Shop(sessions, seed=time.time_ns())
-    rows, transactions, told = shop.open(), 1, time.monotonic()
+    rows, transactions, reported_at = shop.open(), 1, time.monotonic()
     print(f"the shop is open: {engine.url}", flush=True)
     for changed in shop.trade():
         rows, transactions = rows + changed, transactions + 1
-        if time.monotonic() - told > TELL_EVERY_S:
-            told = time.monotonic()
+        if time.monotonic() - reported_at > REPORT_EVERY_S:
+            reported_at = time.monotonic()
             print(f"{rows:,} row changes in {transactions:,} transactions", flush=True)
         if closing.wait(1 / TRANSACTIONS_PER_S):
             break

@@ -1,4 +1,4 @@
-"""The examples do what they say, and a migration tool sees the outbox."""
+"""Run the examples, and check that a migration tool finds the outbox tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from confluent_kafka import Consumer
 from sqlalchemy.orm import DeclarativeBase
 
 from rowcast.producer import Capture, relay
-from rowcast.shared.config import Settings
-from rowcast.shared.embedded import embedded_kafka
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.kafka.mock_cluster import embedded_kafka
+from support.project import EXAMPLES
 
 
 def load_example(name: str) -> ModuleType:
@@ -30,7 +29,7 @@ def load_example(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # The mapper looks its annotations up in the module's own name.
+    # SQLAlchemy's mapper resolves annotations in the module of this name.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -89,7 +88,7 @@ def first_event(brokers: str, topic: str) -> Any:
         for _ in range(100):
             message = consumer.poll(0.3)
             if message is not None and message.error() is None:
-                return json.loads(message.value())
+                return json.loads(message.value() or b"")
     finally:
         consumer.close()
     pytest.fail("no event within 30 seconds")

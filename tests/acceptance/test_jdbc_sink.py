@@ -1,4 +1,4 @@
-"""Debezium's JDBC sink, under Kafka Connect, reads a relay's topics and applies them value for value."""
+"""Let Debezium's JDBC sink, under Kafka Connect, apply a relay's topics, and compare every value."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
-from fix_databases import NewDatabase
+from fixtures.databases import NewDatabase
 from rowcast.producer import Capture
-from rowcast.producer.relay.embedding import run_relay
-from rowcast.shared.config import PrimarySettings, RelaySettings, Settings
+from rowcast.producer.relay.embedded import run_relay
+from rowcast.shared.config.settings import PrimarySettings, RelaySettings, Settings
 from servers import Broker, Connect
 
 metadata = sa.MetaData()
@@ -111,7 +111,7 @@ def jdbc(engine: sa.Engine) -> dict[str, str]:
 
 
 class Sink:
-    """One connector, which applies the tables' topics to a database."""
+    """Run a sink connector that applies the topics of tables to a database."""
 
     def __init__(self, connect: Connect, source: str, engine: sa.Engine, *tables: sa.Table) -> None:
         self._connect = connect
@@ -123,13 +123,13 @@ class Sink:
                 "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",
                 "tasks.max": "1",
                 "topics": ",".join(f"{source}.public.{table.name}" for table in tables),
-                # The part of the topic's name that is the table's.
+                # Name each table after the last part of its topic.
                 "collection.name.format": "${source.table}",
                 "insert.mode": "upsert",
                 "delete.enabled": "true",
                 "primary.key.mode": "record_key",
                 "schema.evolution": "basic",
-                # A column's name may be a word of SQL.
+                # The name of a column may be a reserved word of SQL.
                 "quote.identifiers": "true",
                 "key.converter.schemas.enable": "true",
                 "value.converter.schemas.enable": "true",
@@ -155,7 +155,7 @@ class Sink:
 
 
 class Source:
-    """An application's database and a relay that publishes it with schemas."""
+    """Hold an application's database, and a relay that publishes with schemas."""
 
     def __init__(self, kafka: Broker, url: str, name: str, tables: sa.MetaData) -> None:
         self.engine = sa.create_engine(url)
@@ -165,7 +165,7 @@ class Source:
         self._settings = Settings(
             source=name,
             kafka={"bootstrap.servers": kafka.bootstrap_servers},
-            primary=PrimarySettings(url=url),  # type: ignore[arg-type]
+            primary=PrimarySettings(url=url),
             relay=RelaySettings(format="json-schema"),
         )
 
@@ -192,7 +192,7 @@ def source_of(kafka: Broker, url: str, name: str, tables: sa.MetaData) -> Iterat
 def test_the_sink_applies_inserts_updates_deletes_and_changed_keys(
     replica: str, kafka: Broker, connect: Connect, new_database: NewDatabase, source_name: str
 ) -> None:
-    """Into the application's own tables, read back by its own models."""
+    """The sink writes to the application's own tables, and the application's own models read the rows."""
     copy = sa.create_engine(new_database(replica))
     metadata.create_all(copy, tables=TABLES)
     with source_of(kafka, new_database("postgresql"), source_name, metadata) as source:
@@ -224,7 +224,7 @@ def test_the_sink_applies_inserts_updates_deletes_and_changed_keys(
 def test_the_sink_makes_tables_of_fitting_types_by_itself(
     kafka: Broker, connect: Connect, new_database: NewDatabase, source_name: str
 ) -> None:
-    """One row was there before the capture: a snapshot brings it."""
+    """The first row is older than the capture, and a snapshot publishes the row."""
     copy, url = sa.create_engine(new_database("postgresql")), new_database("postgresql")
     before = sa.create_engine(url)
     with before.begin() as connection:

@@ -1,4 +1,4 @@
-"""An application nobody here wrote: Optuna's RDB storage is captured, and its studies open from the replicas."""
+"""Capture Optuna's RDB storage, an independent application, and open its studies from the replicas."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy.orm import Session
 
-from acceptance.comparison import assert_same_rows
-from acceptance.pipeline import Pipeline
-from command_line import environment
-from fix_databases import NewDatabase
+from fixtures.databases import NewDatabase
 from rowcast.producer import Capture
 from servers import Broker
+from support.command_line import environment
+from support.pipeline.database_diff import assert_same_rows
+from support.pipeline.pipeline import Pipeline
+from support.project import EXAMPLES
 
-TRIALS = 50
-EXAMPLE = Path(__file__).parents[2] / "examples" / "optuna"
+TRIALS = 25
+EXAMPLE = EXAMPLES / "optuna"
 
-# What Optuna's migrations write their version into is no part of Optuna's models.
+# Optuna's models lack the version table of Optuna's migrations.
 if "alembic_version" not in BaseModel.metadata.tables:
     sa.Table("alembic_version", BaseModel.metadata, sa.Column("version_num", sa.String(32), primary_key=True))
 
@@ -43,8 +44,11 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def captured_storage(url: str, source: str) -> Iterator[RDBStorage]:
-    """The storage makes its engine, its tables and its first rows all in its constructor: the capture is there before,
-    on the class of all sessions, and afterwards on this storage's sessions alone."""
+    """Open Optuna's storage with the capture installed.
+
+    The constructor of RDBStorage creates engine, tables and first rows. Therefore install the capture on the class of
+    all sessions before, and only on the storage's sessions afterwards.
+    """
     capture = Capture(BaseModel.metadata, source=source)
     capture.install(Session)
     try:
@@ -96,30 +100,33 @@ def run_study(storage: RDBStorage) -> optuna.Study:
     return study
 
 
-# The reader has Optuna and the replica's URL, and knows nothing of rowcast.
+# The reader has Optuna and the replicas' URLs, and does not import rowcast.
 READER = """
 import pickle, sys, optuna
-study = optuna.load_study(study_name="tuning", storage=sys.argv[1])
-best = study.best_trial
-read = {"trials": study.get_trials(), "best": best.number, "params": study.best_params, "value": study.best_value,
-        "user_attrs": study.user_attrs, "directions": study.directions}
-read["names"] = optuna.get_all_study_names(sys.argv[1])
+def read_study(url):
+    study = optuna.load_study(study_name="tuning", storage=url)
+    return {
+        "trials": study.get_trials(), "best": study.best_trial.number, "params": study.best_params,
+        "value": study.best_value, "user_attrs": study.user_attrs, "directions": study.directions,
+        "names": optuna.get_all_study_names(url),
+    }
+found = [read_study(url) for url in sys.argv[1:]]
 assert "rowcast" not in sys.modules
-sys.stdout.buffer.write(pickle.dumps(read))
+sys.stdout.buffer.write(pickle.dumps(found))
 """
 
 
-def read_in_another_process(url: str) -> dict[str, Any]:
+def read_in_another_process(*urls: str) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", READER, url], env=environment(), capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", READER, *urls], env=environment(), capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
-    read: dict[str, Any] = pickle.loads(done.stdout)
-    return read
+    found: list[dict[str, Any]] = pickle.loads(done.stdout)
+    return found
 
 
 def plain(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """All there is of a trial; NaN equals NaN."""
+    """Return all attributes of a trial, with NaN as text so that two NaNs compare equal."""
 
     def value(found: Any) -> Any:
         if isinstance(found, dict):
@@ -149,8 +156,7 @@ def test_a_study_opens_from_each_replica_as_it_is_on_the_primary(
         assert len(trials) == TRIALS
         assert states == {"COMPLETE", "PRUNED", "FAIL"}, "the study does not show what it is meant to"
         pipeline.wait_until_caught_up()
-        for name, url in replicas.items():
-            read = read_in_another_process(url)
+        for name, read in zip(replicas, read_in_another_process(*replicas.values()), strict=True):
             assert [plain(t) for t in read["trials"]] == [plain(t) for t in trials]
             assert read["best"] == study.best_trial.number
             assert read["params"] == study.best_params

@@ -1,4 +1,4 @@
-"""From a primary of each engine to a replica of each engine, at once: the rows are equal, the constraints are there."""
+"""Publish from a primary of each engine to a replica of each engine, and compare rows and constraints."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from acceptance.comparison import assert_same_foreign_keys, assert_same_rows
-from acceptance.pipeline import Pipeline
-from acceptance.workload import Application
-from fix_databases import ENGINES, NewDatabase
+from fixtures.databases import ENGINES, NewDatabase, replicas_of
 from servers import Broker, DatabaseServer
+from support.pipeline.database_diff import assert_same_foreign_keys, assert_same_rows
+from support.pipeline.pipeline import Pipeline
+from support.pipeline.workload import Application
 
 TABLES = {
     "accounts", "transfers", "customers", "orders", "notes", "tags", "order_tags", "readings", "tokens", "people",
@@ -20,17 +20,21 @@ TABLES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("primary", ENGINES)
 def test_rows_of_every_engine_arrive_in_every_engine(
     tmp_path: Path,
     kafka: Broker,
     postgresql: DatabaseServer,
     mariadb: DatabaseServer,
-    primary_url: str,
+    mysql: DatabaseServer,
+    primary: str,
     new_database: NewDatabase,
     source_name: str,
+    campaign: bool,
 ) -> None:
-    """The workers of three replicas start in the middle of the work: half of it comes by key, half by transaction."""
-    replicas = {engine: new_database(engine) for engine in ENGINES}
+    """The workers start in the middle of the work, so that half of the rows comes by key and half by transaction."""
+    primary_url = new_database(primary)
+    replicas = {engine: new_database(engine) for engine in replicas_of(primary, campaign=campaign)}
     application = Application(primary_url, source_name)
     with Pipeline(
         tmp_path,
@@ -40,14 +44,14 @@ def test_rows_of_every_engine_arrive_in_every_engine(
         replicas=replicas,
         topics={"partitions": 3},
     ) as pipeline:
-        application.run_each_operation(times=2)
+        application.run_each_operation(times=1)
         pipeline.start("relay")
         for name in replicas:
             pipeline.start("worker", name)
-        application.run_each_operation(times=2)
+        application.run_each_operation(times=1)
         pipeline.wait_until_caught_up()
-        # From here on every replica is consistent, so that what follows is applied with its constraints on.
-        application.run_each_operation(times=4)
+        # From here on every replica is consistent. Therefore the constraints are enforced for all further changes.
+        application.run_each_operation(times=2)
         pipeline.wait_until_caught_up()
         application.close()
         for name, replica in pipeline.replicas.items():
@@ -68,8 +72,8 @@ def assert_foreign_keys_are_enforced(replica: sa.Engine, application: Applicatio
 
 
 def assert_found_by_key(primary: sa.Engine, replica: sa.Engine, application: Application) -> None:
-    """The application's own models find on the replica what they find on the primary, also where a key, an enum or a
-    decorated value is a parameter."""
+    """Check that the application's models find equal rows on primary and replica. Keys, enums and decorated values
+    serve as parameters."""
     m = application.models
     with Session(primary) as here, Session(replica) as there:
         for token in here.scalars(sa.select(m.Token)):

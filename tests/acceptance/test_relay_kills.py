@@ -1,5 +1,5 @@
-"""Relays that are killed, stopped and resumed at random moments under load, on a broker that restarts: the topics hold
-each committed change once, in order, and nothing else."""
+"""Kill, pause and stop relays at random moments under load, on a broker that restarts. The topics hold each committed
+change once, in order, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 import orjson
 import pytest
 
-from acceptance.pipeline import Pipeline, wait_for
-from acceptance.published import Message, Published, must_read_the_same
-from acceptance.recorded import Load, Recorded
-from acceptance.relays import Relays
-from fix_databases import NewDatabase
+from fixtures.databases import NewDatabase
 from servers import Broker
+from support.pipeline.pipeline import Pipeline, wait_for
+from support.pipeline.recording_app import Load, Recorded
+from support.pipeline.relay_fleet import Relays
+from support.pipeline.topic_invariants import Message, Published, must_read_the_same
 
-# A leader that is silent for so long is followed by another.
+# A standby takes over from a leader that is silent for the length of the lease.
 LEASE_MS = 1_500
-# Outbox rows: some transactions have more.
+# In outbox rows. Some transactions have more rows.
 CLAIM_ROWS = 50
-# So much is under way whenever a leader is killed.
+# A Kafka transaction is open for about 500 ms, so that a killed leader usually leaves an open transaction.
 KAFKA_TRANSACTION_MS = 500
 RECOVERY_S = 120.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How often each thing is done."""
+    """Plan how often each action is done."""
 
     kill_leader: int = 0
     kill_standby: int = 0
@@ -47,15 +47,16 @@ class Plan:
 
 
 SLICES = {
-    "postgresql": Plan(5, 1, 1, 3, 2, 2, 1, restart_broker=1),
-    "mariadb": Plan(2, 0, 1, 2, 1, 0, 1),
+    "postgresql": Plan(2, 1, 1, 1, 1, 1, 1, restart_broker=1),
+    "mariadb": Plan(kill_leader=1, pause_leader_and_kill_its_successor=1),
 }
+"""Each action once, and the kill of the leader twice. The actions on MariaDB meet its own statements on the lease."""
 CAMPAIGN = Plan(65, 10, 15, 45, 25, 25, 15, restart_broker=10)
-"""200 times, and the broker."""
+"""200 actions on relays, and restarts of the broker."""
 
 
 class Harm:
-    """What is done to relays and to the broker, while ``load`` goes on."""
+    """Kill and pause relays and the broker while ``load`` continues."""
 
     def __init__(self, pipeline: Pipeline, broker: Broker, load: Load, choose: random.Random) -> None:
         self._pipeline = pipeline
@@ -70,17 +71,17 @@ class Harm:
         actions = plan.actions(self)
         self._random.shuffle(actions)
         for n, action in enumerate(actions, 1):
-            # Every third time it comes while relays are still taking over.
+            # Every third action comes while relays are still taking over.
             if self._random.random() < 0.67:
                 self._wait_until_it_flows()
-            # Not to wait for anything: the moment of the harm is the experiment's variable.
+            # Do not wait for a condition here, because the experiment needs random moments.
             time.sleep(self._random.uniform(0.0, 1.0))
             print(f"{time.strftime('%H:%M:%S')} {n:3} {action.__name__}, epoch {self._relays.epoch()}", flush=True)
             action()
         self._wait_until_it_flows()
 
     def end(self) -> None:
-        """Once all is published."""
+        """Wait until the outbox is empty, and stop the relays."""
 
         def empty() -> bool:
             self._go_on()
@@ -90,7 +91,7 @@ class Harm:
         self._relays.end()
 
     def _wait_until_it_flows(self) -> None:
-        """Something that was claimed from now on is committed in Kafka."""
+        """Wait until an event that is claimed from now on is committed in Kafka."""
         begin = self._relays.next_lsn()
 
         def published() -> bool:
@@ -104,7 +105,7 @@ class Harm:
         self._relays.start_again()
         self._pipeline.must_be_running()
 
-    # -- what is done to them
+    # -- the actions of a plan
 
     def kill_leader(self) -> None:
         self._relays.kill(self._relays.leader())
@@ -118,7 +119,7 @@ class Harm:
             self._relays.kill(relay)
 
     def pause_leader(self) -> None:
-        """It stands still past its lease, another leads, and then it goes on where it was."""
+        """Pause the leader until the lease has ended and another relay leads. Then resume the old leader."""
         leader, epoch = self._relays.leader_and_epoch()
         leader.pause()
         wait_for("another relay leads", lambda: self._relays.epoch() > epoch, RECOVERY_S)
@@ -135,7 +136,7 @@ class Harm:
         leader.resume()
 
     def pause_leader_briefly(self) -> None:
-        """Nobody takes its place."""
+        """Pause the leader for less than its lease, so that no standby takes over."""
         leader = self._relays.leader()
         leader.pause()
         time.sleep(self._random.uniform(0.0, LEASE_MS / 2_000))
@@ -155,7 +156,7 @@ class Harm:
 def must_be_what_was_committed(
     published: Published, recorded: list[Recorded], rows: dict[tuple[str, str], bytes]
 ) -> None:
-    """Each transaction that was recorded, once, with its changes and no others; each row's in the order of commits."""
+    """Check that each recorded transaction is published once and whole, and each row's changes in commit order."""
     expected = {one.stamp: one for one in recorded}
     found: dict[str, Recorded] = {}
     numbers: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -180,7 +181,7 @@ def must_be_what_was_committed(
     assert not lost, f"{len(lost)} transactions are lost: {sorted(lost)[:20]}"
     for place, order in numbers.items():
         assert order == sorted(order), f"{place}: an older state behind a newer one"
-    # What was recorded is what was done.
+    # Check the records themselves: replayed, the recorded changes give the rows of the database.
     assert left == rows
 
 

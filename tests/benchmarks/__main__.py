@@ -1,4 +1,4 @@
-"""All benchmarks on the servers that the environment names (`make bench`), or those named (`BENCH=capture`)."""
+"""Run all benchmarks on the servers in the environment (`make bench`), or the named benchmarks (`BENCH=capture`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def second_database(url: str, name: str) -> str:
-    """An empty PostgreSQL database beside the one that ``url`` names."""
+    """Create an empty PostgreSQL database on the server of ``url``, and return its URL."""
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name}"))
@@ -37,9 +37,8 @@ def main() -> int:
     failed = 0
     for name in chosen:
         for arguments in runs[name]:
-            failed |= subprocess.run(
-                [sys.executable, str(HERE / f"bench_{name}.py"), *arguments], check=False
-            ).returncode
+            command = [sys.executable, "-m", f"benchmarks.bench_{name}", *arguments]
+            failed |= subprocess.run(command, check=False, cwd=HERE.parent).returncode
     return failed
 
 

@@ -1,17 +1,20 @@
-"""What the capture costs the application: commits and flushes with it, against a plain session, side by side.
+"""Measure the cost of the capture for the application: commits and flushes with capture, beside a plain session.
 
-    python tests/benchmarks/bench_capture.py URL [--generations N] [--rounds N]
+    python -m benchmarks.bench_capture URL [--generations N] [--rounds N]
 
-Contestants alternate in small blocks, each in a process of its own and on tables of its own: this is how a machine
-whose speed drifts can still be believed. Two processes that do the same differ by several percent for as long as they
-live, by what lies where in memory; so there are several generations of them, and what is printed is the median of
-their ratios, each that of a generation's median blocks. ``plain_again`` is a second plain session: it says what to
-think of the others' last digits. ``python`` is the outbox that an application would write by hand: one row per change,
-serialised in Python from the attributes. ``continuum`` is SQLAlchemy-Continuum as it comes, ``continuum_subquery`` the
-same with the cheaper of its two strategies, which does not look for the version before (dependency group ``bench``).
+Contestants alternate in small blocks, each in a separate process and on separate tables, so a drift of the machine's
+speed meets all contestants. Two processes with equal work differ by several percent as long as they live, because their
+data lie at different places in memory. The benchmark therefore runs several generations of processes. Each generation
+gives the ratio of two medians of blocks, and the benchmark prints the median of the ratios.
 
-Rows (inserted and updated, its own included) and bytes of the write-ahead log are those of one change. They are read
-from the server as a whole, PostgreSQL 15 or later, so nothing else may write there.
+``plain_again`` is a second plain session and shows how exact the ratios are. ``python`` is an outbox as an application
+would write by hand: a row for each change, serialised in Python from the attributes. ``continuum`` is
+SQLAlchemy-Continuum with its defaults. ``continuum_subquery`` uses the cheaper strategy, without a search for the last
+version (dependency group ``bench``).
+
+Rows and bytes of the write-ahead log are printed for one change. Rows are inserted and updated rows, including the
+application's rows. The figures come from the statistics of the whole server, PostgreSQL 15 or later, so nothing else
+may write there.
 """
 
 from __future__ import annotations
@@ -31,18 +34,21 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
-from rowcast.producer.outbox import outbox_tables
-from rowcast.producer.triggers.definitions import Definitions
-from rowcast.producer.triggers.installing import install
+from rowcast.producer.outbox.schema import outbox_tables
+from rowcast.producer.triggers.install import install
+from rowcast.producer.triggers.reflected_tables import ReflectedTables
 
 ROWS = 20_000
+FAMILIES_BEFORE = 100
+"""Parents with children that a block leaves alone."""
 
 
 class Contestant:
-    """One way to write, with tables of its own."""
+    """Write rows in one way, to separate tables."""
 
     versioned: ClassVar[dict[str, Any] | None] = None
 
@@ -62,9 +68,18 @@ class Contestant:
             created_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
             updated_at: Mapped[datetime] = mapped_column(sa.DateTime(timezone=True))
 
+        class Parent(Base):
+            __tablename__ = f"bench_parents_{name}"
+            id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+
+        class Child(Base):
+            __tablename__ = f"bench_children_{name}"
+            id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+            parent_id: Mapped[int] = mapped_column(sa.ForeignKey(Parent.id, ondelete="CASCADE"), index=True)
+
         self.name = name
         self.engine = engine
-        self.order = Order
+        self.order, self.parent, self.child = Order, Parent, Child
         self.metadata = Base.metadata
         self.sessions = sessionmaker(engine)
         self.next_id = 1
@@ -90,11 +105,11 @@ class Contestant:
         }  # fmt: skip
 
     def oltp(self, transactions: int) -> None:
-        """Read one, update one, insert one, commit."""
+        """Read a row, update a row, insert a row, and commit, in each transaction."""
         for _ in range(transactions):
             with self.sessions() as session:
                 session.get(self.order, self.random.randrange(1, ROWS))
-                changed = session.get(self.order, self.random.randrange(1, ROWS))
+                changed = session.get_one(self.order, self.random.randrange(1, ROWS))
                 changed.status = f"s{self.random.random()}"
                 session.add(self.order(**self.values()))
                 session.commit()
@@ -105,7 +120,10 @@ class Contestant:
             session.commit()
 
     def flush_without_keys(self, objects: int) -> None:
-        """The database draws the keys: a thousand rows a statement, where `flush` sends one of each row."""
+        """Let the database create the keys.
+
+        A statement then inserts a thousand rows, while `flush` sends a statement for each row.
+        """
         with self.sessions() as session:
             session.add_all([self.order(**{**self.values(), "id": None}) for _ in range(objects)])
             session.commit()
@@ -118,8 +136,37 @@ class Contestant:
             )
             session.commit()
 
+    def delete_parents(self, parents: int) -> None:
+        """Delete parents through the unit of work. The database deletes their children."""
+        with self.sessions() as session:
+            chosen = sa.select(self.parent).order_by(self.parent.id.desc()).limit(parents)
+            for parent in session.scalars(chosen).all():
+                session.delete(parent)
+            session.commit()
+
+    def upsert(self, rows: int) -> None:
+        """Insert rows of which half exist already, and update those that exist."""
+        values = [{**self.values(), "id": self.random.randrange(1, ROWS)} for _ in range(rows // 2)]
+        values += [self.values() for _ in range(rows - len(values))]
+        insert = postgresql.insert(self.order)
+        update = {"status": insert.excluded.status, "updated_at": insert.excluded.updated_at}
+        with self.sessions() as session:
+            for each in values:
+                session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=update).values(each))
+            session.commit()
+
+    def refill(self, parents: int) -> None:
+        """Let there be the parents that a block deletes, with three children each. No capture sees the rows."""
+        last = FAMILIES_BEFORE + parents
+        parent, child = self.parent.__tablename__, self.child.__tablename__
+        with self.engine.begin() as connection:
+            for table, columns, rows in ((parent, "n", last), (child, "n, (n + 2) / 3", last * 3)):
+                series = f"SELECT {columns} FROM generate_series(1, {rows}) AS n"
+                fill = sa.text(f"INSERT INTO {table} {series} ON CONFLICT DO NOTHING")
+                connection.execute(fill, execution_options={"rowcast": "ignore"})
+
     def sweep(self) -> None:
-        """What a relay would do: the outbox does not grow without end."""
+        """Empty the outbox like a relay, because the outbox must not grow without end."""
 
 
 class Captured(Contestant):
@@ -134,7 +181,7 @@ class Captured(Contestant):
 
 
 class Triggers(Contestant):
-    """The application has no listeners at all; triggers write the outbox."""
+    """Let triggers write the outbox. The application has no listeners."""
 
     def __init__(self, name: str, engine: sa.Engine) -> None:
         super().__init__(name, engine)
@@ -143,7 +190,7 @@ class Triggers(Contestant):
     def prepare(self) -> None:
         super().prepare()
         with self.engine.begin() as connection:
-            (table,) = Definitions(self.metadata).read(connection, [(None, self.order.__tablename__)])
+            (table,) = ReflectedTables(self.metadata).read(connection, [(None, self.order.__tablename__)])
             install(connection, table)
 
     def sweep(self) -> None:
@@ -180,7 +227,7 @@ class PythonOutbox(Contestant):
 
 
 class Continuum(Contestant):
-    """SQLAlchemy-Continuum, which listens to every mapper, session and engine of its process."""
+    """Write through SQLAlchemy-Continuum, with listeners on every mapper, session and engine of the process."""
 
     versioned: ClassVar = {}
 
@@ -193,7 +240,7 @@ class Continuum(Contestant):
         self.versions: sa.Table = version_class(self.order).__table__
 
     def prepare(self) -> None:
-        """The rows have a history, as they would in an application: an update then ends a version."""
+        """Give the rows a history as in an application, because an UPDATE then also ends a version."""
         super().prepare()
         names = [c.name for c in self.order.__table__.columns]
         rows = sa.select(*self.order.__table__.columns, sa.literal(0), sa.literal(0))
@@ -212,12 +259,14 @@ KINDS = {
     "plain": Contestant, "plain_again": Contestant, "rowcast": Captured, "triggers": Triggers, "python": PythonOutbox,
     "continuum_subquery": ContinuumSubquery, "continuum": Continuum,
 }  # fmt: skip
-# The others see only the unit of work.
+# The contestants that see statements. All others see only the unit of work.
 SEE_STATEMENTS = ("plain", "plain_again", "rowcast", "triggers")
+# The triggers of this benchmark are on a single table.
+SEE_LISTENERS = ("plain", "plain_again", "rowcast")
 
 
 def serve(name: str, url: str, commands: Connection) -> None:
-    """Does what it is told, and answers with the seconds that it took."""
+    """Execute the commands of the parent process, and answer each with its duration in seconds."""
     contestant = KINDS[name](name, sa.create_engine(url))
     flush_statistics = sa.select(sa.func.pg_stat_force_next_flush())
     while (command := commands.recv()) is not None:
@@ -231,7 +280,7 @@ def serve(name: str, url: str, commands: Connection) -> None:
 
 
 class Served:
-    """A contestant in a process of its own."""
+    """Run a contestant in a separate process."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -243,7 +292,7 @@ class Served:
 
     def do(self, method: str, *arguments: int) -> float:
         self.commands.send((method, *arguments))
-        return self.commands.recv()
+        return float(self.commands.recv())
 
     def stop(self) -> None:
         self.commands.send(None)
@@ -251,7 +300,7 @@ class Served:
 
 
 def written(connection: sa.Connection) -> tuple[int, int]:
-    """Rows and bytes that the server has written so far."""
+    """Return the number of rows and the bytes of the write-ahead log written by the server."""
     query = "SELECT sum(n_tup_ins + n_tup_upd)::bigint, (pg_current_wal_insert_lsn() - '0/0')::bigint"
     rows, log = connection.execute(sa.text(f"{query} FROM pg_stat_user_tables")).one()
     return rows, log
@@ -259,15 +308,20 @@ def written(connection: sa.Connection) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Workload:
-    """What each contestant does, in blocks of ``size`` transactions, objects or rows: ``changes`` changes."""
+    """Describe the work of each contestant.
+
+    A block has ``size`` transactions, objects or rows, and ``changes`` changes.
+    """
 
     what: str
     method: str
     size: int
     changes: int
     share: float = 1.0
-    """Of the rounds."""
+    """The share of the rounds in which the workload runs."""
     seen_by: Collection[str] = tuple(KINDS)
+    prepared_by: str = ""
+    """The method that runs before each block, with the size, outside the measured time."""
 
 
 WORKLOADS = (
@@ -275,12 +329,17 @@ WORKLOADS = (
     Workload("flush of 10,000 objects", "flush", 10_000, 10_000, 0.25),
     Workload("the same, keys drawn", "flush_without_keys", 10_000, 10_000, 0.25),
     Workload("update().where() of 10,000", "update_where", 10_000, 10_000, 0.25, SEE_STATEMENTS),
+    Workload("delete of 500 parents", "delete_parents", 500, 2_000, 0.25, SEE_LISTENERS, prepared_by="refill"),
+    Workload("200 upserts", "upsert", 200, 200, 0.5, SEE_LISTENERS),
 )
 
 
 @dataclass
 class Measured:
-    """One contestant's blocks of one workload: by generation, the seconds of each; of each, rows and bytes a change."""
+    """Hold the results of a contestant for a workload.
+
+    ``seconds``: the seconds of each block, by generation. ``written``: rows and bytes for each change, by block.
+    """
 
     seconds: list[list[float]] = field(default_factory=list)
     written: list[tuple[float, float]] = field(default_factory=list)
@@ -298,7 +357,7 @@ class Bench:
         self.measured = {(w, name): Measured() for w in WORKLOADS for name in self.names if name in w.seen_by}
 
     def generation(self, workloads: Collection[Workload]) -> None:
-        """Each workload once, by new processes."""
+        """Measure each workload once, in new processes."""
         contestants = [Served(name, self.url) for name in self.names]
         for contestant in contestants:
             contestant.do("prepare")
@@ -309,10 +368,14 @@ class Bench:
 
     def measure(self, workload: Workload, contestants: list[Served]) -> None:
         for contestant in contestants:
+            if workload.prepared_by:
+                contestant.do(workload.prepared_by, workload.size)
             contestant.do(workload.method, workload.size)
             self.measured[workload, contestant.name].seconds.append([])
         for _ in range(max(2, round(self.rounds * workload.share))):
             for contestant in random.sample(contestants, len(contestants)):
+                if workload.prepared_by:
+                    contestant.do(workload.prepared_by, workload.size)
                 contestant.do("sweep")
                 before = written(self.observer)
                 measured = self.measured[workload, contestant.name]

@@ -1,9 +1,9 @@
-"""How long after its commit a row is visible on the replica, at a steady rate of commits.
+"""Measure the time from a commit to the visible row on the replica, at a steady rate of commits.
 
-    python tests/benchmarks/bench_latency.py PRIMARY_URL REPLICA_URL BOOTSTRAP [--rate 100] [--embedded-relay]
+    python -m benchmarks.bench_latency PRIMARY_URL REPLICA_URL BOOTSTRAP [--rate 100] [--embedded-relay]
 
-Relay and worker are processes of their own, as in production. The writer notes when each commit returned; an observer
-in a third process asks the replica for its greatest key as fast as it can. All use the machine's monotonic clock.
+Relay and worker are processes as in production. The writer notes when each commit returned. An observer in a third
+process queries the highest key of the replica as often as possible. All processes use the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
-from relayed import Base, Command, Order
 from sqlalchemy.orm import sessionmaker
 
+from benchmarks.harness import Base, Command, Order
 from rowcast.producer import Capture, relay
-from rowcast.shared.config import load
+from rowcast.shared.config.settings import load
 
 
 def observe(url: str, last: int, results: Connection) -> None:
-    """Sends the time at which each key was first seen."""
+    """Send the time at which each key was first visible."""
     seen: list[float] = []
     deadline = time.monotonic() + 300
     query = f"SELECT coalesce(max(id), 0) FROM {Order.__tablename__}"
-    # The driver itself: what looks so often must take little of the machine that it measures.
+    # The observer uses the driver directly, because its frequent queries must take little of the measured machine.
     address = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(address, autocommit=True) as connection:
         results.send(None)
@@ -92,7 +92,7 @@ def main() -> None:
         stack.enter_context(Command(config, "worker", "bench"))
         write(0)
         _wait_for_the_first_row(replica, folder)
-        # A broker that has just been started is slow until its JVM has compiled what it runs.
+        # A new broker is slow until the JVM has compiled the busy code.
         warm_up = round(arguments.rate * arguments.warm_up)
         count = warm_up + round(arguments.rate * arguments.seconds)
         here, there = multiprocessing.get_context("spawn").Pipe()

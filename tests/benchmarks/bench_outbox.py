@@ -1,10 +1,11 @@
-"""Millions of events through the outbox: its tables must stay small, and a change's way short.
+"""Send millions of events through the outbox. The tables must stay small, and the latency must stay low.
 
-    python tests/benchmarks/bench_outbox.py URL BOOTSTRAP [--events 10000000] [--rate 15000] [--rows 1000] [--every 30]
+    python -m benchmarks.bench_outbox URL BOOTSTRAP [--events 10000000] [--rate 15000] [--rows 1000] [--every 30]
 
-The application updates so many rows a transaction at an even rate of events; beside that a single row ten times a
-second, whose way from COMMIT to Kafka is the latency. With --old-snapshot somebody holds a snapshot from before the
-first event to the end: what the relay deletes stays where it is, and no VACUUM takes it away.
+Each transaction of the application updates --rows rows, at an even rate of events. In addition, the application inserts
+a single row ten times a second. The time of the single row from COMMIT to Kafka is the latency. With --old-snapshot, a
+database snapshot from before the first event stays open until the end. VACUUM then cannot remove the rows deleted by
+the relay.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import sqlalchemy as sa
-from relayed import Application, Command, Order, Probe, application, heading, observer, percentiles
+
+from benchmarks.harness import Application, Command, Order, Probe, application, heading, observer, percentiles
 
 ROWS = 10_000
 
 
 class Probes:
-    """Single rows, ten times a second, in a thread."""
+    """Insert a single row ten times a second, in a thread."""
 
     def __init__(self, app: Application) -> None:
         self.committed: dict[int, float] = {}
@@ -38,7 +40,7 @@ class Probes:
             self.committed[key] = self._app.probe(key)
 
     def end(self, reader: Connection) -> dict[int, float]:
-        """When each was seen in Kafka."""
+        """Stop, and return the time at which each row was in Kafka."""
         self._stop.set()
         self._thread.join()
         reader.send(len(self.committed))

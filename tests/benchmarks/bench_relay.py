@@ -1,17 +1,17 @@
-"""How fast a relay empties a PostgreSQL outbox into Kafka, beside librdkafka alone, and how soon after its commit a
-change is acknowledged there.
+"""Measure how fast a relay empties a PostgreSQL outbox into Kafka, beside librdkafka alone, and the latency.
 
-    python tests/benchmarks/bench_relay.py URL BOOTSTRAP [--events N] [--rounds N] [--rate 100] [--seconds 20]
+    python -m benchmarks.bench_relay URL BOOTSTRAP [--events N] [--rounds N] [--rate 100] [--seconds 20]
 
-Throughput: the outbox is filled first, with transactions of 10 rows and then with bulk transactions of 10,000 (one is
-captured, its outbox rows are multiplied). Contestants alternate, each in a process of its own: the relay from the
-moment it leads until everything is committed in Kafka and deleted; librdkafka with the messages that the relay has just
-published, from memory, without a database and without transactions. The first round of each is not counted: the broker
-is slow until its JVM has compiled what it runs.
+Throughput: the outbox is filled first, with transactions of 10 rows and then with bulk transactions of 10,000 rows. A
+single transaction is captured, and SQL multiplies its outbox rows. Contestants alternate, each in a new process. The
+relay is measured from the moment it leads until Kafka has committed everything and the outbox is empty. librdkafka
+sends the messages that the relay has just published, from memory, without a database and without transactions. The
+first round of each contestant does not count, because a new broker is slow until the JVM has compiled the busy code.
 
-Latency: for two seconds the application commits a row at a time, for two seconds librdkafka alone is handed messages at
-the same rate, which are acknowledged without an outbox, a relay or a transaction; by turns, for --seconds each. The
-first quarter of a second of a turn is not counted: a relay that polls had nothing to do before, and looked seldom.
+Latency, from a commit to Kafka's acknowledgement: the application and librdkafka alone take turns of two seconds,
+--seconds for each. The application commits a row at a time. librdkafka sends messages at the same rate, and Kafka
+acknowledges them without outbox, relay or transaction. The first quarter of a second of a turn does not count, because
+a polling relay had nothing to do before and polled rarely.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ import uuid
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
-from relayed import Application, Command, Order, Probe, application, heading, observer, percentiles, values
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from benchmarks.harness import Application, Command, Order, Probe, application, heading, observer, percentiles, values
 from rowcast.producer import relay
 from rowcast.producer.relay import RelayProgress, run_relay
-from rowcast.shared.config import load
-from rowcast.shared.interpreter import tuned_interpreter
+from rowcast.shared.config.settings import load
+from rowcast.shared.process_tuning import tune_interpreter
 
 SIZES = {"transactions of 10 rows": 10, "bulk transactions of 10,000": 10_000}
 _MULTIPLY = sa.text(
@@ -49,10 +50,10 @@ _MULTIPLY = sa.text(
 _TURN_S = 2.0
 _SETTLING_S = 0.25
 _RAW_VALUE = b"x" * 600
-"""About the size of a relay's event."""
+"""About the size of an event."""
 
 Result = tuple[float, float]
-"""Seconds, and the most MiB that the process ever had."""
+"""Seconds, and the peak memory of the process in MiB."""
 
 
 def fill(app: Application, events: int, size: int) -> None:
@@ -73,14 +74,14 @@ def relay_once(config: str, results: Connection) -> None:
             ended = time.perf_counter()
             leading = leading or ended
 
-    # As the command does.
-    with tuned_interpreter():
+    # The command ``rowcast relay`` tunes the interpreter, too.
+    with tune_interpreter():
         run_relay(load(Path(config)), True, threading.Event(), note)
     results.send((ended - leading, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
 def produce(bootstrap: str, source: str, results: Connection) -> None:
-    """What is in the source's topics, to topics of the same kind."""
+    """Send the messages of the source's topics to new topics, and measure the time."""
     reader = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "enable.partition.eof": True,
          "isolation.level": "read_committed", "enable.auto.commit": False}
@@ -156,7 +157,7 @@ def latency(url: str, bootstrap: str, rate: float, seconds: float, warm_up: floa
         f"commit to acknowledged in Kafka at {rate:.0f} commits/s for {seconds:.0f} s, "
         f"a Kafka transaction each {transaction_ms} ms"
     )
-    relayed = {"snapshot": "never", "kafka_transaction_ms": transaction_ms}
+    relayed: dict[str, Any] = {"snapshot": "never", "kafka_transaction_ms": transaction_ms}
     for embedded in (True, False):
         with application(url, bootstrap, **relayed) as app, contextlib.ExitStack() as stack:
             if embedded:
@@ -167,9 +168,9 @@ def latency(url: str, bootstrap: str, rate: float, seconds: float, warm_up: floa
             app.wait_until_published()
             reader = stack.enter_context(observer(bootstrap, app.topic(Probe)))
             raw = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 0})
-            # A broker that has just been started is slow until its JVM has compiled what it runs.
+            # A new broker is slow until the JVM has compiled the busy code.
             first, count = round(rate * warm_up), round(rate * (warm_up + 2 * seconds))
-            # By turns, so that whatever else the machine does meets both.
+            # The contestants take turns, so all further load on the machine meets both.
             turn, settling = max(1, round(rate * _TURN_S)), round(rate * _SETTLING_S)
             began = {}
             start = time.monotonic()

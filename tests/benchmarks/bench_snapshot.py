@@ -1,9 +1,9 @@
-"""A snapshot of a large table, and what it costs the application that goes on writing.
+"""Measure a snapshot of a large table, and its cost for a writing application.
 
-    python tests/benchmarks/bench_snapshot.py URL BOOTSTRAP [--rows N] [--seconds 10]
+    python -m benchmarks.bench_snapshot URL BOOTSTRAP [--rows N] [--seconds 10]
 
-First alone; then the application commits as fast as it can, before, during and after, and the relay publishes that,
-too, all the time.
+The first snapshot runs alone. Then the application commits as fast as possible before, during and after a second
+snapshot, and the relay publishes the commits all the time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import time
 from multiprocessing.synchronize import Event
 
 import sqlalchemy as sa
-from relayed import Application, Command, Order, application, heading
 
+from benchmarks.harness import Application, Command, Order, application, heading
 from rowcast.producer import Capture
-from rowcast.producer.snapshot_requests import SnapshotRequests
+from rowcast.producer.cli.snapshot_client import SnapshotClient
 
 
 def write(url: str, source: str, rows: int, counter: object, stop: Event) -> None:
-    """One update a transaction."""
-    from relayed import Base
+    """Commit transactions of one update each, until ``stop`` is set."""
     from sqlalchemy.orm import sessionmaker
+
+    from benchmarks.harness import Base
 
     engine = sa.create_engine(url)
     sessions = sessionmaker(engine)
@@ -38,10 +39,10 @@ def write(url: str, source: str, rows: int, counter: object, stop: Event) -> Non
     engine.dispose()
 
 
-def snapshot(requests: SnapshotRequests, rows: int) -> float:
-    """Seconds."""
+def snapshot(requests: SnapshotClient, rows: int) -> float:
+    """Return the duration of a snapshot in seconds."""
     began = time.monotonic()
-    (done,) = requests.wait(requests.ask([Order.__tablename__], None, 5_000), threading.Event(), lambda _: None)
+    (done,) = requests.wait(requests.request([Order.__tablename__], None, 5_000), threading.Event(), lambda _: None)
     assert done.rows_read == rows, done
     return time.monotonic() - began
 
@@ -51,11 +52,11 @@ def measure(app: Application, url: str, rows: int, seconds: float) -> None:
     counter, stop = spawn.Value("q", 0, lock=False), spawn.Event()
     writer = spawn.Process(target=write, args=(url, app.source, rows, counter, stop))
     with Command(app.config, "relay") as relay:
-        # The outbox names tables only when something has changed in one.
+        # The outbox names a table only after a change in a table.
         app.probe(0)
         app.wait_until_published()
-        requests = SnapshotRequests(app.settings)
-        # The broker is slow until its JVM has compiled what it runs.
+        requests = SnapshotClient(app.settings)
+        # A new broker is slow until the JVM has compiled the busy code.
         snapshot(requests, rows)
         alone = snapshot(requests, rows)
         writer.start()
@@ -65,7 +66,7 @@ def measure(app: Application, url: str, rows: int, seconds: float) -> None:
         def commits_a_second() -> float:
             began, before = time.monotonic(), counter.value
             time.sleep(seconds)
-            return (counter.value - before) / (time.monotonic() - began)
+            return float(counter.value - before) / (time.monotonic() - began)
 
         before = commits_a_second()
         count = counter.value

@@ -1,16 +1,16 @@
-"""How fast the worker takes events from Kafka to a replica, beside the raw limit of the same database.
+"""Measure how fast the worker takes events from Kafka to a replica, beside the limit of the database.
 
-    python tests/benchmarks/bench_worker.py URL BOOTSTRAP [--events N] [--rounds N]
+    python -m benchmarks.bench_worker URL BOOTSTRAP [--events N] [--rounds N]
 
-The topics are filled first: transactions of 10 events, on a table of 7 columns. Mix A: inserts. Mix B: a third
-inserts, then 70 % updates, 10 % deletes and 20 % inserts of random keys. Contestants alternate, each on a fresh source
-and an empty table, so that the machine's drift meets all of them:
+The topics are filled first, with transactions of 10 events on a table of 7 columns. Mix A: inserts. Mix B: a third
+inserts, then 70 % updates, 10 % deletes and 20 % inserts of random keys. Contestants alternate, each with a new source
+and an empty table, so a drift of the machine's speed meets all contestants:
 
-* ``transactions``: the replica is consistent, every transaction is put together by its END;
-* ``loading``: a new replica reads the same topics by key;
-* ``COPY + upsert`` (PostgreSQL only): the same rows from memory, 5,000 a commit, without Kafka and without JSON.
+* ``transactions``: the replica is consistent, and the worker assembles every transaction up to its END.
+* ``loading``: a new replica reads the same topics by key.
+* ``COPY + upsert`` (PostgreSQL only): the rows come from memory, 5,000 in each commit, without Kafka and without JSON.
 
-Time runs from the moment the worker is active to its last commit: driver, Kafka and positions included.
+The time runs from the start of the active worker to the last commit, and includes driver, Kafka and positions.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sqlalchemy as sa
 
-from replicas import NAME, settings_for, work_once
-from rowcast.consumer.progress import WorkerProgress
-from rowcast.consumer.worker import run_worker
-from rowcast.shared.databases import open_engine
-from rowcast.shared.events import TransactionEvent, table_topic, transaction_topic, transaction_value
-from rowcast.shared.shapes import PortableType
-from topics import Source, column, shape
+from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.worker.progress import WorkerProgress
+from rowcast.shared.database.engines import open_engine
+from rowcast.shared.kafka.messages import TransactionEvent, table_topic, transaction_topic, transaction_value
+from rowcast.shared.tables.shape import PortableType
+from support.kafka_source import Source, column, shape
+from support.worker_runs import NAME, settings_for, work_once
 
 ORDERS = shape(
     "orders",
@@ -93,9 +93,9 @@ def operations(mix: str, events: int) -> Iterator[Operation]:
 
 
 def fill(source: Source, mix: str, events: int) -> None:
-    """Writes what the relay would, quickly."""
+    """Write the topics like a relay, quickly."""
     topic, marks = table_topic(source.name, "public", "orders"), transaction_topic(source.name)
-    # What differs between events, in a message that is otherwise the one that the tests' source writes.
+    # A message of the tests' source becomes a template, with placeholders for the parts that differ between events.
     image = '{"id":%d,"customer_id":%d,"status":"%s","amount":"%s","note":"%s","created_at":"%s","updated_at":"%s"}'
     sample = source.envelope("u", ORDERS, '{"IMAGE":0}', 987654321, "TX", 123456789, 123456789).decode()
     template = (
@@ -149,13 +149,13 @@ class Bench:
         metadata.drop_all(engine)
 
     def make_table(self) -> None:
-        """As the worker would."""
+        """Create the table by a run of the worker."""
         source = Source(self.bootstrap, f"bench-{uuid.uuid4().hex[:8]}")
         source.add(ORDERS)
         work_once(settings_for(source.name, self.bootstrap, self.url))
 
     def work(self, source: Source) -> float:
-        """Events per second."""
+        """Return events per second."""
         active = done = 0.0
 
         def note(progress: WorkerProgress) -> None:
@@ -169,7 +169,7 @@ class Bench:
         return self.events / (done - active)
 
     def check(self, mix: str) -> None:
-        """The table is what the operations leave."""
+        """Compare the table with the rows left by the operations."""
         expected: dict[int, str] = {}
         for op, values in operations(mix, self.events):
             if op == "d":
@@ -181,13 +181,13 @@ class Bench:
         assert there == expected, f"{len(there)} rows, not {len(expected)}"
 
     def copy(self, mix: str) -> float:
-        """Rows per second of what a driver can do at best: deletes are left out."""
+        """Return rows per second of the fastest way that the driver offers. Deletes are left out."""
         import psycopg
 
         rows = [values for op, values in operations(mix, self.events) if op != "d"]
         columns = ", ".join(COLUMNS)
         changes = ", ".join(f"{c} = excluded.{c}" for c in COLUMNS[1:])
-        # One key may come twice in a batch.
+        # A key may come twice in a batch.
         upsert = (
             f"INSERT INTO orders SELECT DISTINCT ON (id) {columns} FROM stage ORDER BY id, n DESC "
             f"ON CONFLICT (id) DO UPDATE SET {changes}"
@@ -224,7 +224,7 @@ def main() -> None:
                 source = bench.prepare(mix, consistent=consistent)
                 if not consistent:
                     bench.empty()
-                time.sleep(1)  # the broker has written what it was given
+                time.sleep(1)  # Give the broker time to write the messages.
                 rates.setdefault(name, []).append(bench.work(source))
                 bench.check(mix)
             if copies:

@@ -1,4 +1,4 @@
-"""Fixtures of several files' tests."""
+"""Provide fixtures for the tests of several files."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from functools import partial
 
 import pytest
 
-from fix_databases import NewDatabase
-from integration.relay_settings import NewSettings, settings_of
+from fixtures.databases import NewDatabase
 from servers import Broker
-from unit.relay_database import Primary, primary_at
+from support.relay.primary import Primary, primary_at
+from support.relay.settings import NewSettings, settings_of
 
 
 @pytest.fixture
 def primary(primary_url: str) -> Iterator[Primary]:
-    """A database with the outbox tables and nothing else, on each engine."""
+    """Create a database with only the outbox tables, on each engine."""
     with primary_at(primary_url) as primary:
         yield primary
 
 
 @pytest.fixture
 def lite(new_database: NewDatabase) -> Iterator[Primary]:
-    """The same, where the engine makes no difference."""
+    """Create a SQLite database with only the outbox tables, for tests that do not depend on the engine."""
     with primary_at(new_database("sqlite")) as primary:
         yield primary
 
 
 @pytest.fixture
 def new_settings(kafka: Broker, source_name: str) -> NewSettings:
-    """Relays' settings, of one source."""
+    """Return a function that creates relay settings of a single source."""
     return partial(settings_of, kafka, source_name)

@@ -1,4 +1,4 @@
-"""The servers that the other tests stand on."""
+"""Test the servers for the other tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from servers import Broker, DatabaseServer
+from servers import Broker, DatabaseServer, ServerError, install, sid
 from servers.guard import is_alive, wait_until_gone
 from servers.paths import TESTS
 
@@ -60,7 +60,7 @@ def test_a_fresh_database_is_empty_and_takes_tables(primary_url: str) -> None:
         assert sa.inspect(engine).get_table_names() == ["t"]
 
 
-@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+@pytest.mark.parametrize("name", ["postgresql", "mariadb", "mysql"])
 def test_a_database_is_dropped_under_an_open_transaction(request: pytest.FixtureRequest, name: str) -> None:
     server = request.getfixturevalue(name)
     assert isinstance(server, DatabaseServer)
@@ -78,8 +78,9 @@ def test_a_database_is_dropped_under_an_open_transaction(request: pytest.Fixture
     server.drop_database("left_open")
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-@pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+@pytest.mark.parametrize(
+    ("name", "end"), [("postgresql", "stop"), ("postgresql", "kill"), ("mariadb", "stop"), ("mysql", "kill")]
+)
 def test_committed_rows_outlive_the_database_server(
     request: pytest.FixtureRequest, new_database: Callable[[str], str], name: str, end: str
 ) -> None:
@@ -98,12 +99,11 @@ def test_committed_rows_outlive_the_database_server(
         assert connection.scalar(sa.text("SELECT id FROM t")) == 7
 
 
-@pytest.mark.parametrize("end", ["stop", "kill"])
-def test_records_outlive_the_broker(kafka: Broker, source_name: str, end: str) -> None:
+def test_records_outlive_a_killed_broker(kafka: Broker, source_name: str) -> None:
     create_topic(kafka, source_name)
     produce(kafka, source_name, b"before")
 
-    getattr(kafka, end)()
+    kafka.kill()
     kafka.start()
 
     produce(kafka, source_name, b"after")
@@ -132,7 +132,7 @@ def test_no_topic_comes_into_being_by_itself(kafka: Broker, source_name: str) ->
 
 @pytest.fixture
 def folder_open_to_servers() -> Iterator[Path]:
-    """Not tmp_path: that is closed to the user that the database servers run as when root runs the tests."""
+    """Create a folder that database servers can enter. tmp_path is closed to other users if root runs the tests."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)
@@ -169,3 +169,28 @@ def _is_emptied(folder: Path, seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+@pytest.fixture
+def without_sid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ServerError("no way to Debian's packages\nand a long log")
+
+    monkeypatch.setattr(install, "docker_answers", lambda: False)
+    monkeypatch.setattr(sid, "is_installed", lambda: False)
+    monkeypatch.setattr(sid, "install", fail)
+
+
+@pytest.mark.usefixtures("without_sid")
+def test_an_engine_that_cannot_be_installed_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+
+    assert install.install_available("mysql", "postgresql") == {"mysql": "no way to Debian's packages"}
+
+
+@pytest.mark.usefixtures("without_sid")
+def test_no_engine_may_be_missing_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+
+    with pytest.raises(ServerError, match="no way to Debian's packages"):
+        install.install_available("mysql", "postgresql")

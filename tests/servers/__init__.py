@@ -1,8 +1,8 @@
-"""Real servers for tests and benchmarks: Kafka, PostgreSQL, MariaDB, Kafka Connect.
+"""Start real servers for tests and benchmarks: Kafka, PostgreSQL, MariaDB, MySQL, Kafka Connect.
 
-Where a Docker engine answers they are containers of the images that docker-compose.yml names; elsewhere they are
-programs of Debian's packages and of Maven's jars. Either way they listen on free ports of 127.0.0.1, keep their data in
-a temporary folder, and end with the process that started them, even if it is killed.
+If a Docker engine answers, the servers are containers of the images in docker-compose.yml. Without Docker, the servers
+are programs of Debian's packages and of Maven's jars. In both cases the servers listen on free ports of 127.0.0.1, keep
+their data in a temporary folder, and end with the process that started them, even after SIGKILL.
 
 By hand: `cd tests && python -m servers up`.
 """
@@ -10,7 +10,8 @@ By hand: `cd tests && python -m servers up`.
 from .broker import Broker
 from .connect import Connect
 from .mariadb import MariaDB
-from .postgresql import PostgreSQL
+from .mysql import MySQL
+from .postgresql import NewestPostgreSQL, PostgreSQL
 from .server import DatabaseServer, Server, ServerError
 from .session import SERVERS, Servers
 
@@ -20,6 +21,8 @@ __all__ = [
     "Connect",
     "DatabaseServer",
     "MariaDB",
+    "MySQL",
+    "NewestPostgreSQL",
     "PostgreSQL",
     "Server",
     "ServerError",

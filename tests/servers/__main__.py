@@ -1,4 +1,4 @@
-"""The servers by hand: `cd tests && python -m servers up`."""
+"""Start and end the test servers by hand: `cd tests && python -m servers up`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import NoReturn
 
+from .broker import archive_classes
+from .container import docker_answers
 from .guard import is_alive, wait_until_gone
-from .install import install
+from .install import install_available
 from .paths import CACHE, TESTS
-from .server import ServerError
+from .server import DatabaseServer, ServerError
 from .session import SERVERS, Servers
 
+_ONLY_IF_NAMED = ("mysql", "newest_postgresql", "connect")
 _STATE = CACHE / "up.json"
 _LOG = CACHE / "up.log"
 
 
 @dataclass(frozen=True)
 class _State:
-    """Of the servers that `up` started; kept in a file while they are up."""
+    """Describe the running servers of `up`. A file keeps the state until `down`."""
 
     pid: int
     environment: dict[str, str]
@@ -35,12 +38,15 @@ class _State:
 def main() -> int:
     arguments = _parser().parse_args(_before_dashes())
     names: list[str] = getattr(arguments, "names", None) or [
-        name for name in SERVERS if name != "connect" or arguments.command == "install"
+        name for name in SERVERS if name not in _ONLY_IF_NAMED or arguments.command == "install"
     ]
     try:
         match arguments.command:
             case "install":
-                install(*names)
+                for name, reason in install_available(*names).items():
+                    print(f"{name} cannot be installed here, so tests skip it: {reason}", file=sys.stderr)
+                if "kafka" in names and not docker_answers():
+                    archive_classes()
             case "up":
                 _up(names, arguments.durable)
             case "serve":
@@ -93,15 +99,16 @@ def _after_dashes() -> list[str]:
 
 
 def _environment(servers: Servers, names: list[str]) -> dict[str, str]:
-    """Starts them all; each database server gets an empty database `rowcast`."""
+    """Start the servers, create an empty database `rowcast` on each database server, and return the addresses as
+    environment variables.
+    """
     servers.start(*names)
     environment = {}
     if "kafka" in names:
         environment["KAFKA_BOOTSTRAP_SERVERS"] = servers.kafka().bootstrap_servers
-    if "postgresql" in names:
-        environment["POSTGRESQL_URL"] = servers.postgresql().create_database("rowcast")
-    if "mariadb" in names:
-        environment["MARIADB_URL"] = servers.mariadb().create_database("rowcast")
+    for name in names:
+        if isinstance(server := servers.get(name), DatabaseServer):
+            environment[f"{name.upper()}_URL"] = server.create_database("rowcast")
     if "connect" in names:
         connect = servers.connect()
         environment["CONNECT_URL"] = f"http://{connect.host}:{connect.port}"
@@ -121,7 +128,7 @@ def _up(names: list[str], durable: bool) -> None:
         if child.poll() is not None:
             raise ServerError(_LOG.read_text())
         time.sleep(0.05)
-    child.returncode = 0  # it stays: not a child to be waited for
+    child.returncode = 0  # Do not wait for the child, because the servers outlive the current process.
     _print_environment()
 
 

@@ -1,4 +1,7 @@
-"""Kafka Connect with Debezium's JDBC sink, in one process that keeps nothing: connectors are given to it by its API."""
+"""Run Kafka Connect with Debezium's JDBC sink in a process without permanent data.
+
+Tests define connectors by its API.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from .process import Process, free_port
 from .server import Server, ServerError
 
 _PROPERTIES = {
-    # A test waits for what a connector does, and ends the connector when it has seen it.
+    # Offsets are flushed often, because a test ends the connector right after the result.
     "offset.flush.interval.ms": "1000",
     "connector.client.config.override.policy": "All",
     "key.converter": "org.apache.kafka.connect.json.JsonConverter",
@@ -30,14 +33,14 @@ class Connect(Server):
     name = "connect"
 
     def put(self, connector: str, settings: Mapping[str, str]) -> None:
-        """Starts a connector, or gives a running one other settings."""
+        """Start a connector, or give a running connector new settings."""
         self._ask("PUT", f"/connectors/{connector}/config", settings)
 
     def drop(self, connector: str) -> None:
         self._ask("DELETE", f"/connectors/{connector}")
 
     def check(self, connector: str) -> None:
-        """Raises ServerError, with Java's stack, if one of its tasks has failed."""
+        """Raise ServerError, with Java's stack, if a task of the connector has failed."""
         status = self._ask("GET", f"/connectors/{connector}/status")
         for part in (status["connector"], *status["tasks"]):
             if part["state"] == "FAILED":
@@ -76,7 +79,9 @@ class Connect(Server):
 
     @classmethod
     def as_container(cls, guard: Guard, *, kafka: Broker) -> Connect:
-        """In the machine's own network: there the other servers are where they tell their clients that they are."""
+        """Create a container in the network of the machine, because the advertised addresses of the servers are valid
+        only there.
+        """
         port = free_port()
         properties = _PROPERTIES | {
             "listeners": f"http://127.0.0.1:{port}",

@@ -1,4 +1,4 @@
-"""A server as a container, of the image that docker-compose.yml names for it."""
+"""Run a server as a container of its image in docker-compose.yml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .paths import REPOSITORY
 
 @cache
 def docker_answers() -> bool:
-    """Whether a Docker engine is there to use; TEST_SERVERS=local says not to."""
+    """Return whether a Docker engine answers. With TEST_SERVERS=local, return False."""
     if os.environ.get("TEST_SERVERS") == "local" or not shutil.which("docker"):
         return False
     try:
@@ -25,7 +25,7 @@ def docker_answers() -> bool:
 
 
 def compose_image(service: str) -> str:
-    """The image of a service of docker-compose.yml, so that its version stands in one place."""
+    """Return the image of a service of docker-compose.yml, because only one file names the versions."""
     import yaml
 
     compose = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
@@ -39,7 +39,7 @@ def pull(image: str) -> None:
 
 
 class Container:
-    """Can be started again after it was stopped or killed; its data and its port stay."""
+    """Run a container, and start it again with the same data and port after a stop or a kill."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Container:
         _docker("stop", "--time", "60", self.name)
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """End the container like a crash."""
         _docker("kill", self.name)
 
     def pause(self) -> None:
@@ -92,7 +92,7 @@ class Container:
         return _docker("logs", "--tail", "40", self.name)
 
     def reap(self) -> None:
-        """The guard has removed it."""
+        """Do nothing, because the guard has removed the container."""
 
     def _state(self, name: str) -> bool:
         return _docker("inspect", "--format", f"{{{{.State.{name}}}}}", self.name).strip() == "true"

@@ -1,8 +1,8 @@
-"""Ends what a test run started, however the run ends.
+"""End all processes and containers of a test run, however the run ends.
 
-The guard is a process of its own that reads from a pipe which processes, containers and folders there are. When the
-pipe closes, because the run is over or was killed, it ends them and removes their folders. There is no other way of
-cleaning up, so the way that is taken after a SIGKILL is the one taken every day.
+The guard is a separate process. It reads the names of processes, containers and folders from a pipe. The pipe closes
+when the run is over or was killed. Then the guard ends the processes and containers and removes the folders. Every run
+is cleaned up in this way, so the way after SIGKILL is well tested.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 class Guard:
     def __init__(self) -> None:
-        # A session of its own: Ctrl-C in the terminal must reach the test run, not what cleans up after it.
+        # The guard has a separate session, because Ctrl-C in the terminal must reach the test run, but not the guard.
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -30,7 +30,7 @@ class Guard:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Within it something is started and then watched: nothing starts once the guard is closed."""
+        """Allow the block to start something and to have it watched. Raises RuntimeError after the guard was closed."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the servers are being ended; no other is started")
@@ -40,7 +40,10 @@ class Guard:
         self._write(f"process {pid} {int(end_with)}")
 
     def forget_process(self, pid: int) -> None:
-        self._write(f"ended {pid}")
+        """Watch a process no more, because it has ended. A closed guard watches nothing."""
+        with self._lock:
+            if not self._closed:
+                self._write(f"ended {pid}")
 
     def watch_container(self, name: str) -> None:
         self._write(f"container {name}")
@@ -63,7 +66,7 @@ class Guard:
 
 
 def is_alive(pid: int) -> bool:
-    """False too for a process that has ended and that nobody has waited for."""
+    """Return whether the process runs. Return False for an ended process, even before its parent has waited."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

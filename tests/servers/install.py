@@ -1,4 +1,4 @@
-"""Finds the servers' programs on this machine and installs what is missing, from Debian's packages and Maven's jars."""
+"""Find the servers' programs on the machine, and install missing programs from Debian's packages and Maven's jars."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import sid
 from .container import compose_image, docker_answers, pull
 from .paths import CACHE
+from .run import run
 from .server import ServerError
 
 _POM = Path(__file__).with_name("pom.xml")
@@ -21,29 +22,58 @@ _CONNECT_POM = Path(__file__).with_name("connect-pom.xml")
 
 
 def _folder(name: str, *poms: Path) -> Path:
-    """Another one whenever the poms change."""
+    """Return a folder whose name changes with the contents of the poms."""
     return CACHE / f"{name}-{hashlib.sha256(b''.join(pom.read_bytes() for pom in poms)).hexdigest()[:12]}"
 
 
 _KAFKA = _folder("kafka", _POM)
 _CONNECT = _folder("connect", _POM, _CONNECT_POM)
 _FOLDERS = {"kafka": _KAFKA, "connect": _CONNECT}
-_COMPOSE_SERVICES = {"kafka": "kafka", "postgresql": "primary", "mariadb": "replica-mariadb", "connect": "connect"}
+COMPOSE_SERVICES = {
+    "kafka": "kafka",
+    "postgresql": "primary",
+    "newest_postgresql": "newest-postgresql",
+    "mariadb": "replica-mariadb",
+    "mysql": "mysql",
+    "connect": "connect",
+}
+_TIME_ZONES = Path("/usr/share/zoneinfo/UTC")
+_FROM_SID = ("mysql", "newest_postgresql")
 
 
 def install(*names: str) -> None:
-    """Sees to it that the programs, or the images, of these servers are here. Quick when they are."""
+    """Install the missing programs or images of these servers. Return quickly without missing programs."""
     if docker_answers():
         for name in names:
-            pull(compose_image(_COMPOSE_SERVICES[name]))
+            pull(compose_image(COMPOSE_SERVICES[name]))
         return
-    if not _missing_packages(names) and not _missing_jars(names):
+    if not (_missing_packages(names) or _missing_jars(names) or _is_missing_from_sid(names)):
         return
     with _one_at_a_time():
         if packages := _missing_packages(names):
             _apt_install(packages)
         for name in _missing_jars(names):
             {"kafka": _fetch_kafka, "connect": _fetch_connect}[name]()
+        if _is_missing_from_sid(names):
+            sid.install()
+
+
+def install_available(*names: str) -> dict[str, str]:
+    """Install the servers, and return the reason for each server that is not available on this machine.
+
+    Only MySQL and the newest PostgreSQL may be missing. In CI, a missing server raises ServerError.
+    """
+    install(*(name for name in names if name not in _FROM_SID))
+    unavailable = {}
+    for name in names:
+        if name in _FROM_SID:
+            try:
+                install(name)
+            except ServerError as error:
+                if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+                    raise
+                unavailable[name] = str(error).splitlines()[0]
+    return unavailable
 
 
 def java() -> str:
@@ -59,17 +89,25 @@ def connect_jars() -> Path:
 
 
 def connect_plugins() -> Path:
-    """A folder for each connector."""
+    """Return the folder that has a folder for each connector."""
     return _CONNECT / "plugins"
 
 
+def kafka_class_archive() -> Path:
+    """Return the file with the archive of a broker's classes."""
+    return _KAFKA / "classes.jsa"
+
+
 def kafka_formatted_storage() -> Path:
-    """A new node's log directory, to be copied: formatting one takes as long as starting the broker."""
+    """Return the log directory of a new node, to be copied.
+
+    Formatting a directory would take as long as starting the broker.
+    """
     return _KAFKA / "formatted"
 
 
 def postgresql_binaries() -> Path:
-    """The newest version's."""
+    """Return the programs of the newest installed version."""
     found = _postgresql()
     if found is None:
         raise ServerError("PostgreSQL's programs were not found")
@@ -88,12 +126,20 @@ def _missing_packages(names: tuple[str, ...]) -> list[str]:
         missing.append("maven")
     if "postgresql" in names and _postgresql() is None:
         missing.append("postgresql")
+    if _is_missing_from_sid(names) and not sid.KEYRING.exists():
+        missing.append("debian-archive-keyring")
+    if "newest_postgresql" in names and not _TIME_ZONES.exists():
+        missing.append("tzdata")
     if "mariadb" in names:
         if not (_find("mariadbd") and _find("mariadb-install-db")):
             missing.append("mariadb-server-core")
-        if not _find("my_print_defaults"):  # mariadb-install-db calls it
+        if not _find("my_print_defaults"):  # mariadb-install-db calls my_print_defaults.
             missing.append("mariadb-client-core")
     return missing
+
+
+def _is_missing_from_sid(names: tuple[str, ...]) -> bool:
+    return any(name in _FROM_SID for name in names) and not sid.is_installed()
 
 
 def _missing_jars(names: tuple[str, ...]) -> list[str]:
@@ -108,7 +154,7 @@ def _postgresql() -> Path | None:
 
 
 def _find(program: str) -> str | None:
-    # Servers are in sbin, which is not on the path of everyone who may run them.
+    # Servers are in sbin, and the PATH of an unprivileged user may lack sbin.
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
 
 
@@ -136,13 +182,13 @@ def _apt_install(packages: list[str]) -> None:
         raise ServerError(f"missing packages: as root, run: apt-get install {wanted}")
     apt_get = [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
     with _services_not_started():
-        _run([*apt_get, "update", "--quiet"])
-        _run([*apt_get, "install", "--yes", "--quiet", "--no-install-recommends", *packages])
+        run([*apt_get, "update", "--quiet"])
+        run([*apt_get, "install", "--yes", "--quiet", "--no-install-recommends", *packages])
 
 
 @contextlib.contextmanager
 def _services_not_started() -> Iterator[None]:
-    """Packages of servers start a server of their own; this is Debian's way to tell them not to."""
+    """Keep Debian's packages from starting servers, by Debian's policy file for services."""
     policy = Path("/usr/sbin/policy-rc.d")
     if os.geteuid() != 0 or policy.exists():
         yield
@@ -156,7 +202,7 @@ def _services_not_started() -> Iterator[None]:
 
 
 def _fetch_kafka() -> None:
-    """Into a folder that takes its name only when it is whole."""
+    """Fetch Kafka's jars into a temporary folder, and rename the complete folder."""
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="kafka-") as temporary:
         folder = Path(temporary) / "kafka"
         jars = folder / "jars"
@@ -168,13 +214,13 @@ def _fetch_kafka() -> None:
             f"controller.listener.names=CONTROLLER\nlog.dirs={folder / 'formatted'}\n"
         )
         tool = [java(), "-cp", f"{jars}/*", "kafka.tools.StorageTool"]
-        cluster_id = _run([*tool, "random-uuid"]).split()[-1]
-        _run([*tool, "format", "--cluster-id", cluster_id, "--config", str(settings)])
+        cluster_id = run([*tool, "random-uuid"]).split()[-1]
+        run([*tool, "format", "--cluster-id", cluster_id, "--config", str(settings)])
         folder.rename(_KAFKA)
 
 
 def _fetch_connect() -> None:
-    """As ``_fetch_kafka``."""
+    """Fetch Kafka Connect into a temporary folder, and rename the complete folder."""
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="connect-") as temporary:
         folder = Path(temporary) / "connect"
         _copy_jars(_CONNECT_POM, folder / "jars")
@@ -190,18 +236,4 @@ def _copy_jars(pom: Path, folder: Path) -> None:
 
 
 def _maven(pom: Path, *arguments: str) -> None:
-    _run([_program("mvn"), "--quiet", "--batch-mode", "-f", str(pom), *arguments])
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ServerError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
-    return done.stdout
+    run([_program("mvn"), "--quiet", "--batch-mode", "-f", str(pom), *arguments])

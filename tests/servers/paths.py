@@ -1,4 +1,4 @@
-"""Where things are."""
+"""Name the folders of the servers."""
 
 from pathlib import Path
 

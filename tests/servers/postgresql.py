@@ -1,4 +1,4 @@
-"""PostgreSQL."""
+"""Run PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import signal
 import subprocess
 from pathlib import Path
 
-from . import install
+from . import install, sid
 from .container import Container, compose_image
 from .guard import Guard
 from .process import Process, folder_for_unprivileged, free_port, unprivileged
 from .server import DatabaseServer, ServerError
 
-# Two-phase commit is off by default, and a parametrised suite holds more than the 100 connections now and then.
+# Two-phase commit is off by default. A parametrised suite sometimes holds more than the default of 100 connections.
 _SETTINGS = {"max_connections": "300", "max_prepared_transactions": "20"}
-# Safe against a killed server, not against a machine that loses power. synchronous_commit stays on: without it a killed
-# server forgets what it has confirmed.
+# The data survive a killed server, but not a loss of power. synchronous_commit stays on, because a killed server would
+# otherwise forget confirmed transactions.
 _FAST = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -38,12 +38,12 @@ class PostgreSQL(DatabaseServer):
     @classmethod
     def as_process(cls, folder: Path, guard: Guard, *, durable: bool) -> PostgreSQL:
         port = free_port()
-        home = folder_for_unprivileged(folder / "postgresql")
+        home = folder_for_unprivileged(folder / cls.name)
         data = home / "data"
-        password_file = folder / "postgresql.password"
+        password_file = folder / f"{cls.name}.password"
         password_file.write_text(cls.password)
         password_file.chmod(0o644)
-        binaries = install.postgresql_binaries()
+        binaries = cls._binaries(folder)
         initdb = [str(binaries / "initdb"), "-D", str(data), "-U", cls.user, f"--pwfile={password_file}"]
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
         done = subprocess.run(
@@ -65,7 +65,8 @@ class PostgreSQL(DatabaseServer):
             guard=guard,
             identity=unprivileged(),
             stop_signal=signal.SIGINT,
-            # SIGKILL would leave its children and shared memory behind: "immediate" shutdown is its crash.
+            # SIGKILL would leave child processes and shared memory behind. An immediate shutdown is PostgreSQL's
+            # equivalent of a crash.
             crash_signal=signal.SIGQUIT,
         )
         return cls(process, port)
@@ -80,13 +81,17 @@ class PostgreSQL(DatabaseServer):
             "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C",
         }
         container = Container(
-            compose_image("primary"),
+            compose_image(install.COMPOSE_SERVICES[cls.name]),
             ports={port: 5432},
             guard=guard,
             environment=environment,
             arguments=["postgres", *_options(durable)],
         )
         return cls(container, port)
+
+    @classmethod
+    def _binaries(cls, folder: Path) -> Path:
+        return install.postgresql_binaries()
 
     def _probe(self) -> None:
         self._execute("SELECT 1")
@@ -106,6 +111,14 @@ class PostgreSQL(DatabaseServer):
 
     def _conninfo(self, database: str) -> str:
         return self.url(database).replace("+psycopg", "") + "?connect_timeout=5"
+
+
+class NewestPostgreSQL(PostgreSQL):
+    name = "newest_postgresql"
+
+    @classmethod
+    def _binaries(cls, folder: Path) -> Path:
+        return sid.programs(folder / f"{cls.name}-programs").postgresql_binaries()
 
 
 def _options(durable: bool) -> list[str]:

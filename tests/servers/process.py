@@ -1,4 +1,4 @@
-"""A server as a child process of this one."""
+"""Run a server as a child process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 from .guard import Guard
 
-# The system's randomness: pytest gives all its processes the same seed.
+# pytest gives all processes the same seed, so the port comes from the system's randomness.
 _random = random.SystemRandom()
 _held: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port below those that the system gives to outgoing connections: a server that restarts finds it still free.
+    """Return a port below the range for outgoing connections, because a restarting server must find the port free.
 
-    It stays bound here, without being listened on, until this process ends: no other process finds it free, and a
-    server may listen on it all the same, since servers ask to reuse addresses.
+    The port stays bound, without listening, until the current process ends. Other processes therefore find the port in
+    use. A server can still listen on the port, because servers ask to reuse addresses.
     """
     while True:
         port = _random.randrange(20_000, 32_000)
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 def unprivileged() -> dict[str, Any]:
-    """Arguments of Popen that give up root's rights: the database servers refuse to run with them."""
+    """Return arguments of Popen that give up root's rights, because database servers refuse to run as root."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -47,14 +47,20 @@ def unprivileged() -> dict[str, Any]:
 
 def folder_for_unprivileged(path: Path) -> Path:
     path.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    give_to_unprivileged(path)
     return path
 
 
+def give_to_unprivileged(path: Path) -> None:
+    """Give the folder and everything in it to the user of ``unprivileged``."""
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        for place in (path, *path.rglob("*")):
+            os.chown(place, nobody.pw_uid, nobody.pw_gid)
+
+
 class Process:
-    """Can be started again after it was stopped or killed; its data stay."""
+    """Run a process, and start it again with the same data after a stop or a kill."""
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class Process:
 
     def start(self) -> None:
         with self._guard.starting(), self._log.open("ab") as log:
-            # A session of its own: Ctrl-C must not end a server before the test that is using it.
+            # The server has a separate session, because Ctrl-C must not end a server before the test.
             self._child = subprocess.Popen(
                 self._command,
                 cwd=self._folder,
@@ -100,7 +106,7 @@ class Process:
         self._end(self._stop_signal, 60)
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """End the process like a crash."""
         self._end(self._crash_signal, 10)
 
     def pause(self) -> None:
@@ -116,7 +122,7 @@ class Process:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def reap(self) -> None:
-        """Takes note of its end, which the guard has brought about."""
+        """Wait for a process that the guard has ended."""
         if self._child is not None:
             self._child.wait(10)
 

@@ -1,4 +1,4 @@
-"""What all servers have in common."""
+"""Start, stop and probe a server of any kind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 
 class ServerError(Exception):
-    """A server cannot be had, or does not come up."""
+    """Report that a server is not available, or does not start."""
 
 
 class Runtime(Protocol):
-    """How a server runs: as a process or as a container."""
+    """Run a server as a process or as a container."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -25,7 +25,7 @@ class Runtime(Protocol):
 
 
 class Server(ABC):
-    """A server that can be stopped and started again within a test: its data and its address stay the same."""
+    """Control a server, and start it again with the same data and address within a test."""
 
     name: str
     host = "127.0.0.1"
@@ -36,23 +36,23 @@ class Server(ABC):
 
     @abstractmethod
     def _probe(self) -> None:
-        """Talks to the server; raises as long as it does not answer."""
+        """Send a request to the server. Raises an error until the server answers."""
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Start the server and wait until it answers."""
         self._runtime.start()
         self._wait_until_it_answers()
 
     def stop(self) -> None:
-        """In good order: everything is written, clients are told."""
+        """Stop the server in good order: the server writes all data and informs its clients."""
         self._runtime.stop()
 
     def kill(self) -> None:
-        """As by a crash."""
+        """End the server like a crash."""
         self._runtime.kill()
 
     def ensure_running(self) -> None:
-        """Starts it if a test left it stopped: the next test must not pay for that."""
+        """Start the server if a test has left it stopped, because the next test needs the server."""
         if not self._runtime.is_running():
             self.start()
 
@@ -64,7 +64,7 @@ class Server(ABC):
         while True:
             try:
                 self._probe()
-            except Exception as error:  # each driver has its own; all mean "not yet"
+            except Exception as error:  # Every error of a driver means that the server does not answer yet.
                 if not self._runtime.is_running():
                     raise ServerError(f"{self.name} ended while it was starting:\n{self._tail()}") from error
                 if time.monotonic() > deadline:
@@ -86,12 +86,12 @@ class DatabaseServer(Server):
 
     @abstractmethod
     def url(self, database: str) -> str:
-        """The SQLAlchemy URL of a database, with user and password."""
+        """Return the SQLAlchemy URL of a database, with user and password."""
 
     @abstractmethod
     def create_database(self, name: str) -> str:
-        """Makes an empty database and returns its URL."""
+        """Create an empty database and return its URL."""
 
     @abstractmethod
     def drop_database(self, name: str) -> None:
-        """Drops it, whoever is still connected."""
+        """Drop a database, even with open connections."""

@@ -1,4 +1,4 @@
-"""The servers of one run."""
+"""Start and end the servers of one run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from .connect import Connect
 from .container import docker_answers
 from .guard import Guard
 from .mariadb import MariaDB
-from .postgresql import PostgreSQL
+from .mysql import MySQL
+from .postgresql import NewestPostgreSQL, PostgreSQL
 from .server import Server
 
-SERVERS: dict[str, type[Broker] | type[PostgreSQL] | type[MariaDB] | type[Connect]] = {
+SERVERS: dict[str, type[Broker] | type[PostgreSQL] | type[MariaDB] | type[MySQL] | type[Connect]] = {
     "kafka": Broker,
     "postgresql": PostgreSQL,
+    "newest_postgresql": NewestPostgreSQL,
     "mariadb": MariaDB,
+    "mysql": MySQL,
     "connect": Connect,
 }
 
 
 class Servers:
-    """Each server starts when it is first asked for, several at a time, and all end together.
+    """Start each server at the first request, several servers at a time, and end all servers together.
 
-    `durable`: as in production. Without it a commit does not wait for the disk, and Kafka compiles less.
+    `durable`: run the servers as in production. Otherwise a commit does not wait for the disk, and Kafka compiles less.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
@@ -40,14 +43,18 @@ class Servers:
         self._folder: Path | None = None
 
     def start(self, *names: str) -> None:
-        """Sets out to start them and returns at once."""
+        """Begin to start the servers, and return immediately."""
         with self._lock:
             for name in names:
                 if name not in self._starts:
                     self._starts[name] = self._pool.submit(self._start, name, *self._premises())
 
+    def is_started(self, name: str) -> bool:
+        """Return whether the server has started or is starting."""
+        return name in self._starts
+
     def get(self, name: str) -> Server:
-        """The server, once it answers."""
+        """Return the server when it answers."""
         self.start(name)
         return self._starts[name].result()
 
@@ -86,7 +93,7 @@ class Servers:
         self._pool.shutdown(cancel_futures=True)
         for server in self._started():
             server.reap()
-        if self._folder:  # what a start that was under way wrote after the guard had removed it
+        if self._folder:  # A start that was under way may have written files after the guard removed the folder.
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _premises(self) -> tuple[Path, Guard]:

@@ -1,17 +1,17 @@
-"""``rowcast check`` names the columns whose type may have values that a replica's engine cannot hold."""
+"""``rowcast check`` names the columns whose type may have values beyond the limits of a replica's engine."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from fix_databases import NewDatabase
-from integration.fidelity import kinds_mariadb, kinds_postgresql, kinds_sqlite
-from replicas import Database, Primary, settings_for
+from fixtures.databases import NewDatabase
 from rowcast.consumer.checks import replicas
-from rowcast.consumer.limits import limits
-from rowcast.shared.parts import Finding, Verdict
-from rowcast.shared.types import shape_of
+from rowcast.consumer.replica.type_limits import type_limits
+from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.tables.type_mapping import shape_of
+from support.fidelity import types_mariadb, types_postgresql, types_sqlite
+from support.worker_runs import Database, Primary, settings_for
 
 
 def table() -> sa.Table:
@@ -35,10 +35,10 @@ def found(primary_url: str, replica_url: str) -> list[Finding]:
 
 
 def not_held(findings: list[Finding]) -> dict[str, str]:
-    """Columns by what they cannot hold."""
-    told = [f.message.removeprefix("cannot hold ").partition(": ") for f in findings if "cannot hold" in f.message]
+    """Map each kind of unsupported value to the columns that may contain the value."""
+    parts = [f.message.removeprefix("cannot hold ").partition(": ") for f in findings if "cannot hold" in f.message]
     assert all(f.verdict is Verdict.warning for f in findings if "cannot hold" in f.message)
-    return {what: columns for what, _, columns in told}
+    return {what: columns for what, _, columns in parts}
 
 
 def test_check_names_what_mariadb_cannot_hold_of_postgresql(new_database: NewDatabase, postgresql: object) -> None:
@@ -89,9 +89,9 @@ def test_check_names_the_types_that_a_replica_lacks(new_database: NewDatabase) -
 
 def test_an_engine_holds_all_of_its_own() -> None:
     for module, dialect in (
-        (kinds_postgresql, sa.make_url("postgresql+psycopg://").get_dialect()()),
-        (kinds_mariadb, sa.make_url("mysql+pymysql://").get_dialect()()),
-        (kinds_sqlite, sa.make_url("sqlite://").get_dialect()()),
+        (types_postgresql, sa.make_url("postgresql+psycopg://").get_dialect()()),
+        (types_mariadb, sa.make_url("mysql+pymysql://").get_dialect()()),
+        (types_sqlite, sa.make_url("sqlite://").get_dialect()()),
     ):
         shapes = [shape_of(family.table(sa.MetaData()), dialect, "main") for family in module.families()]
-        assert limits(shapes, dialect) == {}
+        assert type_limits(shapes, dialect) == {}

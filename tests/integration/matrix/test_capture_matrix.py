@@ -1,4 +1,4 @@
-"""What an application does to its rows arrives on the replica: each case of the families, on each engine."""
+"""Each change of an application arrives on the replica, for each case of the families and each engine."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from importlib import import_module
 
 import pytest
 
-from integration.matrix.stage import CASES, Played
+from fixtures.databases import ENGINES
 from servers import Broker, DatabaseServer
+from support.matrix.drivers import engines_of
+from support.matrix.runner import CASES, Played
 
-FAMILIES = ("unit_of_work", "bulk", "keys", "cascades", "names", "schemas", "by_hand")
+FAMILIES = ("unit_of_work", "bulk", "primary_keys", "foreign_keys", "identifiers", "schemas", "sql_text")
 for family in FAMILIES:
-    import_module(f"integration.matrix.{family}")
+    import_module(f"support.matrix.cases_{family}")
 
 
 @pytest.fixture(scope="session")
 def played(
     request: pytest.FixtureRequest, kafka: Broker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Played]]:
-    """A function: an engine's name in, its cases out; they are played when they are first asked for."""
+    """Return a function that returns the played cases of an engine. The first call for an engine plays them."""
     matrices: dict[str, Played | Exception] = {}
     made: list[tuple[DatabaseServer, str]] = []
 
@@ -36,13 +38,13 @@ def played(
         if engine not in matrices:
             source = f"matrix-{engine}-{uuid.uuid4().hex[:8]}"
             try:
-                # MariaDB's schemas are databases: this one's name is nobody else's.
+                # Schemas of MariaDB and MySQL are databases, so that the name must be unique on the server.
                 schema = f"stock_{uuid.uuid4().hex[:8]}"
-                if engine == "mariadb":
+                if engine in ("mariadb", "mysql"):
                     made.append((request.getfixturevalue(engine), schema))
-                matrices[engine] = Played(
-                    engine, new_database(engine), new_database(engine), schema, kafka.bootstrap_servers, source
-                )
+                urls = new_database(engine), new_database(engine)
+                driver = request.config.getoption("--driver")
+                matrices[engine] = Played(engine, *urls, schema, kafka.bootstrap_servers, source, driver)
             except Exception as error:  # noqa: BLE001  # every test of the engine raises it
                 matrices[engine] = error
         if isinstance(found := matrices[engine], Exception):
@@ -57,8 +59,13 @@ def played(
         server.drop_database(name)
 
 
-@pytest.mark.parametrize(
-    ("engine", "name"), [(engine, c.name) for c in CASES.values() for engine in c.engines], ids=lambda value: value
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Test each case on its engines, or on those of the driver that --driver names."""
+    driver: str | None = metafunc.config.getoption("--driver")
+    engines = ENGINES if driver is None else engines_of(driver)
+    pairs = [(engine, c.name) for c in CASES.values() for engine in c.engines if engine in engines]
+    metafunc.parametrize(("engine", "name"), pairs, ids=lambda value: value)
+
+
 def test_a_replica_has_what_the_primary_has_after(played: Callable[[str], Played], engine: str, name: str) -> None:
     played(engine).compare(name)

@@ -1,119 +1,119 @@
-"""What ``rowcast check`` looks at on the consuming side: each replica, and how far its worker has brought it."""
+"""The share of ``rowcast check`` on the consuming side: each replica, and how far its worker has come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from rowcast.consumer.limits import limits
-from rowcast.consumer.positions import METADATA, REPLICA, TABLE, read_state
-from rowcast.consumer.written_shapes import written_shapes
-from rowcast.shared.config import ReplicaSettings, Settings
-from rowcast.shared.databases import open_engine
+from rowcast.consumer.events.row_layout import matches_any
+from rowcast.consumer.replica.dialects import replica_dialect
+from rowcast.consumer.replica.positions import METADATA, ROWCAST_REPLICA, ROWCAST_TABLE, read_row
+from rowcast.consumer.replica.type_limits import type_limits
+from rowcast.shared.cli.contributions import open_for_check
+from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.parts import Finding, Verdict, reached
-from rowcast.shared.shapes import TableShape
-from rowcast.shared.types import engine_family
+from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_store import written_shapes
 
 
 def replicas(settings: Settings) -> Iterator[Finding]:
-    """The findings about every replica."""
+    """Yield the findings about every replica."""
     if not settings.replicas:
         yield Finding(
             "replicas", Verdict.warning, "none is configured", "a worker needs one: a [replicas.NAME] section"
         )
     for name, replica in settings.replicas.items():
         area = f"replica {name!r}"
-        none_yet = Finding(area, Verdict.warning, "there is no file yet", f"`rowcast worker {name}` makes it")
-        engine = yield from reached(replica.sqlalchemy_url, area, no_file=none_yet)
+        no_file = Finding(area, Verdict.warning, "there is no file yet", f"`rowcast worker {name}` creates it")
+        engine = yield from open_for_check(replica.sqlalchemy_url, area, no_file=no_file)
         if engine is None:
             continue
         try:
-            yield from _applied(engine, settings.source, name, area)
-            yield from _not_held(settings, replica, engine, name, area)
+            yield from _worker_findings(engine, settings.source, name, area)
+            yield from _type_findings(settings, replica, engine, name, area)
         finally:
             engine.dispose()
 
 
-def _applied(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
+def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
+    """Yield what the worker's tables in the replica say."""
     inspector = sa.inspect(engine)
-    if not inspector.has_table(REPLICA.name):
+    if not inspector.has_table(ROWCAST_REPLICA.name):
         yield Finding(
-            area, Verdict.warning, "no worker has run yet", f"start `rowcast worker {name}`: it makes its tables"
+            area, Verdict.warning, "no worker has run yet", f"start `rowcast worker {name}`: it creates its tables"
         )
         return
     for table in METADATA.sorted_tables:
-        there = {c["name"] for c in inspector.get_columns(table.name)} if inspector.has_table(table.name) else set()
-        if lacking := [str(c.name) for c in table.columns if c.name not in there]:
+        columns = {c["name"] for c in inspector.get_columns(table.name)} if inspector.has_table(table.name) else set()
+        if missing := [str(c.name) for c in table.columns if c.name not in columns]:
             yield Finding(
                 area,
                 Verdict.missing,
-                f"table {table.name} has no column {', '.join(lacking)}",
-                "it was made by another version of rowcast: start `rowcast worker` of the version that made it",
+                f"table {table.name} has no column {', '.join(missing)}",
+                "another version of rowcast created it: start `rowcast worker` of that version",
             )
             return
     with engine.connect() as connection:
-        state = read_state(connection, source)
-        known = connection.scalars(
-            sa.select(TABLE.c.table_name).where(TABLE.c.source == source).order_by(TABLE.c.table_name)
+        row = read_row(connection, source)
+        tables = connection.scalars(
+            sa.select(ROWCAST_TABLE.c.table_name)
+            .where(ROWCAST_TABLE.c.source == source)
+            .order_by(ROWCAST_TABLE.c.table_name)
         ).all()
-    if state is None:
+    if row is None:
         yield Finding(
             area, Verdict.warning, f"no worker has run for source {source!r} yet", f"start `rowcast worker {name}`"
         )
         return
-    if state.state == "consistent":
-        yield Finding(area, Verdict.ok, f"consistent up to lsn {state.lsn}; tables: {', '.join(known) or 'none yet'}")
+    if row.state == "consistent":
+        names = ", ".join(tables) or "none yet"
+        yield Finding(area, Verdict.ok, f"consistent up to lsn {row.lsn}, tables: {names}")
     else:
         yield Finding(
             area,
             Verdict.warning,
-            f"{state.state}: not yet a state that the primary was in",
+            f"{row.state}: not yet a state that the primary had",
             f"let `rowcast worker {name}` run until it is consistent",
         )
 
 
-def _not_held(settings: Settings, replica: ReplicaSettings, engine: Engine, name: str, area: str) -> Iterator[Finding]:
-    """What rows the worker would stop before, column by column."""
+def _type_findings(
+    settings: Settings, replica: ReplicaSettings, engine: Engine, name: str, area: str
+) -> Iterator[Finding]:
+    """Yield the columns with values that the replica may be unable to hold, and the types missing there."""
     if settings.primary is None:
         return
     primary = open_engine(settings.primary.sqlalchemy_url, "primary", pooled=False)
     try:
-        shapes = [s for s in written_shapes(primary) if any(fnmatchcase(s.full_name, p) for p in replica.tables)]
+        shapes = [shape for shape in written_shapes(primary) if matches_any(shape.full_name, replica.tables)]
     except ConfigurationError:
-        # No capture has written yet, or the primary does not answer: that is a finding about the primary.
+        # No capture has written yet, or the primary does not answer. The check of the primary reports both.
         return
     finally:
         primary.dispose()
-    for what, columns in limits(shapes, engine.dialect).items():
+    for values, columns in type_limits(shapes, engine.dialect).items():
         yield Finding(
             area,
             Verdict.warning,
-            f"cannot hold {what}: {', '.join(columns)}",
-            f"nothing, if none is ever stored there: `rowcast worker {name}` would stop before it. Else a CHECK "
-            "constraint on the primary keeps it out, or `tables` of the replica its table",
+            f"cannot hold {values}: {', '.join(columns)}",
+            f"nothing, if such a value is never stored there. `rowcast worker {name}` would stop before it. A CHECK "
+            "constraint on the primary keeps such values out, and the replica's `tables` the table",
         )
-    if engine.dialect.name == "postgresql":
-        yield from _missing_types(shapes, engine, area)
+    yield from _missing_type_findings(shapes, engine, area)
 
 
-def _missing_types(shapes: Sequence[TableShape], engine: Engine, area: str) -> Iterator[Finding]:
-    """Types of PostgreSQL's extensions, which a replica's table would have too."""
-    used: dict[str, list[str]] = {}
-    for shape in shapes:
-        for column in shape.columns:
-            type_ = column.type.items or column.type
-            if type_.name == "native" and engine_family(shape.engine) == "postgresql":
-                used.setdefault(type_.native, []).append(f"{shape.full_name}.{column.name}")
+def _missing_type_findings(shapes: Sequence[TableShape], engine: Engine, area: str) -> Iterator[Finding]:
+    """Yield the types needed by the replica's tables and missing in the database, for example types of extensions."""
     with engine.connect() as connection:
-        for type_name, columns in used.items():
-            if connection.scalar(sa.select(sa.func.to_regtype(type_name))) is None:
-                yield Finding(
-                    area,
-                    Verdict.missing,
-                    f"there is no type {type_name}, which {', '.join(columns)} has",
-                    f"CREATE EXTENSION {type_name.lower()}, if an extension has it; else make the type there too",
-                )
+        missing = replica_dialect(engine.dialect.name).missing_types(connection, shapes)
+    for type_name, columns in missing.items():
+        yield Finding(
+            area,
+            Verdict.missing,
+            f"there is no type {type_name}, which {', '.join(columns)} has",
+            f"CREATE EXTENSION {type_name.lower()}, if an extension has it. If not, create the type there too",
+        )

@@ -1,4 +1,4 @@
-"""The consuming side's commands: worker, verify, status. Imports wait until a command runs."""
+"""The commands of the consuming side: worker, verify, status. Heavy imports happen when a command runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rowcast.shared.metrics import MetricsOption, require_metrics, served
-from rowcast.shared.options import Invocation, command
-from rowcast.shared.progress import DEFAULT_INTERVAL_S, IntervalOption, fields_of, progress
-from rowcast.shared.stopping import stop_on_signals
+from rowcast.shared.cli.command import Invocation, command
+from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, serve_metrics
+from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress
+from rowcast.shared.cli.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from rowcast.consumer.progress import WorkerProgress
+    from rowcast.consumer.worker.progress import WorkerProgress
 
 _log = logging.getLogger("rowcast.worker")
 _verify_log = logging.getLogger("rowcast.verify")
@@ -32,46 +32,48 @@ def worker(
     replica: ReplicaArgument,
     once: Annotated[
         bool,
-        typer.Option("--once", envvar="ROWCAST_ONCE", help="Apply up to the topics' ends as they are now, then exit."),
+        typer.Option("--once", envvar="ROWCAST_ONCE", help="Apply up to the present ends of the topics, then exit."),
     ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
     metrics: MetricsOption = None,
 ) -> None:
     """Apply the topics to a replica.
 
-    Start as many as you like: one is active for each replica, the others stand by and take over when it goes. SIGTERM
-    and Ctrl-C finish the batch in hand.
+    Start as many workers as you like. For each replica, a single worker is active. The rest stand by and take over when
+    the active worker ends. SIGTERM and Ctrl-C finish the current batch.
     """
     from rowcast.consumer.worker import run_worker
 
     settings = invocation.settings()
     with (
-        progress("applied", fields_of, log=_log, log_format=invocation.log_format, interval=progress_interval) as shown,
-        _with_metrics(metrics, settings.source, replica, shown) as moved,
+        progress(
+            "applied", figures_of, log=_log, log_format=invocation.log_format, interval=progress_interval
+        ) as shown,
+        _with_metrics(metrics, settings.source, replica, shown) as on_progress,
         stop_on_signals() as stop,
     ):
-        run_worker(settings, replica, once=once, stop=stop, on_progress=moved)
+        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress)
 
 
 @contextmanager
 def _with_metrics(
     address: str | None, source: str, replica: str, shown: Callable[[WorkerProgress], None]
 ) -> Iterator[Callable[[WorkerProgress], None]]:
-    """What is shown is told to Prometheus, too, where an address is given."""
+    """Yield a callback that shows progress. With an address, the callback also serves Prometheus."""
     if address is None:
         yield shown
         return
     require_metrics()
-    from rowcast.consumer.metrics import WorkerMetrics
+    from rowcast.consumer.worker.metrics import WorkerMetrics
 
     metrics = WorkerMetrics(source, replica)
 
-    def both(progress: WorkerProgress) -> None:
+    def show_and_serve(progress: WorkerProgress) -> None:
         shown(progress)
         metrics.moved(progress)
 
-    with served(address, metrics):
-        yield both
+    with serve_metrics(address, metrics):
+        yield show_and_serve
 
 
 @command()
@@ -81,36 +83,39 @@ def verify(
     table: Annotated[
         list[str] | None,
         typer.Option(
-            "--table", envvar="ROWCAST_TABLE", metavar="PATTERN", help="Only these, as in public.ord*; may be repeated."
+            "--table",
+            envvar="ROWCAST_TABLE",
+            metavar="PATTERN",
+            help="Compare only tables that match, as in public.ord*. May be repeated.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="The result as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the result as JSON.")] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
 ) -> int:
     """Compare a replica with the primary, row by row, while both are live.
 
-    Exit code 0: they are equal. 1: rows differ; each is named.
+    Exit code 0: the rows are equal. Exit code 1: rows differ, and the output names them.
     """
-    from rowcast.consumer.verify import verify as compare
-    from rowcast.consumer.verify_report import report
+    from rowcast.consumer.verification.comparison import verify as compare
+    from rowcast.consumer.verification.report import report
 
     settings = invocation.settings()
     with progress(
-        "comparing", fields_of, log=_verify_log, log_format=invocation.log_format, interval=progress_interval
-    ) as moved:
-        result = compare(settings, replica, tables=table or None, on_progress=moved)
+        "comparing", figures_of, log=_verify_log, log_format=invocation.log_format, interval=progress_interval
+    ) as on_progress:
+        result = compare(settings, replica, tables=table or None, on_progress=on_progress)
     return report(result, as_json=as_json)
 
 
 @command()
 def status(
     invocation: Invocation,
-    as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="The figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the figures as JSON.")] = False,
 ) -> int:
-    """Show the outbox's backlog, and how far each replica is behind.
+    """Show the outbox's backlog and the lag of each replica.
 
-    Exit code 3: something does not answer; what does is shown all the same.
+    Exit code 3: a server does not answer. The figures of the other servers are shown.
     """
-    from rowcast.consumer.status import report
+    from rowcast.consumer.status.report import report
 
     return report(invocation.settings(), as_json=as_json)

@@ -1,1 +1,1 @@
-"""What both sides of rowcast share: the contracts (events, table shapes, row images), configuration, errors."""
+"""Hold what both sides share: events, table shapes, row images, configuration, errors. Private to rowcast."""

@@ -1,61 +1,66 @@
-"""The errors of rowcast, told apart by what the caller can do about them.
+"""Define the errors of rowcast. Each class says what the caller can do about the error.
 
     RowcastError
-    ├── ConfigurationError      wrong use or configuration: mend it and start again (exit code 2)
-    │   └── MissingExtraError   a driver or client that an extra of the distribution brings is not installed
-    ├── UnreachableError        a server that is needed does not answer (exit code 3)
-    ├── CaptureError            a change that cannot be captured, refused before the database sees it
-    ├── DataError               one message, row or outbox entry that is not what it must be; nothing moves past it
-    ├── RetriableError          a passing fault of Kafka or of a database: try the same again
-    └── FencedError             another relay or worker has taken over: this one must stop or stand by
+    ├── ConfigurationError      wrong use or configuration: correct it and start again (exit code 2)
+    │   └── MissingExtraError   a driver or a client of an extra is not installed
+    ├── UnreachableError        a database or Kafka does not answer (exit code 3)
+    ├── CaptureError            a change cannot be captured, and is refused before it runs
+    ├── DataError               a message, row or outbox line is not valid, so that the position stays before it
+    ├── RetriableError          a transient error of Kafka or of a database: try the same work again
+    └── FencedError             another relay or worker has taken over: stop, or stand by
 
-Every message names the thing (table, key, topic, partition, offset, setting) and the next step.
+Every message names the object (table, key, topic, partition, offset or setting) and the next step.
 """
 
 from __future__ import annotations
 
 
 class RowcastError(Exception):
-    """Base of every error that rowcast raises on purpose. ``exit_code`` is what the command line ends with."""
+    """Serve as the base of all errors of rowcast. ``exit_code``: the exit code of the command line."""
 
     exit_code = 1
 
 
 class ConfigurationError(RowcastError):
-    """The configuration, the arguments or the tables are not fit for the work."""
+    """Reject a wrong configuration, wrong arguments or unsuitable tables."""
 
     exit_code = 2
 
 
 class MissingExtraError(ConfigurationError):
-    """A package that one of the extras installs is missing."""
+    """Report a missing package. ``what``: the package. ``extra``: the extra of rowcast to install."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed. Install it with: pip install 'rowcast[{extra}]'")
+        self.what = what
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Let another process, as of Celery, rebuild the error from its arguments."""
+        return type(self), (self.what, self.extra)
 
 
 class UnreachableError(RowcastError):
-    """A server that the work needs cannot be reached."""
+    """Report that a database or Kafka does not answer."""
 
     exit_code = 3
 
 
 class CaptureError(RowcastError):
-    """A statement whose changes the capture cannot tell."""
+    """Refuse a statement whose changes the capture cannot record."""
 
 
 class DataError(RowcastError):
-    """One message or row that cannot be processed; the position stays before it."""
+    """Report an invalid message or row. The position stays before it."""
 
     exit_code = 1
 
 
 class RetriableError(RowcastError):
-    """A passing fault; the same work may be tried again."""
+    """Report a transient error. The same work may succeed later."""
 
     exit_code = 3
 
 
 class FencedError(RowcastError):
-    """Somebody else has taken this one's place."""
+    """Report the takeover by another relay or worker."""

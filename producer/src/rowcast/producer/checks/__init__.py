@@ -1,6 +1,6 @@
-"""What ``rowcast check`` looks at on the producing side: the primary database with its outbox, and Kafka."""
+"""Check the producing side for ``rowcast check``: the primary database with its outbox, and Kafka."""
 
-from rowcast.producer.checks.brokers import kafka
-from rowcast.producer.checks.outbox import primary
+from rowcast.producer.checks.kafka_topics import kafka
+from rowcast.producer.checks.primary import primary
 
 __all__ = ["kafka", "primary"]

@@ -1,4 +1,4 @@
-"""Do the triggers still fit the tables that they capture, and what can they not see?"""
+"""Check whether the triggers fit the captured tables, and which changes the triggers cannot see."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rowcast.producer.capturing import Capturer, capturers
-from rowcast.producer.outbox import outbox_tables
-from rowcast.producer.triggers.state import states
-from rowcast.shared.parts import Finding, Verdict
+from rowcast.producer.outbox.capture_mode import CaptureMode, capture_modes
+from rowcast.producer.outbox.schema import outbox_tables
+from rowcast.producer.triggers.state import trigger_states
+from rowcast.shared.findings import Finding, Verdict
 
 _AREA = "primary"
 
 
 def triggers(connection: Connection) -> Iterator[Finding]:
-    """The findings about tables that triggers capture; none where there are none."""
-    by = capturers(connection, outbox_tables(sa.MetaData()).shape)
-    wanted = {name for name, capturer in by.items() if capturer is Capturer.triggers}
+    """Yield the findings about tables captured by triggers."""
+    by = capture_modes(connection, outbox_tables(sa.MetaData()).shape)
+    wanted = {name for name, capturer in by.items() if capturer is CaptureMode.triggers}
     if not wanted:
         return
-    found = {state.table: state for state in states(connection)}
+    found = {state.table: state for state in trigger_states(connection)}
     for name in sorted(wanted - found.keys()):
         yield Finding(
             _AREA,
             Verdict.missing,
-            f"{name}: was captured by triggers, and this user sees none on it",
-            f"rowcast triggers install {name}; on MariaDB a user without TRIGGER on the table sees none either",
+            f"{name}: was captured by triggers, but this user sees no trigger on it",
+            f"run `rowcast triggers install {name}`. On MariaDB, the user also needs TRIGGER on the table to see them",
         )
     for name in sorted(wanted & found.keys()):
         state = found[name]
         for fault in state.faults:
-            yield Finding(_AREA, Verdict.missing, f"{name}: {fault}", f"rowcast triggers install {name}")
+            yield Finding(_AREA, Verdict.missing, f"{name}: {fault}", f"run `rowcast triggers install {name}`")
         for what in state.unseen:
             yield Finding(_AREA, Verdict.warning, f"{name}: its triggers do not see {what}", _UNSEEN)
     if fit := sorted(name for name in wanted & found.keys() if not found[name].faults):
         yield Finding(_AREA, Verdict.ok, f"captured by triggers: {', '.join(fit)}")
 
 
-_UNSEEN = "capture the table by listeners, or let the application do what the foreign key does"
+_UNSEEN = "see docs/how-to/triggers.md, and avoid such changes or capture the table by listeners"

@@ -1,1 +1,1 @@
-"""``rowcast demo``: a small shop, its relay, its worker and its replica, on this machine, for a few seconds."""
+"""Run ``rowcast demo``: a small shop with relay, worker and replica on this machine for a few seconds."""

@@ -1,4 +1,4 @@
-"""Relay and worker as their real selves: commands of their own, told to stop by SIGTERM, never left behind."""
+"""Run relay and worker as processes with the real commands, and always stop them with SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 
 import orjson
 
-from rowcast.producer.demo.places import Places
+from rowcast.producer.demo.workspace import Workspace
 from rowcast.shared.errors import RowcastError
 
 _STOP_S = 15.0
-_TOLD_EVERY_S = 0.2
+_PROGRESS_INTERVAL_S = 0.2
 
 
 class RealProcess:
-    """``rowcast <command>`` as a process. Its JSON log goes to a file, where the demo reads its progress."""
+    """Run ``rowcast <command>`` as a process. The demo reads the progress from the process's JSON log file."""
 
-    def __init__(self, places: Places, command: str, *arguments: str) -> None:
+    def __init__(self, places: Workspace, command: str, *arguments: str) -> None:
         self.command = command
         self.log = places.log(command)
-        options = [f"--config={places.config}", "--log-format=json", f"--progress-interval={_TOLD_EVERY_S}"]
+        options = [f"--config={places.config}", "--log-format=json", f"--progress-interval={_PROGRESS_INTERVAL_S}"]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 rowcast(command, *arguments, *options),
@@ -34,41 +34,41 @@ class RealProcess:
                 stdout=log,
                 stderr=log,
                 env=environment(),
-                # Ctrl-C is for the demo alone: it stops the others in its own order.
+                # Ctrl-C must reach only the demo, because the demo stops the processes in its own order.
                 start_new_session=True,
             )
         self._read_to = 0
         self._figures: dict[str, Any] = {}
 
     def figures(self) -> dict[str, Any]:
-        """The latest progress that it told; what it told at its end, too."""
+        """Return the latest progress in the log."""
         with self.log.open("rb") as log:
             log.seek(self._read_to)
-            # The last line may still be half written.
+            # The last line may be incomplete.
             whole = log.read().rpartition(b"\n")[0]
         self._read_to += len(whole) + 1 if whole else 0
         for line in whole.splitlines():
-            # What is no JSON object is no progress: a warning of the interpreter, say.
+            # Lines without JSON, such as warnings of the interpreter, are no progress.
             with suppress(orjson.JSONDecodeError, TypeError, ValueError):
                 self._figures.update(orjson.loads(line))
         return self._figures
 
     def require_alive(self) -> None:
-        """Raises RowcastError, with the end of its log, if it has ended by itself."""
+        """Raise RowcastError, with the end of the log, if the process has ended by itself."""
         if self._process.poll() is not None:
             raise self._ended("by itself")
 
     def require_done(self) -> None:
-        """After ``stop``. Raises RowcastError, with the end of its log, if it did not finish in order."""
+        """Raise RowcastError, with the end of the log, if the exit code is not 0. Call it after ``stop``."""
         if self._process.returncode != 0:
-            raise self._ended("when it was told to stop")
+            raise self._ended("after SIGTERM")
 
     def _ended(self, when: str) -> RowcastError:
         code = self._process.returncode
         return RowcastError(f"`rowcast {self.command}` ended {when}, with exit code {code}:\n{_tail(self.log)}")
 
     def stop(self) -> None:
-        """SIGTERM, and time for the batch in hand."""
+        """Send SIGTERM, and wait until the process has finished the current batch. Kill it after some seconds."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -79,8 +79,8 @@ class RealProcess:
 
 
 @contextmanager
-def running(places: Places, *commands: Sequence[str]) -> Iterator[list[RealProcess]]:
-    """Runs ``rowcast`` commands for the length of the block; however it ends, they end with it."""
+def running(places: Workspace, *commands: Sequence[str]) -> Iterator[list[RealProcess]]:
+    """Run ``rowcast`` commands until the block ends, and stop them in any case."""
     started: list[RealProcess] = []
     try:
         for command in commands:
@@ -92,23 +92,23 @@ def running(places: Places, *commands: Sequence[str]) -> Iterator[list[RealProce
 
 
 def rowcast(*arguments: str) -> list[str]:
-    """The command line of a ``rowcast`` command in this very installation."""
+    """Return the command line of a ``rowcast`` command of this installation."""
     return [sys.executable, "-m", "rowcast.shared.cli", *arguments]
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without the user's own rowcast settings, which would win over the demo's file."""
+    """Return the environment without the user's rowcast settings, because they would override the demo's file."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith("ROWCAST_")}
 
 
 def _tail(log: Path, lines: int = 5) -> str:
-    told = []
+    texts = []
     for line in log.read_bytes().splitlines()[-lines:]:
         try:
             entry = orjson.loads(line)
-            told.append(f"  {entry['message']}")
-            # The last line of a traceback says what it was.
-            told += [f"  {text}" for text in str(entry.get("exception", "")).splitlines()[-1:]]
+            texts.append(f"  {entry['message']}")
+            # The last line of a traceback names the error.
+            texts += [f"  {text}" for text in str(entry.get("exception", "")).splitlines()[-1:]]
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            told.append("  " + line.decode(errors="replace"))
-    return "\n".join(told) or "  (it logged nothing)"
+            texts.append("  " + line.decode(errors="replace"))
+    return "\n".join(texts) or "  (it logged nothing)"

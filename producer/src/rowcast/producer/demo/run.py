@@ -1,4 +1,4 @@
-"""The demo's course: trade, catch up, stop, compare."""
+"""Run the demo: trade, catch up, stop, compare."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import sessionmaker
 
 from rowcast.producer import Capture
-from rowcast.producer.demo.ending import tell_ending
-from rowcast.producer.demo.places import REPLICA_NAME, Places, fresh_database, places, write_config
+from rowcast.producer.demo.live_view import Tally, view
+from rowcast.producer.demo.models import Base
 from rowcast.producer.demo.processes import RealProcess, environment, rowcast, running
-from rowcast.producer.demo.shop import Base
-from rowcast.producer.demo.trade import Shop
-from rowcast.producer.demo.view import Tally, view
-from rowcast.shared import kafka, logs
-from rowcast.shared.embedded import embedded_kafka
+from rowcast.producer.demo.summary import print_summary
+from rowcast.producer.demo.traffic import Shop
+from rowcast.producer.demo.workspace import REPLICA_NAME, Workspace, fresh_database, open_workspace, write_config
+from rowcast.shared.cli import logs
+from rowcast.shared.cli.signals import stop_on_signals
 from rowcast.shared.errors import ConfigurationError, RowcastError
-from rowcast.shared.events import transaction_topic
-from rowcast.shared.stopping import stop_on_signals
+from rowcast.shared.kafka import clients
+from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.kafka.mock_cluster import embedded_kafka
 
 _log = logging.getLogger("rowcast.demo")
 
 _TRANSACTIONS_PER_S = 150
 _CATCH_UP_S = 60.0
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
 _NEXT_LSN = sa.text("SELECT next_lsn FROM rowcast_lease WHERE source = :source")
 _APPLIED_LSN = sa.text(
@@ -44,12 +45,12 @@ _APPLIED_LSN = sa.text(
 
 
 class _StoppedError(Exception):
-    """A signal has asked the demo to stop."""
+    """Stop the demo after a signal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What to run. None means: an SQLite file, or a Kafka of its own."""
+    """Hold the options of the demo. None means: an SQLite file, or the embedded Kafka."""
 
     directory: Path
     seconds: float
@@ -60,27 +61,27 @@ class Demo:
     source: str | None = None
 
     def topics_prefix(self) -> str:
-        """A real Kafka remembers earlier runs, so there each run has a name of its own."""
+        """Return the source. A real Kafka keeps the topics of earlier runs, so each run has a new source there."""
         return self.source or ("rowcast-demo" if self.kafka is None else f"rowcast-demo-{uuid.uuid4().hex[:6]}")
 
 
 def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
-    """Runs it and gives the exit code: 0 only if both databases are equal in the end."""
+    """Run the demo, and return the exit code: 0 only if both databases are equal in the end."""
     tally = Tally(demo.seconds)
-    # A terminal that is closed is no reason to leave processes behind.
+    # Closing the terminal must not leave processes behind.
     with stop_on_signals(signal.SIGHUP) as stop:
         try:
-            where = places(demo.directory, demo.primary, demo.replica)
+            where = open_workspace(demo.directory, demo.primary, demo.replica)
             _replicate(demo, where, tally, log_format, stop)
             equal = _verify(where, stop)
         except _StoppedError:
             _log.warning("stopped before the databases were compared")
             return 1
-    tell_ending(where, tally, equal=equal, kafka_stays=demo.kafka is not None)
+    print_summary(where, tally, equal=equal, kafka_stays=demo.kafka is not None)
     return 0 if equal else 1
 
 
-def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogFormat, stop: threading.Event) -> None:
+def _replicate(demo: Demo, where: Workspace, tally: Tally, log_format: logs.LogFormat, stop: threading.Event) -> None:
     source = demo.topics_prefix()
     with _kafka(demo.kafka, source) as bootstrap, _databases(where) as (primary, replica):
         write_config(where, source, bootstrap)
@@ -103,22 +104,22 @@ def _replicate(demo: Demo, where: Places, tally: Tally, log_format: logs.LogForm
 def _kafka(given: str | None, source: str) -> Iterator[str]:
     if given is not None:
         properties = {"bootstrap.servers": given}
-        if transaction_topic(source) in kafka.reach(properties, "relay").topics:
+        if transaction_topic(source) in clients.reach(properties, "relay").topics:
             raise ConfigurationError(
-                f"Kafka at {given} has topics of the source {source!r} from before: name another one with --source."
+                f"Kafka at {given} already has topics of the source {source!r}. Choose another source with --source."
             )
         yield given
         return
     with embedded_kafka() as bootstrap:
-        # The mock makes a topic when it is asked for: the worker can join while the relay starts.
-        kafka.new_admin({"bootstrap.servers": bootstrap}, "relay").list_topics(transaction_topic(source), timeout=10)
+        # The mock creates a topic when a client asks for it, so the worker can start together with the relay.
+        clients.new_admin({"bootstrap.servers": bootstrap}, "relay").list_topics(transaction_topic(source), timeout=10)
         yield bootstrap
 
 
 @contextmanager
-def _databases(where: Places) -> Iterator[tuple[Engine, Engine]]:
+def _databases(where: Workspace) -> Iterator[tuple[Engine, Engine]]:
     if where.primary == where.replica:
-        raise ConfigurationError("--primary and --replica are the same database: a replica needs its own.")
+        raise ConfigurationError("--primary and --replica are the same database. Give the replica another database.")
     primary = fresh_database(where.primary, "primary")
     replica = fresh_database(where.replica, "replica")
     try:
@@ -129,7 +130,7 @@ def _databases(where: Places) -> Iterator[tuple[Engine, Engine]]:
 
 
 class _Course:
-    """The shop's day beside the processes that replicate it."""
+    """Drive the shop while relay and worker replicate its rows."""
 
     def __init__(self, tally: Tally, relay: RealProcess, worker: RealProcess, stop: threading.Event) -> None:
         self._tally = tally
@@ -138,10 +139,10 @@ class _Course:
         self._stop = stop
 
     def trade(self, shop: Shop) -> None:
-        """One transaction after another, at an even pace; on a slow machine fewer.
+        """Run transactions at an even pace, fewer on a slow machine.
 
-        It does not wait for relay and worker, as no application should: what it writes before they are up is in the
-        outbox. The worker's group alone takes Kafka three seconds to form.
+        The shop does not wait for relay and worker, which need seconds to start. Its first rows are in the outbox
+        until then.
         """
         tally = self._tally
         tally.phase = "the shop is open"
@@ -152,14 +153,14 @@ class _Course:
             tally.rows += rows
             tally.transactions = number
             if number % 10 == 0:
-                self._look()
+                self._check()
             tally.traded_s = time.monotonic() - opened
             if tally.traded_s > tally.planned_s:
                 break
             time.sleep(max(0.0, number / _TRANSACTIONS_PER_S - tally.traded_s))
 
     def catch_up(self, caught_up: Callable[[], bool]) -> None:
-        """Waits until the replica has what the primary has. Raises RowcastError if it takes too long."""
+        """Wait until the replica has all rows of the primary. Raises RowcastError after a minute."""
         self._tally.phase = "the shop is closed, the replica catches up"
         if not self._wait(caught_up, _CATCH_UP_S):
             logs_ = f"{self._relay.log} and {self._worker.log}"
@@ -167,37 +168,37 @@ class _Course:
         self._tally.phase = "relay and worker finish"
 
     def end(self) -> None:
-        """After both were told to stop. Raises RowcastError if one did not finish in order."""
-        self.take_down()
+        """Raise RowcastError if relay or worker did not end properly. Call it after both have stopped."""
+        self.read_progress()
         self._relay.require_done()
         self._worker.require_done()
 
-    def take_down(self) -> None:
-        """What relay and worker have told so far."""
+    def read_progress(self) -> None:
+        """Read the progress of relay and worker into the tally."""
         self._tally.published = self._relay.figures().get("events", 0)
         applied = self._worker.figures()
         self._tally.applied = applied.get("events", 0)
         self._tally.behind_ms = applied.get("behind_ms", 0)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._stop.is_set():
             raise _StoppedError
         self._relay.require_alive()
         self._worker.require_alive()
-        self.take_down()
+        self.read_progress()
 
     def _wait(self, done: Callable[[], bool], seconds: float) -> bool:
         given_up = time.monotonic() + seconds
         while not done():
-            self._look()
+            self._check()
             if time.monotonic() > given_up:
                 return False
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         return True
 
 
 def _caught_up(primary: Engine, replica: Engine, source: str) -> bool:
-    """Nothing is left in the outbox, and what was published last is what was applied last."""
+    """Return whether the outbox is empty and the replica has applied the last published lsn."""
     with primary.connect() as connection:
         if connection.scalar(sa.select(sa.func.count()).select_from(sa.table("rowcast_outbox"))):
             return False
@@ -209,12 +210,12 @@ def _caught_up(primary: Engine, replica: Engine, source: str) -> bool:
     return next_lsn is not None and applied is not None and applied + 1 >= next_lsn
 
 
-def _verify(where: Places, stop: threading.Event) -> bool:
-    """``rowcast verify`` as its real self; what it says goes to the terminal. Raises RowcastError if it cannot tell."""
+def _verify(where: Workspace, stop: threading.Event) -> bool:
+    """Run ``rowcast verify``, with its output on the terminal. Raises RowcastError if it could not compare."""
     command = rowcast("verify", REPLICA_NAME, f"--config={where.config}")
     with subprocess.Popen(command, env=environment(), start_new_session=True) as process:
         while process.poll() is None:
-            if stop.wait(_LOOK_S):
+            if stop.wait(_POLL_S):
                 process.terminate()
                 raise _StoppedError
         exit_code = process.returncode

@@ -1,10 +1,11 @@
-"""The relay: publishes the outbox to Kafka. ``docs/architecture.md`` says what it promises and why that holds."""
+"""The relay publishes the outbox to Kafka. ``docs/architecture.md`` explains the guarantees."""
 
-from rowcast.producer.relay.backlogs import Backlog, backlog
-from rowcast.producer.relay.embedding import NotifiesOfCommits, RelayThread, run_relay, running
-from rowcast.producer.relay.process import Relay
+from rowcast.producer.outbox.backlog import Backlog, backlog
+from rowcast.producer.relay.embedded import NotifiesOfCommits, RelayThread, run_relay, running
+from rowcast.producer.relay.main_loop import Relay
+from rowcast.producer.relay.multi_source import run_relays
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
-from rowcast.producer.relay.several import run_relays
+from rowcast.shared.kafka.mock_cluster import embedded_kafka
 
 __all__ = [
     "Backlog",
@@ -14,6 +15,7 @@ __all__ = [
     "RelayProgress",
     "RelayThread",
     "backlog",
+    "embedded_kafka",
     "run_relay",
     "run_relays",
     "running",

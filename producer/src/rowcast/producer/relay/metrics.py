@@ -1,4 +1,4 @@
-"""What Prometheus is told of relays: how far they are, and what waits in their outboxes when it asks."""
+"""Export the progress of relays and the backlogs of their outboxes to Prometheus."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import get_args
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from rowcast.producer.outbox.status import outbox
 from rowcast.producer.relay.progress import RelayProgress, RelayState
-from rowcast.producer.status import outbox
-from rowcast.shared.config import Settings
+from rowcast.shared.config.settings import Settings
 
 
 class RelayMetrics(Collector):
-    """The relays of this process, a source each; ``moved`` is their ``on_progress``.
+    """Collect the metrics of the relays in this process, one for each source. ``moved`` is their ``on_progress``.
 
-    The outbox is read when Prometheus asks, over a connection of its own: what waits there is known also while the
-    relay waits for Kafka, or stands by.
+    The outbox is read when Prometheus scrapes, on a separate connection. The backlog is also known while the relay
+    waits for Kafka or stands by.
     """
 
     def __init__(self, settings: Sequence[Settings]) -> None:
@@ -25,22 +25,29 @@ class RelayMetrics(Collector):
         self._latest = {each.source: RelayProgress(each.source) for each in settings}
 
     def moved(self, progress: RelayProgress) -> None:
-        """Any thread may call it."""
+        """Store the progress of a relay. Any thread may call it."""
         self._latest[progress.source] = progress
 
     def describe(self) -> list[Metric]:
-        """Without it a registry would ask the databases while it is set up."""
+        """Return no metrics, because otherwise the registration of the collector would read the databases."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._of_relays()
-        yield from self._of_outboxes()
+        """Yield the metrics of all relays, and read all outboxes."""
+        yield from self._relay_metrics()
+        yield from self._outbox_metrics()
 
-    def _of_relays(self) -> Iterator[Metric]:
-        state = GaugeMetricFamily("rowcast_relay_state", "1 for the state that it is in", labels=["source", "state"])
-        events = CounterMetricFamily("rowcast_relay_events", "Changes that it has handed to Kafka", labels=["source"])
+    def _relay_metrics(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "rowcast_relay_state", "1 for the current state of the relay", labels=["source", "state"]
+        )
+        events = CounterMetricFamily(
+            "rowcast_relay_events", "Row changes that the relay has sent to Kafka", labels=["source"]
+        )
         lsn = GaugeMetricFamily(
-            "rowcast_relay_committed_lsn", "The highest lsn that Kafka has committed, as it knows", labels=["source"]
+            "rowcast_relay_committed_lsn",
+            "The highest lsn that Kafka has committed, as far as the relay knows",
+            labels=["source"],
         )
         for source, latest in self._latest.items():
             for name in get_args(RelayState):
@@ -49,18 +56,20 @@ class RelayMetrics(Collector):
             lsn.add_metric([source], latest.lsn)
         yield from (state, events, lsn)
 
-    def _of_outboxes(self) -> Iterator[Metric]:
+    def _outbox_metrics(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("rowcast_primary_up", "1 if the primary's outbox could be read", labels=["source"])
-        rows = GaugeMetricFamily("rowcast_outbox_rows", "Rows that wait in the outbox", labels=["source"])
+        rows = GaugeMetricFamily("rowcast_outbox_rows", "Rows in the outbox", labels=["source"])
         oldest = GaugeMetricFamily(
-            "rowcast_outbox_oldest_seconds", "The age of the outbox's first row; 0 if it is empty", labels=["source"]
+            "rowcast_outbox_oldest_seconds",
+            "The age of the first row in the outbox, 0 if the outbox is empty",
+            labels=["source"],
         )
         parked = GaugeMetricFamily(
             "rowcast_parked_transactions", "Transactions that could not be published", labels=["source"]
         )
         snapshot = GaugeMetricFamily(
             "rowcast_snapshot_rows",
-            "Rows that a snapshot which is not done has brought",
+            "Rows that an unfinished snapshot has read",
             labels=["source", "table", "state"],
         )
         for each in self._settings:
@@ -72,6 +81,6 @@ class RelayMetrics(Collector):
             rows.add_metric([each.source], found["rows"])
             oldest.add_metric([each.source], (found["oldest_ms"] or 0) / 1000)
             parked.add_metric([each.source], found["parked"])
-            for one in status.data["snapshots"]:
-                snapshot.add_metric([each.source, one["table"], one["state"]], one["rows"])
+            for request in status.data["snapshots"]:
+                snapshot.add_metric([each.source, request["table"], request["state"]], request["rows"])
         yield from (up, rows, oldest, parked, snapshot)

@@ -1,4 +1,4 @@
-"""How far a relay is, for those who watch it."""
+"""The progress of a relay, for callbacks and metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ RelayState: TypeAlias = Literal["starting", "standing by", "taking over", "leadi
 
 @dataclass(frozen=True, slots=True)
 class RelayProgress:
-    """``source``: whose; ``events``: changes handed to Kafka by this relay; ``lsn``: the highest that Kafka has
-    committed."""
+    """Hold the progress of a relay of ``source``.
+
+    ``events``: row changes sent to Kafka by this relay. ``lsn``: the highest lsn committed in Kafka.
+    ``epoch``: the epoch of its lease, or 0 before it leads for the first time.
+    """
 
     source: str
     state: RelayState = "starting"

@@ -1,149 +1,176 @@
-"""Row triggers on SQLite. They read the row from the table: what is stored there has its column's type, and a trigger
-of the application's may have changed it again.
+"""Capture by row triggers on SQLite.
 
-**Which transaction?** SQLite tells nobody. But it has a single writer, so what is committed is in the order of the
-outbox's ids, and transactions that follow each other may be published as one. The token in ``rowcast_transaction``
-names what is written until the token is changed: by a relay before it looks, which cannot come in the middle of a
-transaction; by the capture's listeners when they write at commit; and by the trigger itself where others have written
-meanwhile.
+The triggers read the row from the table, because a stored value has the type of the column, and because a trigger of
+the application may have changed the row again.
 
-**REPLACE** deletes rows that are in the way, and fires no triggers for them (unless a program sets
-``recursive_triggers``). So a BEFORE trigger notes the rows that have one of the new row's unique values, and the AFTER
-trigger tells of those that are gone.
+**Transaction id.** SQLite has no transaction ids, but a single writer at a time. Therefore commits are in the order of
+the outbox ids, and consecutive transactions may be published together. The token in ``rowcast_transaction`` is
+the id of all rows until the token changes. A relay changes the token before reading, never within a transaction.
+Listeners change the token when writing at commit. The trigger changes the token after a different writer.
+
+**REPLACE** deletes conflicting rows without firing triggers, unless a program sets ``recursive_triggers``. Therefore a
+BEFORE trigger records the rows with a unique value of the new row, and the AFTER trigger writes a line for each deleted
+row.
+
+**Collations.** Keys are compared byte by byte, because NOCASE and RTRIM take different keys for equal.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from rowcast.producer import transaction_names
-from rowcast.producer.clock import now_ms
-from rowcast.producer.outbox_lines import gone_line, row_line
-from rowcast.producer.predicates import stored
-from rowcast.producer.tables import CapturedTable
-from rowcast.producer.transaction_names import DISPLACED
-from rowcast.producer.triggers.dialect import Installed, Marker, TriggerDialect, trigger_name
+from rowcast.producer.database.dialects import transaction_ids
+from rowcast.producer.database.dialects.transaction_ids import DISPLACED_TABLE
+from rowcast.producer.outbox.line_writer import gone_line, row_line
+from rowcast.producer.tables.captured import CapturedTable
+from rowcast.producer.tables.row_filter import stored_value
+from rowcast.producer.triggers.base import InstalledTrigger, TriggerComment, TriggerDialect, trigger_name
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.images.masks import DIGEST_FUNCTION
 from rowcast.shared.images.sqlite import SQLiteImages
-from rowcast.shared.shapes import PortableType
+from rowcast.shared.tables.shape import PortableType
 
 _LONGEST = 200
 
-_ROWID = "_rowid_"
+_NUMBERS = frozenset(("boolean", "int16", "int32", "int64", "uint64", "float32", "float64"))
 
 
 class SQLiteTriggers(TriggerDialect):
+    """Capture by row triggers on SQLite."""
+
     events = ("insert", "update", "delete")
+    harm_of_older_forms = "which do not delete a key of which only the case changed"
 
     def compile_options(self) -> dict[str, Any]:
-        return {**super().compile_options(), "images": _PlainImages}
+        return {**super().compile_options(), "images": _NativeImages}
 
-    def refuse(self, table: CapturedTable) -> None:
+    def check_supported(self, table: CapturedTable) -> None:
         if table.shape.schema != self.default_schema:
             raise ConfigurationError(
-                f"{table.full_name} is in another file than the outbox, and SQLite's triggers write into their own "
-                "file only. Capture it by listeners."
+                f"{table.full_name} is in another file than the outbox, and SQLite's triggers can only write into "
+                "their own file. Capture the table by listeners."
             )
-        if DIGEST_FUNCTION in "".join(self.create(table, "")):
+        if DIGEST_FUNCTION in "".join(self.create_statements(table, "")):
             hashed = [c.name for c in table.shape.columns if c.masking is not None and c.masking.hash is not None]
             raise ConfigurationError(
-                f"{table.full_name}: SQLite has no hash function, and its triggers run in programs that bring none. "
-                f"Mask or leave out {', '.join(hashed)}, or capture the table by listeners."
+                f"triggers cannot hash columns of {table.full_name}, because SQLite has no hash function and other "
+                f"programs bring none. Mask or leave out {', '.join(hashed)}, or capture the table by listeners."
             )
 
-    def prepare(self) -> None:
-        if not self.connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
-            # The driver begins none before DDL.
-            self.run("BEGIN IMMEDIATE")
-        table = self.quote(transaction_names.TABLE)
-        self.run(
-            f"CREATE TABLE IF NOT EXISTS {table} "
+    def create_shared(self, table: CapturedTable) -> None:
+        if not self.connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+            # The driver begins no transaction before DDL.
+            self.execute("BEGIN IMMEDIATE")
+        token = self.quote(transaction_ids.TRANSACTION_TABLE)
+        self.execute(
+            f"CREATE TABLE IF NOT EXISTS {token} "
             "(id INTEGER PRIMARY KEY CHECK (id = 1), tx TEXT NOT NULL, used INTEGER NOT NULL)"
         )
-        self.run(f"INSERT OR IGNORE INTO {table} VALUES (1, {transaction_names.NEW_TOKEN}, 0)")
-        self.run(f"CREATE TABLE IF NOT EXISTS {DISPLACED} (table_name TEXT NOT NULL, number INTEGER, line TEXT)")
+        self.execute(f"INSERT OR IGNORE INTO {token} VALUES (1, {transaction_ids.NEW_TOKEN}, 0)")
+        self.execute(
+            f"CREATE TABLE IF NOT EXISTS {DISPLACED_TABLE} (table_name TEXT NOT NULL, number INTEGER, line TEXT)"
+        )
 
-    def create(self, table: CapturedTable, marker: str) -> Sequence[str]:
-        gone = self.sql(gone_line(table, self.of("OLD"), self.of("OLD")))
-        names = [self.quote(str(c.name)) for c in table.key_columns]
-        same = " AND ".join(f"OLD.{name} IS NEW.{name}" for name in names)
+    def create_statements(self, table: CapturedTable, marker: str) -> Sequence[str]:
+        gone = self.compile(gone_line(table, self.values_of("OLD"), self.values_of("OLD")))
         still = f"SELECT coalesce(({self._found(table, 'u', 'OLD')}), {gone}) AS line"
-        added = f"{self._found(table, 'c', 'NEW')} AND NOT ({same})"
+        added = f"{self._found(table, 'c', 'NEW')} AND NOT ({self._is_key(table, 'OLD', 'NEW')})"
         lines = {
             "insert": self._found(table, "c", "NEW"),
             "update": f"{still}\nUNION ALL\n{added}",
             "delete": still,
         }
-        rivals = self._rivals(table)
-        told = self._tell_displaced(table) if rivals else ""
+        conflicts = self._conflicts(table)
+        displaced = self._write_displaced(table, conflicts) if conflicts else ""
         statements = [
-            *self.drop(table.shape.schema, table.shape.name),
+            *self.drop_statements(table.shape.schema, table.shape.name),
             *(
                 f"CREATE TRIGGER {self._name(table.shape.name, event)} AFTER {event.upper()} "
-                f"ON {self.quote(table.shape.name)}\nBEGIN\n/* {marker} */\n{transaction_names.USE_TOKEN};\n"
-                f"{told if event != 'delete' else ''}{self._write(line)}END"
+                f"ON {self.quote(table.shape.name)}\nBEGIN\n/* {marker} */\n{transaction_ids.USE_TOKEN};\n"
+                f"{displaced if event != 'delete' else ''}{self._write(line)}END"
                 for event, line in lines.items()
             ),
         ]
-        if rivals:
-            for event, others in (("insert", ""), ("update", f" AND {self._number(table)} <> OLD.{_ROWID}")):
+        if conflicts:
+            is_old = self._is_key(table, self.quote(table.shape.name), "OLD")
+            for event, others in (("insert", ""), ("update", f" AND NOT ({is_old})")):
                 statements.append(
                     f"CREATE TRIGGER {self._name(table.shape.name, f'before{event}')} BEFORE {event.upper()} "
                     f"ON {self.quote(table.shape.name)}\nBEGIN\n/* {marker} */\n"
-                    f"{self._note_displaced(table, f'({rivals}){others}')}END"
+                    f"{self._record_displaced(table, f'({conflicts}){others}')}END"
                 )
         return statements
 
-    def _rivals(self, table: CapturedTable) -> str:
-        """The condition that a row has a unique value of NEW's; empty if there is nothing that REPLACE could delete
-        unseen."""
+    def _conflicts(self, table: CapturedTable) -> str:
+        """Return the condition that a stored row has a unique value of NEW, so that REPLACE would delete it.
+
+        Return "" if REPLACE cannot delete rows without firing triggers. A row with the key of NEW needs no delete,
+        because the line of NEW follows.
+        """
         keys = [u.columns for u in table.table.constraints if isinstance(u, sa.UniqueConstraint)]
         keys += [index.columns for index in table.table.indexes if index.unique]
         name = self.quote(table.shape.name)
-        conditions = {
-            " AND ".join(f"{name}.{self.quote(str(c.name))} = NEW.{self.quote(str(c.name))}" for c in columns)
-            for columns in keys
-        }
-        return " OR ".join(f"({one})" for one in sorted(conditions)) if self._has_rowid(table) else ""
+        conditions = {self._are_equal(columns, name, "NEW") for columns in keys}
+        if self._folding_columns(table):
+            same = self._are_equal(table.key_columns, name, "NEW")
+            conditions.add(f"{same} AND NOT ({self._is_key(table, name, 'NEW')})")
+        return " OR ".join(f"({one})" for one in sorted(conditions))
 
-    def _has_rowid(self, table: CapturedTable) -> bool:
-        """Not WITHOUT ROWID, and no column that hides it."""
-        definition = self.run(
-            f"SELECT sql FROM sqlite_master WHERE type = 'table' AND name = {self.literal(table.shape.name)}"
-        ).scalar_one()
-        return _ROWID not in table.table.columns and not re.search(r"\bWITHOUT\s+ROWID\b", definition, re.IGNORECASE)
+    def _are_equal(self, columns: Iterable[sa.Column[Any]], alias: str, other: str) -> str:
+        names = [self.quote(str(c.name)) for c in columns]
+        return " AND ".join(f"{alias}.{name} = {other}.{name}" for name in names)
 
-    def _number(self, table: CapturedTable) -> str:
-        return f"{self.quote(table.shape.name)}.{_ROWID}"
+    def _folding_columns(self, table: CapturedTable) -> Sequence[sa.Column[Any]]:
+        """Return the key columns whose collation may take different values for equal."""
+        return [c for c in table.key_columns if table.types[str(c.name)].name not in _NUMBERS]
 
-    def _note_displaced(self, table: CapturedTable, condition: str) -> str:
-        line = self.sql(gone_line(table, stored, stored))
+    def _is_key(self, table: CapturedTable, alias: str, other: str) -> str:
+        """Return the condition that two rows have the same key, stored in the same way."""
+        folding = self._folding_columns(table)
+        return " AND ".join(
+            f"{alias}.{self.quote(str(c.name))}{' COLLATE BINARY' if c in folding else ''} "
+            f"IS {other}.{self.quote(str(c.name))}"
+            for c in table.key_columns
+        )
+
+    def same_key(self, table: CapturedTable, alias: str) -> str:
+        # The first condition finds the row in the index.
+        same = super().same_key(table, alias)
+        if not self._folding_columns(table):
+            return same
+        return f"{same} AND {self._is_key(table, self.quote(table.shape.name), alias)}"
+
+    def _record_displaced(self, table: CapturedTable, condition: str) -> str:
+        line = self.compile(gone_line(table, stored_value, stored_value))
         name = self.literal(table.shape.name)
         return (
-            f"DELETE FROM {DISPLACED} WHERE table_name = {name};\n"
-            f"INSERT INTO {DISPLACED} SELECT {name}, {self._number(table)}, {line} "
+            f"DELETE FROM {DISPLACED_TABLE} WHERE table_name = {name};\n"
+            f"INSERT INTO {DISPLACED_TABLE} (table_name, line) SELECT {name}, {line} "
             f"FROM {self.quote(table.shape.name)} WHERE {condition};\n"
         )
 
-    def _tell_displaced(self, table: CapturedTable) -> str:
-        name = self.literal(table.shape.name)
-        gone = (
-            f"SELECT line FROM {DISPLACED} WHERE table_name = {name} AND NOT EXISTS "
-            f"(SELECT 1 FROM {self.quote(table.shape.name)} WHERE {self._number(table)} = {DISPLACED}.number)"
-        )
-        return f"{self._write(gone)}DELETE FROM {DISPLACED} WHERE table_name = {name};\n"
+    def _write_displaced(self, table: CapturedTable, conflicts: str) -> str:
+        """Return the statements that write the recorded lines of rows that are gone.
 
-    def drop(self, schema: str, name: str) -> Sequence[str]:
+        A row that is still there was not replaced, for example under a partial index.
+        """
+        name = self.literal(table.shape.name)
+        line = self.compile(gone_line(table, stored_value, stored_value))
+        gone = (
+            f"SELECT line FROM {DISPLACED_TABLE} WHERE table_name = {name} AND NOT EXISTS "
+            f"(SELECT 1 FROM {self.quote(table.shape.name)} WHERE ({conflicts}) AND {line} = {DISPLACED_TABLE}.line)"
+        )
+        return f"{self._write(gone)}DELETE FROM {DISPLACED_TABLE} WHERE table_name = {name};\n"
+
+    def drop_statements(self, schema: str, name: str) -> Sequence[str]:
         events = (*self.events, "beforeinsert", "beforeupdate")
         return [f"DROP TRIGGER IF EXISTS {self._name(name, event)}" for event in events]
 
-    def installed(self) -> list[Installed]:
-        found = self.run(
+    def installed(self) -> list[InstalledTrigger]:
+        found = self.execute(
             "SELECT tbl_name, name, sql FROM sqlite_master "
             "WHERE type = 'trigger' AND name LIKE 'rowcast!_%' ESCAPE '!' ORDER BY tbl_name, name"
         )
@@ -152,26 +179,40 @@ class SQLiteTriggers(TriggerDialect):
             texts.setdefault(table, {})[name.split("_")[1]] = text
         installed = []
         for table, by_event in texts.items():
-            markers = {Marker.find(text) for text in by_event.values()}
+            markers = {TriggerComment.find(text) for text in by_event.values()}
             marker = markers.pop() if len(markers) == 1 else None
-            installed.append(Installed(self.default_schema, table, frozenset(by_event), marker))
+            installed.append(InstalledTrigger(self.default_schema, table, frozenset(by_event), marker))
         return installed
 
-    def columns(self, schema: str, name: str) -> str:
-        found = self.run(f"SELECT name, type, pk FROM pragma_table_xinfo({self.literal(name)}) ORDER BY cid")
+    def column_signature(self, schema: str, name: str) -> str:
+        found = self.execute(f"SELECT name, type, pk FROM pragma_table_xinfo({self.literal(name)}) ORDER BY cid")
         return ", ".join(f"{column} {type_} {pk}" for column, type_, pk in found)
 
+    def unseen_changes(self, schema: str, name: str) -> Iterator[str]:
+        literal = self.literal(name)
+        expressions = self.execute(
+            f"SELECT DISTINCT l.name FROM pragma_index_list({literal}) AS l, pragma_index_xinfo(l.name) AS x "
+            'WHERE l."unique" AND x.cid = -2 ORDER BY 1'
+        )
+        for index in expressions.scalars():
+            yield f"rows that REPLACE deletes because of {index}, which is unique over an expression"
+        columns = f"pragma_table_xinfo({literal})"
+        key = self.execute(f'SELECT name, type, "notnull" FROM {columns} WHERE pk ORDER BY pk').all()
+        is_rowid = len(key) == 1 and key[0][1].upper() == "INTEGER"
+        for column in (column for column, _, not_null in key if not not_null and not is_rowid):
+            yield f"rows without a key, because SQLite allows NULL in {column}. Declare the column NOT NULL"
+
     def _found(self, table: CapturedTable, op: str, alias: str) -> str:
-        before = self.of(alias) if op == "u" else None
-        line = self.sql(row_line(table, op, stored, before))
+        before = self.values_of(alias) if op == "u" else None
+        line = self.compile(row_line(table, op, stored_value, before))
         name = self.quote(table.shape.name)
         return f"SELECT {line} AS line FROM {name} WHERE {self.same_key(table, alias)}"
 
     def _write(self, lines: str) -> str:
-        # LIMIT keeps the image from being made twice.
+        # LIMIT keeps SQLite from making the image twice.
         return (
             "INSERT INTO rowcast_outbox (tx, ts_ms, changes)\n"
-            f"SELECT (SELECT tx FROM {transaction_names.TABLE}), {self.sql(now_ms(self.dialect))}, line\n"
+            f"SELECT (SELECT tx FROM {transaction_ids.TRANSACTION_TABLE}), {self.now}, line\n"
             f"FROM (\n{lines} LIMIT -1\n) WHERE line IS NULL OR line <> '';\n"
         )
 
@@ -179,15 +220,19 @@ class SQLiteTriggers(TriggerDialect):
         return self.quote(trigger_name(table, event, _LONGEST))
 
 
-class _PlainImages(SQLiteImages):
-    """Without the functions that rowcast gives its own connections."""
+class _NativeImages(SQLiteImages):
+    """Make row images without the functions that rowcast registers, because other programs do not have them."""
 
     def value(self, sql: str, type_: PortableType) -> str:
         return _base64(sql) if type_.name == "bytes" else super().value(sql, type_)
 
 
 def _base64(sql: str) -> str:
-    """Three bytes at a time, out of pieces: what is as long as the value would be copied for each three of them."""
+    """Return the SQL expression for the Base64 text of a value.
+
+    It encodes three bytes at a time out of pieces of 1,200 bytes. Without pieces SQLite would copy the whole value for
+    each three bytes. Without ORDER BY the order would follow the pragma ``reverse_unordered_selects``.
+    """
     digits = (f"instr('0123456789ABCDEF', substr(h, {n}, 1)) - 1 << {24 - 4 * n}" for n in range(1, 7))
     first, second, third, fourth = (
         f"substr('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', (bits >> {shift} & 63) + 1, 1)"
@@ -202,6 +247,6 @@ def _base64(sql: str) -> str:
         f"SELECT group_concat({first} || {second} || CASE WHEN length(h) > 2 THEN {third} ELSE '=' END "
         f"|| CASE WHEN length(h) > 4 THEN {fourth} ELSE '=' END, '') "
         f"FROM (SELECT h, {' | '.join(f'({digit})' for digit in digits)} AS bits "
-        "FROM (SELECT hex(substr(piece, i, 3)) AS h FROM pieces CROSS JOIN starts WHERE i <= length(piece) LIMIT -1) "
-        "LIMIT -1)), '') END"
+        "FROM (SELECT start, i, hex(substr(piece, i, 3)) AS h FROM pieces CROSS JOIN starts WHERE i <= length(piece) "
+        "LIMIT -1) ORDER BY start, i LIMIT -1)), '') END"
     )

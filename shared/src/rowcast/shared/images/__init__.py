@@ -1,6 +1,7 @@
-"""Row images: one SQL expression per table and dialect that gives a row as JSON text, made from what is *stored*.
+"""Make row images: SQL expressions for a stored row as JSON text.
 
-The same expression serves listeners, triggers, snapshots and verify. Encodings: ``docs/architecture.md``.
+Listeners, triggers, snapshots and verify use the same expression for a table and dialect, so that their texts are
+equal. ``docs/architecture.md`` describes the encodings.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, types
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BindParameter
 
-from rowcast.shared.images.dialect import ImageDialect
+from rowcast.shared.images.base import ImageDialect
 from rowcast.shared.images.masks import Masked
 from rowcast.shared.images.mysql import MySQLImages
 from rowcast.shared.images.postgresql import PostgreSQLImages
 from rowcast.shared.images.sqlite import SQLiteImages, register_functions
-from rowcast.shared.shapes import PortableType
+from rowcast.shared.tables.shape import PortableType
 
 __all__ = ["Concatenation", "Masked", "RowImage", "image_dialect", "register_functions"]
 
@@ -30,12 +32,12 @@ _DIALECTS: dict[str, type[ImageDialect]] = {
 
 
 def image_dialect(compiler: SQLCompiler) -> ImageDialect:
-    """The expressions of the dialect being compiled for."""
+    """Return the expressions of the compiler's dialect."""
     return _DIALECTS[compiler.dialect.name](compiler)
 
 
 class RowImage(ColumnElement[str]):
-    """JSON text of an object with the given members: (name, value, the value's portable type)."""
+    """Compile to the JSON text of an object. ``members``: (name, value, portable type of the value)."""
 
     inherit_cache = False
     type = types.Text()
@@ -46,14 +48,20 @@ class RowImage(ColumnElement[str]):
 
 @compiles(RowImage)
 def _row_image(element: RowImage, compiler: SQLCompiler, **kw: Any) -> str:
-    # Triggers run in programs that have none of rowcast's functions: they bring images of their own.
+    # Triggers bring their own images, because they run in programs without rowcast's functions.
     images = kw["images"](compiler) if "images" in kw else image_dialect(compiler)
-    members = [(name, images.value(compiler.process(value, **kw), type_)) for name, value, type_ in element.members]
+    members = [(name, images.value(_sql_of(value, compiler, kw), type_)) for name, value, type_ in element.members]
     return images.row(members)
 
 
+def _sql_of(value: ColumnElement[Any], compiler: SQLCompiler, kw: dict[str, Any]) -> str:
+    sql = compiler.process(value, **kw)
+    # psycopg2 writes values into the text, and PostgreSQL reads -1::text as -(1::text).
+    return f"({sql})" if isinstance(value, BindParameter) else sql
+
+
 class Concatenation(ColumnElement[str]):
-    """Texts joined end to end; plain strings are SQL literals. NULL if any of them is."""
+    """Compile to texts joined end to end. Plain strings become literals. The result is NULL if a part is NULL."""
 
     inherit_cache = False
     type = types.Text()

@@ -1,4 +1,4 @@
-"""What leaves of a masked column, as an SQL expression: a secret never comes as far as the outbox."""
+"""Mask columns by SQL expressions, so that a secret never reaches the outbox."""
 
 from __future__ import annotations
 
@@ -10,35 +10,43 @@ from sqlalchemy import ColumnElement, types
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from rowcast.shared.shapes import Masking
+from rowcast.shared.images.base import ImageDialect
+from rowcast.shared.images.mysql import MySQLImages
+from rowcast.shared.images.postgresql import PostgreSQLImages
+from rowcast.shared.tables.shape import Masking
 
 DIGEST_FUNCTION = "rowcast_sha2"
 
 
 class Masked(ColumnElement[str]):
-    """What leaves in place of ``value``, which is of a character type unless a constant stands for it.
+    """Compile to the masked form of ``value``, which has a character type unless the mask is a constant.
 
-    ``length``: digests are cut to so many characters. ``salt`` is a parameter of the statement, or a literal where the
-    statement is compiled to have none. All three are defined as Debezium does.
+    ``length``: the most characters of a digest. ``salt``: the salt as a text or as an expression. A text is a parameter
+    of the statement, or a literal in a statement compiled without parameters. Constant, prefix and hash are the same as
+    Debezium's.
     """
 
     inherit_cache = False
     type = types.Text()
 
-    def __init__(self, value: ColumnElement[Any], masking: Masking, length: int | None, salt: str | None) -> None:
+    def __init__(
+        self, value: ColumnElement[Any], masking: Masking, length: int | None, salt: str | ColumnElement[str] | None
+    ) -> None:
         self.value = value
         self.masking = masking
         self.length = length
-        self.salt = None if salt is None else sa.bindparam("rowcast_salt", salt, type_=types.Text(), unique=True)
+        if isinstance(salt, str):
+            salt = sa.bindparam("rowcast_salt", salt, type_=types.Text(), unique=True)
+        self.salt = salt
 
 
 def digest_length(algorithm: str) -> int:
-    """Of ``sha256`` and its kin, in hexadecimal digits."""
+    """Return the length of a digest in hexadecimal digits. ``algorithm``: ``sha224`` to ``sha512``."""
     return hashlib.new(algorithm).digest_size * 2
 
 
 def digest(text: str | None, bits: int) -> str | None:
-    """The function that SQLite lacks."""
+    """Return the hexadecimal digest. rowcast registers this function on SQLite."""
     return None if text is None else hashlib.new(f"sha{bits}", text.encode()).hexdigest()
 
 
@@ -46,6 +54,9 @@ def digest(text: str | None, bits: int) -> str | None:
 def _masked(element: Masked, compiler: SQLCompiler, **kw: Any) -> str:
     masking = element.masking
     if masking.mask is not None:
+        images = _IMAGES.get(compiler.dialect.name)
+        if images is not None:
+            return images(compiler).literal(masking.mask)
         return compiler.render_literal_value(masking.mask, types.Text())
     value = compiler.process(element.value, **kw)
     if masking.hash is None:
@@ -56,7 +67,7 @@ def _masked(element: Masked, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def _text(value: str, compiler: SQLCompiler) -> str:
-    """A char's padding is a part of it, which a cast would take off."""
+    """Return the text of a value. A cast would remove the padding of a char, and the padding is part of the value."""
     percent = "%%" if compiler.preparer._double_percents else "%"
     return f"format('{percent}s', {value})"
 
@@ -86,6 +97,12 @@ def _sqlite_truncate(value: str, length: int | None, _: SQLCompiler) -> str:
     return f"substr({value}, 1, {length})"
 
 
+# The literals of these engines do not depend on the session's settings.
+_IMAGES: dict[str, type[ImageDialect]] = {
+    "postgresql": PostgreSQLImages,
+    "mysql": MySQLImages,
+    "mariadb": MySQLImages,
+}
 _HASH = {"postgresql": _postgresql_hash, "mysql": _mysql_hash, "mariadb": _mysql_hash, "sqlite": _sqlite_hash}
 _TRUNCATE = {
     "postgresql": _postgresql_truncate,

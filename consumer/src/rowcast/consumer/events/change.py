@@ -1,0 +1,152 @@
+"""A change in the worker: the checked raw bytes of key and row image, with topic, partition and offset."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+
+from rowcast.consumer.events.connect_decoder import WITH_SCHEMA, plain_message
+from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.messages import parse_change
+
+# The relay begins an envelope with the first text and writes the second one after the image. `,"source":{` cannot occur
+# inside an image, because an image escapes quotes in strings and has no objects as values.
+_BEFORE_IMAGE = b'{"before":null,"after":'
+_IMAGE_START = len(_BEFORE_IMAGE)
+_AFTER_IMAGE = b',"source":{'
+_OPS_WITH_ROW = frozenset(("c", "u", "r"))
+# The constructor of the named tuple takes twice as long.
+_new = tuple.__new__
+
+
+class Change(NamedTuple):
+    """One event, ready to be applied. ``after`` is the JSON of the row image as received, or None for a delete."""
+
+    layout: RowLayout
+    key: bytes
+    after: bytes | None
+    lsn: int
+    transaction: str | None
+    ts_ms: int
+    partition: Partition
+    offset: int
+
+    def where(self) -> str:
+        """Return table, key, topic, partition and offset as a text for messages."""
+        topic, partition = self.partition
+        return (
+            f"table {self.layout.table}, key {self.key.decode(errors='replace')} "
+            f"(topic {topic}, partition {partition}, offset {self.offset})"
+        )
+
+
+class UnknownShapeError(DataError):
+    """An event names a shape that the worker has not read yet."""
+
+
+def read_change(
+    key: bytes | None,
+    value: bytes,
+    partition: Partition,
+    offset: int,
+    layouts: RowLayouts,
+    *,
+    infer: bool = False,
+) -> Change | None:
+    """Read one message of a table topic, with or without its schema. Return None if the replica excludes the table.
+
+    ``infer``: use the table's latest shape if the shape of the event is unknown, because the schema topic has been read
+    to the end. Raise UnknownShapeError for an unknown shape without ``infer``, and DataError with the reason if the
+    message is not a valid event.
+
+    The body is the fast path, for events as the relay writes them. ``read_change_fully`` is the full path.
+    """
+    if value.startswith(WITH_SCHEMA):
+        key, value = plain_message(key, value)
+    try:
+        envelope = orjson.loads(value)
+        source = envelope["source"]
+        after = envelope["after"]
+        transaction = envelope["transaction"]
+        layout = layouts.by_event_shape.get((source["schema"], source["table"], source["shape"]))
+        lsn = source["lsn"]
+        if (
+            layout is not None
+            and key is not None
+            and tuple(orjson.loads(key)) == layout.key
+            and type(lsn) is int
+            and (envelope["op"] == "d" if after is None else envelope["op"] in _OPS_WITH_ROW)
+            and (after is None or after.keys() == layout.names)
+        ):
+            image = None if after is None else _image_bytes(value, after)
+            identity = transaction
+            if transaction is not None:
+                identity = transaction["id"]
+                if ":" in identity:
+                    identity = identity.partition(":")[0]
+            return _new(Change, (layout, key, image, lsn, identity, source["ts_ms"], partition, offset))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        pass  # The full path reads the message again and finds the fault.
+    return read_change_fully(key, value, partition, offset, layouts, infer=infer)
+
+
+def _image_bytes(value: bytes, after: dict[str, Any]) -> bytes:
+    """Return the original bytes of the image, cut out of the envelope.
+
+    Serialize ``after`` for an envelope of another producer.
+
+    An image that breaks the contract would be cut in the wrong place. The result is then not JSON, and the database
+    refuses invalid JSON.
+    """
+    if value.startswith(_BEFORE_IMAGE) and (end := value.find(_AFTER_IMAGE, _IMAGE_START)) > 0:
+        return value[_IMAGE_START:end]
+    return orjson.dumps(after)
+
+
+def read_change_fully(
+    key: bytes | None, value: bytes, partition: Partition, offset: int, layouts: RowLayouts, *, infer: bool = False
+) -> Change | None:
+    """Read one plain message in any layout, and name the fault if the message is not an event.
+
+    The function is the full path of ``read_change``, with equal parameters, result and errors. The image has the
+    columns in the order of the layout.
+    """
+    event = parse_change(key, value)
+    if not layouts.is_wanted(event.full_name):
+        return None
+    if event.op == "t":
+        raise DataError(
+            f"op 't' (truncate of {event.full_name}) cannot be applied by this version. "
+            "Let the producer of the topic publish a delete for each row instead."
+        )
+    after = None if event.op == "d" else event.after
+    layout = layouts.find(event.full_name, event.shape_version)
+    is_inferred = layout is None
+    if layout is None:
+        if not infer:
+            raise UnknownShapeError(f"shape {event.shape_version!r} of table {event.full_name} is not known")
+        layout = layouts.infer(event.full_name, event.shape_version, event.key if after is None else after)
+    if set(event.key) != set(layout.key):
+        raise DataError(
+            f"the key's columns are {sorted(event.key)}, but the primary key of {layout.table} is {sorted(layout.key)}"
+        )
+    # An inferred layout has only columns that the row has.
+    if after is not None and not is_inferred and after.keys() != layout.names:
+        raise DataError(f"the row of {layout.table} does not fit its shape: {_difference(layout, after)}")
+    identity = None if event.transaction is None else event.transaction.partition(":")[0]
+    image = None if after is None else orjson.dumps({name: after[name] for name in layout.columns})
+    ordered_key = orjson.dumps({name: event.key[name] for name in layout.key})
+    return Change(layout, ordered_key, image, event.lsn, identity, event.ts_ms, partition, offset)
+
+
+def _difference(layout: RowLayout, after: dict[str, Any]) -> str:
+    """Name the columns missing in the row and the columns unknown to the shape."""
+    differences = []
+    if missing := layout.names - after.keys():
+        differences.append(f"missing {', '.join(sorted(missing))}")
+    if unknown := after.keys() - layout.names:
+        differences.append(f"unknown {', '.join(sorted(unknown))}")
+    return " and ".join(differences)

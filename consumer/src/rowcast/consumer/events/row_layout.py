@@ -1,0 +1,119 @@
+"""The layout of an event's row: columns and types, found by the shape named in the event."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from rowcast.shared.errors import DataError
+from rowcast.shared.tables.shape import TableShape
+
+_log = logging.getLogger("rowcast.worker")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowLayout:
+    """A table's shape, and the columns of the shape that an event carries, in the order of the shape."""
+
+    shape: TableShape
+    columns: tuple[str, ...]
+    table: str = field(init=False)
+    """``schema.table``."""
+    key: tuple[str, ...] = field(init=False)
+    names: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Computed once, because every event needs them.
+        object.__setattr__(self, "table", self.shape.full_name)
+        object.__setattr__(self, "key", self.shape.primary_key)
+        object.__setattr__(self, "names", frozenset(self.columns))
+
+
+class RowLayouts:
+    """The shapes read from the schema topic so far, for the tables that the replica includes."""
+
+    def __init__(self, patterns: Iterable[str] = ("*",)) -> None:
+        self._patterns = tuple(patterns)
+        self._latest: dict[str, TableShape] = {}
+        self._latest_at: dict[str, int] = {}
+        self._by_version: dict[tuple[str, str | None], RowLayout] = {}
+        self.by_event_shape: dict[tuple[str, str, str | None], RowLayout] = {}
+        """The layouts by the schema, table and shape that an event names."""
+        self._inferred: dict[tuple[TableShape, frozenset[str]], RowLayout] = {}
+        self._wanted: dict[str, bool] = {}
+
+    def is_wanted(self, table: str) -> bool:
+        """Return whether a pattern of the replica's ``tables`` setting matches ``schema.table``."""
+        wanted = self._wanted.get(table)
+        if wanted is None:
+            wanted = self._wanted[table] = matches_any(table, self._patterns)
+        return wanted
+
+    def add(self, version: str, shape: TableShape, offset: int = 0) -> bool:
+        """Add a shape. Return True if the table is wanted and the latest shape is new or has changed.
+
+        A later shape of a table replaces all earlier shapes. A known shape can become the latest again, because rolling
+        back a migration publishes the old shape once more. ``offset``: the offset of the shape in the schema topic,
+        because a part of the topic may be read twice.
+        """
+        name = shape.full_name
+        known = self._by_version.get((name, version))
+        if not self.is_wanted(name) or (known is not None and offset <= self._latest_at[name]):
+            return False
+        is_news = known is None or self._latest[name] != shape
+        self._latest[name], self._latest_at[name] = shape, offset
+        if known is None:
+            layout = RowLayout(shape, tuple(c.name for c in shape.columns))
+            self._by_version[name, version] = layout
+            self.by_event_shape[shape.schema, shape.name, version] = layout
+        return is_news
+
+    def latest_shapes(self) -> list[TableShape]:
+        """Return the latest shape of every wanted table."""
+        return list(self._latest.values())
+
+    def find(self, table: str, version: str | None) -> RowLayout | None:
+        """Return the layout of events with this shape, or None if the shape has not been read yet."""
+        return self._by_version.get((table, version))
+
+    def infer(self, table: str, version: str | None, columns: Iterable[str]) -> RowLayout:
+        """Return a layout for an event whose shape is lost, because compaction keeps only a table's latest shape.
+
+        The layout leaves out columns that the latest shape lacks. Raise DataError if the event names no shape and has
+        such columns, or if the event lacks a column of the primary key.
+        """
+        shape = self._latest.get(table)
+        if shape is None:
+            raise DataError(
+                f"the schema topic has no shape of table {table}. Check that the topic is complete: were records of it "
+                "deleted?"
+            )
+        names = frozenset(columns)
+        dropped = ", ".join(sorted(names - {c.name for c in shape.columns}))
+        fault = ""
+        if not names.issuperset(shape.primary_key):
+            fault = "needs its primary key in the row"
+        elif dropped and version is None:
+            fault = f"has no column {dropped}"
+        if fault:
+            raise DataError(
+                f"shape {version!r} of table {table} is not in the schema topic, and the latest shape there {fault}"
+            )
+        layout = self._inferred.get((shape, names))
+        if layout is None:
+            if dropped:
+                _log.warning(
+                    "table %s: column %s of older events is left out, because the table has no such column now",
+                    table,
+                    dropped,
+                )
+            layout = RowLayout(shape, tuple(c.name for c in shape.columns if c.name in names))
+            self._inferred[shape, names] = layout
+        return layout
+
+
+def matches_any(table: str, patterns: Iterable[str]) -> bool:
+    """Return whether ``schema.table`` matches a shell pattern."""
+    return any(fnmatchcase(table, pattern) for pattern in patterns)

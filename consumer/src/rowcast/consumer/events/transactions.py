@@ -1,0 +1,60 @@
+"""Whole source transactions on the way from the reader to the applier, and runs of transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Partition, Position
+
+
+@dataclass(slots=True)
+class Transaction:
+    """The changes of one source transaction, and the positions of the partitions once the changes are applied.
+
+    ``by_key``: the changes are not a source transaction but events in the order of their partitions, read while the
+    replica loads. The end of such changes is not a state of the primary. ``lsn`` is the lsn of END, or the greatest lsn
+    of the events if ``by_key`` is set.
+    """
+
+    id: str | None
+    lsn: int
+    ts_ms: int
+    changes: list[Change] = field(default_factory=list)
+    positions: dict[Partition, Position] = field(default_factory=dict)
+    by_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One or more transactions that are applied together, in order."""
+
+    transactions: Sequence[Transaction]
+
+    @property
+    def event_count(self) -> int:
+        """Return the number of changes in all transactions."""
+        return sum(len(t.changes) for t in self.transactions)
+
+    @property
+    def by_key(self) -> bool:
+        """Return whether the changes were read while the replica loads."""
+        return self.transactions[-1].by_key
+
+    @property
+    def last(self) -> Transaction:
+        """Return the transaction with the greatest lsn. The replica's state shows its lsn, id and time afterwards."""
+        return max(self.transactions, key=lambda t: t.lsn)
+
+    @property
+    def transaction_count(self) -> int:
+        """Return the number of source transactions, without the changes that go by key."""
+        return sum(t.id is not None and not t.by_key for t in self.transactions)
+
+    def positions(self) -> dict[Partition, Position]:
+        """Return the positions of the partitions once all transactions are applied."""
+        positions: dict[Partition, Position] = {}
+        for transaction in self.transactions:
+            positions.update(transaction.positions)
+        return positions

@@ -1,0 +1,1 @@
+"""Read topics and assemble whole transactions. This room never imports the replica."""

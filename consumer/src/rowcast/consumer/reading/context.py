@@ -1,0 +1,29 @@
+"""The settings and the starting point of one reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.shared.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderContext:
+    """Everything a reader needs to start.
+
+    ``positions`` are the replica's. ``loading``: the replica loads, so events go by key until the cutover.
+    ``last_transaction``: the id of the transaction last applied. ``once``: stop at the topics' ends at the time of the
+    start.
+    """
+
+    settings: Settings
+    layouts: RowLayouts
+    positions: Mapping[Partition, Position] = field(default_factory=dict)
+    loading: bool = False
+    last_transaction: str | None = None
+    batch_events: int = 20_000
+    buffer_events: int = 200_000
+    once: bool = False

@@ -1,0 +1,41 @@
+"""The state of a single partition in the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rowcast.consumer.events.position import Partition, Position
+
+TopicKind = Literal["table", "transaction", "schema"]
+
+
+@dataclass(slots=True, eq=False)
+class PartitionStream:
+    """One partition. ``next_offset`` and ``lsn`` count what was read, applied or not.
+
+    ``target``: the offset to read to before the replica is loaded or ``--once`` is done.
+    """
+
+    partition: Partition
+    kind: TopicKind
+    next_offset: int
+    lsn: int = 0
+    transaction: str | None = None
+    target: int = 0
+    at_end: bool = False
+    paused: bool = False
+
+    @property
+    def position(self) -> Position:
+        """Return the position after everything that was read."""
+        return Position(self.next_offset, self.lsn)
+
+    @property
+    def target_reached(self) -> bool:
+        """Return whether everything before ``target`` has been read. Control records at the end have offsets too."""
+        return self.next_offset >= self.target
+
+    def where(self, offset: int) -> str:
+        """Return topic, partition and offset as a text for messages."""
+        return f"topic {self.partition[0]}, partition {self.partition[1]}, offset {offset}"

@@ -1,0 +1,175 @@
+"""The partitions followed by the reader: the first offset of each, and the paused partitions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from rowcast.consumer.events.position import Partition
+from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.partition_stream import PartitionStream, TopicKind
+from rowcast.consumer.reading.topic_metadata import partition_ends, partitions_of
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.messages import schema_topic, transaction_topic
+
+_log = logging.getLogger("rowcast.worker")
+
+_MISSING_TOPIC_POLL_S = 0.5
+# The relay creates a table's topic before it publishes the table's shape. But Kafka's servers learn of a new topic at
+# different times. After five seconds, a missing topic counts as deleted.
+_MISSING_GRACE_S = 5.0
+_NEW_PARTITION_POLL_S = 60.0
+
+
+class Subscription:
+    """Own the streams of all partitions. The partitions are assigned by hand.
+
+    The topic of a new shape is found as soon as Kafka has created the topic. ``consumer`` fetches events, and ``asker``
+    asks for the ends of partitions. Nobody else uses them meanwhile.
+    """
+
+    def __init__(self, context: ReaderContext, consumer: Any, asker: Any) -> None:
+        self._settings = context.settings
+        self._layouts = context.layouts
+        self._positions = context.positions
+        self._consumer = consumer
+        self._asker = asker
+        self._next_discovery = 0.0
+        self._missing: list[str] = []
+        self._missing_since = 0.0
+        self.streams: dict[Partition, PartitionStream] = {}
+        self.lost_ends = False
+        """Whether ENDs after the replica's position have been deleted from the transaction topic."""
+        self.discover()
+
+    def poll(self, timeout: float, limit: int) -> list[Any]:
+        """Wait for the first message, then return all messages already in the client.
+
+        A single request for many messages would wait for the full number.
+        """
+        messages: list[Any] = self._consumer.consume(1, timeout)
+        if messages:
+            messages += self._consumer.consume(limit - 1, 0)
+        return messages
+
+    def streams_of_kind(self, kind: TopicKind) -> Iterator[PartitionStream]:
+        """Return the streams of the table topics, of the transaction topic, or of the schema topic."""
+        return (stream for stream in self.streams.values() if stream.kind == kind)
+
+    def streams_of_table(self, full_name: str) -> list[PartitionStream]:
+        """Return the streams with the events of ``schema.table``, or no stream if its topic has not been found yet."""
+        for shape in self._layouts.latest_shapes():
+            if shape.full_name == full_name:
+                topic = self._settings.topic_of(shape.schema, shape.name)
+                return [s for s in self.streams.values() if s.partition[0] == topic]
+        return []
+
+    def set_targets(self) -> None:
+        """Set each stream's target to the present end of its partition."""
+        # The answer has the present leaders of the partitions, which the asker may not know yet.
+        partitions_of(self._asker, ())
+        self._set_targets(self.streams.values())
+
+    def discover(self, *, at_once: bool = False) -> None:
+        """Follow new partitions. Look for them from time to time, and often while a topic is missing."""
+        now = time.monotonic()
+        if not at_once and now < self._next_discovery:
+            return
+        topics = self._wanted_topics()
+        # Poll, because the client keeps its log until then.
+        self._asker.poll(0)
+        # The consumer asks by itself, because its fetches begin at once only if it knows the leaders of the partitions.
+        found = partitions_of(self._consumer, topics)
+        new: list[PartitionStream] = []
+        for topic, numbers in found.items():
+            kind = topics[topic]
+            # Transactions and shapes are in partition 0 alone, because order matters.
+            for number in numbers if kind == "table" else [0]:
+                if (topic, number) not in self.streams:
+                    new.append(self._new_stream((topic, number), kind))
+        self._set_targets(new)
+        self._assign(new)
+        missing = sorted(topics.keys() - found.keys())
+        if missing != self._missing:
+            self._missing, self._missing_since = missing, now
+        self._next_discovery = now + (_MISSING_TOPIC_POLL_S if missing else _NEW_PARTITION_POLL_S)
+
+    @property
+    def awaits_topics(self) -> bool:
+        """Return whether topics are missing that may still appear."""
+        return bool(self._missing) and time.monotonic() - self._missing_since < _MISSING_GRACE_S
+
+    def _wanted_topics(self) -> dict[str, TopicKind]:
+        source = self._settings.source
+        topics: dict[str, TopicKind] = {}
+        for shape in self._layouts.latest_shapes():
+            topics[self._settings.topic_of(shape.schema, shape.name)] = "table"
+        topics[transaction_topic(source)] = "transaction"
+        topics[schema_topic(source)] = "schema"
+        return topics
+
+    def _new_stream(self, partition: Partition, kind: TopicKind) -> PartitionStream:
+        position = self._positions.get(partition)
+        if position is None:
+            return PartitionStream(partition, kind, next_offset=0)
+        return PartitionStream(partition, kind, position.next_offset, position.lsn)
+
+    def _set_targets(self, streams: Collection[PartitionStream]) -> None:
+        ends = partition_ends(self._asker, [stream.partition for stream in streams])
+        for stream in streams:
+            self._set_target(stream, *ends[stream.partition])
+
+    def _set_target(self, stream: PartitionStream, first: int, end: int) -> None:
+        stream.target = end
+        if stream.next_offset > stream.target:
+            raise DataError(
+                f"{stream.where(stream.next_offset)} was to be read next, but the partition ends at {stream.target}, "
+                "so the topic was deleted and created again. "
+                "Rebuild the replica from the topic: docs/how-to/rebuild-a-replica.md says how."
+            )
+        if stream.next_offset < first:
+            # A compacted topic may begin at any offset. The transaction topic loses its oldest records by time.
+            self.lost_ends |= stream.kind == "transaction" and stream.partition in self._positions
+            stream.next_offset = first
+
+    def first_offset(self, stream: PartitionStream) -> int:
+        """Return the first offset that the partition still has."""
+        first, _ = partition_ends(self._asker, [stream.partition])[stream.partition]
+        return first
+
+    def restart(self, stream: PartitionStream) -> None:
+        """Continue with the first offset that the partition still has."""
+        from confluent_kafka import TopicPartition
+
+        stream.next_offset = self.first_offset(stream)
+        self._consumer.seek(TopicPartition(*stream.partition, stream.next_offset))
+
+    def _assign(self, streams: list[PartitionStream]) -> None:
+        from confluent_kafka import TopicPartition
+
+        if not streams:
+            return
+        for stream in streams:
+            self.streams[stream.partition] = stream
+        self._consumer.incremental_assign([TopicPartition(*s.partition, s.next_offset) for s in streams])
+        _log.debug(
+            "following %s", ", ".join(f"{t}/{p} from {s.next_offset}" for s in streams for t, p in [s.partition])
+        )
+
+    def pause(self, stream: PartitionStream) -> None:
+        """Stop fetching a partition. The client drops prefetched messages and fetches again later."""
+        from confluent_kafka import TopicPartition
+
+        if not stream.paused:
+            stream.paused = True
+            self._consumer.pause([TopicPartition(*stream.partition)])
+
+    def resume(self, stream: PartitionStream) -> None:
+        """Fetch a paused partition again."""
+        from confluent_kafka import TopicPartition
+
+        if stream.paused:
+            stream.paused = False
+            self._consumer.resume([TopicPartition(*stream.partition)])

@@ -1,0 +1,157 @@
+"""Read partitions, ends of partitions, and shapes: everything needed before events are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import orjson
+
+from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.client_errors import is_transient
+from rowcast.shared.kafka.clients import new_consumer, unreachable
+from rowcast.shared.kafka.messages import schema_topic
+from rowcast.shared.tables.shape import TableShape
+
+KAFKA_TIMEOUT_S = 10.0
+
+_RETRY_PAUSE_S = 0.1
+
+# The timestamps of Kafka's protocol that ask for the first offset, and for the offset after the last.
+_FIRST, _AFTER_LAST = -2, -1
+
+T = TypeVar("T")
+
+# The settings of every consumer of the worker, on top of the user's properties. The worker reads uncommitted records,
+# because everything in the outbox is committed on the primary, and the lsns remove what is sent twice.
+READER_CONFIG: dict[str, Any] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "isolation.level": "read_uncommitted",
+    "enable.partition.eof": True,
+    "allow.auto.create.topics": False,
+    "fetch.min.bytes": 1,
+    # The broker answers at once if records are available. A shorter time would only cause more work. The embedded Kafka
+    # polls once in this time, and a resumed partition waits for the answer to the request before.
+    "fetch.wait.max.ms": 100,
+    "fetch.queue.backoff.ms": 20,
+    "queued.min.messages": 50_000,
+}
+
+
+def new_reader(settings: Settings) -> AbstractContextManager[Any]:
+    """Create a consumer for events, and close it at the end of the block."""
+    return _new_consumer(settings, {})
+
+
+def new_asker(settings: Settings) -> AbstractContextManager[Any]:
+    """Create a consumer for shapes and for the ends of partitions, and close it at the end of the block.
+
+    A server answers the requests of a client one after the other. Therefore a consumer that fetches from the end of a
+    partition gets each answer only after ``fetch.wait.max.ms``.
+    """
+    return _new_consumer(settings, {"fetch.wait.max.ms": 10})
+
+
+@contextmanager
+def _new_consumer(settings: Settings, own: dict[str, Any]) -> Iterator[Any]:
+    consumer = new_consumer(settings.require_kafka(), "worker", {**READER_CONFIG, "group.id": "rowcast", **own})
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[int]]:
+    """Return the partition numbers of the topics that exist. Raise UnreachableError if no broker answers."""
+    return partitions_in(_retry_transient(lambda: consumer.list_topics(timeout=KAFKA_TIMEOUT_S)), topics)
+
+
+def partitions_in(metadata: Any, topics: Iterable[str]) -> dict[str, list[int]]:
+    """Return the partition numbers of the topics that exist in the cluster's metadata."""
+    wanted = set(topics)
+    return {name: sorted(t.partitions) for name, t in metadata.topics.items() if name in wanted and t.error is None}
+
+
+def partition_ends(consumer: Any, partitions: Collection[Partition]) -> dict[Partition, tuple[int, int]]:
+    """Return the first offset of each partition, and the offset after the last.
+
+    Raise UnreachableError if the leader of a partition does not answer.
+    """
+    first = _retry_transient(lambda: _offsets_at(consumer, partitions, _FIRST))
+    end = _retry_transient(lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
+    return {partition: (first[partition], end[partition]) for partition in partitions}
+
+
+def _offsets_at(consumer: Any, partitions: Collection[Partition], timestamp: int) -> dict[Partition, int]:
+    """Return an offset of each partition. All partitions of a server are in one request."""
+    from confluent_kafka import KafkaException, TopicPartition
+
+    asked = [TopicPartition(*partition, timestamp) for partition in partitions]
+    found = consumer.offsets_for_times(asked, timeout=KAFKA_TIMEOUT_S) if asked else []
+    for one in found:
+        if one.error is not None:
+            raise KafkaException(one.error)
+    return {(one.topic, one.partition): one.offset for one in found}
+
+
+def _retry_transient(call: Callable[[], T]) -> T:
+    """Repeat the call while Kafka answers with a transient error, for ``KAFKA_TIMEOUT_S`` at most."""
+    from confluent_kafka import KafkaException
+
+    deadline = time.monotonic() + KAFKA_TIMEOUT_S
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if not is_transient(error.args[0]) or time.monotonic() > deadline:
+                raise unreachable({}, error) from error
+        time.sleep(_RETRY_PAUSE_S)
+
+
+def add_shape(value: bytes, layouts: RowLayouts, offset: int) -> bool:
+    """Add the shape in a message of the schema topic. Return True if the shape is news. Raise DataError."""
+    shape = TableShape.from_json(value)
+    version = orjson.loads(value).get("version")
+    return layouts.add(version if isinstance(version, str) else shape.version, shape, offset)
+
+
+def read_shapes(asker: Any, settings: Settings, layouts: RowLayouts) -> None:
+    """Read the schema topic from the first record to the present end, into ``layouts``, if the topic exists.
+
+    ``asker``: from ``new_asker``. It follows no partition afterwards. Raise DataError with the offset of an invalid
+    shape. Raise UnreachableError.
+    """
+    from confluent_kafka import KafkaException, TopicPartition
+
+    topic = schema_topic(settings.source)
+    partition = topic, 0
+    try:
+        if topic not in partitions_of(asker, [topic]):
+            return
+        next_offset, end = partition_ends(asker, [partition])[partition]
+        asker.incremental_assign([TopicPartition(*partition, next_offset)])
+        while next_offset < end:
+            message: Any = asker.poll(KAFKA_TIMEOUT_S)
+            if message is None:
+                raise unreachable(settings.kafka, TimeoutError(f"no answer for topic {topic}"))
+            error = message.error()
+            if error is not None and error.name() == "_PARTITION_EOF":
+                break
+            if error is not None:
+                raise KafkaException(error)
+            next_offset = message.offset() + 1
+            if message.value() is not None:
+                try:
+                    add_shape(message.value(), layouts, message.offset())
+                except DataError as bad:
+                    raise DataError(f"topic {topic}, partition 0, offset {message.offset()}: {bad}") from bad
+        asker.incremental_unassign([TopicPartition(*partition)])
+    except KafkaException as error:
+        raise unreachable(settings.kafka, error) from error

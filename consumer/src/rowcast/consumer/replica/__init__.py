@@ -1,0 +1,1 @@
+"""Apply transactions to a replica database."""

@@ -1,0 +1,208 @@
+"""Write runs of transactions to the replica.
+
+The fast path folds a run and applies the result in set-wise statements. The end of every source transaction is a state
+of the primary, therefore the end of a run satisfies every constraint. Only the way there may violate constraints: a
+unique value may move between rows, or a row may be deleted before a referring row.
+
+After a violation, the run is halved until the halves pass. A single failing transaction is tried in further orders. The
+last attempt suspends constraints: foreign keys are checked at the end of the transaction, and rows with moving unique
+values are deleted before the write. The full path, event after event, names the failing event.
+
+Each piece is a replica transaction with rows and positions. If a later piece fails, the earlier pieces stay applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
+from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
+from rowcast.consumer.replica.positions import LastApplied, Positions
+from rowcast.consumer.replica.tables import ReplicaTables
+from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.tables.table_order import parents_first
+
+
+class ConflictError(DataError):
+    """A constraint of the replica refuses these changes, in every order."""
+
+
+class ValueRefusedError(DataError):
+    """The table or the engine cannot hold a value."""
+
+
+class Applier:
+    """Apply runs through a connection, on behalf of a worker."""
+
+    def __init__(self, replica: ReplicaDialect, tables: ReplicaTables, positions: Positions) -> None:
+        self._replica = replica
+        self._tables = tables
+        self._positions = positions
+        self._order: list[str] = []
+        self._ordered_tables = 0
+        self.lsn = 0
+        """The greatest lsn applied. While the replica loads by key, a later run may have a smaller lsn."""
+
+    def apply(self, connection: Connection, run: Run, *, complete: bool = True) -> None:
+        """Apply the whole run, or everything before the first transaction with an error.
+
+        ``complete``: False while the replica loads by key. A conflict then raises at once, because the changes to
+        resolve the conflict may not have been read yet. Raise ConflictError, or DataError for a refused value. Both
+        name the event. Raise RetriableError for a transient error, and FencedError if another worker has taken over.
+        """
+        try:
+            self.apply_folded(connection, run)
+        except (ConflictError, ValueRefusedError) as error:
+            if isinstance(error, ConflictError) and not complete:
+                raise
+            if len(run.transactions) == 1:
+                self._apply_single(connection, run.transactions[0], error)
+                return
+            middle = len(run.transactions) // 2
+            self.apply(connection, Run(run.transactions[:middle]), complete=complete)
+            self.apply(connection, Run(run.transactions[middle:]), complete=complete)
+
+    def apply_folded(self, connection: Connection, run: Run) -> None:
+        """Apply a run in set-wise statements, each key once. Fast path of ``apply_in_order``."""
+        changes = (change for transaction in run.transactions for change in transaction.changes)
+        groups = group_by_table(fold(changes), self._parents_first())
+        with self._replica_transaction(connection, run):
+            self._delete(connection, groups)
+            self._upsert(connection, groups)
+
+    def apply_in_order(self, connection: Connection, transaction: Transaction) -> None:
+        """Apply a transaction's changes separately and in order.
+
+        An error names the event. Full path of ``apply_folded``.
+        """
+        with self._replica_transaction(connection, Run([transaction])):
+            self._write_in_order(connection, transaction)
+
+    def _apply_single(self, connection: Connection, transaction: Transaction, first_error: DataError) -> None:
+        """Apply a transaction after the fast path has failed."""
+        if not isinstance(first_error, ConflictError):
+            # Find out which event has the value.
+            self.apply_in_order(connection, transaction)
+            return
+        attempts: tuple[Callable[[Connection, Transaction], None], ...] = (
+            self._write_upserts_first,
+            self._write_in_order,
+            self._write_with_suspended_constraints,
+        )
+        error_to_raise: DataError = first_error
+        for write in attempts:
+            try:
+                with self._replica_transaction(connection, Run([transaction])):
+                    write(connection, transaction)
+            except (ConflictError, ValueRefusedError) as error:
+                if write == self._write_in_order:
+                    # The error names the event.
+                    error_to_raise = error
+            else:
+                return
+        raise ConflictError(
+            f"transaction {transaction.id} (lsn {transaction.lsn}): {error_to_raise}. "
+            "Look for constraints and rows on the replica that the primary does not have."
+        ) from error_to_raise
+
+    def _write_upserts_first(self, connection: Connection, transaction: Transaction) -> None:
+        groups = group_by_table(fold(transaction.changes), self._parents_first())
+        self._upsert(connection, groups)
+        self._delete(connection, groups)
+
+    def _write_in_order(self, connection: Connection, transaction: Transaction) -> None:
+        for change in sorted(transaction.changes, key=lambda c: c.lsn):
+            with self._errors_naming(change):
+                table = self._tables.table(change.layout.table)
+                if change.after is None:
+                    self._replica.delete(connection, table, change.layout, [change.key])
+                else:
+                    self._replica.upsert(connection, table, change.layout, [change.after])
+
+    def _write_with_suspended_constraints(self, connection: Connection, transaction: Transaction) -> None:
+        groups = group_by_table(fold(transaction.changes), self._parents_first())
+        with self._foreign_keys_suspended(connection):
+            self._delete(connection, groups)
+            for group in groups:
+                table = self._tables.table(group.table)
+                if not table.other_unique:
+                    continue
+                for layout in group.upserts:
+                    self._tables.require_replaceable(connection, layout)
+                    keys = [c.key for c in transaction.changes if c.layout is layout and c.after is not None]
+                    self._replica.delete(connection, table, layout, list(dict.fromkeys(keys)))
+            self._upsert(connection, groups)
+
+    def _delete(self, connection: Connection, groups: Sequence[TableChanges]) -> None:
+        for group in reversed(groups):
+            for layout, keys in group.deletes.items():
+                self._replica.delete(connection, self._tables.table(group.table), layout, keys)
+
+    def _upsert(self, connection: Connection, groups: Sequence[TableChanges]) -> None:
+        for group in groups:
+            for layout, images in group.upserts.items():
+                self._replica.upsert(connection, self._tables.table(group.table), layout, images)
+
+    def _parents_first(self) -> list[str]:
+        shapes = self._tables.shapes()
+        if len(shapes) != self._ordered_tables:
+            self._order = parents_first(sorted(shapes, key=attrgetter("full_name")))
+            self._ordered_tables = len(shapes)
+        return self._order
+
+    @contextmanager
+    def _foreign_keys_suspended(self, connection: Connection) -> Iterator[None]:
+        self._replica.suspend_foreign_keys(connection)
+        try:
+            yield
+        finally:
+            if not connection.invalidated:
+                self._replica.resume_foreign_keys(connection)
+
+    @contextmanager
+    def _replica_transaction(self, connection: Connection, run: Run) -> Iterator[None]:
+        """Commit rows and positions together, or neither. Turn the driver's errors into errors of this module."""
+        last = run.last
+        applied = LastApplied(last.lsn, last.id, last.ts_ms) if last.lsn > self.lsn else None
+        try:
+            with connection.begin():
+                # The epoch comes first, because a fenced worker must write nothing and wait for no lock.
+                self._positions.check_epoch(connection, applied)
+                self._replica.defer_foreign_keys(connection)
+                yield
+                self._positions.write(connection, run.positions())
+        except exc.DBAPIError as error:
+            raise self._to_rowcast_error(error) from error
+        except ValueError as error:
+            raise ValueRefusedError(str(error)) from error
+        self.lsn = max(self.lsn, last.lsn)
+
+    @contextmanager
+    def _errors_naming(self, change: Change) -> Iterator[None]:
+        """Name the event in errors about its values or constraints."""
+        try:
+            yield
+        except exc.DBAPIError as error:
+            rowcast_error = self._to_rowcast_error(error)
+            if isinstance(rowcast_error, DataError):
+                raise type(rowcast_error)(f"{change.where()}: {rowcast_error}") from error
+            raise rowcast_error from error
+        except ValueError as error:
+            raise ValueRefusedError(f"{change.where()}: {error}") from error
+
+    def _to_rowcast_error(self, error: exc.DBAPIError) -> DataError | RetriableError:
+        reason = self._replica.reason(error)
+        match self._replica.classify(error):
+            case Fault.LOST | Fault.TRANSIENT:
+                return RetriableError(f"the replica did not apply a batch: {reason}")
+            case Fault.CONFLICT:
+                return ConflictError(f"a constraint of the replica refuses the change: {reason}")
+            case Fault.DATA:
+                return ValueRefusedError(f"the replica refuses a value: {reason}")

@@ -1,0 +1,212 @@
+"""The replica database as the active worker uses it: connection, ownership, state, tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.replica import positions
+from rowcast.consumer.replica.applier import Applier, ConflictError
+from rowcast.consumer.replica.constraints import Constraints
+from rowcast.consumer.replica.dialects import Fault, replica_dialect
+from rowcast.consumer.replica.positions import Positions, ReplicaRow
+from rowcast.consumer.replica.tables import ReplicaTables
+from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.database.engines import open_engine, reach
+from rowcast.shared.errors import ConfigurationError, RetriableError
+from rowcast.shared.process_name import new_process_name
+
+_log = logging.getLogger("rowcast.worker")
+
+
+class Replica:
+    """One replica database.
+
+    Methods raise RetriableError if the database goes away or a lock is not granted: call the method again then. Methods
+    raise FencedError if another worker has taken over.
+    """
+
+    def __init__(self, source: str, name: str, settings: ReplicaSettings, layouts: RowLayouts) -> None:
+        """Connect once. Raise UnreachableError and ConfigurationError."""
+        self._label = f"replica {name!r}"
+        self._source = source
+        self._layouts = layouts
+        self._owner = new_process_name()
+        self._engine = open_engine(settings.sqlalchemy_url, self._label, pooled=False)
+        self._dialect = replica_dialect(self._engine.dialect.name)
+        self._dialect.configure(self._engine)
+        reach(self._engine, self._label)
+        self._connection: Connection | None = None
+        self._tables = ReplicaTables(source, self._dialect)
+        self._constraints = Constraints(self._dialect, self._tables)
+        self._positions = Positions(source, 0, self._dialect)
+        self._applier = Applier(self._dialect, self._tables, self._positions)
+        # Set after a fault, because the last transaction may or may not have been committed.
+        self._in_doubt = False
+        self._held_back: list[Transaction] = []
+        self.state: ReplicaState = "loading"
+
+    def close(self) -> None:
+        """Close the connection. A transaction that was not committed rolls back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def take_over(self) -> tuple[ReplicaRow, dict[Partition, Position]]:
+        """Take the replica over and fence every earlier worker. Return the replica's row and its positions."""
+        self.close()
+        self._held_back.clear()
+        with self._translated_errors():
+            positions.create_tables(self._engine)
+        with self._connected() as connection, connection.begin():
+            row = positions.take_over(connection, self._source, self._owner)
+            applied_positions = positions.read_positions(connection, self._source)
+        self.state = row.state
+        self._positions = Positions(self._source, row.epoch, self._dialect)
+        self._applier = Applier(self._dialect, self._tables, self._positions)
+        self._applier.lsn = row.lsn
+        self._in_doubt = False
+        self.close()
+        return row, applied_positions
+
+    def prepare(self) -> None:
+        """Create or adapt the tables of all shapes that have been read."""
+        shapes = self._layouts.latest_shapes()
+        if not self._tables.needs_prepare(shapes):
+            return
+        with self._connected() as connection:
+            with connection.begin():
+                self._positions.check_epoch(connection)
+                self._tables.prepare(connection, shapes)
+            if self.state == "consistent":
+                self._constraints.create(connection)
+
+    def apply(self, run: Run) -> int:
+        """Apply a run, whole or up to the transaction that raises ConflictError or DataError.
+
+        Return the number of applied events. While the replica loads by key, changes that violate a constraint of the
+        user's are held back until later changes resolve the conflict or ``become_consistent`` is called.
+        """
+        layouts = {change.layout for transaction in run.transactions for change in transaction.changes}
+        if not all(self._tables.fits(layout) for layout in layouts):
+            self.prepare()
+        with self._connected() as connection:
+            if self._in_doubt:
+                run = self._without_applied(connection, run)
+                self._in_doubt = False
+            if run.transactions:
+                self._apply_with_held_back(connection, run)
+        return run.event_count
+
+    def _apply_with_held_back(self, connection: Connection, run: Run) -> None:
+        run = Run([*self._held_back, *run.transactions])
+        by_key = run.transactions[0].by_key
+        try:
+            self._applier.apply(connection, run, complete=not by_key)
+        except ConflictError:
+            if not by_key:
+                raise
+            self._held_back = list(run.transactions)
+        else:
+            self._held_back.clear()
+
+    def _without_applied(self, connection: Connection, run: Run) -> Run:
+        """Return the run without the transactions that the replica's positions already include."""
+        with connection.begin():
+            applied = positions.read_positions(connection, self._source)
+        start = Position(0, 0)
+        remaining = []
+        for transaction in run.transactions:
+            for partition, position in transaction.positions.items():
+                if applied.get(partition, start).next_offset < position.next_offset:
+                    remaining.append(transaction)
+                    break
+        return Run(remaining)
+
+    def become_consistent(self) -> bool:
+        """Create and check the constraints. Return False if rows violate one: the replica stays in loading then."""
+        if self._held_back:
+            with self._connected() as connection:
+                held, self._held_back = Run([_merge(self._held_back)]), []
+                self._applier.apply(connection, held)
+        self.prepare()
+        with self._connected() as connection:
+            # First, because the server is to check the rows when constraints are created.
+            self._dialect.set_consistency(connection, consistent=True)
+            if not self._constraints.create(connection):
+                self._dialect.set_consistency(connection, consistent=False)
+                return False
+            with connection.begin():
+                self._positions.change_state(connection, "consistent")
+            self.state = "consistent"
+        _log.info("%s is consistent: from now on, every state is one that the primary had", self._label)
+        return True
+
+    def begin_loading(self) -> None:
+        """Drop the constraints, because the events that follow go by key."""
+        with self._connected() as connection:
+            with connection.begin():
+                self._positions.change_state(connection, "loading")
+            self.state = "loading"
+            self._dialect.set_consistency(connection, consistent=False)
+            self._constraints.drop(connection)
+        _log.warning(
+            "%s is loading: until it is consistent, rows may arrive before the rows that they refer to", self._label
+        )
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Yield the connection, after opening a new connection if needed."""
+        with self._translated_errors():
+            if self._connection is None:
+                self._connection = self._engine.connect()
+                self._dialect.set_consistency(self._connection, consistent=self.state == "consistent")
+            yield self._connection
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """Turn the driver's errors into rowcast's, and drop the connection after a transient error."""
+        try:
+            yield
+        except RetriableError:
+            self._drop_connection()
+            raise
+        except exc.DBAPIError as error:
+            reason = self._dialect.reason(error)
+            if self._dialect.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+                self._drop_connection()
+                raise RetriableError(f"{self._label}: {reason}") from error
+            raise ConfigurationError(
+                f"{self._label}: the database refused a statement of the worker: {reason}. "
+                "Check that the user of its url may create and change tables there."
+            ) from error
+
+    def _drop_connection(self) -> None:
+        self._in_doubt = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.invalidate()
+                connection.close()
+            except exc.DBAPIError as error:
+                _log.debug("closing a lost connection failed: %s", error)
+
+
+def _merge(held_back: list[Transaction]) -> Transaction:
+    """Return one transaction of all changes up to the topics' ends.
+
+    The merged transaction is complete. It satisfies the constraints violated by parts.
+    """
+    last = max(held_back, key=lambda t: t.lsn)
+    merged = Transaction(last.id, last.lsn, last.ts_ms, by_key=True)
+    for transaction in held_back:
+        merged.changes += transaction.changes
+        merged.positions |= transaction.positions
+    return merged

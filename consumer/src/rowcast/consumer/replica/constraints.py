@@ -1,0 +1,115 @@
+"""The constraints between rows: dropped while the replica loads, created and checked when it becomes consistent."""
+
+from __future__ import annotations
+
+import logging
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import AddConstraint, CreateIndex
+
+from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
+from rowcast.consumer.replica.table_definitions import WORKER_PREFIX, TableDefinitions
+from rowcast.consumer.replica.tables import ReplicaTables
+from rowcast.shared.database.driver_errors import first_line
+
+_log = logging.getLogger("rowcast.worker")
+
+
+class Constraints:
+    """Create and drop unique and foreign keys of the worker's tables. The user's own tables keep all constraints."""
+
+    def __init__(self, replica: ReplicaDialect, tables: ReplicaTables) -> None:
+        self._replica = replica
+        self._tables = tables
+
+    def create(self, connection: Connection) -> bool:
+        """Create the missing constraints, each in its own transaction.
+
+        Return False if rows violate a constraint. A warning names the constraint, and the replica cannot become
+        consistent yet. Unsupported constraints are left out, with a warning.
+        """
+        definitions = TableDefinitions(self._tables.shapes(), self._replica, connection.dialect)
+        with connection.begin():
+            own = self._tables.created_by_worker(connection)
+        own_shapes = {name: shape for name, shape in definitions.shapes.items() if name in own}
+        satisfied = True
+        for full_name, shape in own_shapes.items():
+            for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
+                satisfied &= self._create_index(connection, full_name, index)
+        if not self._replica.foreign_keys_in_table:
+            for full_name in own_shapes:
+                for key in definitions.tables[full_name].foreign_key_constraints:
+                    satisfied &= self._create_foreign_key(connection, full_name, key)
+        with connection.begin():
+            self._tables.refresh(connection)
+            tables = [self._tables.table(name) for name in definitions.shapes]
+            satisfied &= self._replica.check_foreign_keys(connection, tables)
+        return satisfied
+
+    def drop(self, connection: Connection) -> None:
+        """Drop what ``create`` has created, while the replica loads."""
+        with connection.begin():
+            own = self._tables.created_by_worker(connection)
+            definitions = TableDefinitions(self._tables.shapes(), self._replica, connection.dialect)
+        names = own & definitions.tables.keys()
+        if not self._replica.foreign_keys_in_table:
+            for full_name in names:
+                self._drop_foreign_keys(connection, full_name, definitions.tables[full_name])
+        for full_name in names:
+            self._drop_unique_indexes(connection, full_name, definitions.tables[full_name])
+        with connection.begin():
+            self._tables.refresh(connection)
+
+    def _drop_foreign_keys(self, connection: Connection, full_name: str, table: sa.Table) -> None:
+        with connection.begin():
+            for key in sa.inspect(connection).get_foreign_keys(table.name, table.schema):
+                name = key.get("name") or ""
+                if name.startswith(WORKER_PREFIX):
+                    self._replica.drop_foreign_key(connection, self._tables.table(full_name), name)
+
+    def _drop_unique_indexes(self, connection: Connection, full_name: str, table: sa.Table) -> None:
+        with connection.begin():
+            for index in sa.inspect(connection).get_indexes(table.name, table.schema):
+                name = index.get("name") or ""
+                if name.startswith(f"{WORKER_PREFIX}uq_"):
+                    self._replica.drop_index(connection, self._tables.table(full_name), name)
+
+    def _create_index(self, connection: Connection, full_name: str, index: sa.Index) -> bool:
+        table = index.table
+        assert table is not None
+        try:
+            with connection.begin():
+                existing = {i["name"] for i in sa.inspect(connection).get_indexes(table.name, table.schema)}
+                if index.name not in existing:
+                    connection.execute(CreateIndex(index))
+        except exc.DBAPIError as error:
+            kind = "unique key" if index.unique else "index"
+            return self._handle_failure(error, full_name, f"{kind} ({', '.join(c.name for c in index.columns)})")
+        return True
+
+    def _create_foreign_key(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
+        try:
+            with connection.begin():
+                existing = sa.inspect(connection).get_foreign_keys(key.table.name, key.table.schema)
+                if key.name not in {k["name"] for k in existing}:
+                    connection.execute(AddConstraint(key, isolate_from_table=False))
+        except exc.DBAPIError as error:
+            description = f"foreign key ({', '.join(key.column_keys)}) to {key.referred_table.fullname}"
+            return self._handle_failure(error, full_name, description)
+        return True
+
+    def _handle_failure(self, error: exc.DBAPIError, table: str, constraint: str) -> bool:
+        """Return whether the replica may become consistent without this constraint. Raise a transient error again."""
+        if self._replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+            raise error
+        reason = first_line(error)
+        if self._replica.is_violated_by_rows(error):
+            _log.warning(
+                "table %s: %s cannot be created, so the replica is still loading: %s. "
+                "Look for rows from before the capture, which are not in the topics.", table, constraint, reason,
+            )  # fmt: skip
+            return False
+        _log.warning("table %s: %s is left out, because this engine does not support it: %s", table, constraint, reason)
+        return True

@@ -1,0 +1,209 @@
+"""The interface between the worker and an engine."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection, Dialect, Engine
+
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects.value_limits import ValueLimit
+from rowcast.shared.database.driver_errors import ServerFault, server_fault
+from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.type_mapping import engine_family
+
+_log = logging.getLogger("rowcast.worker")
+
+PositionRow = tuple[str, str, int, int, int]
+"""Source, topic, partition, next offset, lsn."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaColumn:
+    """A column as the replica has it.
+
+    ``type`` is the engine's own name of the type, in lower case. ``loose``: the column's collation may take two
+    different texts for equal, such as ``a`` and ``A``.
+    """
+
+    name: str
+    type: str
+    nullable: bool
+    generated: bool
+    loose: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReplicaTable:
+    """A table of the replica.
+
+    ``quoted`` is its name, ready for SQL. ``other_unique``: the table has unique keys besides the primary key.
+    """
+
+    schema: str | None
+    name: str
+    quoted: str
+    columns: dict[str, ReplicaColumn]
+    key: tuple[str, ...]
+    other_unique: bool
+
+    def writable_columns(self, layout: RowLayout) -> list[str]:
+        """Return the columns to write of an event's row.
+
+        Generated columns are left out. Columns of an older shape are left out if the replica does not have the column.
+        """
+        return [name for name in layout.columns if name in self.columns and not self.columns[name].generated]
+
+
+class Fault(Enum):
+    """The meaning of a database error for the rows being applied."""
+
+    LOST = "the connection or the server is gone"
+    TRANSIENT = "a deadlock or a lock timeout: the same rows may succeed later"
+    CONFLICT = "a violated constraint: the same rows may succeed in another order"
+    DATA = "a value that the table refuses"
+
+
+_FAULTS = {
+    ServerFault.LOST: Fault.LOST,
+    ServerFault.READ_ONLY: Fault.LOST,
+    ServerFault.CONTENDED: Fault.TRANSIENT,
+    ServerFault.TIMED_OUT: Fault.TRANSIENT,
+}
+
+
+class ReplicaDialect(ABC):
+    """Write row images to one engine.
+
+    Statements are cached by the caller's ``RowLayout`` and ``ReplicaTable`` objects. ``name`` is SQLAlchemy's name of
+    the engine. MySQL stands for MariaDB too.
+    """
+
+    name: ClassVar[str]
+    foreign_keys_in_table: ClassVar[bool] = False
+    """The engine can create foreign keys only with their table, and switches them on and off instead."""
+    has_deferrable_foreign_keys: ClassVar[bool] = False
+    """The engine can check foreign keys at the end of the transaction."""
+    has_schemas: ClassVar[bool] = False
+    suspends_foreign_keys: ClassVar[bool] = False
+    """``suspend_foreign_keys`` also switches off the actions of foreign keys, such as cascades."""
+    value_limits: ClassVar[Sequence[ValueLimit]] = ()
+    """The values of other engines that the engine cannot hold."""
+
+    def configure(self, engine: Engine) -> None:  # noqa: B027  # optional
+        """Set up every new connection of the worker. Called once, before the first connection."""
+
+    def configure_reader(self, engine: Engine) -> None:
+        """Set up every new connection that only reads rows and their images."""
+        self.configure(engine)
+
+    def is_own_engine(self, source_engine: str) -> bool:
+        """Return whether a source is on this engine, so that its values can be stored as they are."""
+        return engine_family(source_engine) == self.name
+
+    @abstractmethod
+    def key_values(self, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Return the driver's values for keys in the contract's encodings, to look rows up."""
+
+    @abstractmethod
+    def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
+        """Return the table's columns by name, or an empty dictionary if the table does not exist."""
+
+    def set_consistency(self, connection: Connection, *, consistent: bool) -> None:  # noqa: B027  # optional
+        """Set the connection up for a replica that is loading or consistent. Called outside of any transaction."""
+
+    def defer_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
+        """Check foreign keys at the end of the current transaction, if the engine can.
+
+        Called first in every transaction that applies rows.
+        """
+
+    @abstractmethod
+    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write rows by primary key, each key once at most. Never change a row of another key.
+
+        Raise ValueError for a value that the engine cannot hold.
+        """
+
+    @abstractmethod
+    def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
+        """Delete rows by primary key. A key without a row is not an error."""
+
+    @abstractmethod
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Insert or update rows of ``rowcast_position``, in one round trip because every transaction does so."""
+
+    def suspend_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
+        """Ignore foreign keys within a transaction with a valid end, until ``resume_foreign_keys``."""
+
+    def resume_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
+        """End ``suspend_foreign_keys``."""
+
+    def classify(self, error: exc.DBAPIError) -> Fault:
+        """Return what the error means for the rows."""
+        if error.connection_invalidated or isinstance(error, exc.InterfaceError):
+            return Fault.LOST
+        if isinstance(error, exc.IntegrityError):
+            return Fault.CONFLICT
+        return self._classify_by_code(error)
+
+    def _classify_by_code(self, error: exc.DBAPIError) -> Fault:
+        """Classify an error by the server's code, because the driver's class says too little."""
+        return _FAULTS.get(server_fault(error), Fault.DATA)
+
+    def reason(self, error: exc.DBAPIError) -> str:
+        """Return the server's message in one line."""
+        return " ".join(str(error.orig).split())
+
+    @abstractmethod
+    def is_violated_by_rows(self, error: exc.DBAPIError) -> bool:
+        """Return whether rows prevented a constraint. If not, the engine does not support the constraint."""
+
+    def check_foreign_keys(self, connection: Connection, tables: Sequence[ReplicaTable]) -> bool:
+        """Return whether the rows satisfy all foreign keys, and warn of each violation.
+
+        Needed only for engines with foreign keys that can be switched on without a check of the rows.
+        """
+        return True
+
+    def drop_foreign_key(self, connection: Connection, table: ReplicaTable, name: str) -> None:
+        """Drop a foreign key that the worker created."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        connection.exec_driver_sql(f"ALTER TABLE {table.quoted} DROP CONSTRAINT {quote(name)}")
+
+    def drop_index(self, connection: Connection, table: ReplicaTable, name: str) -> None:
+        """Drop an index that the worker created."""
+        connection.exec_driver_sql(f"DROP INDEX {quoted_name(connection, table.schema, name)}")
+
+    def table_options(self, source_engine: str, dialect: Dialect) -> dict[str, Any]:
+        """Return keyword arguments for the ``sa.Table`` of a source's table."""
+        return {}
+
+    def fit_row(self, columns: Sequence[sa.Column[Any]], indexed: set[str]) -> None:  # noqa: B027  # optional
+        """Change types of columns if the engine limits the size of a row. ``indexed``: the columns of keys."""
+
+    def missing_types(self, connection: Connection, shapes: Sequence[TableShape]) -> dict[str, list[str]]:
+        """Return ``schema.table.column`` of the columns that need a type which the database lacks, by type."""
+        return {}
+
+
+def quoted_name(connection: Connection, schema: str | None, name: str) -> str:
+    """Return ``schema.table`` in the engine's quotes, ready for the driver. Names are quoted in any case."""
+    preparer = connection.dialect.identifier_preparer
+    parts = [preparer.quote_identifier(part) for part in (schema, name) if part]
+    return ".".join(parts)
+
+
+def log_orphans(table: str, count: int, parent: str) -> None:
+    """Warn of rows that keep a replica from becoming consistent."""
+    _log.warning(
+        "table %s: %d rows refer to rows of %s that are missing, so the replica is still loading. "
+        "Look for rows from before the capture, which are not in the topics.", table, count, parent,
+    )  # fmt: skip

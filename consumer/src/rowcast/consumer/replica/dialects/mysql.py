@@ -1,0 +1,342 @@
+"""MariaDB and MySQL: many rows in each statement, foreign keys checked row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection, Dialect, Engine
+
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects import value_converters, value_limits
+from rowcast.consumer.replica.dialects.base import (
+    PositionRow,
+    ReplicaColumn,
+    ReplicaDialect,
+    ReplicaTable,
+    log_orphans,
+)
+from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
+from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
+from rowcast.shared.database.driver_errors import mysql_number
+from rowcast.shared.tables.shape import PortableType
+
+_SESSION = (
+    # A value that does not fit is an error and is never cut. 0 is a key like any other.
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION'",
+    "SET SESSION time_zone = '+00:00'",
+    # Lock only existing rows, to block further users of the replica less often.
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+)
+
+_MARIADB_TYPES = dict.fromkeys(("inet4", "inet6", "uuid"), sa.types.NullType)
+
+_BAD_NULL = 1048
+_MISSING_PARENT, _DUPLICATE = (1452, 1216), (1062, 1586)
+
+_KEYS_PER_DELETE = 1_000
+# MariaDB limits a row without its long values to 65,535 bytes. The rest is for columns that are not texts.
+_MAX_TEXT_BYTES = 60_000
+_MAX_INDEXED_CHARACTERS = 255
+
+# The driver makes one statement of many rows.
+_WRITE_POSITION = (
+    "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn) VALUES (%s, %s, %s, %s, %s) "
+    "ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), lsn = VALUES(lsn)"
+)
+
+_Statement = tuple[str, RowReader]
+
+
+def _is_mariadb_uuid(column: PlannedColumn) -> bool:
+    return column.ddl == "UUID"
+
+
+def _is_cut_as_key(column: PlannedColumn) -> bool:
+    return column.is_key and not 0 < (column.shape.type.length or 0) <= _MAX_INDEXED_CHARACTERS
+
+
+class MySQLReplica(ReplicaDialect):
+    """Write to MariaDB or MySQL. Foreign keys are off while the replica loads, and on when it is consistent."""
+
+    name = "mysql"
+    suspends_foreign_keys = True
+    value_limits = (
+        value_limits.NO_NAN,
+        ValueLimit("infinite numbers", value_limits.FLOATS),
+        value_limits.NO_DECIMAL_NAN,
+        ValueLimit(
+            "more digits after the point than the column says",
+            frozenset(("decimal",)),
+            frozenset(("sqlite",)),
+            value_limits.is_decimal_column,
+        ),
+        value_limits.NO_DISTANT_DATES,
+        ValueLimit(
+            "UUIDs that MariaDB takes for malformed (a version above 7 without the variant of RFC 9562)",
+            frozenset(("uuid",)),
+            condition=_is_mariadb_uuid,
+        ),
+        ValueLimit("texts of more than 255 characters", value_limits.TEXTS, condition=_is_cut_as_key),
+    )
+
+    def __init__(self) -> None:
+        self._upserts: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
+        self._deletes: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
+        self._consistent = False
+
+    def configure(self, engine: Engine) -> None:
+        """Set the session up, and teach SQLAlchemy the types that only MariaDB has."""
+        # SQLAlchemy would warn of these types at every inspection if the URL says mysql.
+        known = engine.dialect.ischema_names  # type: ignore[attr-defined]
+        engine.dialect.ischema_names = _MARIADB_TYPES | known  # type: ignore[attr-defined]
+
+        @event.listens_for(engine, "connect")
+        def set_up_session(connection: object, _record: object) -> None:
+            cursor = connection.cursor()  # type: ignore[attr-defined]
+            for statement in _SESSION:
+                cursor.execute(statement)
+            cursor.close()
+
+    def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
+        """Return the table's columns by name."""
+        rows = connection.execute(
+            sa.text(
+                "SELECT column_name, column_type, is_nullable, extra, collation_name FROM information_schema.columns "
+                "WHERE table_schema = database() AND table_name = :name ORDER BY ordinal_position"
+            ),
+            {"name": name},
+        )
+        return {
+            r[0]: ReplicaColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper(), _is_loose(r[4]))
+            for r in rows
+        }
+
+    def set_consistency(self, connection: Connection, *, consistent: bool) -> None:
+        """Switch foreign keys on or off."""
+        self._consistent = consistent
+        connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(consistent)}")
+        connection.rollback()  # Ends the transaction that SQLAlchemy has begun. The setting stays.
+
+    def key_values(self, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Return the driver's values for keys."""
+        return _reader(table, layout, table.key).rows(keys)
+
+    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write rows by primary key, in a single statement made by the driver."""
+        if (table, layout) not in self._upserts:
+            self._upserts[table, layout] = _upsert_statement(connection, table, layout)
+        sql, reader = self._upserts[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(images)))
+
+    def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
+        """Delete rows by primary key: with IN for a simple key, row by row for a composite key."""
+        if (table, layout) not in self._deletes:
+            self._deletes[table, layout] = _delete_statement(connection, table, layout)
+        sql, reader = self._deletes[table, layout]
+        rows = list(reader.rows(keys))
+        if len(table.key) > 1:
+            # The server does not use an index for `(a, b) IN (…)`.
+            connection.exec_driver_sql(sql, rows)
+        else:
+            _delete_by_list(connection, table, layout, rows)
+
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Insert or update rows of ``rowcast_position``."""
+        connection.exec_driver_sql(_WRITE_POSITION, list(rows))
+
+    def suspend_foreign_keys(self, connection: Connection) -> None:
+        """Switch foreign keys off."""
+        connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
+
+    def resume_foreign_keys(self, connection: Connection) -> None:
+        """Switch foreign keys on if the replica is consistent."""
+        connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(self._consistent)}")
+
+    def reason(self, error: exc.DBAPIError) -> str:
+        """Return the server's message, with an explanation if the guard of ``_upsert_statement`` may be the cause."""
+        reason = super().reason(error)
+        if mysql_number(error) == _BAD_NULL:
+            return (
+                "another row has one of the row's unique values, or a key that this table's collation takes for the "
+                f"same (then create the table with a binary collation, utf8mb4_nopad_bin), or {reason}"
+            )
+        return reason
+
+    def is_violated_by_rows(self, error: exc.DBAPIError) -> bool:
+        """Return whether rows prevented a constraint."""
+        return mysql_number(error) in _MISSING_PARENT + _DUPLICATE
+
+    def check_foreign_keys(self, connection: Connection, tables: Sequence[ReplicaTable]) -> bool:
+        """Return whether the rows satisfy all foreign keys, and warn of each violation.
+
+        Needed only for the user's foreign keys. The server checks the worker's foreign keys during creation.
+        """
+        satisfied = True
+        for table in tables:
+            for key in sa.inspect(connection).get_foreign_keys(table.name):
+                child = sa.table(table.name, *map(sa.column, key["constrained_columns"])).alias("child")
+                parent = sa.table(key["referred_table"], *map(sa.column, key["referred_columns"])).alias("parent")
+                pairs = list(zip(child.c, parent.c, strict=True))
+                orphans = (
+                    sa.select(sa.func.count())
+                    .select_from(child.outerjoin(parent, sa.and_(*(c == p for c, p in pairs))))
+                    .where(*(c.is_not(None) for c in child.c), next(iter(parent.c)).is_(None))
+                )
+                if count := connection.execute(orphans).scalar_one():
+                    log_orphans(table.name, count, key["referred_table"])
+                    satisfied = False
+        return satisfied
+
+    def drop_foreign_key(self, connection: Connection, table: ReplicaTable, name: str) -> None:
+        """Drop a foreign key that the worker created."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        connection.exec_driver_sql(f"ALTER TABLE {table.quoted} DROP FOREIGN KEY {quote(name)}")
+
+    def drop_index(self, connection: Connection, table: ReplicaTable, name: str) -> None:
+        """Drop an index that the worker created."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        connection.exec_driver_sql(f"DROP INDEX {quote(name)} ON {table.quoted}")
+
+    def table_options(self, source_engine: str, dialect: Dialect) -> dict[str, Any]:
+        """Return the storage engine, the character set, and a binary collation for tables of other engines."""
+        options = {"engine": "InnoDB", "charset": "utf8mb4"}
+        if not self.is_own_engine(source_engine):
+            # The other engines compare texts byte by byte, with trailing spaces.
+            mariadb = getattr(dialect, "is_mariadb", False)
+            options["collate"] = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
+        return {f"{dialect.name}_{name}": value for name, value in options.items()}
+
+    def fit_row(self, columns: Sequence[sa.Column[Any]], indexed: set[str]) -> None:
+        """Turn the longest VARCHARs that belong to no key into LONGTEXT, until the row fits the server's limit."""
+        total = sum(_text_bytes(column) for column in columns)
+        candidates = [c for c in columns if c.name not in indexed and _text_bytes(c)]
+        for column in sorted(candidates, key=_text_bytes, reverse=True):
+            if total <= _MAX_TEXT_BYTES:
+                return
+            total -= _text_bytes(column)
+            column.type = mysql.LONGTEXT()
+
+
+def _text_bytes(column: sa.Column[Any]) -> int:
+    length = getattr(column.type, "length", None)
+    return 4 * length if isinstance(column.type, sa.String) and length else 0
+
+
+def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
+    """Return an INSERT … ON DUPLICATE KEY UPDATE, with a guard if the table needs one.
+
+    ON DUPLICATE KEY UPDATE also finds a row by another unique key, or by a primary key that only the collation takes
+    for the same (``a`` and ``A``). The statement would then change the row of another key.
+    """
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    names = table.writable_columns(layout)
+    changes = [f"{quote(name)} = VALUES({quote(name)})" for name in names if name not in table.key]
+    first = quote(table.key[0])
+    if table.other_unique or _loose_key_columns(table, layout):
+        changes.insert(0, _key_guard(connection, table, layout))
+    sql = (
+        f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
+        f"VALUES ({', '.join(['%s'] * len(names))}) "
+        f"ON DUPLICATE KEY UPDATE {', '.join(changes) or f'{first} = {first}'}"
+    )
+    return sql, _reader(table, layout, names)
+
+
+def _key_guard(connection: Connection, table: ReplicaTable, layout: RowLayout) -> str:
+    """Return an assignment that fails if the row found has a different key.
+
+    The assignment sets the key to the given value, or to NULL if the keys differ. A primary key refuses NULL, and the
+    statement fails with a conflict.
+    """
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    loose = _loose_key_columns(table, layout)
+    comparisons = []
+    for name in table.key:
+        found, given = f"{table.quoted}.{quote(name)}", f"VALUES({quote(name)})"
+        comparisons.append(f"{_bytes(found)} = {_bytes(given)}" if name in loose else f"{found} = {given}")
+    first = quote(table.key[0])
+    return f"{first} = IF({' AND '.join(comparisons)}, VALUES({first}), NULL)"
+
+
+def _delete_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
+    """Return a DELETE for a single row. Parameters are the key, and the loose columns of the key once more."""
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    loose = _loose_key_columns(table, layout)
+    where = [f"{quote(name)} = %s" for name in table.key]
+    where += [f"{_bytes(quote(name))} = {_bytes('%s')}" for name in loose]
+    return f"DELETE FROM {table.quoted} WHERE {' AND '.join(where)}", _reader(table, layout, [*table.key, *loose])
+
+
+def _delete_by_list(connection: Connection, table: ReplicaTable, layout: RowLayout, rows: Sequence[Any]) -> None:
+    """Delete rows by a key of one column, many keys in each statement."""
+    key = connection.dialect.identifier_preparer.quote_identifier(table.key[0])
+    is_loose = bool(_loose_key_columns(table, layout))
+    for start in range(0, len(rows), _KEYS_PER_DELETE):
+        parameters = tuple(row[0] for row in rows[start : start + _KEYS_PER_DELETE])
+        markers = ", ".join(["%s"] * len(parameters))
+        sql = f"DELETE FROM {table.quoted} WHERE {key} IN ({markers})"
+        if is_loose:
+            exact_markers = ", ".join([_bytes("%s")] * len(parameters))
+            sql, parameters = f"{sql} AND {_bytes(key)} IN ({exact_markers})", parameters + parameters
+        connection.exec_driver_sql(sql, parameters)
+
+
+def _is_loose(collation: str | None) -> bool:
+    """Return whether a collation may take two texts for equal. Only binary collations without padding never do."""
+    return collation is not None and not collation.endswith(("nopad_bin", "0900_bin"))
+
+
+def _loose_key_columns(table: ReplicaTable, layout: RowLayout) -> list[str]:
+    """Return the text columns of the key that the replica does not compare byte by byte."""
+    return [
+        name
+        for name in table.key
+        if table.columns[name].loose and layout.shape.column(name).type.name in value_limits.TEXTS
+    ]
+
+
+def _bytes(sql: str) -> str:
+    """Return a text expression in a form that compares byte by byte."""
+    return f"BINARY CONVERT({sql} USING utf8mb4)"
+
+
+def _reader(table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> RowReader:
+    shape = layout.shape
+    return RowReader([(n, converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names])
+
+
+_TEXT_TYPES = frozenset(("string", "char", "text", "enum", "native", "interval", "timetz"))
+_NUMBER_TYPES = frozenset(("float32", "float64", "decimal"))
+
+
+def converter(portable: PortableType, column_type: str, source_engine: str = "") -> Converter | None:
+    """Return the converter for a column of this type, or None if the JSON value is the stored value."""
+    if column_type.startswith("bit"):
+        return int
+    if portable.name == "decimal" and column_type.startswith("decimal"):
+        scale = column_type.partition(",")[2].partition(")")[0]
+        return value_converters.require_scale(int(scale))
+    if portable.name == "char" and column_type.startswith("char"):
+        # The column has no padding, so a padded key would not be found.
+        return value_converters.strip_padding
+    is_varchar = "char" in column_type
+    if portable.name in _NUMBER_TYPES and not is_varchar and "text" not in column_type:
+        return value_converters.require_finite
+    if portable.name in _TEXT_TYPES and is_varchar:
+        return _length_converter(portable, column_type, source_engine)
+    if portable.name == "decimal" and is_varchar:
+        return value_converters.require_length(value_converters.type_length(column_type) or 0)
+    return value_converters.common_converter(portable, column_type)
+
+
+def _length_converter(portable: PortableType, column_type: str, source_engine: str) -> Converter | None:
+    length = value_converters.type_length(column_type)
+    # A text that the primary limits fits. SQLite limits no text.
+    is_limited = portable.length and length is not None and portable.length <= length and source_engine != "sqlite"
+    if length is None or is_limited:
+        return None
+    return value_converters.require_length(length)

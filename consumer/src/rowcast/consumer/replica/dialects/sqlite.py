@@ -1,0 +1,183 @@
+"""SQLite: one row in each statement and many rows in each call, because the engine runs in this process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import event, exc
+from sqlalchemy.engine import Connection, Engine
+
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects import value_converters, value_limits
+from rowcast.consumer.replica.dialects.base import (
+    PositionRow,
+    ReplicaColumn,
+    ReplicaDialect,
+    ReplicaTable,
+    log_orphans,
+    quoted_name,
+)
+from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
+from rowcast.shared.images import register_functions
+from rowcast.shared.tables.shape import PortableType
+
+_Statement = tuple[str, RowReader]
+
+_WRITE_POSITION = (
+    "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn"
+)
+
+
+class SQLiteReplica(ReplicaDialect):
+    """Write to SQLite. Foreign keys are part of the tables and are switched on when the replica is consistent."""
+
+    name = "sqlite"
+    foreign_keys_in_table = True
+    value_limits = (
+        value_limits.NO_NAN,
+        value_limits.NO_DECIMAL_NAN,
+        value_limits.NO_DISTANT_DATES,
+        value_limits.NO_LONG_TIMES,
+        value_limits.NO_MIDNIGHT_AS_24,
+    )
+
+    def __init__(self) -> None:
+        self._upserts: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
+        self._deletes: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
+
+    def configure(self, engine: Engine) -> None:
+        """Begin every transaction as a writer."""
+
+        @event.listens_for(engine, "connect")
+        def disable_implicit_transactions(connection: object, _record: object) -> None:
+            connection.isolation_level = None  # type: ignore[attr-defined]
+
+        # The driver would begin at the first DML statement, and as a reader. A reader may find the lock taken when it
+        # becomes a writer.
+        @event.listens_for(engine, "begin")
+        def begin_as_writer(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def configure_reader(self, engine: Engine) -> None:
+        """Register the functions that row images need."""
+
+        @event.listens_for(engine, "connect")
+        def register_image_functions(connection: object, _record: object) -> None:
+            register_functions(connection)
+
+    def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
+        """Return the table's columns by name."""
+        rows = connection.exec_driver_sql(f"PRAGMA table_xinfo({quoted_name(connection, None, name)})")
+        return {r[1]: ReplicaColumn(r[1], r[2].lower(), not r[3] and not r[5], r[6] in (2, 3)) for r in rows}
+
+    def set_consistency(self, connection: Connection, *, consistent: bool) -> None:
+        """Switch foreign keys on or off."""
+        # The PRAGMA does nothing within a transaction, and SQLAlchemy would begin one for any statement.
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        driver.cursor().execute(f"PRAGMA foreign_keys = {'ON' if consistent else 'OFF'}")
+
+    def defer_foreign_keys(self, connection: Connection) -> None:
+        """Check foreign keys at the end of the transaction."""
+        connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+
+    def key_values(self, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Return the driver's values for keys."""
+        return _reader(table, layout, table.key).rows(keys)
+
+    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write rows by primary key, in one call."""
+        if (table, layout) not in self._upserts:
+            self._upserts[table, layout] = _upsert_statement(connection, table, layout)
+        sql, reader = self._upserts[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(images)))
+
+    def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
+        """Delete rows by primary key, in one call."""
+        if (table, layout) not in self._deletes:
+            self._deletes[table, layout] = _delete_statement(connection, table, layout)
+        sql, reader = self._deletes[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(keys)))
+
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Insert or update rows of ``rowcast_position``."""
+        connection.exec_driver_sql(_WRITE_POSITION, list(rows))
+
+    def is_violated_by_rows(self, error: exc.DBAPIError) -> bool:
+        """Return whether rows prevented a constraint."""
+        return isinstance(error, exc.IntegrityError)
+
+    def check_foreign_keys(self, connection: Connection, tables: Sequence[ReplicaTable]) -> bool:
+        """Return whether the rows satisfy all foreign keys, and warn of each violation."""
+        violations = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        for (table, parent), count in Counter((row[0], row[2]) for row in violations).items():
+            log_orphans(table, count, parent)
+        return not violations
+
+
+def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    names = table.writable_columns(layout)
+    changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names if name not in table.key)
+    action = f"UPDATE SET {changes}" if changes else "NOTHING"
+    sql = (
+        f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
+        f"VALUES ({', '.join('?' * len(names))}) "
+        f"ON CONFLICT ({', '.join(quote(name) for name in table.key)}) DO {action}"
+    )
+    return sql, _reader(table, layout, names)
+
+
+def _delete_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    where = " AND ".join(f"{quote(name)} = ?" for name in table.key)
+    return f"DELETE FROM {table.quoted} WHERE {where}", _reader(table, layout, table.key)
+
+
+def _reader(table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> RowReader:
+    shape = layout.shape
+    return RowReader([(n, converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names])
+
+
+def converter(portable: PortableType, column_type: str, source_engine: str = "") -> Converter | None:
+    """Return the converter for a column of this type, or None if the JSON value is the stored value."""
+    if source_engine == "sqlite":
+        return _converter_from_sqlite(portable, column_type)
+    if "text" in column_type or "char" in column_type:
+        is_number = portable.name in ("decimal", "uint64")
+        return str if is_number else value_converters.common_converter(portable, column_type)
+    if portable.name in ("decimal", "uint64"):
+        return value_converters.sqlite_exact_number if column_type else value_converters.sqlite_number_or_text
+    if portable.name in _FROM_OTHERS:
+        return _FROM_OTHERS[portable.name]
+    return value_converters.common_converter(portable, column_type)
+
+
+_FROM_OTHERS: dict[str, Converter] = {
+    "float32": value_converters.sqlite_float,
+    "float64": value_converters.sqlite_float,
+    "time": value_converters.time_text,
+}
+
+# The values of another SQLite database need not be what the names of their types say.
+_FROM_SQLITE: dict[str, Converter | None] = {
+    "float32": value_converters.sqlite_own_number,
+    "float64": value_converters.sqlite_own_number,
+    "decimal": value_converters.sqlite_own_number,
+    "timestamp": value_converters.sqlite_own_timestamp,
+    "timestamptz": value_converters.sqlite_own_timestamptz,
+    "boolean": None,
+    "date": None,
+}
+
+
+def _converter_from_sqlite(portable: PortableType, column_type: str) -> Converter | None:
+    if portable.name == "json" and column_type == "json":
+        # A column of this type has turned documents that look like numbers into numbers.
+        return value_converters.sqlite_own_number
+    if portable.name in _FROM_SQLITE:
+        return _FROM_SQLITE[portable.name]
+    return value_converters.common_converter(portable, column_type)

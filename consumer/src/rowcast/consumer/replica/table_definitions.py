@@ -1,0 +1,119 @@
+"""Turn the shapes of source tables into definitions for the replica's engine: names, columns, keys, constraints."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+from rowcast.consumer.replica.dialects import ReplicaDialect
+from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
+from rowcast.shared.tables.type_mapping import replica_type
+
+# The prefix of the worker's constraints and indexes. The worker drops nothing without the prefix.
+WORKER_PREFIX = "rowcast_"
+
+
+def replica_name(schema: str, name: str, default_schema: bool, dialect: ReplicaDialect) -> tuple[str | None, str]:
+    """Return schema and name of a source's table on the replica.
+
+    The source's default schema becomes the replica's default schema, which is None here. The name of another schema is
+    kept, or becomes the beginning of the table's name if the engine has no schemas.
+    """
+    if default_schema:
+        return None, name
+    return (schema, name) if dialect.has_schemas else (None, f"{schema}_{name}")
+
+
+def constraint_name(kind: str, *parts: object) -> str:
+    """Return a name for a constraint or index: the same at every start, and short enough for every engine."""
+    return f"{WORKER_PREFIX}{kind}_{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def indexed_columns(shape: TableShape) -> set[str]:
+    """Return the columns of primary, unique and foreign keys."""
+    return set(shape.primary_key).union(*shape.unique, *(key.columns for key in shape.foreign_keys))
+
+
+class TableDefinitions:
+    """Hold an ``sa.Table`` for each shape, and the possible foreign keys between the tables."""
+
+    def __init__(self, shapes: Iterable[TableShape], replica: ReplicaDialect, dialect: Dialect) -> None:
+        self._replica = replica
+        self._dialect = dialect
+        self._metadata = sa.MetaData()
+        self.shapes = {shape.full_name: shape for shape in shapes}
+        self.tables = {name: self._table(shape) for name, shape in self.shapes.items()}
+        for name, shape in self.shapes.items():
+            for key in self.foreign_keys(shape):
+                self.tables[name].append_constraint(self._foreign_key(shape, key))
+
+    def _table(self, shape: TableShape) -> sa.Table:
+        schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+        indexed = indexed_columns(shape)
+        columns = [
+            sa.Column(
+                column.name,
+                replica_type(column.type, shape.engine, self._dialect, key=column.name in indexed),
+                nullable=column.nullable and column.name not in shape.primary_key,
+                autoincrement=False,
+            )
+            for column in shape.columns
+        ]
+        self._replica.fit_row(columns, indexed)
+        # The columns of the key are in the key's order, which may differ from the table's.
+        key = sa.PrimaryKeyConstraint(*shape.primary_key)
+        options = self._replica.table_options(shape.engine, self._dialect)
+        return sa.Table(name, self._metadata, *columns, key, schema=schema, **options)
+
+    def foreign_keys(self, shape: TableShape) -> list[ForeignKeyShape]:
+        """Return the foreign keys to tables that are replicated with all rows and have a matching key."""
+        return [key for key in shape.foreign_keys if self._is_possible(key)]
+
+    def _is_possible(self, key: ForeignKeyShape) -> bool:
+        referred = self.shapes.get(f"{key.referred_schema}.{key.referred_table}")
+        # A table with a row filter may lack referred rows.
+        if referred is None or referred.where is not None:
+            return False
+        columns = set(key.referred_columns)
+        return any(columns == set(unique) for unique in (referred.primary_key, *referred.unique))
+
+    def _foreign_key(self, shape: TableShape, key: ForeignKeyShape) -> sa.ForeignKeyConstraint:
+        """Return a constraint without actions, because the effects of a cascade on the primary come as events."""
+        referred = self.tables[f"{key.referred_schema}.{key.referred_table}"]
+        deferrable = self._replica.has_deferrable_foreign_keys
+        return sa.ForeignKeyConstraint(
+            key.columns,
+            [referred.c[name] for name in key.referred_columns],
+            name=constraint_name("fk", shape.full_name, key),
+            deferrable=True if deferrable else None,
+            initially="IMMEDIATE" if deferrable else None,
+        )
+
+    def unique_indexes(self, shape: TableShape) -> list[sa.Index]:
+        """Return an index for each unique key but the primary key. The indexes are not attached to the table."""
+        return [
+            self._index("uq", shape, columns, unique=True)
+            for columns in shape.unique
+            if set(columns) != set(shape.primary_key)
+        ]
+
+    def foreign_key_indexes(self, shape: TableShape) -> list[sa.Index]:
+        """Return the indexes for foreign keys. Without an index, a delete would scan the referring tables."""
+        keys = (shape.primary_key, *shape.unique)
+        wanted = dict.fromkeys(key.columns for key in self.foreign_keys(shape))
+        return [
+            self._index("ix", shape, columns, unique=False)
+            for columns in wanted
+            if not any(set(key[: len(columns)]) == set(columns) for key in keys)
+        ]
+
+    def _index(self, kind: str, shape: TableShape, columns: Sequence[str], *, unique: bool) -> sa.Index:
+        table = self.tables[shape.full_name]
+        detached = sa.Table(
+            table.name, sa.MetaData(), *(sa.Column(c.name, c.type) for c in table.c), schema=table.schema
+        )
+        name = constraint_name(kind, shape.full_name, tuple(columns))
+        return sa.Index(name, *(detached.c[column] for column in columns), unique=unique)

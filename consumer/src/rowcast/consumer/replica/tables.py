@@ -1,0 +1,230 @@
+"""The replica's tables: created from shapes if they are missing, checked if they exist."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.schema import CreateColumn, CreateSchema, CreateTable
+
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects import ReplicaDialect, ReplicaTable, quoted_name
+from rowcast.consumer.replica.positions import ROWCAST_TABLE
+from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.shared.errors import ConfigurationError, DataError
+from rowcast.shared.tables.shape import TableShape
+
+_log = logging.getLogger("rowcast.worker")
+
+_CASCADE_FREE_ACTIONS = ("NO ACTION", "RESTRICT")
+
+
+class ReplicaTables:
+    """Know the replica's table for each table of the source.
+
+    Every method that takes a connection must be called in a transaction.
+    """
+
+    def __init__(self, source: str, replica: ReplicaDialect) -> None:
+        self._source = source
+        self._replica = replica
+        self._tables: dict[str, ReplicaTable] = {}
+        self._shapes: dict[str, TableShape] = {}
+
+    def shapes(self) -> list[TableShape]:
+        """Return the shapes of the tables that are ready."""
+        return list(self._shapes.values())
+
+    def table(self, full_name: str) -> ReplicaTable:
+        """Return the replica's table for ``schema.table``, which must be ready."""
+        return self._tables[full_name]
+
+    def needs_prepare(self, shapes: Iterable[TableShape]) -> bool:
+        """Return whether a shape is new or has changed since ``prepare``."""
+        return any(self._shapes.get(shape.full_name) != shape for shape in shapes)
+
+    def fits(self, layout: RowLayout) -> bool:
+        """Return whether the table is ready for events of this layout: with the same key, columns and types."""
+        table, shape = self._tables.get(layout.table), self._shapes.get(layout.table)
+        if (
+            table is None
+            or shape is None
+            or layout.key != shape.primary_key
+            or not layout.names <= table.columns.keys()
+        ):
+            return False
+        return layout.shape is shape or not _changed_types(shape, layout.shape)
+
+    def prepare(self, connection: Connection, shapes: Iterable[TableShape]) -> None:
+        """Create the tables of these shapes, or adapt the tables that exist.
+
+        Raise ConfigurationError if a table of the user's does not fit. Raise DataError if the replica cannot follow a
+        changed shape.
+        """
+        wanted = list(shapes)
+        known = {**self._shapes, **{shape.full_name: shape for shape in wanted}}
+        definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
+        rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))
+        recorded = {row.table_name: TableShape.from_json(row.shape) for row in rows}
+        for shape in wanted:
+            self._prepare_table(connection, definitions, recorded.get(shape.full_name), shape)
+            self._tables[shape.full_name] = self._inspect(connection, shape)
+            self._shapes[shape.full_name] = shape
+
+    def _prepare_table(
+        self, connection: Connection, definitions: TableDefinitions, before: TableShape | None, shape: TableShape
+    ) -> None:
+        exists = bool(self._columns(connection, shape))
+        if not exists:
+            self._create(connection, definitions, shape)
+            self._record(connection, shape, created=True)
+            _log.info("table %s created", shape.full_name)
+        elif before is None:
+            self._check(connection, shape)
+            self._record(connection, shape, created=False)
+            _log.info("table %s exists already and is used as it is", shape.full_name)
+        else:
+            self._follow(connection, definitions, before, shape)
+
+    def require_replaceable(self, connection: Connection, layout: RowLayout) -> None:
+        """Raise DataError if deleting rows of the layout's table and writing them again would lose anything."""
+        table = self.table(layout.table)
+        reason = f"table {table.name}: a unique value moves between rows, so the rows must be deleted and written again"
+        written = {name for name, column in table.columns.items() if not column.generated}
+        if others := written - layout.names:
+            raise DataError(
+                f"{reason}, but the source has no value for their columns {', '.join(sorted(others))}. "
+                "Drop the unique key."
+            )
+        if self._replica.suspends_foreign_keys:
+            return
+        inspector = sa.inspect(connection)
+        for other in self._tables.values():
+            for key in inspector.get_foreign_keys(other.name, other.schema):
+                action = key.get("options", {}).get("ondelete", "NO ACTION")
+                refers = key["referred_table"] == table.name and key["referred_schema"] in (table.schema, None)
+                if refers and action not in _CASCADE_FREE_ACTIONS:
+                    raise DataError(
+                        f"{reason}, but foreign key {key['name']} of {other.name} would {action} then. "
+                        "Make it ON DELETE NO ACTION DEFERRABLE, because cascades come as events."
+                    )
+
+    def created_by_worker(self, connection: Connection) -> set[str]:
+        """Return ``schema.table`` of the tables that a worker created."""
+        rows = connection.execute(
+            sa.select(ROWCAST_TABLE.c.table_name).where(ROWCAST_TABLE.c.source == self._source, ROWCAST_TABLE.c.created)
+        )
+        return set(rows.scalars())
+
+    def refresh(self, connection: Connection) -> None:
+        """Inspect the tables again, after their constraints have changed."""
+        for full_name, shape in self._shapes.items():
+            self._tables[full_name] = self._inspect(connection, shape)
+
+    def _columns(self, connection: Connection, shape: TableShape) -> set[str]:
+        schema, name = self._name(shape)
+        return set(self._replica.read_columns(connection, schema, name))
+
+    def _name(self, shape: TableShape) -> tuple[str | None, str]:
+        return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+
+    def _create(self, connection: Connection, definitions: TableDefinitions, shape: TableShape) -> None:
+        table = definitions.tables[shape.full_name]
+        if table.schema is not None:
+            connection.execute(CreateSchema(table.schema, if_not_exists=True))
+        keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
+        connection.execute(CreateTable(table, include_foreign_key_constraints=list(keys)))
+
+    def _check(self, connection: Connection, shape: TableShape) -> None:
+        """Raise ConfigurationError unless the user's table has every column and the same primary key."""
+        schema, name = self._name(shape)
+        missing = {c.name for c in shape.columns} - self._columns(connection, shape)
+        if missing:
+            raise ConfigurationError(
+                f"the replica's table {name} has no column {', '.join(sorted(missing))}, but the source's table "
+                f"{shape.full_name} has. Add the column, or drop the table so that the worker creates it."
+            )
+        key = sa.inspect(connection).get_pk_constraint(name, schema)["constrained_columns"]
+        if set(key) != set(shape.primary_key):
+            raise ConfigurationError(
+                f"the primary key of the replica's table {name} is ({', '.join(key)}), but that of {shape.full_name} "
+                f"is ({', '.join(shape.primary_key)}). Change it, or drop the table so that the worker creates it."
+            )
+
+    def _follow(
+        self, connection: Connection, definitions: TableDefinitions, before: TableShape, shape: TableShape
+    ) -> None:
+        """Add the new columns, nullable and without a default, because existing rows have no value for them yet."""
+        if before == shape:
+            return
+        _require_compatible(before, shape)
+        schema, name = self._name(shape)
+        existing = self._columns(connection, shape)
+        table = definitions.tables[shape.full_name]
+        for column in shape.columns:
+            if column.name not in existing:
+                new = sa.Column(column.name, table.c[column.name].type, nullable=True)
+                ddl = CreateColumn(new).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {quoted_name(connection, schema, name)} ADD COLUMN {ddl}")
+                _log.info("table %s: column %s added", shape.full_name, column.name)
+        self._update_shape(connection, shape)
+
+    def _record(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
+        connection.execute(sa.delete(ROWCAST_TABLE).where(self._is_row_of(shape)))
+        connection.execute(
+            sa.insert(ROWCAST_TABLE).values(
+                source=self._source,
+                table_name=shape.full_name,
+                created=created,
+                shape=shape.to_json().decode(),
+            )
+        )
+
+    def _update_shape(self, connection: Connection, shape: TableShape) -> None:
+        values = {"shape": shape.to_json().decode()}
+        connection.execute(sa.update(ROWCAST_TABLE).where(self._is_row_of(shape)).values(values))
+
+    def _is_row_of(self, shape: TableShape) -> sa.ColumnElement[bool]:
+        return (ROWCAST_TABLE.c.source == self._source) & (ROWCAST_TABLE.c.table_name == shape.full_name)
+
+    def _inspect(self, connection: Connection, shape: TableShape) -> ReplicaTable:
+        schema, name = self._name(shape)
+        inspector = sa.inspect(connection)
+        # An index over an expression has None in place of a column's name.
+        unique: list[set[str | None]] = [set(u["column_names"]) for u in inspector.get_unique_constraints(name, schema)]
+        unique += [set(i["column_names"]) for i in inspector.get_indexes(name, schema) if i["unique"]]
+        return ReplicaTable(
+            schema,
+            name,
+            quoted_name(connection, schema, name),
+            self._replica.read_columns(connection, schema, name),
+            shape.primary_key,
+            other_unique=any(columns != set(shape.primary_key) for columns in unique),
+        )
+
+
+def _require_compatible(before: TableShape, shape: TableShape) -> None:
+    """Raise DataError if the primary key or the type of a column has changed."""
+    if before.primary_key != shape.primary_key:
+        raise DataError(
+            f"the primary key of table {shape.full_name} has changed from ({', '.join(before.primary_key)}) to "
+            f"({', '.join(shape.primary_key)}), which the replica cannot follow. "
+            "Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
+        )
+    for name, type_before, type_after in _changed_types(before, shape):
+        raise DataError(
+            f"column {name} of table {shape.full_name} has changed from {type_before} to {type_after}, which the "
+            "replica cannot follow. Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
+        )
+
+
+def _changed_types(before: TableShape, after: TableShape) -> list[tuple[str, str, str]]:
+    """Return name, type before and type after of the columns in both shapes that have another type."""
+    types = {column.name: column.type.name for column in before.columns}
+    return [
+        (column.name, types[column.name], column.type.name)
+        for column in after.columns
+        if types.get(column.name, column.type.name) != column.type.name
+    ]

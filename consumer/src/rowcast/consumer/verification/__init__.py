@@ -1,0 +1,1 @@
+"""``rowcast verify``: compare the rows of primary and replica."""

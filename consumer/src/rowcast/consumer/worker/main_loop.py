@@ -1,0 +1,291 @@
+"""``rowcast worker``: apply Kafka's topics to one replica.
+
+stand by ──owns partition 0 of the transaction topic──▶ take the replica over ──▶ read and apply
+   ▲                                                                                │
+   └──────────────────── fenced, or the group has given the work to another ────────┘
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.transactions import Run
+from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
+from rowcast.consumer.reading.transaction_queue import Signal
+from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.positions import ReplicaRow
+from rowcast.consumer.status.lag import replica_status
+from rowcast.consumer.worker.group_membership import GroupMembership
+from rowcast.consumer.worker.progress import WorkerProgress
+from rowcast.shared.backoff import Backoff
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import FencedError, RetriableError, UnreachableError
+from rowcast.shared.kafka.clients import new_admin, reach
+from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.process_tuning import tune_interpreter
+
+_log = logging.getLogger("rowcast.worker")
+
+_TAKE_TIMEOUT_S = 0.1
+# A poll of the group takes its whole time, even if the work is given to this worker meanwhile. A worker that starts
+# usually gets the work within a fraction of a second.
+_FORMING_POLL_S = 0.01
+_STAND_BY_POLL_S = 0.2
+_STAND_BY_LOG_S = 5.0
+_OFFSET_COMMIT_S = 1.0
+_JITTER = (0.5, 1.5)
+
+T = TypeVar("T")
+OnWorkerProgress = Callable[[WorkerProgress], None]
+
+
+def run_worker(
+    settings: Settings,
+    replica: str,
+    *,
+    once: bool = False,
+    stop: threading.Event | None = None,
+    on_progress: OnWorkerProgress | None = None,
+) -> WorkerProgress:
+    """Apply the source's topics to a configured replica until ``stop`` is set. Finish the current batch then.
+
+    ``once``: stop at the topics' ends at the time of the start. ``on_progress`` is called after each change.
+
+    Raise ConfigurationError. Raise UnreachableError at the start. Later, the worker waits for the server to come back.
+    Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
+    applied, and the position is before the event.
+    """
+    with tune_interpreter():
+        return _Worker(settings, replica, once, stop or threading.Event(), on_progress).run()
+
+
+class _Worker:
+    def __init__(
+        self, settings: Settings, name: str, once: bool, stop: threading.Event, on_progress: OnWorkerProgress | None
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._options = settings.replica(name)
+        self._once = once
+        self._stop = stop
+        self._on_progress = on_progress
+        self._progress = WorkerProgress()
+        self._layouts = RowLayouts(self._options.tables)
+        self._uncommitted: dict[Partition, Position] = {}
+        self._next_offset_commit = 0.0
+        self._topic = transaction_topic(settings.source)
+        metadata = reach(settings.require_kafka(), "worker")
+        self._topic_was_found = bool(partitions_in(metadata, [self._topic]))
+        self._replica = Replica(settings.source, name, self._options, self._layouts)
+
+    def run(self) -> WorkerProgress:
+        backoff = Backoff(jitter=_JITTER)
+        try:
+            while not self._stop.is_set():
+                try:
+                    if self._take_a_turn():
+                        break
+                    backoff.reset()
+                except FencedError as error:
+                    _log.warning("%s. Now standing by", error)
+                except RetriableError:
+                    # Raised only if the worker was stopped while the replica was unreachable.
+                    break
+                except UnreachableError as error:
+                    # The server was reachable at the start, and will come back.
+                    if self._once:
+                        raise
+                    pause = backoff.next_pause()
+                    _log.warning("%s Trying again in %.1f s", error, pause)
+                    self._stop.wait(pause)
+        finally:
+            self._replica.close()
+        return self._progress
+
+    def _take_a_turn(self) -> bool:
+        """Stand by and work. Return True if done or stopped, False if another worker is to do the work now."""
+        if not self._wait_for_topics():
+            return True
+        membership = GroupMembership(self._settings, self._name)
+        try:
+            return not self._stand_by(membership) or self._work(membership)
+        finally:
+            membership.close()
+            self._report_progress(active=False)
+
+    def _wait_for_topics(self) -> bool:
+        """Wait for the relay's first start. Return False if stopped, or with ``once`` if there is no topic."""
+        if self._topic_was_found:
+            # Only the first turn relies on the metadata of the start.
+            self._topic_was_found = False
+            return True
+        admin = new_admin(self._settings.require_kafka(), "worker")
+        already_logged = False
+        while not self._stop.is_set():
+            if partitions_of(admin, [self._topic]):
+                return True
+            if self._once:
+                _log.info("topic %s does not exist yet: nothing to apply", self._topic)
+                return False
+            if not already_logged:
+                _log.info("topic %s does not exist yet: waiting for the relay's first start", self._topic)
+                already_logged = True
+            self._stop.wait(_STAND_BY_POLL_S)
+        return False
+
+    def _stand_by(self, membership: GroupMembership) -> bool:
+        """Wait until this worker may work.
+
+        Return False if stopped, or with ``once`` if the active worker has applied everything.
+        """
+        already_logged = False
+        since = time.monotonic()
+        while not self._stop.is_set():
+            if membership.is_active(_STAND_BY_POLL_S if already_logged else _FORMING_POLL_S):
+                return True
+            if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
+                _log.info("another worker of this replica is active, or the group is being formed: standing by")
+                already_logged = True
+            if self._once and already_logged:
+                status = replica_status(self._settings, self._name)
+                if status.state == "consistent" and status.records == 0:
+                    _log.info("the active worker has applied everything")
+                    return False
+        return False
+
+    def _work(self, membership: GroupMembership) -> bool:
+        """Take the replica over, read and apply. Return as ``_take_a_turn``."""
+        row, positions = self._retry_until_stopped(self._replica.take_over)
+        # The client for events is created first, because it connects while the other one reads the shapes.
+        with new_reader(self._settings) as consumer, new_asker(self._settings) as asker:
+            return self._read_and_apply(row, positions, membership, consumer, asker)
+
+    def _read_and_apply(
+        self,
+        row: ReplicaRow,
+        positions: Mapping[Partition, Position],
+        membership: GroupMembership,
+        consumer: Any,
+        asker: Any,
+    ) -> bool:
+        read_shapes(asker, self._settings, self._layouts)
+        self._retry_until_stopped(self._replica.prepare)
+        _log.info("active: %s, epoch %d, lsn %d", row.state, row.epoch, row.lsn)
+        self._report_progress(active=True, state=row.state, lsn=row.lsn)
+        context = ReaderContext(
+            self._settings,
+            self._layouts,
+            positions,
+            loading=row.state == "loading",
+            last_transaction=row.tx,
+            batch_events=self._options.batch_events,
+            buffer_events=self._options.buffer_events,
+            once=self._once,
+        )
+        reader = ReaderThread(context, consumer, asker)
+        try:
+            reader.start()
+            return self._apply(reader, membership)
+        finally:
+            reader.close()
+            self._replica.close()
+
+    def _apply(self, reader: ReaderThread, membership: GroupMembership) -> bool:
+        consistency = _ConsistencyAttempts()
+        while not self._stop.is_set():
+            if not membership.is_active():
+                _log.info("the group has given the work to another worker: standing by")
+                return False
+            match reader.queue.take(self._options.batch_events, _TAKE_TIMEOUT_S):
+                case Run() as run:
+                    self._apply_run(run)
+                case Signal.GAP:
+                    self._retry_until_stopped(self._replica.begin_loading)
+                    self._report_progress(state="loading")
+                    consistency.cancel()
+                case Signal.LOADED:
+                    consistency.request()
+                case Signal.DONE:
+                    self._commit_offsets(membership)
+                    return True
+            if consistency.is_due():
+                is_consistent = self._retry_until_stopped(self._replica.become_consistent)
+                consistency.finish(is_consistent)
+                self._report_progress(state=self._replica.state)
+            if time.monotonic() >= self._next_offset_commit:
+                self._commit_offsets(membership)
+        self._commit_offsets(membership)
+        return True
+
+    def _apply_run(self, run: Run) -> None:
+        applied = self._retry_until_stopped(lambda: self._replica.apply(run))
+        self._uncommitted |= run.positions()
+        last = run.last
+        if not last.lsn:
+            return
+        self._report_progress(
+            events=self._progress.events + applied,
+            transactions=self._progress.transactions + run.transaction_count,
+            lsn=max(self._progress.lsn, last.lsn),
+            behind_ms=max(0, int(time.time() * 1000) - last.ts_ms),
+        )
+
+    def _retry_until_stopped(self, work: Callable[[], T]) -> T:
+        """Repeat ``work`` with a growing pause while the replica is unreachable. Raise RetriableError if stopped."""
+        backoff = Backoff(jitter=_JITTER)
+        while True:
+            try:
+                return work()
+            except RetriableError as error:
+                pause = backoff.next_pause()
+                _log.warning("%s. Trying again in %.1f s", error, pause)
+                if self._stop.wait(pause):
+                    raise
+
+    def _commit_offsets(self, membership: GroupMembership) -> None:
+        if self._uncommitted:
+            membership.commit_offsets(self._uncommitted)
+            self._uncommitted = {}
+            self._next_offset_commit = time.monotonic() + _OFFSET_COMMIT_S
+
+    def _report_progress(self, **changes: object) -> None:
+        self._progress = replace(self._progress, **changes)  # type: ignore[arg-type]
+        if self._on_progress is not None:
+            self._on_progress(self._progress)
+
+
+class _ConsistencyAttempts:
+    """Schedule the attempts to make a loaded replica consistent, with a growing pause after each failure.
+
+    Rows from before the capture may violate a constraint until the user has deleted or published them.
+    """
+
+    def __init__(self) -> None:
+        self._next_at: float | None = None
+        self._backoff = Backoff(1.0, 60.0, jitter=(1.0, 1.0))
+
+    def request(self) -> None:
+        """Make an attempt at once."""
+        self._next_at = time.monotonic()
+
+    def cancel(self) -> None:
+        """Make no attempt until the next request."""
+        self._next_at = None
+
+    def is_due(self) -> bool:
+        """Return whether an attempt is due."""
+        return self._next_at is not None and time.monotonic() >= self._next_at
+
+    def finish(self, is_consistent: bool) -> None:
+        """Record the result of an attempt."""
+        pause = self._backoff.next_pause()
+        self._next_at = None if is_consistent else time.monotonic() + pause

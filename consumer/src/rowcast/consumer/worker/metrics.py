@@ -1,0 +1,53 @@
+"""The metrics of a worker for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rowcast.consumer.events.position import ReplicaState
+from rowcast.consumer.worker.progress import WorkerProgress
+
+_LABELS = ("source", "replica")
+
+
+class WorkerMetrics(Collector):
+    """Collect the metrics of one replica's worker. Pass ``moved`` as ``on_progress``."""
+
+    def __init__(self, source: str, replica: str) -> None:
+        self._names = (source, replica)
+        self._latest = WorkerProgress()
+
+    def moved(self, progress: WorkerProgress) -> None:
+        """Keep the latest progress. Any thread may call this."""
+        self._latest = progress
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics of the latest progress."""
+        latest = self._latest
+        state = GaugeMetricFamily("rowcast_replica_state", "1 for the replica's state", labels=[*_LABELS, "state"])
+        for name in get_args(ReplicaState):
+            state.add_metric([*self._names, name], name == latest.state)
+        yield state
+        for name, value, description in (
+            ("rowcast_worker_active", latest.active, "1 if this worker applies, 0 if it stands by"),
+            ("rowcast_worker_lsn", latest.lsn, "The greatest lsn that the worker has applied"),
+            (
+                "rowcast_worker_behind_seconds",
+                latest.behind_ms / 1000,
+                "The age of the last applied transaction when it was applied",
+            ),
+        ):
+            gauge = GaugeMetricFamily(name, description, labels=_LABELS)
+            gauge.add_metric(self._names, value)
+            yield gauge
+        for name, count, description in (
+            ("rowcast_worker_events", latest.events, "Events that the worker has applied"),
+            ("rowcast_worker_transactions", latest.transactions, "Transactions that the worker has applied"),
+        ):
+            counter = CounterMetricFamily(name, description, labels=_LABELS)
+            counter.add_metric(self._names, count)
+            yield counter

@@ -1,0 +1,169 @@
+"""Recognize the statements for the fast path: mostly statements that the unit of work executes again and again.
+
+The fast path takes an INSERT if SQLAlchemy reports the keys or the parameters name the keys. The fast path takes an
+UPDATE or DELETE if the parameters name the keys and the statement changes nothing else. A statement is inspected once,
+and each execution inspects only the parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import ref
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
+
+from rowcast.producer.capture.dml import insert_inspection, inspection
+from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
+from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows
+from rowcast.producer.capture.dml.foreign_key_actions import ForeignKeyActions
+from rowcast.producer.capture.dml.inspection import KeyCondition, Parameters
+from rowcast.producer.capture.dml.pending_statement import PendingStatement
+from rowcast.producer.capture.dml.statement_tables import other_tables_changed
+from rowcast.producer.capture.notes.transaction_notes import Touch
+from rowcast.producer.database.dialects import capture_dialect
+from rowcast.producer.database.row_locks import Key
+from rowcast.producer.tables.captured import CapturedTable
+
+
+@dataclass(frozen=True, slots=True)
+class StatementPlan:
+    """Hold what the fast path knows of a statement.
+
+    ``actions``: the foreign key actions for which the plan was made. ``condition``: None for an INSERT.
+    """
+
+    table: CapturedTable
+    actions: ForeignKeyActions
+    allows_many_sets: bool
+    """Whether the fast path also takes more than one parameter set."""
+    touch: Touch
+    condition: KeyCondition | None = None
+    key_names: tuple[str, ...] = ()
+    """The parameters that hold the key of an INSERT."""
+    excluded: frozenset[str] = frozenset()
+    """Parameters that rule the fast path out, because with them an UPDATE changes the key or rows of other tables."""
+
+    def is_for(self, table: CapturedTable) -> bool:
+        """Return whether the plan is right for the table in the schema that a ``schema_translate_map`` gives it."""
+        own, other = self.table.stored_keys, table.stored_keys
+        return own is other or (
+            own.may_be_sent == other.may_be_sent and bool(own.folding_columns) == bool(other.folding_columns)
+        )
+
+    def keys(self, sets: Parameters) -> tuple[Key, ...] | None:
+        """Return the keys in the parameters, or None if the parameters rule the fast path out.
+
+        Return None also for an INSERT with drawn keys.
+        """
+        stored = self.table.stored_keys
+        if self.condition is None:
+            return insert_inspection.sent_keys(self.key_names, sets, stored)
+        if len(sets) > 1 and not self.allows_many_sets:
+            return None
+        if self.table.has_before_images or not self.excluded.isdisjoint(sets[0]):
+            return None
+        keys = self.condition.keys(sets)
+        return keys if stored.holds_keys(keys) else None
+
+
+class FastPath:
+    """Recognize an engine's statements for the fast path, and keep a plan of each statement.
+
+    ``reported_rows``: the way in which the keys of an INSERT become known.
+    """
+
+    def __init__(self, cascades: CascadedRows, reported_rows: InsertedRows) -> None:
+        self._cascades = cascades
+        self._reported_rows = reported_rows
+        # The dictionary is keyed by identity, because the statements that the ORM makes for the several tables of a
+        # class have the same hash.
+        self._plans: dict[int, tuple[ref[UpdateBase], StatementPlan | None]] = {}
+
+    def find_plan(self, statement: Any) -> StatementPlan | None:
+        """Return the plan of a statement, or None if the statement was not recognized before."""
+        found = self._plans.get(id(statement))
+        if found is None or found[0]() is not statement:
+            return None
+        plan = found[1]
+        return plan if plan is not None and plan.actions is self._cascades.actions else None
+
+    def recognize(self, pending: PendingStatement, dialect: Dialect) -> bool:
+        """Return whether the fast path can capture the statement, and set the keys that the parameters name."""
+        plan, statement = self._plan(pending, dialect), pending.statement
+        if plan is None or not plan.is_for(pending.stored):
+            return False
+        pending.keys = plan.keys(pending.sets)
+        if isinstance(statement, Insert):
+            pending.rows = self._reported_rows
+            return pending.keys is not None or insert_inspection.reports_stored_keys(statement, pending, dialect)
+        pending.rows = NAMED
+        return pending.keys is not None
+
+    def _plan(self, pending: PendingStatement, dialect: Dialect) -> StatementPlan | None:
+        statement, actions = pending.statement, self._cascades.actions
+        identity = id(statement)
+        known = self._plans.get(identity)
+        if known is not None and known[0]() is statement and (known[1] is None or known[1].actions is actions):
+            return known[1]
+        plan = self._make_plan(pending, actions, dialect)
+        plans = self._plans
+        plans[identity] = ref(statement, lambda _: plans.pop(identity, None)), plan
+        return plan
+
+    def _make_plan(
+        self, pending: PendingStatement, actions: ForeignKeyActions, dialect: Dialect
+    ) -> StatementPlan | None:
+        statement = pending.statement
+        if inspection.has_own_returning(statement):
+            return None
+        if isinstance(statement, Insert):
+            return _plan_insert(statement, pending, actions, dialect)
+        if not isinstance(statement, Update | Delete):
+            return None
+        condition = inspection.key_condition(statement, pending.key_columns)
+        if condition is None or not pending.stored.stored_keys.are_exact:
+            return None
+        if isinstance(statement, Delete):
+            return _plan_delete(pending, condition, actions, dialect)
+        return _plan_update(statement, pending, condition, actions)
+
+
+def _plan_insert(
+    statement: Insert, pending: PendingStatement, actions: ForeignKeyActions, dialect: Dialect
+) -> StatementPlan | None:
+    columns = pending.key_columns
+    gives_rows = statement._multi_values or statement.select is not None or not pending.stored.stored_keys.may_be_sent
+    draws = insert_inspection.drawn_column(pending.table, columns) is not None
+    may_draw = draws and capture_dialect(dialect).draws_key_for_zero
+    if gives_rows or may_draw or insert_inspection.is_upsert(statement):
+        return None
+    key_names = tuple(str(column.key) for column in columns)
+    return StatementPlan(pending.table, actions, True, Touch.INSERT, key_names=key_names)
+
+
+def _plan_delete(
+    pending: PendingStatement, condition: KeyCondition, actions: ForeignKeyActions, dialect: Dialect
+) -> StatementPlan | None:
+    if actions.of_delete(pending.table.table) or pending.table.stored_keys.folding_columns:
+        return None
+    # With row locks, another transaction may insert a row that a parameter set did not find.
+    allows_many_sets = not capture_dialect(dialect).has_row_locks
+    return StatementPlan(pending.table, actions, allows_many_sets, Touch.DELETE, condition)
+
+
+def _plan_update(
+    statement: Update, pending: PendingStatement, condition: KeyCondition, actions: ForeignKeyActions
+) -> StatementPlan | None:
+    table = pending.table.table
+    # An UPDATE of these columns changes the key, or rows of other tables.
+    excluded = [
+        column for column in table.columns if column.primary_key or actions.of_update(table, [str(column.name)])
+    ]
+    assigned = {name for name, _ in inspection.assignments(statement)}
+    if not assigned.isdisjoint(str(column.name) for column in excluded) or other_tables_changed(statement):
+        return None
+    excluded_keys = frozenset(str(column.key) for column in excluded)
+    touch = Touch.UPDATE_EQUAL if pending.table.stored_keys.folding_columns else Touch.UPDATE
+    return StatementPlan(pending.table, actions, True, touch, condition, excluded=excluded_keys)

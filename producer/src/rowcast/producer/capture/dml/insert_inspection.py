@@ -1,0 +1,368 @@
+"""Inspect an INSERT: the keys of the new rows, and the conflicting existing rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from types import NoneType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement
+from sqlalchemy.engine import Connection, CursorResult, Dialect
+from sqlalchemy.sql.dml import Insert, UpdateBase
+from sqlalchemy.sql.elements import BindParameter, ClauseElement
+from sqlalchemy.sql.functions import FunctionElement
+
+from rowcast.producer.capture.dml.inspection import Parameters, has_return_defaults
+from rowcast.producer.capture.dml.pending_statement import PendingStatement
+from rowcast.producer.capture.dml.statement_tables import is_same_table, table_of
+from rowcast.producer.database.dialects import capture_dialect
+from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
+from rowcast.producer.database.row_locks import Key, read_and_lock
+from rowcast.producer.tables.captured import CapturedTable
+from rowcast.producer.tables.stored_keys import StoredKeys
+
+_MAX_CONDITIONS_PER_QUERY = 200
+
+
+def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> tuple[Key, ...] | None:
+    """Return the keys in the parameters of an INSERT, or None if the parameters hold no rows or no keys."""
+    if statement._multi_values or statement.select is not None:
+        return None
+    return named_keys([str(column.key) for column in key_columns], sets)
+
+
+def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None:
+    """Return the keys in the parameter sets, or None if a set has no value or an expression in a key column.
+
+    ``names``: the parameters of the key.
+    """
+    columns = [[parameters.get(name) for parameters in sets] for name in names]
+    for values in columns:
+        for kind in set(map(type, values)):
+            if kind is NoneType or issubclass(kind, ClauseElement):
+                return None
+    return tuple(zip(*columns, strict=True))
+
+
+def sent_keys(names: Sequence[str], sets: Parameters, stored: StoredKeys) -> tuple[Key, ...] | None:
+    """Return the keys in the parameter sets, or None if the table may store other keys, or draws them.
+
+    ``names``: the parameters of the key.
+    """
+    if len(sets) == 1:
+        key = tuple([sets[0].get(name) for name in names])
+        return (key,) if stored.holds(key) else None
+    columns = [[parameters.get(name) for parameters in sets] for name in names]
+    return tuple(zip(*columns, strict=True)) if stored.holds_all(columns) else None
+
+
+def reports_stored_keys(statement: Insert, pending: PendingStatement, dialect: Dialect) -> bool:
+    """Return whether SQLAlchemy reports the keys of an INSERT as they are stored. The parameters lack some keys."""
+    reports = reports_keys(statement, pending.key_columns, pending.sets, dialect)
+    return reports and sends_stored_values(statement, pending)
+
+
+def sends_stored_values(statement: Insert, pending: PendingStatement) -> bool:
+    """Return whether the table stores the sent values of key columns as they are.
+
+    The database or SQLAlchemy reports the values of columns and rows without a value, and of expressions.
+    """
+    stored = pending.stored.stored_keys
+    if not stored.may_be_sent:
+        return False
+    if statement._multi_values:
+        rows: Parameters = list(rows_of(statement, pending.sets))
+    else:
+        rows = [*pending.sets, *rows_of(statement, [{}])] if statement._values else pending.sets
+    for column, own in zip(stored.key_columns, pending.key_columns, strict=True):
+        name = str(own.key)
+        if not column.holds_all([row.get(name) for row in rows]):
+            return False
+    return True
+
+
+def has_known_keys(
+    statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters, dialect: Dialect
+) -> bool:
+    """Return whether the keys are given by the application, or SQLAlchemy will report them without help."""
+    if statement._multi_values or statement.select is not None or is_upsert(statement):
+        return False
+    if reports_keys(statement, key_columns, sets, dialect) or given_keys(statement, key_columns, sets) is not None:
+        return True
+    return _declares_key(statement, key_columns) and all(_given(statement, column, sets) for column in key_columns)
+
+
+def reports_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters, dialect: Dialect) -> bool:
+    """Return whether SQLAlchemy asks the database for the keys, by itself or because of the ORM.
+
+    The rows of the INSERT must be its parameter sets.
+    """
+    if has_return_defaults(statement) and (len(sets) == 1 or dialect.insert_executemany_returning):
+        return True
+    table = table_of(statement)
+    if len(sets) != 1 or statement._inline or not table.implicit_returning:
+        return False
+    return _declares_key(statement, key_columns)
+
+
+def _declares_key(statement: Insert, key_columns: Sequence[sa.Column[Any]]) -> bool:
+    """Return whether the table object of the statement has the primary key, so that SQLAlchemy reports new keys.
+
+    A table object of a migration may declare no primary key, or another one.
+    """
+    return [column.name for column in table_of(statement).primary_key] == [column.name for column in key_columns]
+
+
+def drawn_column(table: CapturedTable, key_columns: Sequence[sa.Column[Any]]) -> sa.Column[Any] | None:
+    """Return the column of ``key_columns`` for which the database draws numbers, or None."""
+    drawn = table.table._autoincrement_column
+    return None if drawn is None else next(column for column in key_columns if column.name == drawn.name)
+
+
+def draws_a_key_for_zero(statement: Insert, drawn: sa.Column[Any] | None, sets: Parameters, dialect: Dialect) -> bool:
+    """Return whether the database may replace a 0 in the key column ``drawn`` by a drawn number."""
+    if drawn is None or not capture_dialect(dialect).draws_key_for_zero:
+        return False
+    return any(row.get(str(drawn.key)) == 0 for row in rows_of(statement, sets))
+
+
+def last_inserted_key(
+    statement: Insert,
+    result: CursorResult[Any],
+    key_columns: Sequence[sa.Column[Any]],
+    drawn: sa.Column[Any] | None,
+    sets: Parameters,
+) -> tuple[Key, ...] | None:
+    """Return the key of the only row of an INSERT without RETURNING, or None if it is not known.
+
+    The driver reports the number that the database drew for a missing AUTO_INCREMENT value, or in the place of a 0. It
+    reports 0 if the SQL mode NO_AUTO_VALUE_ON_ZERO kept the 0.
+    """
+    if _declares_key(statement, key_columns):
+        reported = result.inserted_primary_key_rows[0] or (None,) * len(key_columns)
+    else:
+        row = next(rows_of(statement, sets))
+        reported = tuple(row.get(str(column.key)) for column in key_columns)
+        if any(isinstance(value, ClauseElement) for value in reported):
+            return None
+    known = zip(key_columns, reported, strict=True)
+    key = tuple(result.lastrowid if column is drawn and not value else value for column, value in known)
+    return None if None in key else (key,)
+
+
+def insert_id(
+    statement: Insert,
+    keys: Sequence[Key],
+    key_columns: Sequence[sa.Column[Any]],
+    drawn: sa.Column[Any] | None,
+    sets: Parameters,
+) -> int | None:
+    """Return the number that MariaDB reports for an INSERT.
+
+    It is the first drawn number, else the number of the last row. ``keys``: the keys of the inserted rows.
+    """
+    if drawn is None or not keys:
+        return 0
+    numbers: list[int] = [key[list(key_columns).index(drawn)] for key in keys]
+    given = [row.get(str(drawn.key)) for row in rows_of(statement, sets)]
+    return next((number for number in numbers if number not in given), given[-1] if given else numbers[-1])
+
+
+def _given(statement: Insert, column: sa.Column[Any], sets: Parameters) -> bool:
+    """Return whether the application or a Python-side default gives the column's value in every row."""
+    if column.key in sets[0]:
+        return all(p[column.key] is not None and not isinstance(p[column.key], ClauseElement) for p in sets)
+    if statement._values and column in statement._values:
+        return isinstance(statement._values[column], BindParameter)
+    default = column.default
+    return default is not None and (default.is_scalar or default.is_callable)
+
+
+def is_upsert(statement: Insert) -> bool:
+    """Return whether the INSERT has ON CONFLICT, ON DUPLICATE KEY or a prefix such as OR REPLACE.
+
+    Then the key of the changed row may differ from the given key.
+    """
+    return statement._post_values_clause is not None or bool(statement._prefixes)
+
+
+def replaces(statement: Insert) -> bool:
+    """Return whether the INSERT is a REPLACE. A REPLACE deletes conflicting rows and does not return their keys."""
+    return any("REPLACE" in str(prefix[0]).upper() for prefix in statement._prefixes)
+
+
+def conflict_assigns(statement: Insert) -> set[str]:
+    """Return the names of the columns set in an existing row by an upsert."""
+    clause = statement._post_values_clause
+    # The clauses of PostgreSQL and SQLite have a list of pairs, the clause of MySQL has a dict.
+    pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
+    assigned = pairs.items() if isinstance(pairs, Mapping) else pairs
+    return {str(getattr(column, "name", column)) for column, value in assigned if not _keeps(column, value)}
+
+
+def _keeps(column: Any, value: Any) -> bool:
+    """Return whether the value is ``LAST_INSERT_ID(column)``, which is the column's own value."""
+    if not isinstance(value, FunctionElement) or getattr(value, "name", "").lower() != "last_insert_id":
+        return False
+    return [getattr(c, "name", None) for c in value.clauses] == [str(getattr(column, "name", column))]
+
+
+def returns_keys(statement: UpdateBase, key_columns: Sequence[sa.Column[Any]]) -> bool:
+    """Return whether the application's own RETURNING has the key. The ORM's bulk INSERT adds the key by itself."""
+    if statement._annotations.get("dml_strategy") == "bulk":
+        return True
+    returned = list(statement._all_selected_columns)
+    return all(
+        any(getattr(c, "name", None) == k.name and is_same_table(getattr(c, "table", None), k.table) for c in returned)
+        for k in key_columns
+    )
+
+
+def inserted_keys(
+    statement: Insert, result: CursorResult[Any], key_columns: Sequence[sa.Column[Any]], sets: Parameters
+) -> tuple[Key, ...] | None:
+    """Return the keys of inserted rows known to SQLAlchemy, or None if a key is not known."""
+    # Given keys come first, because SQLAlchemy would make a row object of each.
+    if (given := given_keys(statement, key_columns, sets)) is not None:
+        return given
+    if not _declares_key(statement, key_columns):
+        return None
+    width = len(key_columns)
+    keys = tuple(tuple(row) if row is not None else (None,) * width for row in result.inserted_primary_key_rows)
+    return None if NoneType in set(map(type, chain.from_iterable(keys))) else keys
+
+
+def single_rows(statement: Insert, sets: Parameters) -> list[tuple[Insert, Mapping[str, Any]]] | None:
+    """Split the statement into statements of a single row, in order. Return None if the rows come from a SELECT."""
+    if statement.select is not None:
+        return None
+    if not statement._multi_values:
+        return [(statement, parameters) for parameters in sets]
+    empty = statement._clone()
+    empty._multi_values = ()
+    return [(empty.values(row), parameters) for rows in statement._multi_values for row in rows for parameters in sets]
+
+
+class UnknownValueError(Exception):
+    """Report that a conflict depends on a value that only the database will make. ``column``: the column's name."""
+
+    def __init__(self, column: str) -> None:
+        super().__init__(column)
+        self.column = column
+
+
+def conflicting_keys(
+    connection: Connection,
+    statement: Insert,
+    key_columns: Sequence[sa.Column[Any]],
+    sets: Parameters,
+    options: Mapping[str, Any],
+    *,
+    exclusive: bool,
+) -> list[Key]:
+    """Lock the existing rows that share a unique value with a new row, and return their keys.
+
+    A REPLACE deletes these rows, an upsert updates them. ``exclusive``: see ``read_and_lock``. Raises UnknownValueError
+    if a unique value is not known yet.
+    """
+    table = table_of(statement)
+    if statement.select is not None:
+        rows = statement.select.subquery()
+        given = dict(zip(statement._select_names or (), rows.columns, strict=True))
+        conflicts = list(_conflicts(table, {str(getattr(n, "key", n)): c for n, c in given.items()}))
+        query = sa.select(*key_columns).where(sa.exists().select_from(rows).where(sa.or_(*conflicts)))
+        if not conflicts:
+            return []
+        return read_and_lock(connection, query, table, sets[0], options, exclusive=exclusive)
+    conditions = [condition for row in rows_of(statement, sets) for condition in _conflicts(table, row)]
+    found: list[Key] = []
+    for start in range(0, len(conditions), _MAX_CONDITIONS_PER_QUERY):
+        query = sa.select(*key_columns).where(sa.or_(*conditions[start : start + _MAX_CONDITIONS_PER_QUERY]))
+        found += read_and_lock(connection, query, table, None, options, exclusive=exclusive)
+    return found
+
+
+def keys_where(
+    connection: Connection,
+    key_columns: Sequence[sa.Column[Any]],
+    conditions: Sequence[ColumnElement[bool]],
+    options: Mapping[str, Any],
+) -> list[Key]:
+    """Return the keys of the rows that meet any of the conditions. Lock nothing."""
+    found: dict[Key, None] = {}
+    for start in range(0, len(conditions), _MAX_CONDITIONS_PER_QUERY):
+        query = sa.select(*key_columns).where(sa.or_(*conditions[start : start + _MAX_CONDITIONS_PER_QUERY]))
+        query = capture_dialect(connection.dialect).without_row_limit(query)
+        rows = connection.execute(query, execution_options={**options, **INTERNAL_STATEMENT})
+        found |= dict.fromkeys(map(tuple, rows))
+    return list(found)
+
+
+def matches(statement: Insert, table: CapturedTable, sets: Parameters) -> Iterator[list[ColumnElement[bool]]]:
+    """Yield for each row of the statement the conditions that find it by its unique values.
+
+    Raises UnknownValueError if a unique value is not known.
+    """
+    own = table_of(statement)
+    return (list(_conflicts(own, row)) for row in rows_of(statement, sets))
+
+
+def keeps_unique_values(statement: Insert, table: CapturedTable) -> bool:
+    """Return whether an upsert sets no unique column, and its table object declares all of them."""
+    unique = {str(column.name) for columns in _unique_columns(table.table) for column in columns}
+    return declares_unique_values(statement, table) and unique.isdisjoint(conflict_assigns(statement))
+
+
+def rows_of(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
+    """Yield the values of each row in the statement, by column key."""
+    for single, parameters in single_rows(statement, sets) or ():
+        values = {str(getattr(c, "key", c)): _value_of(v) for c, v in (single._values or {}).items()}
+        yield {**values, **parameters} if values else parameters
+
+
+def _value_of(value: Any) -> Any:
+    # A callable computes another value when the statement is executed.
+    return value.effective_value if isinstance(value, BindParameter) and value.callable is None else value
+
+
+def _conflicts(table: sa.Table, row: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
+    for columns in _unique_columns(table):
+        values = [_value(table, column, row) for column in columns]
+        # A NULL never conflicts, and no existing row has a key that is not drawn yet.
+        if all(value is not None for value in values):
+            yield sa.and_(*(column == value for column, value in zip(columns, values, strict=True)))
+
+
+def _value(table: sa.Table, column: sa.Column[Any], row: Mapping[str, Any]) -> Any:
+    if str(column.key) in row:
+        value = row[str(column.key)]
+        if isinstance(value, BindParameter):
+            raise UnknownValueError(str(column.name))
+        return value
+    if isinstance(column.default, sa.ColumnDefault) and column.default.is_scalar:
+        return column.default.arg
+    if isinstance(column.default, sa.Sequence):
+        return None
+    if column.default is not None or (column.server_default is not None and column.identity is None):
+        raise UnknownValueError(str(column.name))
+    return None
+
+
+def declares_unique_values(statement: Insert, table: CapturedTable) -> bool:
+    """Return whether the table object of the statement has the unique constraints of the captured table."""
+    own = table_of(statement)
+    return own == table.table or (isinstance(own, sa.Table) and _unique_names(own) >= _unique_names(table.table))
+
+
+def _unique_names(table: sa.Table) -> set[frozenset[str]]:
+    return {frozenset(str(column.name) for column in columns) for columns in _unique_columns(table)}
+
+
+def _unique_columns(table: sa.Table) -> list[list[sa.Column[Any]]]:
+    """Return the sets of columns that are unique: the primary key, unique constraints and unique indexes."""
+    found = [list(table.primary_key.columns)]
+    found += [list(u.columns) for u in table.constraints if isinstance(u, sa.UniqueConstraint)]
+    found += [list(i.columns) for i in table.indexes if i.unique and len(i.columns) == len(i.expressions)]
+    return found

@@ -1,0 +1,1 @@
+"""Keep the notes of each open transaction: the keys of changed rows, and refused commits."""

@@ -1,0 +1,95 @@
+"""Fold the touches of a key into flags: whether the row existed before the transaction, and whether it may be gone.
+
+The drain looks for each key. A row that a statement is known to have left in the table must be found, and is an error
+otherwise. A row that may be gone is a delete if it is not found and existed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeAlias
+
+from rowcast.producer.database.row_locks import Key
+
+
+class Touch(StrEnum):
+    """Say what a statement did to a key.
+
+    The values are texts, because the hash of a text is faster than that of an Enum.
+    """
+
+    INSERT = "insert"
+    UPDATE = "update"
+    UPDATE_EQUAL = "update_equal"
+    """The statement updated a row whose key the database takes for equal to this one, perhaps in another spelling."""
+    DELETE = "delete"
+    """The statement deleted the row or changed its key, or may have done so."""
+    NAMED = "named"
+    """The application names a row that did not exist, and that a statement may insert."""
+
+
+Flags: TypeAlias = int
+
+EXISTED = 1
+"""The row existed before the transaction, or the key has been touched as if it did."""
+LOCKED = 2
+"""The row is known to be locked by this transaction."""
+MAY_BE_GONE = 4
+"""Nothing is known to have left the row in the table: a statement may have deleted it, or found no row."""
+NEVER_FOUND = 8
+"""Only statements that may have changed nothing have touched the key, so that the row may never have existed."""
+
+FIRST_TOUCHES: Mapping[tuple[Touch, bool], Flags] = MappingProxyType({
+    (Touch.INSERT, True): LOCKED,
+    (Touch.INSERT, False): MAY_BE_GONE | NEVER_FOUND,
+    (Touch.UPDATE, True): EXISTED | LOCKED,
+    (Touch.UPDATE, False): EXISTED | MAY_BE_GONE | NEVER_FOUND,
+    (Touch.UPDATE_EQUAL, True): EXISTED | LOCKED | MAY_BE_GONE | NEVER_FOUND,
+    (Touch.UPDATE_EQUAL, False): EXISTED | MAY_BE_GONE | NEVER_FOUND,
+    (Touch.DELETE, True): EXISTED | LOCKED | MAY_BE_GONE,
+    (Touch.DELETE, False): EXISTED | MAY_BE_GONE,
+    (Touch.NAMED, False): MAY_BE_GONE,
+})  # fmt: skip
+"""The flags of a key after its first touch, by the touch and whether the row is locked."""
+
+
+def fold_touches(found: dict[Key, Flags], keys: Iterable[Key], touch: Touch, *, locked: bool) -> None:
+    """Add the touch of ``keys`` to the flags of earlier touches in ``found``."""
+    first = FIRST_TOUCHES[touch, locked]
+    if not found:
+        found.update(dict.fromkeys(keys, first))
+        return
+    next_flags = _NEXT_FLAGS[touch, locked]
+    for key in keys:
+        flags = found.get(key)
+        found[key] = first if flags is None else next_flags[flags]
+
+
+def may_all_be_gone(tables: Iterable[dict[Key, Flags]]) -> None:
+    """Flag all keys as perhaps gone."""
+    for keys in tables:
+        for key in keys:
+            keys[key] |= MAY_BE_GONE
+
+
+def _next(flags: Flags, touch: Touch, locked: bool) -> Flags:
+    if touch is Touch.UPDATE_EQUAL:
+        # Another note has the key as it is stored, if the statement was not the only one on the row.
+        return flags | LOCKED if locked else flags
+    if touch is not Touch.DELETE and not locked:
+        # The statement may have changed nothing, so that nothing new is known.
+        return flags
+    if flags & NEVER_FOUND:
+        # An INSERT succeeds only without a row. A row that is found may have existed before an INSERT that failed.
+        flags = flags & ~(NEVER_FOUND | EXISTED) if touch is Touch.INSERT else flags & ~NEVER_FOUND | EXISTED
+    flags = flags | MAY_BE_GONE if touch is Touch.DELETE else flags & ~MAY_BE_GONE
+    return flags | LOCKED if locked else flags
+
+
+_NEXT_FLAGS: Mapping[tuple[Touch, bool], tuple[Flags, ...]] = MappingProxyType({
+    (touch, locked): tuple(_next(flags, touch, locked) for flags in range(16))
+    for touch, locked in FIRST_TOUCHES
+})  # fmt: skip
+"""The flags after a further touch, by the touch and whether the row is locked, for each flags before it."""

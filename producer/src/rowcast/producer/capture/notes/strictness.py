@@ -1,0 +1,88 @@
+"""Refuse statements whose changed rows cannot be found out, or warn of them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Literal, get_args
+
+from rowcast.shared.errors import CaptureError, ConfigurationError
+
+Strictness = Literal["warn", "raise"]
+
+_log = logging.getLogger("rowcast.capture")
+_MAX_LOGGED = 1_000
+_NOT_THE_APPLICATION = ("rowcast.producer.", "sqlalchemy.")
+"""The modules between the application's line and this module."""
+
+
+class CaptureWarning(UserWarning):
+    """Warn of a statement on a captured table whose changed rows cannot be found out. They will not be published."""
+
+
+class StrictnessRule:
+    """Refuse a change that cannot be captured, or warn of it.
+
+    ``strict``: ``"raise"`` raises CaptureError, ``"warn"`` warns with CaptureWarning. Raises ConfigurationError for any
+    other value.
+    """
+
+    def __init__(self, strict: Any) -> None:
+        if strict not in get_args(Strictness):
+            raise ConfigurationError(f"strict={strict!r}: it must be 'warn' or 'raise'.")
+        self._strict: Strictness = strict
+        self._logged: set[str] = set()
+
+    def refuse_or_warn(self, table: str, what: str, statement: str) -> None:
+        """Refuse or warn of a statement.
+
+        Call the method before the statement runs, wherever possible. ``table``: the table's full name. ``what``: the
+        kind of statement. ``statement``: the text. The message names all three and the next step. Raises CaptureError
+        if strict.
+        """
+        message = (
+            f"not captured: {what} changes {table}, and the capture cannot find out which rows: "
+            f"{' '.join(statement.split())[:300]}. Name the rows with execution_options(rowcast={{table: [key, …]}}), "
+            "or leave them out of the capture with execution_options(rowcast='ignore')."
+        )
+        if self._strict == "raise":
+            raise CaptureError(message)
+        self._log_once(message)
+        frame = _application_frame()
+        registry = frame.f_globals.setdefault("__warningregistry__", {})
+        place = frame.f_code.co_filename, frame.f_lineno, _module_of(frame)
+        warnings.warn_explicit(message, CaptureWarning, *place, registry)
+
+    def _log_once(self, message: str) -> None:
+        # Services show log records rather than warnings. An application may repeat a statement for ever.
+        if message not in self._logged and len(self._logged) < _MAX_LOGGED:
+            self._logged.add(message)
+            _log.warning("%s", message)
+
+
+def _application_frame() -> FrameType:
+    """Return the frame in which the application executes the statement, so that the warning names its line."""
+    return next(
+        (frame for frame in _frames() if not _module_of(frame).startswith(_NOT_THE_APPLICATION)),
+        sys._getframe(1),
+    )
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
+def _frames() -> Iterator[FrameType]:
+    """Yield the present frames from the innermost, and then those of the coroutine that SQLAlchemy's asyncio left."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+    if (greenlet := sys.modules.get("greenlet")) is not None and (parent := greenlet.getcurrent().parent) is not None:
+        frame = parent.gr_frame
+        while frame is not None:
+            yield frame
+            frame = frame.f_back

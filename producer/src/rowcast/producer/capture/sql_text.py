@@ -1,0 +1,134 @@
+"""Find the tables that SQL text changes, from its words and without a parser.
+
+Text that looks like a change counts as a change, because an overlooked change is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+from rowcast.producer.database.dialects import find_capture_dialect
+
+NameParts = tuple[str, ...]
+"""The parts of a table's name in the text, without quotes: ``("public", "orders")``."""
+
+_IDENTIFIER = r"(?:[^\W\d][\w$]*|\"(?:[^\"]|\"\")+\"|`(?:[^`]|``)+`)"
+_NAME = rf"{_IDENTIFIER}(?:\s*\.\s*{_IDENTIFIER})*"
+_NAME_PATTERN = re.compile(_NAME)
+_WORD = re.compile(rf"{_IDENTIFIER}(?![\w$]|\s*\()")
+
+# Comments, string literals and PostgreSQL's dollar quotes hold no table names. A quoted name is kept.
+_NOT_SQL = re.compile(
+    r"(?P<name>\"(?:[^\"]|\"\")*\"|`(?:[^`]|``)*`)"
+    r"|--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$",
+    re.DOTALL,
+)
+# In MySQL double quotes make a literal too, and a backslash escapes the next character.
+_NOT_SQL_ON_MYSQL = re.compile(
+    r"(?P<name>`(?:[^`]|``)*`)|--[^\n]*|\#[^\n]*|/\*.*?\*/|'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"",
+    re.DOTALL,
+)
+# Modifiers of MySQL, SQLite and PostgreSQL between the verb and the table.
+_MODIFIERS = (
+    r"(?:\s+(?:low_priority|delayed|high_priority|quick|ignore|only|into|table|or\s+(?:replace|ignore|abort|fail|"
+    r"rollback)))*"
+)
+# PostgreSQL's DO executes the code in the dollar quotes or in the literal.
+_DO = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*do\b", re.IGNORECASE | re.DOTALL)
+_CODE_OF_DO = re.compile(r"\$(?P<tag>\w*)\$(?P<quoted>.*?)\$(?P=tag)\$|'(?P<literal>(?:[^']|'')*)'", re.DOTALL)
+# MySQL and MariaDB execute the text in these comments.
+_EXECUTED_COMMENT = re.compile(r"/\*M?!\d*(?P<code>.*?)\*/", re.DOTALL)
+# These statements name the verbs of rights, and change no row.
+_RIGHTS = re.compile(r"(?:^|(?<=;))\s*(?:grant|revoke)\b[^;]*", re.IGNORECASE)
+_INSERT = re.compile(rf"\b(?:insert|replace|merge){_MODIFIERS}\s+(?P<table>{_NAME})", re.IGNORECASE)
+_COPY = re.compile(rf"\bcopy\s+(?P<table>{_NAME})\s*(?:\([^)]*\)\s*)?from\b", re.IGNORECASE)
+_LOAD = re.compile(rf"\bload\s+(?:data|xml)\b.*?\binto\s+table\s+(?P<table>{_NAME})", re.IGNORECASE | re.DOTALL)
+_WITH_SEVERAL_TABLES = (
+    re.compile(rf"\bupdate{_MODIFIERS}\s+(?P<tables>[^;]+?)\s+set\b", re.IGNORECASE),
+    re.compile(rf"\bdelete{_MODIFIERS}\s+(?P<tables>[^;]+?)(?:\s+(?:where|using|returning|limit)\b|[;)]|$)", re.I),
+    re.compile(rf"\btruncate{_MODIFIERS}\s+(?P<tables>[^;]+)", re.IGNORECASE),
+)
+# In a DELETE, MySQL names the tables before USING by the aliases after it.
+_USING = re.compile(
+    rf"\bdelete{_MODIFIERS}\s[^;]*?\b(?:using|from)\s+(?P<tables>[^;]+?)(?:\s+(?:where|returning|limit)\b|[;)]|$)", re.I
+)
+
+
+def changed_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> list[sa.Table]:
+    """Return those of ``tables`` that the text seems to change.
+
+    A name without a schema stands for the table without a schema, or else for all tables of the name.
+    """
+    tables = list(tables)
+    names = _changed_names(sql, _is_mysql(dialect))
+    changed = {table for name in names for table in _find_tables(name, tables)}
+    return [table for table in tables if table in changed]
+
+
+def words_of(sql: str, dialect: Dialect) -> frozenset[str]:
+    """Return the words of the text in lower case: verbs and names, but not the names of functions."""
+    return _words_of(sql, _is_mysql(dialect))
+
+
+def _is_mysql(dialect: Dialect) -> bool:
+    # The application may use engines without a capture dialect, for tables without capture.
+    found = find_capture_dialect(dialect)
+    return found is not None and found.backslash_escapes
+
+
+def _find_tables(name: NameParts, tables: Iterable[sa.Table]) -> list[sa.Table]:
+    same_name = [table for table in tables if table.name.lower() == name[-1].lower()]
+    schema = name[-2].lower() if len(name) > 1 else None
+    same_schema = [table for table in same_name if (table.schema.lower() if table.schema else None) == schema]
+    if same_schema:
+        return same_schema
+    # The text may name the default schema of a table without a schema, or leave out a schema of the search path.
+    return [table for table in same_name if table.schema is None or schema is None]
+
+
+def statements_of(sql: str, mysql: bool) -> list[str]:
+    """Return the statements of a text, without comments and literals. ``mysql``: see ``backslash_escapes``."""
+    return [statement for part in _bare(sql, mysql).split(";") if (statement := part.strip())]
+
+
+def _bare(sql: str, mysql: bool) -> str:
+    not_sql = _NOT_SQL_ON_MYSQL if mysql else _NOT_SQL
+    if mysql:
+        sql = _EXECUTED_COMMENT.sub(lambda found: found["code"], sql)
+    return not_sql.sub(lambda found: found["name"] or " ", sql)
+
+
+def _without_rights(sql: str, mysql: bool) -> str:
+    """Return the text, or the code of a DO, without comments, literals and statements about rights."""
+    if not mysql and _DO.match(sql):
+        sql = ";".join(found["quoted"] or found["literal"] or "" for found in _CODE_OF_DO.finditer(sql))
+    return _RIGHTS.sub(" ", _bare(sql, mysql))
+
+
+@lru_cache(maxsize=1_000)
+def _changed_names(sql: str, mysql: bool) -> frozenset[NameParts]:
+    bare = _without_rights(sql, mysql)
+    written = [found["table"] for pattern in (_INSERT, _COPY, _LOAD) for found in pattern.finditer(bare)]
+    for pattern in (*_WITH_SEVERAL_TABLES, _USING) if mysql else _WITH_SEVERAL_TABLES:
+        for found in pattern.finditer(bare):
+            written += _NAME_PATTERN.findall(found["tables"])
+    return frozenset(map(_split_name, written))
+
+
+@lru_cache(maxsize=1_000)
+def _words_of(sql: str, mysql: bool) -> frozenset[str]:
+    return frozenset(_unquote(word).lower() for word in _WORD.findall(_without_rights(sql, mysql)))
+
+
+def _split_name(name: str) -> NameParts:
+    return tuple(_unquote(part) for part in re.findall(_IDENTIFIER, name))
+
+
+def _unquote(part: str) -> str:
+    quote = part[0]
+    return part[1:-1].replace(quote * 2, quote) if quote in '"`' else part

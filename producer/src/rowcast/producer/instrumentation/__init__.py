@@ -1,0 +1,1 @@
+"""Capture a program that knows nothing of rowcast: ``rowcast instrument``."""

@@ -1,0 +1,51 @@
+"""Measure the backlog of the outbox for ``rowcast status``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from rowcast.producer.database.dialects import capture_dialect
+from rowcast.producer.outbox.schema import outbox_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Describe the backlog and the lease of one source. Times are by the database's clock.
+
+    ``rows`` counts the outbox rows, also the claimed ones. ``oldest_ms`` is the age of the first row, or None without
+    rows. ``owner`` and ``epoch`` are those of the lease (None and 0 before the first leader). ``expires_in_ms`` is at
+    most 0 if there is no leader. ``lsn`` is the highest lsn that is published and deleted, ``next_lsn`` the next lsn to
+    be claimed.
+    """
+
+    rows: int
+    oldest_ms: int | None
+    owner: str | None
+    epoch: int
+    expires_in_ms: int
+    lsn: int
+    next_lsn: int
+
+
+def backlog(engine: Engine, source: str) -> Backlog:
+    """Return the backlog of a source. Raises SQLAlchemy's errors."""
+    tables = outbox_tables(sa.MetaData())
+    outbox, lease = tables.outbox.c, tables.lease.c
+    now = capture_dialect(engine.dialect).now_ms()
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(sa.func.count()).select_from(tables.outbox)).scalar_one()
+        oldest = connection.execute(
+            sa.select((now - outbox.ts_ms).label("age")).order_by(outbox.id).limit(1)
+        ).scalar_one_or_none()
+        held = connection.execute(
+            sa.select(
+                lease.owner, lease.epoch, (lease.expires_ms - now).label("left"), lease.published_lsn, lease.next_lsn
+            ).where(lease.source == source)
+        ).first()
+    age = None if oldest is None else max(0, int(oldest))
+    if held is None:
+        return Backlog(rows, age, None, 0, 0, 0, 1)
+    return Backlog(rows, age, held.owner, held.epoch, int(held.left), held.published_lsn, held.next_lsn)

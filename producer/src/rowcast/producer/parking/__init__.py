@@ -1,0 +1,1 @@
+"""Show, retry and drop parked transactions."""

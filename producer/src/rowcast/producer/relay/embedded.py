@@ -1,0 +1,113 @@
+"""Run the relay in a thread of the application, or inside a command."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rowcast.producer.relay.main_loop import Relay
+from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.database.engines import open_engine
+from rowcast.shared.errors import RowcastError
+
+_log = logging.getLogger("rowcast.relay")
+
+
+class NotifiesOfCommits(Protocol):
+    """Declare the method of ``rowcast.producer.Capture`` that wakes a relay."""
+
+    def on_commit(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` after each captured commit, until the returned function is called."""
+
+
+class RelayThread:
+    """Run a relay in a thread of this process. ``error``: the error that ended the thread, or None."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.error: BaseException | None = None
+        self._relay = relay
+        self._stop = threading.Event()
+        # A daemon thread, because an application that ends without leaving the block must not hang.
+        self._thread = threading.Thread(target=self._run, name="rowcast-relay", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._relay.run(self._stop)
+        except Exception as error:  # noqa: BLE001  # the application must see any error
+            self.error = error
+            # The message of rowcast's own errors is sufficient without a traceback.
+            _log.error("the relay has stopped: %s", error, exc_info=not isinstance(error, RowcastError))
+
+    @property
+    def progress(self) -> RelayProgress:
+        """Return the progress of the relay."""
+        return self._relay.progress
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the thread runs. The thread ends after a lasting error."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Finish the open claims and end the thread."""
+        self._stop.set()
+        self._relay.wake()
+        self._thread.join()
+
+
+@contextmanager
+def running(
+    settings: Settings, capture: NotifiesOfCommits | None = None, on_progress: OnProgress | None = None
+) -> Iterator[RelayThread]:
+    """Run a relay in a thread for the length of the block. Each commit of ``capture`` wakes the relay.
+
+    The relay waits for a database or a Kafka that does not answer. The application's commits never wait for the relay.
+    A lasting error ends the thread, is logged, and is in ``RelayThread.error``. ``on_progress`` is
+    called in the thread, many times a second. Raises ConfigurationError, MissingExtraError.
+    """
+    capture_source = getattr(capture, "source", settings.source)
+    if capture_source != settings.source:
+        _log.warning(
+            "the capture has the source %r, and the relay's configuration has the source %r, which names topics and "
+            "events. Give both the same source",
+            capture_source,
+            settings.source,
+        )
+    engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
+    try:
+        relay = Relay(settings, engine, on_progress, wait_for_servers=True)
+        thread = RelayThread(relay)
+        unsubscribe = capture.on_commit(relay.wake) if capture is not None else None
+        try:
+            yield thread
+        finally:
+            if unsubscribe is not None:
+                unsubscribe()
+            thread.stop()
+    finally:
+        engine.dispose()
+
+
+def run_relay(
+    settings: Settings, once: bool, stop: threading.Event, on_progress: OnProgress | None = None
+) -> RelayProgress:
+    """Run a relay in this thread until ``stop`` is set, or until the outbox is empty if ``once``.
+
+    Raises ConfigurationError, MissingExtraError, UnreachableError if a server does not answer at the start, and
+    DataError for an unpublishable outbox row.
+    """
+    engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
+    try:
+        relay = Relay(settings, engine, on_progress)
+        if once:
+            relay.run_once(stop)
+        else:
+            relay.run(stop)
+        return relay.progress
+    finally:
+        engine.dispose()

@@ -1,0 +1,1 @@
+"""Talk to Kafka: producers, topics, marker and size limits of the relay."""

@@ -1,0 +1,1 @@
+"""Lead a source for one epoch: claim, publish and delete outbox rows."""

@@ -1,0 +1,1 @@
+"""Turn outbox rows into Kafka messages. Imports no Kafka client."""

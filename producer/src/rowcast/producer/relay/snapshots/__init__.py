@@ -1,0 +1,1 @@
+"""Read the existing rows of tables chunk by chunk."""

@@ -1,0 +1,1 @@
+"""Keep the outbox in order beside publishing: warn of stalls, vacuum."""

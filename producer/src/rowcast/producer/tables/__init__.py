@@ -1,0 +1,1 @@
+"""Choose the tables to capture, and define the form of the published rows."""

@@ -1,0 +1,5 @@
+"""Run ``python -m rowcast.shared.cli``."""
+
+from rowcast.shared.cli.app import main
+
+main()

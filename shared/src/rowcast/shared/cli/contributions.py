@@ -1,0 +1,79 @@
+"""Load the contributions of both sides to common commands: ``rowcast check`` and ``rowcast status``.
+
+The sides never import each other. They contribute functions through entry points: a check takes the settings and
+yields findings, a status function takes the settings and returns a ``SideStatus``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL, Engine
+
+from rowcast.shared.cli.exit_codes import Failure
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.database.engines import open_engine, reach
+from rowcast.shared.errors import ConfigurationError, UnreachableError
+from rowcast.shared.findings import Finding, Verdict
+
+CHECKS = "rowcast.checks"
+STATUS = "rowcast.status"
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Generator[Finding, None, Engine | None]:
+    """Connect to a database, yield a finding, and return the engine, or None if the database does not answer.
+
+    Call it as ``engine = yield from open_for_check(…)``. ``no_file``: the finding about a missing SQLite file.
+    """
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        # Connecting would create an empty file and so hide a wrong path.
+        yield no_file or Finding(area, Verdict.missing, f"there is no file {url.database}", "check the url")
+        return None
+    try:
+        engine = open_engine(url, area, pooled=False, connect_args=_CONNECT_ARGS.get(url.get_backend_name(), {}))
+        reach(engine, area)
+    except ConfigurationError as error:
+        yield Finding(area, Verdict.configuration, str(error))
+        return None
+    except UnreachableError as error:
+        yield Finding(area, Verdict.unreachable, str(error))
+        return None
+    version = ".".join(str(part) for part in engine.dialect.server_version_info or ())
+    yield Finding(area, Verdict.ok, f"{engine.dialect.name} {version} at {engine.url} (driver {engine.dialect.driver})")
+    return engine
+
+
+# Seconds to wait for a connection. Without a limit, a host without answers would block a check for minutes.
+_CONNECT_ARGS = {backend: {"connect_timeout": 10} for backend in ("postgresql", "mysql", "mariadb")}
+
+
+@dataclass(frozen=True, slots=True)
+class SideStatus:
+    """Hold the status of one side for ``rowcast status``: ``data`` for ``--json``, ``tables`` for a terminal.
+
+    ``failure``: a server did not answer. The rest of the status is shown all the same.
+    """
+
+    data: dict[str, Any]
+    tables: tuple[StatusTable, ...] = ()
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusTable:
+    """Hold a table for a terminal. ``rows``: the formatted texts of the cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def load_contributions(group: str) -> list[tuple[str, Any]]:
+    """Load the entry points of ``group``, sorted by name."""
+    return [(e.name, e.load()) for e in sorted(entry_points(group=group), key=lambda e: e.name)]

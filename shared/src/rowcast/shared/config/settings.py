@@ -1,0 +1,346 @@
+"""Read ``rowcast.toml`` and its environment variables.
+
+Every key is also an environment variable: ``ROWCAST_`` and the key in capitals, ``__`` between levels
+(``ROWCAST_PRIMARY__URL``, ``ROWCAST_REPLICAS__REPORTING__URL``, ``ROWCAST_KAFKA__BOOTSTRAP_SERVERS``). The environment
+wins over the file.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from rowcast.shared.config.section import Section, describe_mistake
+from rowcast.shared.config.table_settings import TableSettings
+from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.kafka.messages import TABLE_TOPIC, check_template, table_topic
+from rowcast.shared.tables.shape import TableShape
+
+DEFAULT_PATH = Path("rowcast.toml")
+
+_SECRET_KEY = re.compile(r"password|secret|\.key(\.|$)|\.pem$|token|jaas", re.IGNORECASE)
+_MASK = "**********"
+
+
+class DatabaseSettings(Section):
+    """Say where a database is."""
+
+    url: SecretStr = Field(
+        description="SQLAlchemy URL of the database: `postgresql`, `mysql`, `mariadb` or `sqlite`. The application's "
+        "own URL works, because an asynchronous driver is replaced by the engine's synchronous driver."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_one(cls, value: SecretStr) -> SecretStr:
+        try:
+            url = make_url(value.get_secret_value())
+        except ArgumentError:
+            raise ValueError("not a database URL. Write it like postgresql+psycopg://user:password@host/name") from None
+        if url.get_backend_name() not in ("postgresql", "mysql", "mariadb", "sqlite"):
+            raise ValueError(f"{url.get_backend_name()!r} is not supported. Use postgresql, mysql, mariadb or sqlite")
+        return value
+
+    @property
+    def sqlalchemy_url(self) -> URL:
+        """Return the URL with its password, for ``create_engine``. A printed URL shows stars instead."""
+        return make_url(self.url.get_secret_value())
+
+
+class PrimarySettings(DatabaseSettings):
+    """Describe the application's database, which holds the outbox."""
+
+
+class ReplicaSettings(DatabaseSettings):
+    """Describe a replica."""
+
+    tables: tuple[str, ...] = Field(
+        default=("*",),
+        description="Shell patterns over `schema.table`, with the names that the source has. The replica gets the "
+        "tables that match. A variable holds a JSON list.",
+    )
+    consistency: Literal["transaction", "row"] = Field(
+        default="transaction",
+        description="`transaction`: apply whole source transactions, in an order that respects every dependency. "
+        "`row` is not available yet.",
+    )
+    batch_events: int = Field(
+        default=20_000,
+        ge=1,
+        description="Apply at most this many events in one replica transaction. A larger source transaction stays "
+        "whole.",
+    )
+    buffer_events: int = Field(
+        default=200_000,
+        ge=1,
+        description="Read at most this many events ahead of the end of their transaction, then pause partitions.",
+    )
+
+    @field_validator("consistency")
+    @classmethod
+    def _consistency_is_built(cls, value: str) -> str:
+        if value == "row":
+            raise ValueError('consistency = "row" is not available yet. Use "transaction"')
+        return value
+
+
+class TableTopicSettings(Section):
+    """Describe the topic of one table. None means: as for all tables."""
+
+    partitions: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Number of partitions. Without a value: as for all tables."
+    )
+    replication_factor: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None, description="Number of copies of each message. Without a value: as for all tables."
+    )
+    cleanup_policy: Literal["compact", "delete", "compact,delete"] = Field(
+        default="compact",
+        description="How Kafka cleans the topic. No replica can be built from a topic with `delete` once Kafka has "
+        "deleted rows from it, so `delete` is for tables that only other consumers read.",
+    )
+    retention_ms: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None,
+        description="How long a topic with `delete` keeps its messages. -1: for ever. Without a value: the broker's "
+        "default. Refused for a topic without `delete`.",
+    )
+    min_compaction_lag_ms: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="How long compaction leaves new messages alone. Without a value: as for all tables. Refused for a "
+        "topic that is not compacted.",
+    )
+
+    @model_validator(mode="after")
+    def _is_of_use(self) -> TableTopicSettings:
+        if self.retention_ms is not None and "delete" not in self.cleanup_policy:
+            raise ValueError(
+                'retention_ms has no effect on a topic that is only compacted. Set cleanup_policy = "delete"'
+            )
+        if self.min_compaction_lag_ms is not None and "compact" not in self.cleanup_policy:
+            raise ValueError("min_compaction_lag_ms has no effect on a topic that is not compacted")
+        return self
+
+
+class TopicSettings(Section):
+    """Say how topics are named and created."""
+
+    template: str = Field(
+        default=TABLE_TOPIC,
+        description="Name of a table's topic. Characters that Kafka does not allow become `_`. Relay and workers need "
+        "the same template. Messages in topics with other names stay there.",
+    )
+    partitions: int = Field(default=1, ge=1, description="Number of partitions of each table's topic.")
+    replication_factor: int = Field(
+        default=-1, ge=-1, description="Number of copies of each message. -1: the broker's default."
+    )
+    min_compaction_lag_ms: int = Field(
+        default=7 * 24 * 3600 * 1000,
+        ge=0,
+        description="How long compaction leaves new messages alone (default: 7 days). A worker that lags further goes "
+        "back to *loading*.",
+    )
+    transaction_retention_ms: int = Field(
+        default=7 * 24 * 3600 * 1000,
+        ge=-1,
+        description="How long the transaction topic keeps its messages (default: 7 days).",
+    )
+    tables: dict[Annotated[str, Field(pattern=r"^[^.]+\..+$")], TableTopicSettings] = Field(
+        default_factory=dict,
+        description="Settings of single topics, by `schema.table`. A variable holds all of them as JSON.",
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _template_is_one(cls, value: str) -> str:
+        check_template(value)
+        return value
+
+
+class RelaySettings(Section):
+    """Set the relay's pace and the form of its messages. Times are milliseconds."""
+
+    lease_ms: int = Field(
+        default=5_000,
+        ge=500,
+        description="How long the lease of the leader lasts. A relay that stands by takes over this long after the "
+        "leader's last heartbeat.",
+    )
+    kafka_transaction_ms: int = Field(
+        default=100,
+        ge=0,
+        le=30_000,
+        description="Commit the Kafka transaction after this long, or when idle. 0: after every claim. At most 30000, "
+        "because brokers abort a transaction after a minute.",
+    )
+    claim_rows: int = Field(
+        default=1_000, ge=1, description="Outbox rows in a claim. A claim ends earlier when it holds 8 MiB."
+    )
+    poll_min_ms: int = Field(
+        default=2, ge=1, description="Pause between two polls of the outbox under load, if no commit wakes the relay."
+    )
+    poll_max_ms: int = Field(default=100, ge=1, description="Pause between two polls of the outbox when idle.")
+    heartbeat_ms: int = Field(
+        default=0,
+        ge=0,
+        description="Publish a heartbeat to `__debezium-heartbeat.<source>` when nothing was published for this long. "
+        '0: no heartbeats. Key `{"serverName": "<source>"}`, value `{"ts_ms": …}`, as Debezium writes them.',
+    )
+    snapshot: Literal["initial", "never", "when_needed"] = Field(
+        default="initial",
+        description="When the relay reads existing rows without being asked. `initial`: once for each table, after the "
+        "first commit that the capture records or after triggers are installed. `never`: only for `rowcast snapshot`. "
+        "`when_needed`: as `initial`, and all tables again when Kafka has lost committed events.",
+    )
+    chunk_rows: int = Field(
+        default=5_000,
+        ge=1,
+        description="Rows in a chunk of a snapshot that the relay starts by itself. A chunk ends earlier when it holds "
+        "8 MiB.",
+    )
+    format: Literal["json", "json-schema"] = Field(
+        default="json",
+        description="Form of the messages. `json-schema`: each message carries its schema, as Kafka Connect's "
+        "JsonConverter reads it with `schemas.enable=true`. Workers read both forms, also mixed in one topic.",
+    )
+    on_unpublishable: Literal["stop", "park"] = Field(
+        default="stop",
+        description="What to do with a transaction that has a message larger than Kafka accepts, or a damaged outbox "
+        "row. `stop`: the relay ends before the transaction and names it. `park`: the relay moves the whole "
+        "transaction to the table `rowcast_parked` and continues.",
+    )
+
+
+class Settings(BaseSettings):
+    """Hold the whole configuration, from ``rowcast.toml`` and the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ROWCAST_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    source: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$",
+        description="Name of the primary: topics and events begin with it. Letters, digits, `.`, `_` and `-`, at most "
+        "100, the first of them a letter, a digit or `_`. `Capture(…, source=…)` needs the same name.",
+    )
+    kafka: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, repr=False, description="librdkafka's properties, under their own names."
+    )
+    primary: PrimarySettings | None = Field(default=None, description="The application's database.")
+    replicas: dict[str, ReplicaSettings] = Field(default_factory=dict, description="The replicas, by name.")
+    tables: dict[str, TableSettings] = Field(
+        default_factory=dict,
+        description="What is published of each table, by `schema.table`, or by `table` in the default schema.",
+    )
+    topics: TopicSettings = Field(default=TopicSettings(), description="How topics are named and created.")
+    relay: RelaySettings = Field(default=RelaySettings(), description="The relay's pace, and the form of its messages.")
+
+    @field_validator("kafka", mode="before")
+    @classmethod
+    def _dotted(cls, value: Any) -> Any:
+        """Replace ``BOOTSTRAP_SERVERS`` by ``bootstrap.servers``, because names of variables cannot hold a dot."""
+        if not isinstance(value, dict):
+            return value
+        return {_dotted_name(str(k)): v for k, v in value.items()}
+
+    def table(self, shape: TableShape) -> TableSettings:
+        """Return the settings of a table: by the full name, or by the bare name in the default schema."""
+        by_name = self.tables.get(shape.name) if shape.default_schema else None
+        return self.tables.get(shape.full_name) or by_name or TableSettings()
+
+    def topic_of(self, schema: str, table: str) -> str:
+        """Return the topic of a table's events."""
+        return table_topic(self.source, schema, table, self.topics.template)
+
+    def salts(self) -> Iterator[str]:
+        """Yield the salts of hashed columns. They are secret."""
+        columns = (column for table in self.tables.values() for column in table.columns.values())
+        yield from (column.salt.get_secret_value() for column in columns if column.salt is not None)
+
+    def replica(self, name: str) -> ReplicaSettings:
+        """Return the settings of a replica. Raises ConfigurationError, with all known names, if it is unknown."""
+        if name not in self.replicas:
+            known = ", ".join(sorted(self.replicas)) or "none"
+            raise ConfigurationError(
+                f"no replica {name!r} in the configuration (configured: {known}). "
+                f"Add a [replicas.{name}] section with its url."
+            )
+        return self.replicas[name]
+
+    def require_primary(self) -> PrimarySettings:
+        """Return the primary's settings. Raises ConfigurationError if the primary is not configured."""
+        if self.primary is None:
+            raise ConfigurationError("no primary database: set url in [primary], or ROWCAST_PRIMARY__URL.")
+        return self.primary
+
+    def require_kafka(self) -> dict[str, str | int | float | bool]:
+        """Return librdkafka's properties. Raises ConfigurationError if ``bootstrap.servers`` is not set."""
+        if not self.kafka.get("bootstrap.servers"):
+            raise ConfigurationError(
+                'no Kafka brokers: set "bootstrap.servers" in [kafka], or ROWCAST_KAFKA__BOOTSTRAP_SERVERS.'
+            )
+        return dict(self.kafka)
+
+    def masked(self) -> dict[str, Any]:
+        """Return the settings with stars in place of passwords and keys, for printing."""
+        shown = self.model_dump(mode="json")
+        shown["kafka"] = {k: _MASK if _SECRET_KEY.search(k) else v for k, v in self.kafka.items()}
+        if self.primary is not None:
+            shown["primary"]["url"] = str(self.primary.sqlalchemy_url)
+        for name, replica in self.replicas.items():
+            shown["replicas"][name]["url"] = str(replica.sqlalchemy_url)
+        return shown
+
+
+def _dotted_name(name: str) -> str:
+    lower = name.lower()
+    # log_level is librdkafka's only property with an underscore.
+    return name if "." in name else lower if lower == "log_level" else lower.replace("_", ".")
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the configuration from a file and the environment. The default file ``./rowcast.toml`` may be absent.
+
+    Raises ConfigurationError with a line for each mistake and its key.
+    """
+    if path is not None and not path.is_file():
+        raise ConfigurationError(f"no configuration file {path}. Name an existing one with --config.")
+    file = path or DEFAULT_PATH
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    try:
+        settings = FromFile()
+    except ValidationError as error:
+        where = f"{file} or the environment" if file.is_file() else f"the environment ({file} does not exist)"
+        lines = "\n".join(f"  {describe_mistake(e)}" for e in error.errors(include_url=False, include_input=False))
+        raise ConfigurationError(f"the configuration is not valid, in {where}:\n{lines}") from None
+    except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
+        raise ConfigurationError(f"cannot read {file}: {error}") from None
+    return settings

@@ -1,0 +1,1 @@
+"""Open database engines and read what drivers report."""

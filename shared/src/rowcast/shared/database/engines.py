@@ -1,0 +1,106 @@
+"""Open databases, with errors for users."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from weakref import WeakSet
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import NullPool
+
+from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.errors import ConfigurationError, MissingExtraError, UnreachableError
+
+_EXTRA_OF_BACKEND = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+
+
+def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: object) -> Engine:
+    """Return an engine for rowcast's own use, without connecting.
+
+    ``what`` names the database in messages (``primary``, ``replica 'reporting'``). An asynchronous driver is replaced
+    by the engine's synchronous driver, so that the application's URL works unchanged.
+
+    Raises MissingExtraError if the driver is not installed, ConfigurationError if the URL is not valid.
+    """
+    url = synchronous(sa.make_url(url))
+    if not pooled:
+        options["poolclass"] = NullPool
+    try:
+        engine = sa.create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        extra = _EXTRA_OF_BACKEND.get(url.get_backend_name())
+        if extra is None:
+            raise ConfigurationError(f"{what}: the driver {error.name!r} of {url} is not installed.") from error
+        raise MissingExtraError(f"{what}: the database driver {error.name!r}", extra) from error
+    except exc.ArgumentError as error:
+        raise ConfigurationError(f"{what}: {error}") from error
+    _own_engines.add(engine)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sqlite_connection)
+    return engine
+
+
+_own_engines: WeakSet[Engine] = WeakSet()
+
+
+def is_own_engine(engine: Engine) -> bool:
+    """Return whether ``open_engine`` made the engine, and not the application."""
+    return engine in _own_engines
+
+
+_BUSY_S = 30
+
+
+def _sqlite_connection(connection: object, _record: object) -> None:
+    """Make a new connection wait for locks of other processes, and let readers work beside one writer."""
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:d}")
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # The change of mode ignores busy_timeout, and processes block each other if they start together.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    cursor.close()
+
+
+_SYNCHRONOUS = {
+    "postgresql": "postgresql+psycopg",
+    "postgresql+asyncpg": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mysql+aiomysql": "mysql+pymysql",
+    "mysql+asyncmy": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+    "mariadb+aiomysql": "mariadb+pymysql",
+    "mariadb+asyncmy": "mariadb+pymysql",
+    "sqlite+aiosqlite": "sqlite",
+}
+
+
+def synchronous(url: URL) -> URL:
+    """Return the URL of the same database with the driver of rowcast's extras."""
+    return url.set(drivername=_SYNCHRONOUS.get(url.drivername, url.drivername))
+
+
+def reach(engine: Engine, what: str) -> None:
+    """Connect once. Raises UnreachableError with the driver's reason and the next step."""
+    try:
+        with engine.connect():
+            pass
+    except exc.DBAPIError as error:
+        raise unreachable(engine, what, error) from error
+
+
+def unreachable(engine: Engine, what: str, error: exc.DBAPIError) -> UnreachableError:
+    """Return the error to raise when ``engine`` does not answer. It shows the URL without the password."""
+    return UnreachableError(
+        f"cannot reach the {what} database at {engine.url}: {first_line(error)}. "
+        "Is it running, and are the host, port, name and password of its url right?"
+    )

@@ -1,0 +1,15 @@
+"""Name the schemas of a database."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Dialect
+
+_MAIN = "main"
+
+
+def default_schema(dialect: Dialect) -> str:
+    """Return the schema of tables that name none. SQLite has no schemas, and calls its own file ``main``.
+
+    ``dialect`` belongs to an engine that has connected.
+    """
+    return dialect.default_schema_name or _MAIN

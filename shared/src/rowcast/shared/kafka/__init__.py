@@ -1,0 +1,1 @@
+"""Make Kafka clients, name topics, and write and parse messages."""

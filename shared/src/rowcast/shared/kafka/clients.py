@@ -1,0 +1,104 @@
+"""Make Kafka clients from the librdkafka properties of the configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rowcast.shared.errors import ConfigurationError, MissingExtraError, UnreachableError
+from rowcast.shared.kafka.client_errors import reason_of
+
+CLUSTER_ID_PREFIX = "mockCluster"
+
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Producer
+    from confluent_kafka.admin import AdminClient
+
+_log = logging.getLogger("rowcast.kafka")
+
+Properties = Mapping[str, str | int | float | bool]
+
+
+def new_producer(properties: Properties, extra: str, own: Mapping[str, Any] | None = None) -> Producer:
+    """Return a producer. ``own``: properties above the user's. ``extra``: the extra of rowcast to install.
+
+    Raises MissingExtraError, or ConfigurationError for a property unknown to librdkafka.
+    """
+    require_client(extra)
+    from confluent_kafka import KafkaException, Producer
+
+    try:
+        return Producer(_merged(properties, own))
+    except KafkaException as error:
+        raise _bad_property(error) from error
+
+
+def new_consumer(properties: Properties, extra: str, own: Mapping[str, Any] | None = None) -> Consumer:
+    """Return a consumer. Parameters and errors are those of ``new_producer``."""
+    require_client(extra)
+    from confluent_kafka import Consumer, KafkaException
+
+    try:
+        return Consumer(_merged(properties, own))
+    except KafkaException as error:
+        raise _bad_property(error) from error
+
+
+def new_admin(properties: Properties, extra: str) -> AdminClient:
+    """Return an admin client. Parameters and errors are those of ``new_producer``."""
+    require_client(extra)
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    try:
+        return AdminClient(_merged(properties, None))
+    except KafkaException as error:
+        raise _bad_property(error) from error
+
+
+def reach(properties: Properties, extra: str, timeout: float = 10.0) -> Any:
+    """Return the cluster's metadata. Raises UnreachableError if no broker answers within ``timeout`` seconds."""
+    admin = new_admin(properties, extra)
+    # After new_admin, because new_admin raises MissingExtraError if the client is not installed.
+    from confluent_kafka import KafkaException
+
+    try:
+        return admin.list_topics(timeout=timeout)
+    except KafkaException as error:
+        raise unreachable(properties, error) from error
+
+
+def unreachable(properties: Properties, error: Exception) -> UnreachableError:
+    """Return the error to raise when no broker answers."""
+    return UnreachableError(
+        f"cannot reach Kafka at {properties.get('bootstrap.servers')}: {reason_of(error)}. "
+        'Is it running, and is "bootstrap.servers" in [kafka] right?'
+    )
+
+
+def is_embedded(metadata: Any) -> bool:
+    """Return whether the cluster is librdkafka's mock, which has no fencing, no isolation and no CreateTopics.
+
+    ``metadata``: what ``reach`` returns.
+    """
+    return str(metadata.cluster_id or "").startswith(CLUSTER_ID_PREFIX)
+
+
+def require_client(extra: str) -> None:
+    """Raise MissingExtraError if the Kafka client is not installed."""
+    try:
+        import confluent_kafka  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the Kafka client (confluent-kafka)", extra) from error
+
+
+def _merged(properties: Properties, own: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"logger": _log, "client.id": "rowcast", **properties, **(own or {})}
+
+
+def _bad_property(error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"[kafka]: {reason_of(error)}. The keys are the properties in librdkafka's CONFIGURATION.md."
+    )

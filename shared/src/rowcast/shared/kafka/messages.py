@@ -1,0 +1,193 @@
+"""Name topics, and write and parse their messages: JSON in Debezium's form.
+
+``docs/reference/*.schema.json`` describe each kind of message for other programs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+import orjson
+
+from rowcast.shared.errors import DataError
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
+
+
+TABLE_TOPIC = "{source}.{schema}.{table}"
+
+
+def table_topic(source: str, schema: str, table: str, template: str = TABLE_TOPIC) -> str:
+    """Return the topic of a table's events. Characters that Kafka does not allow become ``_``, as in Debezium."""
+    return _ILLEGAL.sub("_", template.format(source=source, schema=schema, table=table))
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError if ``table_topic`` cannot use the template."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r} is not a template: {error}") from None
+    for text, name, form, conversion in parts:
+        if illegal := sorted(set(_ILLEGAL.findall(text))):
+            raise ValueError(f"Kafka allows no {' '.join(map(repr, illegal))} in a topic's name")
+        if name is not None and (name not in ("source", "schema", "table") or form or conversion):
+            raise ValueError("a topic's name is made of {source}, {schema}, {table}, letters, digits, '.', '_' and '-'")
+    if "table" not in (name for _, name, _, _ in parts):
+        raise ValueError("without {table} all tables would share a topic")
+
+
+def transaction_topic(source: str) -> str:
+    """Return the topic of the BEGIN and END of every transaction. All of them are in partition 0."""
+    return f"{_ILLEGAL.sub('_', source)}.transaction"
+
+
+def schema_topic(source: str) -> str:
+    """Return the topic of the tables' shapes. All of them are in partition 0, and the topic is compacted."""
+    return f"{_ILLEGAL.sub('_', source)}.schema"
+
+
+def heartbeat_topic(source: str) -> str:
+    """Return the topic of heartbeats. The name is Debezium's, because monitors know it."""
+    return f"__debezium-heartbeat.{_ILLEGAL.sub('_', source)}"
+
+
+def heartbeat(source: str, ts_ms: int) -> tuple[bytes, bytes]:
+    """Return value and key of a heartbeat in Debezium's form."""
+    return orjson.dumps({"ts_ms": ts_ms}), orjson.dumps({"serverName": source})
+
+
+def marker_topic(source: str) -> str:
+    """Return the relay's own topic, which says up to which lsn Kafka has committed.
+
+    The name does not begin with ``<source>.``, because consumers look for tables there.
+    """
+    return f"__rowcast.{_ILLEGAL.sub('_', source)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """Hold a change event as a consumer needs it. ``key``: the key's columns. ``after`` is None for a delete."""
+
+    op: str
+    key: dict[str, Any]
+    after: dict[str, Any] | None
+    source: str
+    schema: str
+    table: str
+    lsn: int
+    ts_ms: int
+    transaction: str | None
+    total_order: int
+    shape_version: str | None
+
+    @property
+    def full_name(self) -> str:
+        """Return ``schema.table``."""
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEvent:
+    """Hold a BEGIN or an END.
+
+    ``data_collections`` maps ``schema.table`` to the number of its events (END only). ``context``: the transaction
+    context that the application gave, or None.
+    """
+
+    status: str
+    id: str
+    ts_ms: int
+    lsn: int
+    event_count: int = 0
+    data_collections: Mapping[str, int] | None = None
+    context: Mapping[str, Any] | None = None
+
+
+def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
+    """Parse a message of a table topic. Raises DataError, with the reason, if it is no change event."""
+    try:
+        envelope = orjson.loads(value)
+        key_columns: Any = orjson.loads(key) if key else None
+        source = envelope["source"]
+        op = envelope["op"]
+        transaction = envelope.get("transaction")
+        event = ChangeEvent(
+            op, key_columns, envelope["after"], source["name"], source["schema"], source["table"], source["lsn"],
+            source["ts_ms"], transaction["id"] if transaction else None,
+            transaction["total_order"] if transaction else 0, source.get("shape"),
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"not a change event: {_reason(error)}") from error
+    if op not in ("c", "u", "d", "r", "t"):
+        raise DataError(f"not a change event: unknown op {op!r}")
+    if type(event.lsn) is not int:
+        raise DataError(f"not a change event: source.lsn is {event.lsn!r}, not a number")
+    if op != "t" and not isinstance(key_columns, dict):
+        raise DataError("not a change event: the message key is not an object of the primary key's columns")
+    if op in ("c", "u", "r") and not isinstance(event.after, dict):
+        raise DataError(f"not a change event: op {op!r} without a row in 'after'")
+    return event
+
+
+def parse_transaction(value: bytes) -> TransactionEvent:
+    """Parse a message of the transaction topic. Raises DataError, with the reason, if it is no BEGIN or END."""
+    try:
+        data = payload_of(orjson.loads(value))
+        collections = data.get("data_collections")
+        context = data.get("context")
+        event = TransactionEvent(
+            data["status"], data["id"], data["ts_ms"], data["lsn"], data.get("event_count") or 0,
+            None if collections is None else {c["data_collection"]: c["event_count"] for c in collections},
+            orjson.loads(context) if isinstance(context, str) else context,
+        )  # fmt: skip
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"not a transaction event: {_reason(error)}") from error
+    if event.status not in ("BEGIN", "END") or type(event.lsn) is not int:
+        raise DataError(f"not a transaction event: status {event.status!r}, lsn {event.lsn!r}")
+    return event
+
+
+def payload_of(message: Any) -> Any:
+    """Return the payload of a parsed value with or without a schema. Kafka Connect's JsonConverter adds schemas."""
+    with_schema = isinstance(message, dict) and message.keys() == {"schema", "payload"}
+    return message["payload"] if with_schema else message
+
+
+def context_member(context: Mapping[str, Any], *, as_text: bool) -> bytes:
+    """Return the JSON of the transaction context in a message.
+
+    ``as_text``: as a text that holds the object, because Connect has no schema for an object with arbitrary members.
+    """
+    value = orjson.dumps(context)
+    return orjson.dumps(value.decode()) if as_text else value
+
+
+def transaction_value(event: TransactionEvent, *, context_as_text: bool = False) -> bytes:
+    """Return the value of a BEGIN or END message. Its key is ``{"id": …}``."""
+    collections = event.data_collections
+    value: dict[str, Any] = {
+        "status": event.status,
+        "id": event.id,
+        "ts_ms": event.ts_ms,
+        "event_count": event.event_count if event.status == "END" else None,
+        "data_collections": None
+        if collections is None
+        else [{"data_collection": name, "event_count": n} for name, n in collections.items()],
+        "lsn": event.lsn,
+    }
+    if event.context is not None:
+        value["context"] = orjson.Fragment(context_member(event.context, as_text=context_as_text))
+    return orjson.dumps(value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, orjson.JSONDecodeError):
+        return f"invalid JSON ({error})"
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    return f"wrong form ({error})"

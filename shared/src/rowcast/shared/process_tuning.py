@@ -1,0 +1,32 @@
+"""Tune the interpreter for a process with only a worker or a relay."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Allocations between two garbage collections of young objects. With Python's default of 700, the worker's reader spent
+# a fifth of the time in collections. Events never form cycles, and live only until a worker has applied them.
+_ALLOCATIONS = 50_000
+
+# Seconds for which a busy thread keeps the interpreter from a waiting thread. Under load, the worker's reader is always
+# busy, and its applier needs the interpreter about ten times for each statement. With Python's default of 5 ms, the
+# database was idle for a fifth of the time.
+_SWITCH_S = 0.0005
+
+
+@contextmanager
+def tune_interpreter() -> Iterator[None]:
+    """Collect garbage less often and switch threads more often, for this process, until the block ends."""
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+    # 0 means that the application has switched the collector off on purpose.
+    if 0 < thresholds[0] < _ALLOCATIONS:
+        gc.set_threshold(_ALLOCATIONS, *thresholds[1:])
+    sys.setswitchinterval(min(interval, _SWITCH_S))
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)

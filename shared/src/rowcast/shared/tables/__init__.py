@@ -1,0 +1,1 @@
+"""Describe tables by portable shapes, and map column types."""

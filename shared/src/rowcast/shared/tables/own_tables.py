@@ -1,0 +1,21 @@
+"""Separate the application's tables from the tables of rowcast and of other tools."""
+
+from __future__ import annotations
+
+ROWCAST_PREFIX = "rowcast_"
+"""The names of all tables of rowcast begin with it."""
+
+_TOOL_TABLES = frozenset(("alembic_version", "sqlite_sequence"))
+
+
+def is_rowcast_table(name: str) -> bool:
+    """Return whether a table of this name belongs to rowcast. ``name`` is without a schema."""
+    return name.startswith(ROWCAST_PREFIX)
+
+
+def is_application_table(name: str) -> bool:
+    """Return whether a table of this name belongs to the application.
+
+    Tables of rowcast, Alembic and SQLite do not.
+    """
+    return not is_rowcast_table(name) and name not in _TOOL_TABLES

@@ -1,0 +1,164 @@
+"""Describe tables for consumers, which create replicas without the application's models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import orjson
+
+from rowcast.shared.errors import DataError
+
+TypeName = Literal[
+    "boolean", "int16", "int32", "int64", "uint64", "float32", "float64", "decimal", "string", "char", "text", "bytes",
+    "date", "time", "timetz", "timestamp", "timestamptz", "interval", "uuid", "json", "enum", "array", "native",
+]  # fmt: skip
+TYPE_NAMES: frozenset[str] = frozenset(get_args(TypeName))
+
+
+@dataclass(frozen=True, slots=True)
+class PortableType:
+    """Describe a column's type without reference to an engine.
+
+    ``name`` is one of TYPE_NAMES. ``length`` counts characters (string, char) or bytes (bytes). ``precision`` and
+    ``scale`` belong to decimal, ``values`` are an enum's labels, and ``items`` is an array's element type. ``native``
+    is the DDL on the primary's engine, which a replica of the same engine uses unchanged.
+    """
+
+    name: str
+    length: int | None = None
+    precision: int | None = None
+    scale: int | None = None
+    values: tuple[str, ...] = ()
+    items: PortableType | None = None
+    native: str = ""
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> PortableType:
+        """Return the type of a JSON document. Raises DataError if its name is unknown."""
+        name = data["name"]
+        if name not in TYPE_NAMES:
+            raise DataError(f"unknown column type {name!r}. A newer version of rowcast wrote it: upgrade this one.")
+        items = data.get("items")
+        return PortableType(
+            name, data.get("length"), data.get("precision"), data.get("scale"), tuple(data.get("values") or ()),
+            PortableType.from_dict(items) if items else None, data.get("native") or "",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """Say how a column is masked. Exactly one of the three is not None.
+
+    ``mask``: this text replaces every value. ``truncate``: only this many characters are published. ``hash``: the
+    hexadecimal digest (sha224, sha256, sha384 or sha512) of a salt and the value is published. The salt is secret and
+    not part of the shape.
+    """
+
+    mask: str | None = None
+    truncate: int | None = None
+    hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnShape:
+    """Describe a column.
+
+    ``generated``: the primary computes the column, and a replica stores its value. ``type`` is the type of the
+    published value, which is text for a masked column.
+    """
+
+    name: str
+    type: PortableType
+    nullable: bool = True
+    generated: bool = False
+    masking: Masking | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKeyShape:
+    """Describe a foreign key from ``columns`` to ``referred_columns`` of ``referred_schema.referred_table``."""
+
+    columns: tuple[str, ...]
+    referred_schema: str
+    referred_table: str
+    referred_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """Describe a table.
+
+    ``schema`` is never empty. If the application names none, ``schema`` is the engine's default schema (``public``, the
+    name of the MariaDB database, ``main``) and ``default_schema`` is true. ``engine`` is SQLAlchemy's name of the
+    primary's dialect (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``). ``where`` is the row filter, an SQL
+    condition on the primary, or None.
+    """
+
+    schema: str
+    name: str
+    engine: str
+    columns: tuple[ColumnShape, ...]
+    primary_key: tuple[str, ...]
+    default_schema: bool = True
+    unique: tuple[tuple[str, ...], ...] = ()
+    foreign_keys: tuple[ForeignKeyShape, ...] = ()
+    comment: str | None = field(default=None, compare=False)
+    where: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        """Return ``schema.table``, the name that events, outbox lines and messages use."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def version(self) -> str:
+        """Return twelve hexadecimal digits for the shape in events and outbox lines."""
+        return hashlib.sha256(self.to_json()).hexdigest()[:12]
+
+    def column(self, name: str) -> ColumnShape:
+        """Return the column of this name. Raises KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def to_json(self) -> bytes:
+        """Return the value of a message on the schema topic, without its ``lsn``."""
+        return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)
+
+    @staticmethod
+    def from_json(text: bytes | str) -> TableShape:
+        """Return the shape of a JSON document. Raises DataError, with the reason, if it is not valid."""
+        try:
+            data = orjson.loads(text)
+            return TableShape(
+                schema=data["schema"],
+                name=data["name"],
+                engine=data["engine"],
+                columns=tuple(
+                    ColumnShape(
+                        c["name"],
+                        PortableType.from_dict(c["type"]),
+                        c["nullable"],
+                        c["generated"],
+                        Masking(**c["masking"]) if c.get("masking") else None,
+                    )
+                    for c in data["columns"]
+                ),
+                primary_key=tuple(data["primary_key"]),
+                default_schema=data["default_schema"],
+                unique=tuple(tuple(u) for u in data["unique"]),
+                foreign_keys=tuple(
+                    ForeignKeyShape(
+                        tuple(f["columns"]), f["referred_schema"], f["referred_table"], tuple(f["referred_columns"])
+                    )
+                    for f in data["foreign_keys"]
+                ),
+                comment=data.get("comment"),
+                where=data.get("where"),
+            )
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"not a table's shape ({error!r}): {text[:200]!r}") from error

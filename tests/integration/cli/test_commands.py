@@ -1,0 +1,149 @@
+"""Run the commands as processes on real servers: findings about topics, status, --once, SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from confluent_kafka.admin import AdminClient, NewTopic
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from rowcast.producer import Capture
+from servers import Broker
+from servers.guard import Guard
+from support.command_line import environment, rowcast
+from support.forked_python import ForkedPython
+from support.relay.threads import wait_until
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path, kafka: Broker, source_name: str) -> Path:
+    (tmp_path / "rowcast.toml").write_text(
+        f'source = "{source_name}"\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"\n'
+        f'[primary]\nurl = "sqlite:///{tmp_path}/primary.db"\n[replicas.r]\nurl = "sqlite:///{tmp_path}/replica.db"\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def sessions(place: Path, source_name: str) -> Iterator[sessionmaker[Session]]:
+    engine = sa.create_engine(f"sqlite:///{place}/primary.db")
+    sessions = sessionmaker(engine)
+    Capture(Base.metadata, source=source_name).install(sessions)
+    Base.metadata.create_all(engine)
+    yield sessions
+    engine.dispose()
+
+
+def write(sessions: sessionmaker[Session], *ids: int) -> None:
+    with sessions.begin() as session:
+        session.add_all([Order(id=n) for n in ids])
+
+
+def done(place: Path, *arguments: str) -> str:
+    result = rowcast(*arguments, cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def status(place: Path) -> Any:
+    return json.loads(done(place, "status", "--json"))
+
+
+def test_status_follows_rows_from_the_outbox_to_the_replica(
+    place: Path, sessions: sessionmaker[Session], source_name: str
+) -> None:
+    write(sessions, 1, 2)
+    before = status(place)
+    assert (before["outbox"]["rows"], before["outbox"]["leading"]) == (1, False)
+    assert before["outbox"]["oldest_ms"] > 0
+    assert before["replicas"]["r"]["state"] is None
+    assert not (place / "replica.db").exists()
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
+    write(sessions, 3)
+    done(place, "relay", "--once")
+    behind = status(place)
+    assert behind["outbox"]["rows"] == 0
+    replica = behind["replicas"]["r"]
+    assert replica["state"] == "consistent"
+    assert replica["topics"][f"{source_name}.main.orders"] > 0
+    assert replica["behind_ms"] > 0
+    done(place, "worker", "r", "--once")
+    assert status(place)["replicas"]["r"]["behind_ms"] == 0
+    assert f"{source_name}.main.orders" in done(place, "status")
+    assert "equal: 3 rows in 1 tables" in done(place, "verify", "r")
+
+
+def test_check_accepts_the_topics_that_the_relay_created(place: Path, sessions: sessionmaker[Session]) -> None:
+    write(sessions, 1)
+    assert "does not exist yet" in done(place, "check")
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
+    output = done(place, "check")
+    assert "Kafka: 3 topics have the right cleanup policy and replication" in output
+    assert "replica 'r': consistent up to lsn" in output
+    assert output.endswith("no problems found\n")
+
+
+def test_check_names_topics_with_wrong_settings(
+    place: Path, kafka: Broker, sessions: sessionmaker[Session], source_name: str
+) -> None:
+    write(sessions, 1)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    table, transactions = f"{source_name}.main.orders", f"{source_name}.transaction"
+    wrong = [
+        NewTopic(table, 1, 1, config={"cleanup.policy": "delete"}),
+        NewTopic(transactions, 2, 1, config={"cleanup.policy": "delete"}),
+    ]
+    for made in admin.create_topics(wrong).values():
+        made.result(30)
+    result = rowcast("check", cwd=place)
+    assert result.returncode == 1
+    assert f"missing       Kafka: topic {table} has cleanup.policy=delete, not compact" in result.stdout
+    assert f"--entity-name {table} --add-config cleanup.policy=compact" in result.stdout
+    assert f"topic {transactions} has 2 partitions, but only the first is used" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def guard() -> Iterator[Guard]:
+    guard = Guard()
+    yield guard
+    guard.close()
+
+
+@pytest.mark.parametrize("command", ["relay", "worker r"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_in_order(
+    place: Path, sessions: sessionmaker[Session], guard: Guard, command: str, number: signal.Signals
+) -> None:
+    write(sessions, 1)
+    if command != "relay":
+        done(place, "relay", "--once")
+    arguments = [*command.split(), "--log-format", "json", "--progress-interval", "0.1"]
+    log = place / "command.log"
+    process = ForkedPython(["-m", "rowcast.shared.cli", *arguments], log, guard, cwd=place, environment=environment())
+    try:
+        # The first progress line shows that the process is at work.
+        wait_until(lambda: '"events":1' in log.read_text())
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(signal.Signals(number).name in line["message"] for line in lines)
+    assert not [line for line in lines if line["level"] in ("error", "critical")]

@@ -1,0 +1,67 @@
+"""Keep topics in memory, written like the relay writes topics in Kafka."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from rowcast.shared.kafka.messages import transaction_topic
+from support.kafka_source import Source
+
+
+@dataclass(frozen=True)
+class Message:
+    """Implement the methods of a message of confluent-kafka."""
+
+    _topic: str
+    _partition: int
+    _offset: int
+    _key: bytes | None
+    _value: bytes | None
+
+    def topic(self) -> str:
+        return self._topic
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def error(self) -> None:
+        return None
+
+
+class MemorySource(Source):
+    """Keep the messages of every partition in order."""
+
+    def __init__(self, name: str = "shop", partitions: int = 1) -> None:
+        super().__init__("", name, partitions)
+
+    def __post_init__(self) -> None:
+        self.log: dict[tuple[str, int], list[Message]] = {(transaction_topic(self.name), 0): []}
+
+    def send(self, topic: str, value: bytes | None, key: bytes | None, partition: int | None = None) -> None:
+        number = zlib.crc32(key or b"") % self.partitions if partition is None else partition
+        log = self.log.setdefault((topic, number), [])
+        log.append(Message(topic, number, len(log), key, value))
+
+    def create_topics(self, *topics: str, partitions: int | None = None) -> None:
+        for topic in topics:
+            for number in range(partitions or self.partitions):
+                self.log.setdefault((topic, number), [])
+
+    def flush(self) -> None:
+        pass
+
+
+def stream_messages(source: MemorySource, partition: tuple[str, int], start: int, stop: int) -> list[Any]:
+    """Return the messages from offset ``start`` up to ``stop``, without ``stop``."""
+    return source.log[partition][start:stop]

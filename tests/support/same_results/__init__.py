@@ -1,0 +1,1 @@
+"""Run random programs of an application with and without the capture, and compare what the application sees."""

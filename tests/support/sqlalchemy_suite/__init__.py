@@ -1,0 +1,1 @@
+"""Run SQLAlchemy's own test suite with a capture on its engines."""

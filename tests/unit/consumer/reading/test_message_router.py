@@ -1,0 +1,260 @@
+"""Transactions are assembled whole, in order and once, in every order of partitions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.consumer.events.position import Position
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.transactions import Transaction
+from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.message_router import MessageRouter
+from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.messages import TransactionEvent, schema_topic, transaction_topic, transaction_value
+from support.kafka_source import column, shape
+from support.memory_topics import MemorySource
+
+A, B = shape("a", column("n")), shape("b", column("n"))
+
+Event = tuple[str, str, dict[str, int]]
+
+events = st.lists(
+    st.tuples(st.sampled_from(["c", "u", "d"]), st.sampled_from(["a", "b"]), st.integers(0, 5)), min_size=0, max_size=6
+)
+
+
+@dataclass
+class Source:
+    """Simulate a source whose relay crashes at random and publishes uncommitted messages again."""
+
+    memory: MemorySource
+    transactions: list[list[Event]] = field(default_factory=list)
+
+    def write(self, contents: list[list[tuple[str, str, int]]], chance: random.Random) -> None:
+        for n, content in enumerate(contents):
+            self.transactions.append([(op, t, {"id": key, "n": n}) for op, t, key in content])
+        at = 0
+        lsns = [self.memory.lsn]
+        while at < len(self.transactions):
+            if chance.random() < 0.2:
+                # The relay crashes within a claim of some transactions, and publishes the claim again with its lsns.
+                cut = chance.randrange(0, len(self.transactions[at]) + 1)
+                self.memory.transactions = at
+                self.memory.put(*self.transactions[at][:cut], end=False)
+                at = max(0, at - chance.randrange(0, 3))
+                self.memory.lsn = lsns[at]
+                del lsns[at + 1 :]
+            self.memory.transactions = at
+            self.memory.put(*self.transactions[at])
+            at += 1
+            lsns.append(self.memory.lsn)
+
+
+@dataclass
+class Worker:
+    """Run a router that restarts from the positions of the applied transactions."""
+
+    source: Source
+    by_key: bool
+    positions: dict[tuple[str, int], Position] = field(default_factory=dict)
+    applied: list[Transaction] = field(default_factory=list)
+    state: dict[tuple[str, bytes], bytes | None] = field(default_factory=dict)
+
+    def start(self) -> None:
+        layouts = RowLayouts()
+        for one in (A, B):
+            layouts.add(one.version, one)
+        self.router = MessageRouter(ReaderContext(None, layouts, loading=self.by_key))  # type: ignore[arg-type]
+        self.streams = {}
+        for partition in self.source.memory.log:
+            if partition[0] == schema_topic("shop"):
+                continue
+            at = self.positions.get(partition, Position(0, 0))
+            kind: Any = "transaction" if partition[0] == transaction_topic("shop") else "table"
+            self.streams[partition] = PartitionStream(partition, kind, at.next_offset, at.lsn)
+
+    def read(self, partition: tuple[str, int], count: int) -> None:
+        stream = self.streams[partition]
+        messages = self.source.memory.log[partition][stream.next_offset : stream.next_offset + count]
+        if messages:
+            self.router.take(stream, messages)
+
+    def apply(self, most: int) -> None:
+        for transaction in self.router.pop_ready([self.streams[transaction_topic("shop"), 0]])[:most]:
+            self.applied.append(transaction)
+            self.positions |= transaction.positions
+            for change in sorted(transaction.changes, key=lambda c: c.lsn):
+                self.state[change.layout.table, change.key] = change.after
+
+    def work(self, chance: random.Random) -> None:
+        """Read and apply at random, with crashes, and then to the end."""
+        self.start()
+        for _ in range(60):
+            self.read(chance.choice(list(self.streams)), chance.randrange(1, 6))
+            if chance.random() < 0.5:
+                self.apply(10**6)
+            if chance.random() < 0.1:
+                # The worker crashes after it has applied some of the transactions.
+                self.apply(chance.randrange(0, 3))
+                self.start()
+        for partition in self.streams:
+            self.read(partition, 10**6)
+        self.apply(10**6)
+
+
+def expected_state(transactions: list[list[Event]]) -> dict[tuple[str, int], int | None]:
+    state: dict[tuple[str, int], int | None] = {}
+    for transaction in transactions:
+        for op, table, row in transaction:
+            state[f"public.{table}", row["id"]] = None if op == "d" else row["n"]
+    return state
+
+
+def simple(state: dict[tuple[str, bytes], bytes | None]) -> dict[tuple[str, int], int | None]:
+    return {
+        (table, orjson.loads(key)["id"]): None if after is None else orjson.loads(after)["n"]
+        for (table, key), after in state.items()
+    }
+
+
+@given(st.lists(events, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_each_transaction_is_applied_once_whole_and_in_order(
+    contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
+) -> None:
+    source = Source(MemorySource(partitions=partitions))
+    source.memory.add(A, B)
+    source.write(contents, chance)
+    worker = Worker(source, by_key=False)
+    worker.work(chance)
+    applied = [
+        [(c.layout.shape.name, c.key, c.after is None) for c in sorted(t.changes, key=lambda c: c.lsn)]
+        for t in worker.applied
+    ]
+    assert applied == [
+        [(table, b'{"id":%d}' % row["id"], op == "d") for op, table, row in transaction]
+        for transaction in source.transactions
+    ]
+    assert simple(worker.state) == expected_state(source.transactions)
+
+
+@given(st.lists(events, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_loading_by_key_ends_in_the_same_state(
+    contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
+) -> None:
+    source = Source(MemorySource(partitions=partitions))
+    source.memory.add(A, B)
+    source.write(contents, chance)
+    worker = Worker(source, by_key=True)
+    worker.work(chance)
+    assert simple(worker.state) == expected_state(source.transactions)
+    assert sum(len(t.changes) for t in worker.applied) == sum(len(t) for t in source.transactions)
+
+
+@given(st.lists(events, min_size=1, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_after_the_cutover_transactions_are_whole(
+    contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
+) -> None:
+    source = Source(MemorySource(partitions=partitions))
+    source.memory.add(A, B)
+    source.write(contents, random.Random(0))
+    worker = Worker(source, by_key=True)
+    worker.start()
+    for partition in worker.streams:
+        worker.read(partition, chance.randrange(0, len(source.memory.log[partition]) + 1))
+    worker.apply(10**6)
+    tables = [s for s in worker.streams.values() if s.kind == "table"]
+    worker.router.cut_over(tables)
+    cutover = max(s.lsn for s in tables)
+    for partition in worker.streams:
+        worker.read(partition, 10**6)
+    worker.apply(10**6)
+    assert simple(worker.state) == expected_state(source.transactions)
+    whole = [t for t in worker.applied if not t.by_key]
+    assert [t.lsn for t in whole] == sorted(t.lsn for t in whole)
+    for transaction in whole:
+        assert transaction.lsn > cutover
+        n = int(transaction.id or 0) - 701
+        assert len(transaction.changes) == len(source.transactions[n])
+    assert all(change.lsn <= cutover or t.id is not None for t in worker.applied for change in t.changes)
+
+
+def router_of(source: MemorySource) -> tuple[MessageRouter, dict[tuple[str, int], PartitionStream]]:
+    worker = Worker(Source(source), by_key=False)
+    worker.start()
+    return worker.router, worker.streams
+
+
+def test_an_end_that_counts_too_few_events_is_refused() -> None:
+    source = MemorySource()
+    source.add(A, B)
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "a", {"id": 2, "n": 1}), end=False, id="7")
+    source.lsn += 1
+    end = TransactionEvent("END", "7", 0, source.lsn, 1, {"public.a": 1})
+    source.send(transaction_topic("shop"), transaction_value(end), b"", 0)
+    router, streams = router_of(source)
+    for partition, stream in streams.items():
+        if source.log[partition]:
+            router.take(stream, source.log[partition])
+    with pytest.raises(DataError, match=r"transaction 7: 2 events were read, but its END \(lsn 6\) counts 1"):
+        router.pop_ready([])
+
+
+def test_transaction_ids_of_debezium_carry_each_events_lsn() -> None:
+    source = MemorySource()
+    source.add(A)
+    for lsn, key in ((11, 1), (12, 2)):
+        source.event("c", "public.a", {"id": key, "n": 0}, lsn, f"570:{lsn}")
+    end = TransactionEvent("END", "570:13", 0, 13, 2, {"public.a": 2})
+    source.send(transaction_topic("shop"), transaction_value(end), b"", 0)
+    router, streams = router_of(source)
+    for partition, stream in streams.items():
+        if source.log[partition]:
+            router.take(stream, source.log[partition])
+    [transaction] = router.pop_ready([])
+    assert (transaction.id, len(transaction.changes)) == ("570", 2)
+
+
+def test_an_event_of_no_transaction_waits_for_those_before_it() -> None:
+    source = MemorySource()
+    source.add(A)
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    source.lsn += 1
+    source.event("r", "public.a", {"id": 2, "n": 2}, source.lsn, None)
+    source.put(("c", "a", {"id": 3, "n": 3}))
+    router, streams = router_of(source)
+    table = next(s for p, s in streams.items() if p[0] == "shop.public.a")
+    marks = streams[transaction_topic("shop"), 0]
+    begin_1, end_1, begin_2, end_2 = source.log[marks.partition]
+    router.take(table, source.log[table.partition])
+    # The stream is at its end, but another END may come.
+    marks.at_end = True
+    assert router.pop_ready([marks]) == []
+    router.take(marks, [begin_1, end_1])
+    assert [t.id for t in router.pop_ready([marks])] == ["701"]
+    marks.at_end = True
+    assert router.pop_ready([marks]) == []
+    router.take(marks, [begin_2])
+    assert [t.id for t in router.pop_ready([marks])] == [None]
+    router.take(marks, [end_2])
+    assert [t.id for t in router.pop_ready([marks])] == ["702"]
+
+
+def test_tables_outside_the_replica_do_not_count() -> None:
+    source = MemorySource()
+    source.add(A, B)
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "b", {"id": 1, "n": 1}))
+    layouts = RowLayouts(["public.a"])
+    layouts.add(A.version, A)
+    router = MessageRouter(ReaderContext(None, layouts))  # type: ignore[arg-type]
+    for topic, kind in (("shop.public.a", "table"), ("shop.transaction", "transaction")):
+        router.take(PartitionStream((topic, 0), kind, 0), source.log[topic, 0])  # type: ignore[arg-type]
+    [transaction] = router.pop_ready([])
+    assert [c.layout.table for c in transaction.changes] == ["public.a"]

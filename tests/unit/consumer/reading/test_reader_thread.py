@@ -1,0 +1,168 @@
+"""The reader thread loads by key, cuts over, and then puts whole transactions into its queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from rowcast.consumer.events.position import Position
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.reading import committed_transactions, reader_thread, topic_metadata
+from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.topic_metadata import new_asker, new_reader
+from rowcast.consumer.reading.transaction_queue import Signal
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import DataError
+from support.kafka_source import column, shape
+from support.memory_consumer import MemoryBroker
+from support.memory_topics import MemorySource
+
+A, B = shape("a", column("n")), shape("b", column("n"))
+SETTINGS = Settings(source="shop", kafka={"bootstrap.servers": "memory"})
+TRANSACTIONS = ("shop.transaction", 0)
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    source = MemorySource()
+    source.add(A, B)
+    return source
+
+
+@pytest.fixture
+def broker(source: MemorySource, monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+    broker = MemoryBroker(source)
+    for module in (committed_transactions, topic_metadata):
+        monkeypatch.setattr(module, "new_consumer", broker.new_consumer)
+    monkeypatch.setattr(reader_thread, "_END_GRACE_S", 0.2)
+    monkeypatch.setattr(reader_thread, "_BAD_MESSAGE_GRACE_S", 0.1)
+    return broker
+
+
+@contextmanager
+def reading(**options: Any) -> Iterator[ReaderThread]:
+    layouts = RowLayouts()
+    for one in (A, B):
+        layouts.add(one.version, one)
+    with new_reader(SETTINGS) as consumer, new_asker(SETTINGS) as asker:
+        reader = ReaderThread(ReaderContext(SETTINGS, layouts, **options), consumer, asker)
+        try:
+            reader.start()
+            yield reader
+        finally:
+            reader.close()
+
+
+def take_until(
+    reader: ReaderThread, done: Callable[[Transaction | Signal], bool], timeout: float = 60
+) -> list[Transaction | Signal]:
+    """Return all items of the queue up to the first for which ``done`` is true, and the run of this item."""
+    taken: list[Transaction | Signal] = []
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        item = reader.queue.take(1_000, 0.1)
+        items = item.transactions if isinstance(item, Run) else [item] if item is not None else []
+        taken += items
+        if any(done(one) for one in items):
+            return taken
+    raise AssertionError(f"nothing more after {taken}")
+
+
+def has_changes(item: Transaction | Signal) -> bool:
+    return isinstance(item, Transaction) and bool(item.changes)
+
+
+def keys(items: list[Transaction | Signal]) -> list[tuple[bytes, bool]]:
+    """Return key and ``by_key`` of the changes, in the order of their transactions."""
+    return [(c.key, t.by_key) for t in items if isinstance(t, Transaction) for c in t.changes]
+
+
+def test_a_new_replica_loads_by_key_and_is_loaded_at_the_topics_ends(
+    broker: MemoryBroker, source: MemorySource
+) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "b", {"id": 1, "n": 1}))
+    source.put(("u", "a", {"id": 1, "n": 2}))
+    with reading(loading=True, once=True) as reader:
+        taken = take_until(reader, lambda item: item is Signal.DONE)
+    assert taken.index(Signal.LOADED) < taken.index(Signal.DONE)
+    assert sorted(keys(taken)) == [(b'{"id":1}', True)] * 3
+
+
+def test_transactions_after_the_cutover_are_whole(broker: MemoryBroker, source: MemorySource) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    with reading(loading=True) as reader:
+        take_until(reader, lambda item: item is Signal.LOADED)
+        source.put(("c", "a", {"id": 2, "n": 1}), ("c", "b", {"id": 2, "n": 1}))
+        taken = take_until(reader, has_changes)
+    assert [(t.id, len(t.changes)) for t in taken if isinstance(t, Transaction) and t.changes] == [("702", 2)]
+
+
+def test_loading_ends_only_when_kafka_has_committed_the_cutover(broker: MemoryBroker, source: MemorySource) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    broker.committed[TRANSACTIONS] = 0
+    with reading(loading=True) as reader:
+        take_until(reader, has_changes)
+        with pytest.raises(AssertionError, match="nothing more"):
+            take_until(reader, lambda item: item is Signal.LOADED, timeout=1)
+        broker.committed.clear()
+        take_until(reader, lambda item: item is Signal.LOADED)
+    assert all(consumer.closed for consumer in broker.consumers)
+
+
+def test_loading_does_not_wait_for_a_deleted_end(broker: MemoryBroker, source: MemorySource) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}), end=False, begin=False)
+    with reading(loading=True, last_transaction="701") as reader:
+        assert take_until(reader, lambda item: item is Signal.LOADED)
+
+
+def test_a_lost_event_sends_the_replica_back_to_loading(broker: MemoryBroker, source: MemorySource) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "b", {"id": 1, "n": 1}))
+    del source.log["shop.public.b", 0][:]
+    source.put(("c", "b", {"id": 2, "n": 1}))
+    with reading() as reader:
+        taken = take_until(reader, lambda item: item is Signal.LOADED)
+    assert taken[0] is Signal.GAP
+    assert sorted(keys(taken)) == [(b'{"id":1}', True), (b'{"id":2}', True)]
+
+
+def test_deleted_ends_send_the_replica_back_to_loading(broker: MemoryBroker, source: MemorySource) -> None:
+    for key in (1, 2):
+        source.put(("c", "a", {"id": key, "n": 1}))
+    broker.first_offsets[TRANSACTIONS] = 3
+    with reading(positions={TRANSACTIONS: Position(1, 1)}) as reader:
+        assert take_until(reader, lambda item: item is Signal.LOADED)[0] is Signal.GAP
+
+
+def test_a_bad_message_is_raised_after_everything_before_it(broker: MemoryBroker, source: MemorySource) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    source.send("shop.public.a", b"no event", b'{"id":2}', 0)
+    source.put(("c", "b", {"id": 3, "n": 1}))
+    with reading() as reader:
+        taken = take_until(reader, lambda item: b'{"id":3}' in dict(keys([item])))
+        assert keys(taken) == [(b'{"id":1}', False), (b'{"id":3}', False)]
+        with pytest.raises(DataError, match=r"topic shop\.public\.a, partition 0, offset 1: "):
+            take_until(reader, lambda item: False)
+
+
+def test_positions_move_past_records_without_changes(broker: MemoryBroker, source: MemorySource) -> None:
+    source.put(("d", "a", {"id": 1}))
+    with reading() as reader:
+        taken = take_until(reader, lambda item: isinstance(item, Transaction) and not item.changes)
+    last = taken[-1]
+    assert isinstance(last, Transaction)
+    # The tombstone after the delete also has an offset.
+    assert last.positions["shop.public.a", 0].next_offset == 2
+
+
+def test_the_topic_of_a_new_shape_is_found(broker: MemoryBroker, source: MemorySource) -> None:
+    with reading() as reader:
+        source.add(shape("later", column("n")))
+        source.put(("c", "later", {"id": 1, "n": 1}))
+        taken = take_until(reader, has_changes)
+    assert keys(taken) == [(b'{"id":1}', False)]

@@ -1,0 +1,103 @@
+"""The assembler holds events until the END of their transaction has come and counts them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Position
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.messages import TransactionEvent
+from support.kafka_source import column, shape
+
+LAYOUTS = {name: RowLayout(shape(name, column("n")), ("id", "n")) for name in "ab"}
+END_PARTITION = ("shop.transaction", 0)
+
+
+def change(table: str, lsn: int, transaction: str | None, offset: int = 0) -> Change:
+    return Change(LAYOUTS[table], b'{"id":1}', b"{}", lsn, transaction, 0, (table, 0), offset)
+
+
+def assembler(*changes: Change, excluded: str = "") -> TransactionAssembler:
+    new = TransactionAssembler(lambda table: table != excluded)
+    for one in changes:
+        new.add(one)
+    return new
+
+
+def add_end(assembler: TransactionAssembler, id: str, lsn: int, offset: int = 0, **counts: int) -> None:
+    tables = {f"public.{name}": count for name, count in counts.items()}
+    assembler.add_end(TransactionEvent("END", id, 0, lsn, sum(counts.values()), tables), END_PARTITION, offset)
+
+
+def test_a_transaction_is_complete_when_every_table_has_its_events() -> None:
+    found = assembler(change("a", 1, "7"))
+    add_end(found, "7", 5, a=1, b=1)
+    assert found.pop_complete(math.inf) == []
+    assert found.missing_counts() == {"public.b": 1}
+    found.add(change("b", 2, "7", offset=4))
+    [transaction] = found.pop_complete(math.inf)
+    assert (transaction.id, transaction.lsn, len(transaction.changes)) == ("7", 5, 2)
+    assert transaction.positions == {("a", 0): Position(1, 1), ("b", 0): Position(5, 2), END_PARTITION: Position(1, 5)}
+    assert (found.pending_events, found.pending_ends) == (0, 0)
+
+
+def test_transactions_come_in_the_order_of_their_ends() -> None:
+    found = assembler(change("a", 4, "8"), change("b", 1, "7"))
+    add_end(found, "8", 6, a=1)
+    add_end(found, "7", 3, b=1)
+    assert [t.id for t in found.pop_complete(math.inf)] == ["7", "8"]
+
+
+def test_the_first_incomplete_transaction_holds_up_the_later_ones() -> None:
+    found = assembler(change("a", 4, "8"))
+    add_end(found, "7", 3, b=1)
+    add_end(found, "8", 6, a=1)
+    assert found.pop_complete(math.inf) == []
+    assert found.first_end is not None
+    assert found.first_end.id == "7"
+    assert found.oldest_transaction() == "8"
+
+
+def test_tables_outside_the_replica_are_not_counted() -> None:
+    found = assembler(change("a", 1, "7"), excluded="public.b")
+    add_end(found, "7", 5, a=1, b=3)
+    assert len(found.pop_complete(math.inf)) == 1
+
+
+def test_more_events_than_the_end_counts_are_an_error() -> None:
+    found = assembler(change("a", 1, "7"), change("a", 2, "7"))
+    add_end(found, "7", 5, a=1)
+    with pytest.raises(DataError, match=r"transaction 7: 2 events were read, but its END \(lsn 5\) counts 1"):
+        found.pop_complete(math.inf)
+
+
+def test_an_event_outside_any_transaction_waits_for_the_ends_before_it() -> None:
+    found = assembler(change("a", 4, None))
+    assert found.pop_complete(3) == []
+    [single] = found.pop_complete(4)
+    assert (single.id, single.lsn) == (None, 4)
+
+
+def test_ends_without_anything_to_wait_for_are_dropped() -> None:
+    found = assembler()
+    for lsn, id in ((3, "7"), (6, "8"), (9, "9")):
+        add_end(found, id, lsn, offset=lsn, a=1)
+    assert found.drop_ends(3) == {END_PARTITION: Position(4, 3)}
+    assert found.drop_ends(0, "8") == {END_PARTITION: Position(7, 6)}
+    assert found.drop_ends(0) == {}
+    assert found.pending_ends == 1
+
+
+def test_abandoned_transactions_give_their_events_by_lsn() -> None:
+    found = assembler(change("a", 5, "8"), change("b", 1, "7"))
+    add_end(found, "7", 3, b=2)
+    add_end(found, "8", 6, a=1)
+    changes, positions = found.abandon_transactions()
+    assert [c.lsn for c in changes] == [1, 5]
+    assert positions == {END_PARTITION: Position(1, 3)}
+    assert (found.pending_events, found.pending_ends, found.oldest_transaction()) == (0, 1, None)

@@ -1,0 +1,128 @@
+"""Fast path and full path leave equal rows, and every valid run is applied, on SQLite."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Position
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.replica.applier import ConflictError, ValueRefusedError
+from rowcast.shared.errors import FencedError
+from support.kafka_source import column, shape
+from support.memory_replica import MemoryReplica, memory_replica
+
+PARTITION = ("topic", 0)
+CITY = shape("city", column("name", "text"), unique=[("name",)])
+HOUSE = shape("house", column("city_id"), refers=[("city_id", "city")])
+LAYOUTS = {s.name: RowLayout(s, tuple(c.name for c in s.columns)) for s in (CITY, HOUSE)}
+
+
+def stored(replica: MemoryReplica) -> dict[str, list[tuple[Any, ...]]]:
+    return {name: replica.rows(name) for name in ("city", "house", "rowcast_replica", "rowcast_position")}
+
+
+def change(table: str, key: int, value: Any, lsn: int, *, delete: bool = False) -> Change:
+    name = "name" if table == "city" else "city_id"
+    text = f'"{value}"' if table == "city" and value is not None else "null" if value is None else str(value)
+    image = None if delete else f'{{"id":{key},"{name}":{text}}}'.encode()
+    return Change(LAYOUTS[table], b'{"id":%d}' % key, image, lsn, "7", 1, PARTITION, lsn)
+
+
+def transaction(*changes: Change) -> Transaction:
+    last = changes[-1].lsn
+    return Transaction(str(last), last, 1, list(changes), {PARTITION: Position(last + 1, last)})
+
+
+lines = st.lists(
+    st.tuples(st.sampled_from(["city", "house"]), st.integers(0, 4), st.integers(0, 9), st.booleans()), min_size=1
+)
+
+
+@given(st.lists(lines, min_size=1, max_size=6))
+def test_the_fast_path_leaves_what_the_full_path_leaves(contents: list[list[tuple[str, int, int, bool]]]) -> None:
+    lsn = 0
+    transactions = []
+    for content in contents:
+        changes = []
+        for table, key, value, delete in content:
+            lsn += 1
+            changes.append(change(table, key, value, lsn, delete=delete))
+        transactions.append(transaction(*changes))
+    with memory_replica(CITY, HOUSE) as folded, memory_replica(CITY, HOUSE) as in_order:
+        folded.applier.apply_folded(folded.connection, Run(transactions))
+        for one in transactions:
+            in_order.applier.apply_in_order(in_order.connection, one)
+        assert stored(folded) == stored(in_order)
+        assert folded.applier.lsn == in_order.applier.lsn == lsn
+
+
+states = st.lists(st.dictionaries(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5)
+
+
+@given(states, st.randoms(use_true_random=False))
+def test_a_run_between_valid_states_is_applied_whatever_unique_values_move(
+    states: list[dict[int, int]], chance: random.Random
+) -> None:
+    """The end of each transaction satisfies the unique key. Single changes need not."""
+    lsn = 0
+    before: dict[int, int] = {}
+    transactions = []
+    for state in states:
+        valid = {key: name for key, name in state.items() if list(state.values()).count(name) == 1}
+        steps = [(key, valid.get(key)) for key in before.keys() | valid.keys() if before.get(key) != valid.get(key)]
+        chance.shuffle(steps)
+        changes = []
+        for key, name in steps:
+            lsn += 1
+            changes.append(change("city", key, name, lsn, delete=name is None))
+        if changes:
+            transactions.append(transaction(*changes))
+        before = valid
+    with memory_replica(CITY, HOUSE) as replica:
+        assert replica.constraints.create(replica.connection)
+        if transactions:
+            replica.applier.apply(replica.connection, Run(transactions))
+        assert replica.rows("city") == sorted((key, str(name)) for key, name in before.items())
+
+
+def test_everything_before_a_transaction_that_cannot_be_applied_stays_applied() -> None:
+    with memory_replica(CITY, HOUSE) as replica:
+        assert replica.constraints.create(replica.connection)
+        good, bad = transaction(change("city", 1, "a", 1)), transaction(change("city", 2, "a", 2))
+        with pytest.raises(ConflictError, match=r'table public\.city, key \{"id":2\}.*offset 2'):
+            replica.applier.apply(replica.connection, Run([good, bad]))
+        assert replica.rows("city") == [(1, "a")]
+        assert replica.rows("rowcast_position") == [("shop", "topic", 0, 2, 1)]
+
+
+def test_an_incomplete_run_raises_its_conflict_at_once() -> None:
+    with memory_replica(CITY, HOUSE) as replica:
+        assert replica.constraints.create(replica.connection)
+        run = Run([transaction(change("city", 1, "a", 1)), transaction(change("city", 2, "a", 2))])
+        with pytest.raises(ConflictError):
+            replica.applier.apply(replica.connection, run, complete=False)
+        assert replica.rows("city") == []
+
+
+def test_a_refused_value_names_its_event() -> None:
+    thing = shape("city", column("name", "date"))
+    bad = change("city", 1, "soon", 1)._replace(layout=RowLayout(thing, ("id", "name")))
+    with (
+        memory_replica(thing) as replica,
+        pytest.raises(ValueRefusedError, match=r"key \{\"id\":1\}.*column name: date"),
+    ):
+        replica.applier.apply(replica.connection, Run([transaction(bad)]))
+
+
+def test_a_fenced_worker_writes_nothing() -> None:
+    with memory_replica(CITY, epoch=0) as replica:
+        with pytest.raises(FencedError, match="another worker has taken over"):
+            replica.applier.apply(replica.connection, Run([transaction(change("city", 1, "a", 1))]))
+        assert replica.rows("city") == []

@@ -1,0 +1,97 @@
+"""Fast and full path of the tracker note equal keys."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError
+
+from rowcast.producer.capture.dml.fast_path import FastPath
+from support.captured_tables import CapturedShop, noted
+
+KEYS = st.integers(1, 5)
+NAMES = st.sampled_from(["a", "b", None])
+STEPS = st.one_of(
+    st.tuples(st.just("insert"), st.lists(KEYS, min_size=1, max_size=3, unique=True), NAMES),
+    st.tuples(st.just("draw"), st.just([0]), NAMES),
+    st.tuples(st.just("update"), st.lists(KEYS, min_size=1, max_size=3), NAMES),
+    st.tuples(st.just("rekey"), st.lists(KEYS, min_size=1, max_size=1), st.integers(1, 9)),
+    st.tuples(st.just("delete"), st.lists(KEYS, min_size=1, max_size=3), NAMES),
+)
+SCRIPTS = st.lists(st.tuples(st.sampled_from(["item", "audited", "owner"]), STEPS), min_size=1, max_size=12)
+
+
+class NoFastPath(FastPath):
+    """Refuse every statement, so that the tracker takes the full path."""
+
+    def find_plan(self, statement: Any) -> None:
+        return None
+
+    def recognize(self, pending: Any, dialect: Any) -> bool:
+        return False
+
+
+class Player:
+    """Play scripts on a shop with listeners. Execute the same statement objects repeatedly, as the ORM does."""
+
+    def __init__(self, *, fast: bool) -> None:
+        self.shop = CapturedShop()
+        tracker: Any = self.shop.listeners._statements._tracker
+        if not fast:
+            tracker._fast_path = NoFastPath(tracker._fast_path._cascades, tracker._fast_path._reported_rows)
+        self.shop.listeners.install()
+        key: Any = sa.bindparam("key")
+        self.statements: dict[tuple[str, str], Any] = {}
+        for table in (self.shop.item, self.shop.audited, self.shop.owner):
+            name = str(table.name)
+            self.statements[name, "insert"] = sa.insert(table)
+            self.statements[name, "draw"] = sa.insert(table)
+            self.statements[name, "update"] = sa.update(table).where(table.c.id == key)
+            self.statements[name, "rekey"] = self.statements[name, "update"]
+            self.statements[name, "delete"] = sa.delete(table).where(table.c.id == key)
+
+    def play(self, script: list[Any]) -> list[Any]:
+        """Return the notes of the script's transaction."""
+        with self.shop.connect() as connection:
+            for name, (kind, keys, value) in script:
+                named = {} if name == "owner" else {"name": value}
+                if kind == "insert":
+                    sets = [{"id": key, **named} for key in keys]
+                elif kind == "draw":
+                    sets = [named]
+                elif kind == "rekey":
+                    sets = [{"key": key, "id": value} for key in keys]
+                elif kind == "update" and name == "owner":
+                    continue
+                else:
+                    sets = [{"key": key, **(named if kind == "update" else {})} for key in keys]
+                # A failed statement does not end SQLite's transaction.
+                with suppress(IntegrityError):
+                    connection.execute(self.statements[name, kind], sets if len(sets) > 1 else sets[0])
+            notes = self.shop.listeners._transactions.get(connection)
+            found = [] if notes is None else noted(notes)
+            connection.rollback()
+            return found
+
+    def count_plans(self) -> int:
+        """Return how many statements the fast path takes."""
+        tracker: Any = self.shop.listeners._statements._tracker
+        return sum(plan is not None for _, plan in tracker._fast_path._plans.values())
+
+
+FAST, FULL = Player(fast=True), Player(fast=False)
+
+
+@given(SCRIPTS)
+def test_fast_and_full_path_note_the_same(script: list[Any]) -> None:
+    assert FAST.play(script) == FULL.play(script)
+    assert not FULL.count_plans()
+
+
+def test_the_fast_path_knows_the_statements_of_the_script() -> None:
+    FAST.play([("item", (kind, [1], value)) for kind, value in (("insert", "a"), ("update", "b"), ("delete", "c"))])
+    assert FAST.count_plans() >= 3

@@ -1,0 +1,102 @@
+"""The words of SQL text show which tables change."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.engine import Dialect
+
+from rowcast.producer.capture.sql_text import changed_tables, words_of
+
+POSTGRESQL, MYSQL = postgresql.dialect(), mysql.dialect()
+
+METADATA = sa.MetaData()
+for schema, name in ((None, "tags"), (None, "orders"), ("stock", "tags"), ("stock", "items")):
+    sa.Table(name, METADATA, sa.Column("id", sa.Integer, primary_key=True), schema=schema)
+
+
+def changed(sql: str, dialect: Dialect = POSTGRESQL) -> list[str]:
+    return [table.fullname for table in changed_tables(sql, METADATA.tables.values(), dialect)]
+
+
+CHANGES_TAGS = [
+    "GRANT DELETE ON t TO shop; DELETE FROM tags",
+    "insert or replace into tags (id) values (1)",
+    "INSERT tags VALUES (1)",
+    "update tags join orders on tags.id = orders.id set name = 'x'",
+    "delete tags from tags join orders on tags.id = orders.id",
+    'DELETE FROM "tags" WHERE 1 = 1',
+    "TRUNCATE TABLE orders, tags",
+    "WITH gone AS (DELETE FROM public.tags RETURNING id) SELECT * FROM gone",
+    "COPY tags (id, name) FROM STDIN",
+    "MERGE INTO tags USING orders ON false WHEN MATCHED THEN DELETE",
+    "replace into `tags` values (1)",
+    "select 1; /* first */ update/* second */tags set name = ''",
+    "DO $$ BEGIN UPDATE tags SET name = 'x'; END $$",
+    "-- once\ndo language plpgsql $body$ begin delete from tags; end $body$",
+    "DO 'BEGIN INSERT INTO tags VALUES (1); END'",
+]
+CHANGES_NOTHING = [
+    "GRANT SELECT, INSERT, DELETE ON tags TO shop",
+    "-- rights\nREVOKE UPDATE ON tags FROM shop; SELECT 1",
+    "SELECT * FROM tags FOR UPDATE",
+    "select 'update tags set name'",
+    "-- delete from tags\nselect 1",
+    "COPY tags TO STDOUT",
+    "select replace(name, 'a', 'b') from tags",
+    "insert into elsewhere select * from tags",
+    "select $$ update tags set name = 1 $$",
+]
+
+
+@pytest.mark.parametrize("sql", CHANGES_TAGS)
+def test_sql_text_that_changes_a_table_is_known_by_its_words(sql: str) -> None:
+    assert "tags" in changed(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "/*!50000 UPDATE */ tags SET name = 'x'",
+        "UPDATE /*M!100100 tags */ SET name = 'x'",
+        "DELETE FROM t USING tags AS t WHERE t.id = 1",
+        "DELETE t FROM tags AS t WHERE t.id = 1",
+    ],
+)
+def test_mysql_text_that_changes_a_table_is_known_by_its_words(sql: str) -> None:
+    assert "tags" in changed(sql, MYSQL)
+
+
+@pytest.mark.parametrize("sql", CHANGES_NOTHING)
+def test_sql_text_that_only_reads_a_table_is_let_be(sql: str) -> None:
+    assert changed(sql) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("tags", ["tags"]),
+        ("public.tags", ["tags"]),
+        ("stock.tags", ["stock.tags"]),
+        ('"stock" . "TAGS"', ["stock.tags"]),
+        # Found by the search path.
+        ("items", ["stock.items"]),
+        ("elsewhere.items", []),
+    ],
+)
+def test_a_written_name_means_the_table_of_its_schema(written: str, meant: list[str]) -> None:
+    assert changed(f"UPDATE {written} SET id = 1") == meant
+
+
+def test_a_backslash_ends_no_literal_on_mysql_and_does_so_elsewhere() -> None:
+    sql = "UPDATE log SET a = 'c:\\'; UPDATE tags SET b = ''"
+    assert changed(sql, POSTGRESQL) == ["tags"]
+    assert changed(sql, MYSQL) == []
+    assert changed('INSERT INTO log VALUES ("update tags set")', MYSQL) == []
+
+
+def test_the_words_of_a_text_are_its_verbs_and_names_but_no_functions_literals_or_rights() -> None:
+    sql = "GRANT DELETE ON tags TO shop; UPDATE tags SET \"Name\" = replace(id, 'a', 'truncate') -- delete"
+    assert words_of(sql, POSTGRESQL) == {"update", "tags", "set", "name", "id"}
+    assert "delete" in words_of("DO $$ BEGIN DELETE FROM tags; END $$", POSTGRESQL)

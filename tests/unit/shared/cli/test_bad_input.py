@@ -1,0 +1,172 @@
+"""Bad input gives a single clear message with the next step, the documented exit code, and no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rowcast.consumer.worker import main_loop
+from rowcast.producer.outbox.schema import outbox_tables
+from rowcast.shared.kafka import clients
+from rowcast.shared.kafka.mock_cluster import embedded_kafka
+from support.command_line import rowcast
+
+
+@pytest.fixture(autouse=True)
+def _one_second_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up after a second where users wait 10 for a broker, because no broker ever answers in these tests."""
+    reach = partial(clients.reach, timeout=1)
+    monkeypatch.setattr(clients, "reach", reach)
+    monkeypatch.setattr(main_loop, "reach", reach)
+
+
+SECRET = "not-for-your-eyes"
+
+
+def write(directory: Path, text: str) -> None:
+    (directory / "rowcast.toml").write_text(text, "utf-8")
+
+
+def configuration(primary: str, replica: str = "sqlite:///replica.db", kafka: str = "127.0.0.1:1") -> str:
+    return (
+        f'source = "shop"\n[kafka]\n"bootstrap.servers" = "{kafka}"\n"sasl.password" = "{SECRET}"\n'
+        f'[primary]\nurl = "{primary}"\n[replicas.r]\nurl = "{replica}"\n'
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], exit_code: int, *told: str) -> None:
+    output = result.stdout + result.stderr
+    assert "Traceback" not in output
+    assert SECRET not in output
+    for text in told:
+        assert text in output
+    assert result.returncode == exit_code, output
+
+
+@pytest.mark.parametrize("command", ["check", "relay", "worker r", "verify r", "status"])
+def test_every_command_refuses_a_configuration_with_an_unknown_key(tmp_path: Path, command: str) -> None:
+    write(tmp_path, 'source = "shop"\nsauce = 1\n')
+    refused(rowcast(*command.split(), cwd=tmp_path), 2, "sauce: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('source = "shop"\n[relay]\nlease_ms = "soon"', "relay.lease_ms: Input should be a valid integer"),
+        ('source = "shop"\n[primary]', "primary.url: missing. Set it in the file, or as ROWCAST_PRIMARY__URL"),
+        ('source = "shop', "cannot read rowcast.toml"),
+    ],
+)
+def test_wrong_type_missing_url_and_broken_file_are_refused(tmp_path: Path, text: str, told: str) -> None:
+    write(tmp_path, text)
+    refused(rowcast("check", cwd=tmp_path), 2, told)
+
+
+@pytest.mark.parametrize(
+    ("sources", "databases", "env", "told"),
+    [
+        (("shop", "shop"), ("a", "b"), {}, ["a.toml and b.toml have the same source, 'shop'", "its own source"]),
+        (("shop", "stock"), ("a", "a"), {}, ["a.toml and b.toml have the same primary database", "one outbox"]),
+        (("shop", "stock"), ("a", "b"), {"ROWCAST_SOURCE": "x"}, ["the same source, 'x'", "ROWCAST_SOURCE is set"]),
+    ],
+)
+def test_two_files_that_one_relay_cannot_keep_apart_are_refused_by_name(
+    tmp_path: Path, sources: tuple[str, str], databases: tuple[str, str], env: dict[str, str], told: list[str]
+) -> None:
+    for name, source, database in zip(("a.toml", "b.toml"), sources, databases, strict=True):
+        text = f'source = "{source}"\n[kafka]\n"bootstrap.servers" = "127.0.0.1:1"\n'
+        (tmp_path / name).write_text(text + f'[primary]\nurl = "sqlite:///{database}.db"\n')
+    refused(rowcast("relay", "--config=a.toml", "--config=b.toml", cwd=tmp_path, env=env), 2, *told)
+
+
+def test_without_a_primary_the_relay_says_where_to_set_one(tmp_path: Path) -> None:
+    write(tmp_path, 'source = "shop"\n[kafka]\n"bootstrap.servers" = "127.0.0.1:1"\n')
+    refused(rowcast("relay", "--once", cwd=tmp_path), 2, "no primary database", "ROWCAST_PRIMARY__URL")
+
+
+def test_a_missing_configuration_file_is_named(tmp_path: Path) -> None:
+    refused(rowcast("check", "--config", "there.toml", cwd=tmp_path), 2, "no configuration file there.toml", "--config")
+
+
+@pytest.mark.parametrize("command", ["worker", "verify"])
+def test_an_unknown_replica_is_refused_with_the_known_names(tmp_path: Path, command: str) -> None:
+    write(tmp_path, configuration("sqlite:///primary.db"))
+    refused(rowcast(command, "reports", cwd=tmp_path), 2, "no replica 'reports'", "configured: r")
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [("postgresql+psycopg://app:{}@127.0.0.1:{}/x", "postgresql"), ("mysql+pymysql://app:{}@127.0.0.1:{}/x", "mysql")],
+)
+class TestDatabase:
+    @pytest.mark.parametrize("command", ["check", "relay --once", "verify r", "status"])
+    def test_that_does_not_answer_is_exit_code_3(
+        self, tmp_path: Path, closed_port: int, url: str, extra: str, command: str
+    ) -> None:
+        write(tmp_path, configuration(url.format(SECRET, closed_port)))
+        result = rowcast(*command.split(), cwd=tmp_path)
+        refused(result, 3, f"127.0.0.1:{closed_port}", "cannot reach the primary database", "Is it running")
+
+    def test_without_its_driver_is_refused_with_the_pip_command(self, tmp_path: Path, url: str, extra: str) -> None:
+        write(tmp_path, configuration(url.format(SECRET, 1)))
+        driver = url.split("+")[1].split(":")[0]
+        result = rowcast("relay", "--once", cwd=tmp_path, without=driver)
+        refused(result, 2, f"the database driver '{driver}'", f"pip install 'rowcast[{extra}]'")
+
+
+def test_a_replica_that_does_not_answer_is_exit_code_3(tmp_path: Path, closed_port: int) -> None:
+    replica = f"postgresql+psycopg://app:{SECRET}@127.0.0.1:{closed_port}/x"
+    with embedded_kafka() as brokers:
+        write(tmp_path, configuration("sqlite:///primary.db", replica, brokers))
+        result = rowcast("worker", "r", "--once", cwd=tmp_path)
+    refused(result, 3, "cannot reach the replica 'r' database")
+
+
+@pytest.mark.parametrize(("command", "extra"), [("relay", "relay"), ("worker r", "worker"), ("demo", "relay")])
+def test_without_a_kafka_client_a_command_says_how_to_get_it(tmp_path: Path, command: str, extra: str) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/primary.db")
+    metadata = sa.MetaData()
+    outbox_tables(metadata)
+    metadata.create_all(engine)
+    engine.dispose()
+    write(tmp_path, configuration("sqlite:///primary.db"))
+    result = rowcast(*command.split(), cwd=tmp_path, without="confluent_kafka")
+    refused(result, 2, "the Kafka client (confluent-kafka) is not installed", f"pip install 'rowcast[{extra}]'")
+
+
+def test_a_kafka_that_does_not_answer_is_exit_code_3(tmp_path: Path, closed_port: int) -> None:
+    write(tmp_path, configuration("sqlite:///primary.db", kafka=f"127.0.0.1:{closed_port}"))
+    refused(rowcast("check", cwd=tmp_path), 3, "cannot reach Kafka", "bootstrap.servers")
+    refused(rowcast("worker", "r", "--once", cwd=tmp_path), 3, "cannot reach Kafka", "bootstrap.servers")
+
+
+def test_an_unknown_kafka_property_is_refused(tmp_path: Path) -> None:
+    text = configuration("sqlite:///primary.db").replace('"sasl.password"', '"sasl.pass"')
+    write(tmp_path, text)
+    refused(rowcast("check", cwd=tmp_path), 2, "sasl.pass", "[kafka]")
+
+
+def test_a_primary_without_the_outbox_tables_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "primary.db").touch()
+    write(tmp_path, configuration("sqlite:///primary.db"))
+    refused(rowcast("relay", "--once", cwd=tmp_path), 2, "rowcast_", "create_all")
+
+
+def test_an_unknown_command_and_an_unknown_option_are_wrong_use(tmp_path: Path) -> None:
+    refused(rowcast("replay", cwd=tmp_path), 2, "No such command 'replay'")
+    refused(rowcast("relay", "--twice", cwd=tmp_path), 2, "No such option", "--twice")
+    refused(rowcast("worker", cwd=tmp_path), 2, "Missing argument 'REPLICA'")
+
+
+def test_the_message_is_a_json_line_where_logs_are_json(tmp_path: Path) -> None:
+    import json
+
+    result = rowcast("relay", "--log-format", "json", cwd=tmp_path)
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [line["level"] for line in lines] == ["error"]
+    assert lines[0]["exit_code"] == result.returncode == 2
+    assert "source: missing" in lines[0]["message"]

@@ -1,0 +1,26 @@
+"""Python's settings belong to the whole process, so that tuning restores the previous values at the end."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from rowcast.shared.process_tuning import tune_interpreter
+
+
+def test_settings_are_as_before_afterwards() -> None:
+    before = gc.get_threshold(), sys.getswitchinterval()
+    with tune_interpreter():
+        assert gc.get_threshold()[0] > before[0][0]
+        assert sys.getswitchinterval() < before[1]
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before
+
+
+def test_a_disabled_garbage_collector_stays_disabled() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        with tune_interpreter():
+            assert gc.get_threshold()[0] == 0
+    finally:
+        gc.set_threshold(*before)
