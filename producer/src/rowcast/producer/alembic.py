@@ -181,7 +181,7 @@ def _connection(operations: Operations, why: str = _TRIGGERS, otherwise: str = _
 
 
 def _metadata_of(operations: Operations, name: str, schema: str | None) -> sa.MetaData | None:
-    """Return the metadata of env.py that has the table, or None."""
+    """Return the metadata of env.py with the table, or None."""
     target = operations.migration_context.opts.get("target_metadata")
     candidates = target if isinstance(target, list | tuple) else [target]
     key = f"{schema}.{name}" if schema else name

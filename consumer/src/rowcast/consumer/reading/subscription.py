@@ -80,7 +80,8 @@ class Subscription:
         topics = self._wanted_topics()
         # Poll, because the client keeps its log until then.
         self._asker.poll(0)
-        # The consumer asks by itself, because its fetches begin at once only if it knows the leaders of the partitions.
+        # The consumer makes the request, because its fetches begin at once only if the consumer knows the partitions'
+        # leaders.
         found = partitions_of(self._consumer, topics)
         new: list[PartitionStream] = []
         for topic, numbers in found.items():

@@ -53,8 +53,8 @@ def new_reader(settings: Settings) -> AbstractContextManager[Any]:
 def new_asker(settings: Settings) -> AbstractContextManager[Any]:
     """Create a consumer for shapes and for the ends of partitions, and close it at the end of the block.
 
-    A server answers the requests of a client one after the other. Therefore a consumer that fetches from the end of a
-    partition gets each answer only after ``fetch.wait.max.ms``.
+    A server answers a client's requests in turn. Therefore a consumer at the end of a partition gets each answer only
+    after ``fetch.wait.max.ms``.
     """
     return _new_consumer(settings, {"fetch.wait.max.ms": 10})
 

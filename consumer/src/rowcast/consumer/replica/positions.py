@@ -22,7 +22,7 @@ from rowcast.shared.errors import FencedError
 
 
 class LastApplied(NamedTuple):
-    """The transaction applied last: its lsn, its id, and the primary's time in milliseconds."""
+    """The transaction applied last: lsn, id, and the primary's time in milliseconds."""
 
     lsn: int
     tx: str | None

@@ -1,4 +1,4 @@
-"""The replica's tables: created from shapes if they are missing, checked if they exist."""
+"""The replica's tables: missing tables are created from shapes, existing tables are checked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ReplicaTables:
         return any(self._shapes.get(shape.full_name) != shape for shape in shapes)
 
     def fits(self, layout: RowLayout) -> bool:
-        """Return whether the table is ready for events of this layout: with the same key, columns and types."""
+        """Return whether the table is ready for events of this layout: with equal key, columns and types."""
         table, shape = self._tables.get(layout.table), self._shapes.get(layout.table)
         if (
             table is None

@@ -17,10 +17,7 @@ _ZONE = re.compile(r"(Z|\+00(:00)?)$")
 
 
 def canonical_form(type_: PortableType) -> Canonical:
-    """Return the function that brings values of this portable type into canonical form.
-
-    Never pass None to the function.
-    """
+    """Return the function for the canonical form of values of this portable type. Never pass None to the function."""
     if type_.name == "array" and type_.items is not None:
         return _array(canonical_form(type_.items))
     return _FORMS.get(type_.name, _same)

@@ -105,7 +105,7 @@ class ComparedTable:
         yield from self._scan(self._image(self._shape.primary_key), self._image(self._shape.primary_key))
 
     def find(self, keys: Sequence[dict[str, Any]], *, only_keys: bool = False) -> list[tuple[str, str]]:
-        """Return (key, image) of the rows with these keys that exist. ``only_keys``: return (key, key)."""
+        """Return (key, image) of the existing rows with these keys. ``only_keys``: return (key, key)."""
         if not self.exists:
             return []
         size = CHUNK_ROWS if len(self._shape.primary_key) == 1 else _COMPOSITE_KEYS_PER_QUERY
@@ -121,7 +121,7 @@ class ComparedTable:
             return [_pair(row) for row in connection.execute(query)]
 
     def _has_key(self, keys: Sequence[dict[str, Any]]) -> ColumnElement[bool]:
-        """Return the condition that chooses the rows with these keys."""
+        """Return the condition for the rows with these keys."""
         columns = [self._from.c[name] for name in self._shape.primary_key]
         documents = [orjson.dumps(key) for key in keys]
         values = self._database.dialect.key_values(self._table, self._layout, documents)

@@ -36,8 +36,8 @@ from rowcast.shared.process_tuning import tune_interpreter
 _log = logging.getLogger("rowcast.worker")
 
 _TAKE_TIMEOUT_S = 0.1
-# A poll of the group takes its whole time, even if the work is given to this worker meanwhile. A worker that starts
-# usually gets the work within a fraction of a second.
+# A poll of the group takes its whole time, even if this worker gets the work meanwhile. A starting worker usually gets
+# the work within a fraction of a second.
 _FORMING_POLL_S = 0.01
 _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
@@ -165,7 +165,7 @@ class _Worker:
     def _work(self, membership: GroupMembership) -> bool:
         """Take the replica over, read and apply. Return as ``_take_a_turn``."""
         row, positions = self._retry_until_stopped(self._replica.take_over)
-        # The client for events is created first, because it connects while the other one reads the shapes.
+        # The client for events is created first, because it connects while the client for shapes reads.
         with new_reader(self._settings) as consumer, new_asker(self._settings) as asker:
             return self._read_and_apply(row, positions, membership, consumer, asker)
 

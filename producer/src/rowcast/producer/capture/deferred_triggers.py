@@ -18,7 +18,7 @@ class DeferredTriggers:
         self._exist: bool | None = None
 
     def exist(self, connection: Connection) -> bool:
-        """Return whether there are such triggers, which may change a row again until COMMIT."""
+        """Return whether the database has deferred triggers. They may change a row until COMMIT."""
         if self._exist is None:
             self._exist = capture_dialect(connection.dialect).has_deferrable_triggers(connection)
         return self._exist

@@ -39,7 +39,7 @@ class EngineClassListener:
         event.listen(self.engine_class, "engine_connect", self._engine_connect)
 
     def stop(self) -> None:
-        """Stop listening. Engines that have connected keep their capture."""
+        """Stop listening. Connected engines keep their capture."""
         event.remove(self.engine_class, "engine_connect", self._engine_connect)
 
     def _engine_connect(self, connection: Connection) -> None:

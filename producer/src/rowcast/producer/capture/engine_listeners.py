@@ -83,7 +83,7 @@ class EngineListeners:
             self._drain_late,
         )
         self._set_tables(tables)
-        # SQLAlchemy calls the methods of StatementListeners directly, because it does so for every statement.
+        # SQLAlchemy calls the methods of StatementListeners directly, because every statement needs the calls.
         self._events: dict[str, Callable[..., Any]] = {
             **{name: getattr(self, f"_{name}") for name in _TRANSACTION_EVENTS},
             **{name: getattr(self._statements, name) for name in _STATEMENT_EVENTS},
@@ -130,15 +130,15 @@ class EngineListeners:
     def find_captured(
         self, connection: Connection, table: Any, translation: Translation | None = None
     ) -> CapturedTable | None:
-        """Return the captured table for a statement's table under its ``schema_translate_map``.
+        """Return the captured table for a statement's table under the ``schema_translate_map``.
 
-        Return None if the table is not captured, or if triggers capture it.
+        Return None if the table is not captured, or captured by triggers.
         """
         own = self._find_untranslated(connection, table)
         if own is None:
             return None
         schema, found = unaliased(table).schema, own
-        # Otherwise the statement names the schema that the table has by default, and the map does not move that schema.
+        # Otherwise the statement names the table's default schema, and the map does not move the default schema.
         if translation and (schema == own.table.schema or schema in translation):
             found = self._translation.translate(own, translation, default_schema(connection.dialect))
         if found is own and schema is None and self._other_schemas.may_be_changed(connection):
@@ -261,8 +261,8 @@ class EngineListeners:
             if isinstance(error, exc.DBAPIError) and self._dialect.is_aborted(error):
                 # The application goes on after a failed statement. COMMIT rolls back, without an error.
                 return
-            # SQLAlchemy considers a transaction with a failed commit as ended. It would give the connection to the next
-            # user with the changes still open, who would commit them without their outbox row.
+            # SQLAlchemy considers a transaction with a failed commit as ended. The next user of the connection would
+            # get the open changes, and would commit the changes without their outbox row.
             self._roll_back(connection)
             raise
         finally:
@@ -280,7 +280,7 @@ class EngineListeners:
             self._transactions.discard(connection)
 
     def _drain_late(self, connection: Connection) -> None:
-        """Drain a statement of a listener that runs after this capture's listener and before COMMIT."""
+        """Drain a statement of a listener that runs between this capture's listener and COMMIT."""
         self.flush(connection, last=True, mark=False)
         self._transactions.discard(connection)
 
@@ -335,7 +335,8 @@ class EngineListeners:
     # -- statements
 
     def _do_executemany(self, cursor: Any, sql: str, parameter_sets: Any, context: Any) -> bool:
-        # A method is another listener for each capture. A function would be removed together with one of them.
+        # A bound method is a listener of one capture alone. A function would be removed together with the first
+        # capture.
         return execute_one_by_one(cursor, sql, parameter_sets, context)
 
     def _bound_memory(self, connection: Connection, notes: TransactionNotes) -> None:

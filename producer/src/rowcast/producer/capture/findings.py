@@ -83,7 +83,7 @@ def _missing_rights(connection: Connection, table: sa.Table, rights: Sequence[st
 
 
 def _limits_of_role(connection: Connection, captured: CapturedTable) -> Iterator[Finding]:
-    """Yield the findings about rows that the current role does not see, and about rights that it lacks."""
+    """Yield the findings about rows hidden from the current role, and about its missing rights."""
     dialect, name = capture_dialect(connection.dialect), captured.full_name
     if dialect.hides_rows(connection, captured.table):
         message = "row-level security may hide its rows from this role, so that the listeners refuse every statement"

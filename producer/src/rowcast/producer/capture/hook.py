@@ -87,11 +87,11 @@ class Capture:
     def install(self, target: Any, *, urls: UrlFilter = None) -> None:
         """Install the listeners on a sessionmaker, scoped_session, Session class, async_sessionmaker or engine.
 
-        ``target`` may also be an AsyncEngine, or the class Engine for all engines of the process: those that exist and
-        those that the program makes later, also behind an AsyncEngine. ``urls`` chooses among them, by a shell pattern
-        such as ``"postgresql*/shop"`` over the URL, whose password is ``***``, or by a function of the URL. Installing
-        twice on the same target changes nothing. Raises ConfigurationError if a captured table has no primary key, if
-        the settings of a table are not valid for it, or if ``target`` is another object.
+        ``target`` may also be an AsyncEngine, or the class Engine for all present and future engines of the process,
+        also behind an AsyncEngine. ``urls`` chooses among the engines, by a shell pattern such as
+        ``"postgresql*/shop"`` over the URL with the password ``***``, or by a function of the URL. Installing twice on
+        the same target changes nothing. Raises ConfigurationError if a captured table has no primary key, if a table's
+        settings are not valid for the table, or if ``target`` is another object.
         """
         self._check_tables()
         target = _unwrap(target)
@@ -266,10 +266,10 @@ class Capture:
 
 
 class _Drained(threading.local):
-    """Know whether this thread has written to the outbox since it last called the callbacks.
+    """Know whether this thread has written to the outbox since its last call of the callbacks.
 
-    Each thread has a flag of its own, because a thread must not call the callbacks for another thread's transaction,
-    which may not be committed yet.
+    Each thread has a flag of its own, because a thread must not call the callbacks for another thread's transaction.
+    Another thread's transaction may not be committed yet.
     """
 
     in_this_thread = False

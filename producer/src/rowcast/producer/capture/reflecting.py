@@ -1,4 +1,4 @@
-"""Capture the tables of a database as its catalogue describes them, for a program whose models are not named."""
+"""Capture the tables in a database's catalogue, for a program without named models."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def defines_tables(sql: str) -> bool:
 
 
 class ReflectingCapture(Capture):
-    """Capture all tables that the database has, also those that the program itself creates or alters.
+    """Capture all tables of the database, also tables that the program itself creates or alters.
 
     ``describe`` must be called once, at a connection outside a transaction. From then on the capture reads the
-    catalogue again at the first change after a statement that defines tables, at the first statement of a MetaData that
-    it has not seen, and at the first statement on a table that it does not know. A table that another process alters is
-    captured as it was, until this process starts again.
+    catalogue again at the first change after a statement that defines tables, at the first statement of an unknown
+    MetaData, and at the first statement on an unknown table. A table altered by another process is captured in its old
+    form, until this process starts again.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -84,9 +84,9 @@ class ReflectingCapture(Capture):
             listeners.replace_tables(tables)
 
     def _check_names(self) -> None:
-        """Raise ConfigurationError before the first change if the configuration names tables that do not exist.
+        """Raise ConfigurationError before the first change if the configuration names missing tables.
 
-        While the program migrates, it may still create these tables, so they are only logged.
+        A program in a migration may still create the missing tables, so a migration only logs the names.
         """
         unknown = self._tables.unknown_names()
         if unknown and not self._defines:

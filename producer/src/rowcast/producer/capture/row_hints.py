@@ -46,7 +46,7 @@ def apply_row_hint(connection: Connection, table: CapturedTable, keys: Sequence[
     """Note rows to be inserted, updated or deleted by the next statement. Only the keys are known.
 
     The existing rows are locked now. Therefore a locked row that is gone at commit was deleted by this transaction. A
-    row that is missing now becomes an event only if it exists at commit and the drain can lock it.
+    missing row becomes an event only if the row exists at commit and the drain can lock the row.
     """
     if table.has_before_images:
         notes.remember_before_images(table, read_before_images(connection, table, keys))

@@ -1,9 +1,9 @@
 """Write the shapes of captured tables, in or before the first transaction whose lines name them.
 
 At the first change of a table, a process marks the table's shape as the newest. Writing the shape is not enough,
-because a migration that is rolled back brings back a shape that was written before. It does so once per table, because
-otherwise processes with old and new models would overwrite each other for ever in a rolling deployment. It does not do
-so at start, because its models of unused tables may be outdated.
+because a rolled back migration brings back an existing shape. A process marks each table once, because otherwise
+processes with old and new models would overwrite each other for ever in a rolling deployment. A process marks no table
+at start, because the models of unused tables may be outdated.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class ShapeWriter:
             if stored.captured_by.get(table.full_name) == CaptureMode.nobody:
                 set_capture_mode(connection, shape, table.full_name, CaptureMode.listeners)
                 notes.shapes_written = True
-        # Shapes that this transaction has written may be rolled back. Therefore they count only when they are found
-        # again.
+        # Shapes written by this transaction may be rolled back. Therefore a shape counts only when a later read finds
+        # the shape.
         if not notes.shapes_written:
             self._table_count = table_count
             self._remember(changed)

@@ -301,7 +301,7 @@ class StatementListeners:
         return set(hint)
 
     def _check_all(self, connection: Connection, table: CapturedTable, notes: TransactionNotes) -> None:
-        """Raise CaptureError if a change of the table and its outbox row could not be in one transaction."""
+        """Raise CaptureError if a change of the table and the outbox row could not share a transaction."""
         if not notes.is_checked:
             self._check.check_transaction(connection, table, notes)
         self._check.check_table(connection, table)

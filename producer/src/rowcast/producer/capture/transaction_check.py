@@ -1,4 +1,4 @@
-"""Refuse a change that could not be in one transaction with its outbox row."""
+"""Refuse a change that could not share a transaction with the outbox row."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Find the statements that end a transaction without SQLAlchemy's commit, and drain the notes before them.
 
-SQL text such as COMMIT ends the transaction, and so do most statements but DML on MariaDB and MySQL, DDL above all. The
-database then commits the noted changes, so that their outbox rows must be in the transaction before.
+SQL text such as COMMIT ends the transaction. On MariaDB and MySQL most statements except DML end the transaction, DDL
+above all. The database then commits the noted changes. Therefore the outbox rows must be written before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _End(Enum):
 _BODY = re.compile(r"\bbegin\s+atomic\b", re.IGNORECASE)
 _COMMIT = re.compile(r"(?:commit(?!\s+prepared)|end|prepare\s+transaction)\b", re.IGNORECASE)
 _ROLLBACK = re.compile(r"(?:rollback|abort)\b(?!\s+prepared)(?!.*\bto\b)", re.IGNORECASE | re.DOTALL)
-# MariaDB and MySQL commit before every other statement, or may do so, as a procedure may.
+# MariaDB and MySQL commit before every other statement, or may commit, for example in a procedure.
 _KEEPS_OPEN = re.compile(
     r"\(*\s*(?:select|with|insert|update|delete|replace|values|table|load\s+data|do|show|desc|describe|explain"
     r"|analyze\s+(?:format|select|insert|update|delete|with)|use|help|kill|handler|savepoint|release|xa|signal|resignal"

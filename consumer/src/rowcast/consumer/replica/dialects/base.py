@@ -105,7 +105,7 @@ class ReplicaDialect(ABC):
         self.configure(engine)
 
     def is_own_engine(self, source_engine: str) -> bool:
-        """Return whether a source is on this engine, so that its values can be stored as they are."""
+        """Return whether a source is on this engine. The source's values can then be stored unchanged."""
         return engine_family(source_engine) == self.name
 
     @abstractmethod
@@ -138,7 +138,7 @@ class ReplicaDialect(ABC):
 
     @abstractmethod
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
-        """Insert or update rows of ``rowcast_position``, in one round trip because every transaction does so."""
+        """Insert or update rows of ``rowcast_position`` in one round trip, because every transaction does."""
 
     def suspend_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
         """Ignore foreign keys within a transaction with a valid end, until ``resume_foreign_keys``."""
@@ -190,7 +190,7 @@ class ReplicaDialect(ABC):
         """Change types of columns if the engine limits the size of a row. ``indexed``: the columns of keys."""
 
     def missing_types(self, connection: Connection, shapes: Sequence[TableShape]) -> dict[str, list[str]]:
-        """Return ``schema.table.column`` of the columns that need a type which the database lacks, by type."""
+        """Map each type missing in the database to ``schema.table.column`` of the columns with the type."""
         return {}
 
 

@@ -38,7 +38,7 @@ _BAD_NULL = 1048
 _MISSING_PARENT, _DUPLICATE = (1452, 1216), (1062, 1586)
 
 _KEYS_PER_DELETE = 1_000
-# MariaDB limits a row without its long values to 65,535 bytes. The rest is for columns that are not texts.
+# MariaDB limits a row without its long values to 65,535 bytes. The rest is for columns of non-text types.
 _MAX_TEXT_BYTES = 60_000
 _MAX_INDEXED_CHARACTERS = 255
 

@@ -30,7 +30,7 @@ from rowcast.shared.tables.shape import PortableType, TableShape
 # 190 bytes take a fifth more time in one statement than in four.
 _BYTES_PER_STATEMENT = 1_000_000
 
-# A worker that was suspended in the middle of a transaction must not lock its rows for ever.
+# A worker suspended in the middle of a transaction must not lock rows for ever.
 _IDLE_IN_TRANSACTION_MS = 60_000
 
 _SESSION = (

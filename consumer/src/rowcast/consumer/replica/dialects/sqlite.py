@@ -1,4 +1,4 @@
-"""SQLite: one row in each statement and many rows in each call, because the engine runs in this process."""
+"""SQLite: one row in each statement and many rows in each call, because the engine runs inside the worker."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ _FROM_OTHERS: dict[str, Converter] = {
     "time": value_converters.time_text,
 }
 
-# The values of another SQLite database need not be what the names of their types say.
+# In an SQLite database, a value may differ from the declared type of the column.
 _FROM_SQLITE: dict[str, Converter | None] = {
     "float32": value_converters.sqlite_own_number,
     "float64": value_converters.sqlite_own_number,

@@ -51,7 +51,7 @@ class InsertedRows(ChangedRows):
             # A row of the statement may replace an earlier row of the statement.
             notes.note(pending.stored, Touch.INSERT, keys, locked=len(keys) == 1)
         elif insert_inspection.is_upsert(statement):
-            # The keys that an upsert is given are not those of its rows if a row has another key and the same unique
+            # The given key of an upsert is not the changed key if a stored row has another key and an equal unique
             # value, or if the statement ignores an error.
             notes.note(pending.stored, Touch.UPDATE, keys, locked=self.returned.returns_rows)
         elif self.returned.returns_rows:
@@ -128,7 +128,7 @@ NAMED = NamedRows()
 
 
 class UnseenRows(ChangedRows):
-    """Rows of a statement that the capture has warned of, because it cannot find them out."""
+    """Unknown rows of a statement. The capture has warned of the statement."""
 
     def note(
         self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
@@ -182,7 +182,7 @@ class LockedRows(ChangedRows):
 
     def _read(self, connection: Connection, pending: PendingStatement, selection: RowSelection) -> None:
         pending.keys = selection.read_keys(connection, pending.sets, pending.options)
-        # A statement that names a locked key finds no other row.
+        # A statement for locked keys finds no further row.
         is_exact = self._names_keys and selection.needs_only_the_row and (pending.keys or len(pending.sets) > 1)
         if pending.setting is None and not is_exact:
             self._restrict(pending, selection)
@@ -229,7 +229,7 @@ class LockedRows(ChangedRows):
         self._check(connection, pending, keys, rowcount)
 
     def note_attempted(self, pending: PendingStatement, notes: TransactionNotes) -> bool:
-        """Note the locked rows, the rows of other tables that change with them, and the new keys."""
+        """Note the locked rows, the dependent rows of other tables, and the new keys."""
         keys = pending.keys
         assert keys is not None
         pending.note_side_effects(notes)
@@ -241,7 +241,7 @@ class LockedRows(ChangedRows):
     def _stored_new_keys(
         self, connection: Connection, pending: PendingStatement, new_keys: Sequence[Key], rowcount: int
     ) -> tuple[Sequence[Key], bool]:
-        """Return the new keys that values name as they are stored, and whether their rows were found."""
+        """Return the stored form of the new keys, and whether the rows were found."""
         return _stored_new_keys(connection, pending, new_keys, rowcount)
 
     def _note_rekeyed_children(
@@ -317,7 +317,7 @@ def _distinct(keys: Sequence[Key]) -> list[Key]:
 def _stored_new_keys(
     connection: Connection, pending: PendingStatement, new_keys: Sequence[Key], rowcount: int
 ) -> tuple[Sequence[Key], bool]:
-    """Return the keys that an UPDATE of ``rowcount`` rows has set, as they are stored, and whether they were read."""
+    """Return the stored keys after an UPDATE of ``rowcount`` rows, and whether the keys were read back."""
     stored = pending.stored.stored_keys
     if stored.may_be_sent and stored.holds_keys(new_keys):
         return new_keys, False

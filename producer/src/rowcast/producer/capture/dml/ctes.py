@@ -55,7 +55,7 @@ def reads_through_dml(statement: Any) -> bool:
 
 
 def returned_key(cte: CTE, key_columns: Sequence[sa.Column[Any]]) -> list[str] | None:
-    """Return the names of the primary key columns in the CTE, or None if the CTE does not return all of them."""
+    """Return the names of the primary key columns in the CTE, or None if the CTE does not return every key column."""
     element: Any = cte.element
     if not element._returning:
         return None

@@ -29,9 +29,9 @@ from rowcast.producer.tables.captured import CapturedTable
 
 @dataclass(frozen=True, slots=True)
 class StatementPlan:
-    """Hold what the fast path knows of a statement.
+    """Hold the fast path's knowledge of a statement. ``actions``: the plan is valid for these foreign key actions.
 
-    ``actions``: the foreign key actions for which the plan was made. ``condition``: None for an INSERT.
+    ``condition``: None for an INSERT.
     """
 
     table: CapturedTable
@@ -46,7 +46,7 @@ class StatementPlan:
     """Parameters that rule the fast path out, because with them an UPDATE changes the key or rows of other tables."""
 
     def is_for(self, table: CapturedTable) -> bool:
-        """Return whether the plan is right for the table in the schema that a ``schema_translate_map`` gives it."""
+        """Return whether the plan is right for the table in its schema after ``schema_translate_map``."""
         own, other = self.table.stored_keys, table.stored_keys
         return own is other or (
             own.may_be_sent == other.may_be_sent and bool(own.folding_columns) == bool(other.folding_columns)

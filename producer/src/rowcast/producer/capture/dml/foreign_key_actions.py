@@ -136,9 +136,10 @@ def _find_children(
 
 
 def _columns_with_parent_keys(constraint: sa.ForeignKeyConstraint, dialect: Dialect) -> list[Any] | None:
-    """Return the columns that hold the parent's primary key, in its order, so that the parents need not be read.
+    """Return the child's columns with the parent's primary key, in the order of the key.
 
-    Return None if the foreign key refers to other columns, or if a collation or rounding decides which keys are equal.
+    With these columns the parents need not be read. Return None if the foreign key refers to other columns, or if a
+    collation or rounding may make different keys equal.
     """
     parents = {e.column: e.parent for e in constraint.elements}
     key_columns = list(constraint.referred_table.primary_key.columns)

@@ -1,7 +1,7 @@
-"""Return rows to the capture alone, so that SQLAlchemy and the application see the result of their own statement.
+"""Return rows to the capture alone. SQLAlchemy and the application see the result of their own statement.
 
-The capture appends columns to the executed text. They are taken from the driver's cursor before SQLAlchemy makes a
-result. SQLAlchemy calls ``post_exec`` of the execution context at that moment.
+The capture appends columns to the executed text, and takes the columns from the driver's cursor before SQLAlchemy makes
+a result. At this moment SQLAlchemy calls ``post_exec`` of the execution context.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Processor: TypeAlias = Callable[[Any], Any]
 
 
 class HiddenColumns:
-    """Take the last columns of the rows that a statement returns. SQLAlchemy sees only the columns before them.
+    """Take the last columns of the rows returned by a statement. SQLAlchemy sees only the columns before.
 
-    ``context``: the execution context of a statement that is about to be executed. ``columns``: the appended columns.
-    ``rows`` has their values, as the application knows values of their types, after the execution.
+    ``context``: the execution context of a statement before its execution. ``columns``: the appended columns. After the
+    execution, ``rows`` has the values of the appended columns as Python objects of SQLAlchemy's types.
     """
 
     def __init__(self, context: Any, columns: Sequence[ColumnElement[Any]]) -> None:
@@ -45,7 +45,7 @@ class HiddenColumns:
         cursor = context.cursor
         description = cursor.description
         if description is None:
-            # MariaDB does so for a condition that is never true.
+            # MariaDB returns no columns if the condition is never true.
             return
         shown = len(description) - len(self._columns)
         is_counted = context.isupdate or context.isdelete or context.execution_options.get("preserve_rowcount")
@@ -73,11 +73,11 @@ class HiddenColumns:
 
 
 class RowsOneByOne:
-    """Execute a statement for one parameter set after the other, and keep the rows that an appended RETURNING returns.
+    """Execute a statement for each parameter set in turn, and keep the rows of an appended RETURNING.
 
-    Drivers also execute ``executemany`` so: on SQLite a failure leaves the rows before it, and on PostgreSQL an upsert
-    may update a row twice. SQLAlchemy sees neither rows nor a RETURNING. ``context``: the execution context of the
-    statement, which is about to be executed.
+    Drivers also execute ``executemany`` set by set: on SQLite a failure keeps the earlier rows, and on PostgreSQL an
+    upsert may update a row twice. SQLAlchemy sees neither rows nor a RETURNING. ``context``: the execution context of
+    the statement before its execution.
     """
 
     def __init__(self, context: Any, columns: Sequence[ColumnElement[Any]], returning: str) -> None:

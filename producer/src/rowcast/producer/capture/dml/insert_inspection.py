@@ -47,7 +47,7 @@ def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None
 
 
 def sent_keys(names: Sequence[str], sets: Parameters, stored: StoredKeys) -> tuple[Key, ...] | None:
-    """Return the keys in the parameter sets, or None if the table may store other keys, or draws them.
+    """Return the keys in the parameter sets, or None if the table draws its keys or may change the given keys.
 
     ``names``: the parameters of the key.
     """
@@ -108,9 +108,9 @@ def reports_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets:
 
 
 def _declares_key(statement: Insert, key_columns: Sequence[sa.Column[Any]]) -> bool:
-    """Return whether the table object of the statement has the primary key, so that SQLAlchemy reports new keys.
+    """Return whether the table object of the statement has the primary key. Only then SQLAlchemy reports new keys.
 
-    A table object of a migration may declare no primary key, or another one.
+    A table object of a migration may declare a different primary key or no primary key.
     """
     return [column.name for column in table_of(statement).primary_key] == [column.name for column in key_columns]
 
@@ -246,7 +246,7 @@ def single_rows(statement: Insert, sets: Parameters) -> list[tuple[Insert, Mappi
 
 
 class UnknownValueError(Exception):
-    """Report that a conflict depends on a value that only the database will make. ``column``: the column's name."""
+    """Report that a conflict depends on a value made by the database. ``column``: the column's name."""
 
     def __init__(self, column: str) -> None:
         super().__init__(column)
@@ -262,9 +262,9 @@ def conflicting_keys(
     *,
     exclusive: bool,
 ) -> list[Key]:
-    """Lock the existing rows that share a unique value with a new row, and return their keys.
+    """Lock the existing rows with a unique value of a new row, and return the keys.
 
-    A REPLACE deletes these rows, an upsert updates them. ``exclusive``: see ``read_and_lock``. Raises UnknownValueError
+    A REPLACE deletes such rows, an upsert updates them. ``exclusive``: see ``read_and_lock``. Raises UnknownValueError
     if a unique value is not known yet.
     """
     table = table_of(statement)
@@ -301,7 +301,7 @@ def keys_where(
 
 
 def matches(statement: Insert, table: CapturedTable, sets: Parameters) -> Iterator[list[ColumnElement[bool]]]:
-    """Yield for each row of the statement the conditions that find it by its unique values.
+    """Yield the conditions on the unique values of each row of the statement.
 
     Raises UnknownValueError if a unique value is not known.
     """
@@ -310,7 +310,7 @@ def matches(statement: Insert, table: CapturedTable, sets: Parameters) -> Iterat
 
 
 def keeps_unique_values(statement: Insert, table: CapturedTable) -> bool:
-    """Return whether an upsert sets no unique column, and its table object declares all of them."""
+    """Return whether an upsert sets no unique column, and its table object declares every unique column."""
     unique = {str(column.name) for columns in _unique_columns(table.table) for column in columns}
     return declares_unique_values(statement, table) and unique.isdisjoint(conflict_assigns(statement))
 

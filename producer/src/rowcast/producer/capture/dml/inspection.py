@@ -83,7 +83,7 @@ def is_single_statement(compiled: Any) -> bool:
 def dml_of(statement: Any) -> UpdateBase | None:
     """Return the DML of a statement, or None.
 
-    The ORM may wrap DML in a statement that makes objects of returned rows.
+    The ORM may wrap DML in a statement to make objects of returned rows.
     """
     if isinstance(statement, UpdateBase):
         return statement

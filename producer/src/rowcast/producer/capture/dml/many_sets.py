@@ -20,9 +20,9 @@ _MAX_ALTERNATIVES = 50
 def conditions(
     where: ColumnElement[bool] | None, sets: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[ColumnElement[bool] | None, Mapping[str, Any]]]:
-    """Yield conditions that together choose the rows that ``where`` chooses with any of the parameter sets.
+    """Yield conditions that together choose the rows of ``where`` for any of the parameter sets.
 
-    Each condition comes with its parameters. An executemany would otherwise cost a query for each set.
+    Each condition comes with parameters. An executemany would otherwise cost a query for each set.
     """
     if where is None or len(sets) == 1:
         # Every parameter set of a statement without a condition chooses all rows.

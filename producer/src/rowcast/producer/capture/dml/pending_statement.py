@@ -90,7 +90,7 @@ class PendingStatement:
 
     @property
     def stored_columns(self) -> tuple[Any, ...]:
-        """The same columns with the types that read keys as they are stored."""
+        """The primary key columns, with types for reading keys in their stored form."""
         return own_stored_columns(self.table, self.key_columns)
 
     def refuse_or_warn(self, strictness: StrictnessRule, what: str) -> None:
@@ -99,16 +99,16 @@ class PendingStatement:
         self.changes_unseen = True
 
     def add_side_effect(self, table: CapturedTable, keys: Sequence[Key]) -> None:
-        """Add locked rows that the statement may change besides its own rows."""
+        """Add locked rows that the statement may change as a side effect."""
         self.side_effects = [*self.side_effects, (table, keys)]
 
     def note_side_effects(self, notes: TransactionNotes) -> None:
-        """Note the rows that the statement may have changed besides its own rows."""
+        """Note the rows that the statement may have changed as a side effect."""
         for table, keys in self.side_effects:
             notes.note(table, Touch.DELETE if self.removes_side_effects else Touch.UPDATE, keys, locked=True)
 
     def read_before_images(self, connection: Connection) -> None:
-        """Lock the rows that will change, and read their before images, in tables with ``before = true``."""
+        """Lock the rows to be changed, and read the before images, in tables with ``before = true``."""
         self.before_images = [
             (table, read_before_images(connection, table, keys))
             for table, keys in ((self.stored, self.keys or ()), *self.side_effects)

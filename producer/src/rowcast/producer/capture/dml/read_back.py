@@ -1,4 +1,4 @@
-"""Read keys back after a statement that wrote them as values, where the statement itself cannot return them."""
+"""Read written keys back after a statement, if the statement itself cannot return the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read keys from the result of executed DML, and hide from the application what it did not ask for."""
+"""Read keys from the result of executed DML, and hide the capture's additions from the application."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class ReturnedKeys(ABC):
         return sql
 
     def attempted_keys(self) -> Sequence[Key] | None:
-        """Return the keys of rows that a failed INSERT has inserted, or None if only the parameters can have them."""
+        """Return the keys of the rows inserted by a failed INSERT, or None if only the parameters can have the keys."""
         return None
 
     @abstractmethod
@@ -173,7 +173,7 @@ def _insert_id(pending: PendingStatement, keys: Sequence[Key]) -> int | None:
 
 
 class SupplementalReturning(ReturnedKeys):
-    """Keys of an INSERT with many parameter sets, in columns beside those in which the ORM asks for drawn values."""
+    """Keys of an INSERT with many parameter sets. Their columns stand beside the ORM's columns for drawn values."""
 
     def prepare(self, pending: PendingStatement) -> None:
         """Add the columns."""

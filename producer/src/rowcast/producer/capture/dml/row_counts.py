@@ -1,4 +1,4 @@
-"""Compare the rows that a statement reports with the keys that are noted of it."""
+"""Compare a statement's rowcount with its noted keys."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Read the keys of the rows that an UPDATE or DELETE chooses, and restrict the statement to these rows.
 
-A statement that chose its rows a second time could choose others: by a LIMIT, by a volatile function, by a subquery,
-or because another transaction has committed meanwhile. Therefore the statement runs with the keys that were read and
-locked in place of its own choice.
+A second choice could find different rows: by a LIMIT, by a volatile function, by a subquery, or because another
+transaction has committed meanwhile. Therefore the statement runs with the read and locked keys in place of its own
+choice.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ class RowSelection:
         return read_and_lock(connection, query, table, parameters, options, exclusive=self._exclusive)
 
     def restrict(self, keys: Sequence[Key], set_count: int = 1) -> Any:
-        """Return the statement for the rows with the given keys alone, which ``read_keys`` has locked.
+        """Return the statement for the rows with the given keys alone. ``read_keys`` has locked the rows.
 
-        Return None if the statement would become too large. Then its condition needs nothing but the row itself, so
-        that it chooses the locked rows again, and possibly rows that another transaction adds. ``set_count``: the
-        number of parameter sets. With several sets the condition must need nothing but the row itself.
+        Return None if the statement would become too large. Then the condition depends on the row alone, and therefore
+        chooses the locked rows again, and possibly new rows of another transaction. ``set_count``: the number of
+        parameter sets. With several sets the condition must depend on the row alone.
         """
         dialect = capture_dialect(self._dialect)
         if self._limit is None and self.needs_only_the_row:
@@ -148,7 +148,7 @@ class RowSelection:
         return sa.tuple_(*columns).in_([sa.tuple_(*values) for values in literals])
 
     def _joins(self) -> Iterator[Any]:
-        """Yield the conditions on other tables, because they also say which of their rows give the values."""
+        """Yield the conditions on other tables, because they also choose the rows for the new values."""
         own = table_of(self._statement)
         for condition in conjuncts(self._statement.whereclause):
             if any(not is_same_table(table, own) for table in condition._from_objects):
@@ -172,8 +172,8 @@ class RowSelection:
     def needs_pinned_keys(self) -> bool:
         """Return whether the expression of the new key may give another key each time, and can be replaced.
 
-        It cannot be replaced where it needs another column that the statement sets, because MariaDB and MySQL compute
-        with the new value of that column.
+        An expression with another column of the SET clause cannot be replaced, because MariaDB and MySQL compute with
+        the new value of the column.
         """
         assert isinstance(self._statement, Update)
         assigned = dict(assignments(self._statement))
@@ -197,7 +197,7 @@ def needs_only_the_row(statement: Update | Delete, key_columns: Sequence[sa.Colu
 
 
 class UnknownSyntaxError(Exception):
-    """Report that a statement has a syntax extension, which may choose rows in a way that the capture does not know."""
+    """Report a syntax extension, because the extension may choose rows in a way unknown to the capture."""
 
 
 def _is_of_row(element: Any, own: Any) -> bool:

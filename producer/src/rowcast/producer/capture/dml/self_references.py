@@ -17,7 +17,7 @@ FindChildren = Callable[[Sequence[Key]], Iterator[Key]]
 
 
 def refers_to_own_table(constraint: sa.ForeignKeyConstraint) -> bool:
-    """Return whether the foreign key refers to the table that it belongs to."""
+    """Return whether the foreign key refers to its own table."""
     return constraint.referred_table is constraint.table
 
 

@@ -1,6 +1,6 @@
-"""Find the tables that a DML statement names, whichever object stands for them.
+"""Find the tables of a DML statement, whichever object stands for a table.
 
-A statement may name a captured table by the mapped table, by an alias, or by another object of the same table.
+A statement may name a captured table by the mapped table, by an alias, or by another table object.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rowcast.producer.tables.stored_keys import typed_column
 def table_of(statement: UpdateBase) -> Any:
     """Return the table that the statement changes.
 
-    With joined inheritance the ORM emits a bulk statement for each table of the class. All of them name the class's own
-    table, and the table that a statement really changes is in its annotations.
+    With joined inheritance the ORM emits a bulk statement for each table of the class. Every such statement names the
+    class's own table, and has the really changed table in its annotations.
     """
     annotations = statement._annotations
     table = annotations.get("_emit_insert_table")
@@ -91,13 +91,13 @@ def has_several_tables(statement: Update | Delete) -> bool:
 
 
 def extra_froms(statement: Update | Delete) -> tuple[Any, ...]:
-    """Return the tables that a DELETE names in ``using()``, which SQLAlchemy 2.1 has."""
+    """Return the tables in ``using()`` of a DELETE. SQLAlchemy 2.1 added ``using()``."""
     froms: tuple[Any, ...] = getattr(statement, "_extra_froms", ())
     return froms
 
 
 def other_tables_changed(statement: UpdateBase) -> dict[sa.Table, set[str]]:
-    """Return the other tables that a MySQL multi-table UPDATE changes, each with the columns that it sets."""
+    """Return the further tables changed by a MySQL multi-table UPDATE, each with the set columns."""
     own = table_of(statement)
     found: dict[sa.Table, set[str]] = {}
     if "_emit_update_table" in statement._annotations:

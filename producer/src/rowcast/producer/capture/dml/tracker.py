@@ -51,7 +51,7 @@ class DmlTracker:
         Return None if the statement must take the full path.
         """
         plan = self._fast_path.find_plan(statement)
-        # A statement that is still expected has failed, or is being executed around this one.
+        # An earlier expected statement has failed, or is being executed around the present statement.
         if plan is None or notes.expected is not None:
             return None
         keys = plan.keys(sets)
@@ -85,8 +85,8 @@ class DmlTracker:
         """Take the step before a statement. Return the statement and parameter sets to execute in its place.
 
         ``stored``: the statement's table in the schema that the ``schema_translate_map`` gives it. Reads keys and
-        before images that can only be read before the statement. Raises CaptureError for a statement that cannot be
-        captured at all. Refuses or warns of a statement whose rows cannot be found out.
+        before images if the statement would change them. Raises CaptureError for a statement that cannot be captured at
+        all. Refuses or warns of a statement with unknown rows.
         """
         translation = execution_options.get(SCHEMA_TRANSLATE_MAP)
         pending = PendingStatement(statement, stored.untranslated, stored, sets, {SCHEMA_TRANSLATE_MAP: translation})
@@ -169,7 +169,7 @@ class DmlTracker:
         return storing_sql
 
     def extend_sql(self, connection: Connection, sql: str, context: Any, notes: TransactionNotes) -> str:
-        """Return the text that the driver executes in place of ``sql``, with a part that returns the keys."""
+        """Return the text to be executed in place of ``sql``, with an added RETURNING of the keys."""
         if inspection.computes_default(context):
             return sql
         for pending in notes.pending:

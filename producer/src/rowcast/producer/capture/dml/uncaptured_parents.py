@@ -1,4 +1,4 @@
-"""Find the tables that a statement changes through foreign keys, for a statement on a table that is not captured."""
+"""Find the captured tables changed through foreign keys by a statement on an uncaptured table."""
 
 from __future__ import annotations
 

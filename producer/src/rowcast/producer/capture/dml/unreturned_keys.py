@@ -1,7 +1,7 @@
-"""Find the keys of an INSERT that runs as the application gave it, on MariaDB and MySQL.
+"""Find the keys of an unchanged INSERT on MariaDB and MySQL.
 
 With a RETURNING, or row by row, the driver would report another rowcount and another ``lastrowid``: an upsert counts 2
-for a row that it has updated, and an INSERT of many rows reports the first number that it has drawn.
+for an updated row, and an INSERT of many rows reports the first drawn number.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _STEP = sa.literal_column("@@auto_increment_increment", sa.Integer)
 
 
 class MatchedKeys(ReturnedKeys):
-    """Keys of rows that are found after the statement, by their unique values or by the numbers drawn for them."""
+    """Keys of rows found after the statement, by unique values or by drawn numbers."""
 
     returns_rows = False
 
     def read(
         self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
     ) -> Sequence[Key] | None:
-        """Read the keys of the rows that have the unique values of a new row, or one of the drawn numbers.
+        """Read the keys of the rows with the unique values of a new row, or with a drawn number.
 
-        A row may also have them without being changed. The drain reads it again, and its image is true.
+        An unchanged row may have such values, too. The event of an unchanged row is true, because the drain reads the
+        row.
         """
         if result.rowcount == 0:
             return ()
@@ -53,19 +54,19 @@ class MatchedKeys(ReturnedKeys):
 
 
 def _has_drawn_number(pending: PendingStatement, first: int, count: int) -> ColumnElement[bool]:
-    """Return the condition for a number of those that InnoDB reserves for ``count`` rows, one after the other."""
+    """Return the condition for the numbers that InnoDB reserves for ``count`` rows in succession."""
     column = insert_inspection.drawn_column(pending.table, pending.key_columns)
     assert column is not None
     return column.between(first, first + (count - 1) * _STEP)
 
 
 class ConsecutiveKeys(ReturnedKeys):
-    """Keys of rows for which one statement has drawn the numbers. InnoDB draws them one after the other."""
+    """Keys of rows with numbers drawn by one statement. InnoDB draws the numbers in succession."""
 
     def read(
         self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
     ) -> Sequence[Key] | None:
-        """Count from the number that the driver reports, which is the first."""
+        """Count from the number that the driver reports. This is the first drawn number."""
         statement, columns = pending.statement, pending.key_columns
         assert isinstance(statement, Insert)
         drawn = insert_inspection.drawn_column(pending.table, columns)

@@ -66,7 +66,7 @@ class UpdateKeys:
     def choose(
         self, connection: Connection, pending: PendingStatement, statement: Update | Delete
     ) -> list[tuple[UpdateBase, Mapping[str, Any]]] | None:
-        """Set the way in which the keys become known. Read and lock rows if necessary.
+        """Set the source of the keys. Read and lock rows if necessary.
 
         Return pairs of the statement and a parameter set, if the sets must be executed one after the other. Return None
         if not. Refuses or warns of a statement that chooses its rows in an unknown way.
@@ -84,7 +84,7 @@ class UpdateKeys:
         condition = inspection.key_condition(statement, pending.key_columns)
         chooses_with_many_sets = condition is None and len(pending.sets) > 1
         if chooses_with_many_sets and not needs_only_the_row(statement, pending.key_columns, connection.dialect):
-            # The rows that a parameter set chooses may depend on what the earlier sets have changed.
+            # The rows of a parameter set may depend on the changes of the earlier sets.
             return False
         actions = self._cascades.actions
         if isinstance(statement, Delete):
@@ -155,7 +155,7 @@ class UpdateKeys:
     def _choose_returned(
         self, connection: Connection, pending: PendingStatement, statement: Update | Delete
     ) -> ReturnedKeys | None:
-        """Return how the statement itself can give the keys as they are after it, or None if it cannot."""
+        """Return how the statement itself can return its keys after the change, or None."""
         if pending.setting is not None:
             return KeysStoredByCte(pending.setting)
         dialect, deletes = connection.dialect, isinstance(statement, Delete)
@@ -181,7 +181,7 @@ class UpdateKeys:
         *,
         names_keys: bool,
     ) -> LockedRows:
-        """Choose for a statement whose rows must be read before it, and lock the rows."""
+        """Choose for a statement with rows to be read beforehand, and lock the rows."""
         rows: LockedRows
         if change.computes_key and returned is None:
             rows = ComputedRows(self._cascades, counts_other_rows=bool(change.locked_elsewhere))
@@ -198,7 +198,7 @@ class UpdateKeys:
         statement = pending.statement
         assert isinstance(statement, Update | Delete)
         if pending.setting is not None and not needs_only_the_row(statement, pending.key_columns, connection.dialect):
-            # The text of a CTE is made already, so that the statement cannot be restricted to the rows.
+            # The text of a CTE exists already. Therefore the statement cannot be restricted to the rows.
             what = "DML in a common table expression whose rows must be read before it"
             pending.refuse_or_warn(self._scope.strictness, what)
         rows.lock(connection, pending)

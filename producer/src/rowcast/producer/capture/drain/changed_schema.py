@@ -6,7 +6,7 @@ from rowcast.shared.errors import CaptureError
 
 
 def changed_schema_error(where: str, default: str) -> CaptureError:
-    """Return the error of a drain whose connection looks for tables in another schema. ``where``: what it has set."""
+    """Return the error of a drain on a connection that has changed its schema. ``where``: the changed setting."""
     return CaptureError(
         f"the connection looks for tables without a schema in {where}, and not in {default!r} as when the engine "
         "connected, so that events would name the wrong schema. Nothing is committed. Name the schema by "

@@ -1,7 +1,7 @@
-"""Decide what a key without a row means at commit, and refuse a row that must exist and is not found.
+"""Decide the meaning of a key without a row at commit, and refuse the commit if the row must exist.
 
-A key that is not found was deleted only if a note says that the row may be gone. Otherwise something hides or removed
-the row that the capture has not seen, and a delete event could be wrong.
+The row of a missing key was deleted only if a note says so. Otherwise something unknown to the capture hides the row or
+removed the row, and a delete event could be wrong.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class _Written(Enum):
 
 
 class _Row(NamedTuple):
-    """Hold what the outbox rows of a transaction have in common. ``transaction_id``: None if the database knows it."""
+    """Hold the common values of a transaction's outbox rows. ``transaction_id``: None if the database knows the id."""
 
     before_images: Mapping[CapturedTable, BeforeImages]
     transaction_id: str | None
@@ -213,7 +213,7 @@ class OutboxWriter:
     ) -> None:
         """Find out why no outbox row was written. Write several rows if one would be too long.
 
-        Raises CaptureError for a row that is missing, and for a row that is too long by itself.
+        Raises CaptureError for a missing row, and for a row that alone is too long.
         """
         if written is _Written.TOO_LONG or self._is_too_long(connection, piece, row):
             if self._engine.failure_ends_transaction or count_keys(piece) == 1:
@@ -226,7 +226,7 @@ class OutboxWriter:
         self._write_piece(connection, second, row, last=last, is_half=True)
 
     def _may_stay_unlocked(self, table: CapturedTable) -> bool:
-        """Return whether keys that are not known to be locked are as they are stored, and no other writer exists."""
+        """Return whether the keys are noted as they are stored, and no other writer exists."""
         return not self._has_row_locks and table.stored_keys.columns is table.key_columns
 
     def _lock_missing(

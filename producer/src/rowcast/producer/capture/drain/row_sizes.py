@@ -29,7 +29,7 @@ _MAX_BYTES_SENT = 4_000_000
 
 
 class RowSizes:
-    """Measure rows before their lines are joined, on engines on which a failure would end the transaction."""
+    """Measure rows before their lines are joined, on engines where a failure would end the transaction."""
 
     def __init__(self, statements: DrainStatements, engine: CaptureDialect) -> None:
         self._statements = statements

@@ -30,7 +30,7 @@ _ZERO: ColumnElement[int] = sa.literal_column("0", sa.Integer)
 
 
 class Group(NamedTuple):
-    """Describe keys of a table of which the same is known.
+    """Describe keys of one table with equal properties.
 
     ``size``: the number of keys. 0 means that the keys are an array of any length.
     """
@@ -194,14 +194,14 @@ class DrainStatements:
         return sa.select(line).where(*_has_key(group, binds)).scalar_subquery()
 
     def _fits(self, table: CapturedTable) -> list[ColumnElement[bool]]:
-        """Return the conditions that no column is too long. A column that is too long would be null in the image."""
+        """Return the conditions that no column is too long. An overlong column would be null in the image."""
         conditions = (self._engine.fits(column, table.types[str(column.name)]) for column in table.columns)
         return [condition for condition in conditions if condition is not None]
 
     def _missing_line(
         self, group: Group, key: Sequence[ColumnElement[Any]], old: ColumnElement[str] | None
     ) -> ColumnElement[str] | None:
-        """Return the line for a key without a row, or None for NULL, with which no outbox row is written."""
+        """Return the line for a key without a row. None stands for NULL, and prevents the outbox row."""
         lines: Mapping[Missing, ColumnElement[str] | None] = {
             Missing.REFUSED: None,
             Missing.DELETE: _gone_line(group, key, old),

@@ -76,13 +76,13 @@ def may_all_be_gone(tables: Iterable[dict[Key, Flags]]) -> None:
 
 def _next(flags: Flags, touch: Touch, locked: bool) -> Flags:
     if touch is Touch.UPDATE_EQUAL:
-        # Another note has the key as it is stored, if the statement was not the only one on the row.
+        # Another note has the stored key, if the row was changed by more than one statement.
         return flags | LOCKED if locked else flags
     if touch is not Touch.DELETE and not locked:
-        # The statement may have changed nothing, so that nothing new is known.
+        # The statement may have changed nothing. Therefore nothing new is known.
         return flags
     if flags & NEVER_FOUND:
-        # An INSERT succeeds only without a row. A row that is found may have existed before an INSERT that failed.
+        # An INSERT succeeds only without a row. A found row may have existed before an INSERT that failed.
         flags = flags & ~(NEVER_FOUND | EXISTED) if touch is Touch.INSERT else flags & ~NEVER_FOUND | EXISTED
     flags = flags | MAY_BE_GONE if touch is Touch.DELETE else flags & ~MAY_BE_GONE
     return flags | LOCKED if locked else flags

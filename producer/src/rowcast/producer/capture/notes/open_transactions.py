@@ -11,7 +11,7 @@ from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 
 
 class _Drained(NamedTuple):
-    """Name a transaction whose notes were drained for the last time, before the other listeners of its commit."""
+    """Name a transaction after the last drain of its notes, which precedes the other listeners of the commit."""
 
     transaction: RootTransaction | None
     transaction_id: str
@@ -20,8 +20,8 @@ class _Drained(NamedTuple):
 class OpenTransactions:
     """Hold the notes of each connection's open transaction, for the listeners of an engine.
 
-    The notes are an attribute of the connection, so that they live as long. Every statement asks for them, and a
-    WeakKeyDictionary would be slower because of its lock and its references.
+    The notes are an attribute of the connection, and live as long as the connection. Every statement needs the notes,
+    and a WeakKeyDictionary would be slower because of its lock and its references.
     """
 
     _numbers = count()
@@ -53,7 +53,7 @@ class OpenTransactions:
         self.discard(connection)
 
     def continue_drained(self, connection: Connection, notes: TransactionNotes) -> None:
-        """Mark new notes as late if they belong to a drained transaction that is still open."""
+        """Mark new notes of a drained and still open transaction as late."""
         drained: _Drained | None = connection.__dict__.pop(self._attribute + "_drained", None)
         if drained is not None and drained.transaction is connection.get_transaction():
             connection.__dict__[self._attribute + "_drained"] = drained

@@ -1,7 +1,8 @@
-"""Know the tables of which a trigger or a rule may do something else in the place of an UPDATE or DELETE.
+"""Know the tables where a trigger or a rule may replace an UPDATE or DELETE.
 
-A BEFORE trigger of PostgreSQL that returns NULL keeps the row, and may change it: it marks the row as deleted, for
-example. The statement then neither counts nor returns the row, so that the capture must read the rows before.
+A BEFORE trigger of PostgreSQL that returns NULL keeps the row, and may change the row, for example mark the row as
+deleted. The statement then neither counts nor returns the row. Therefore the capture must read the rows before the
+statement.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class ReplacedStatements:
         self._found: frozenset[tuple[str, str]] | None = None
 
     def may_replace(self, connection: Connection, table: CapturedTable, verb: str) -> bool:
-        """Return whether the rows of an ``UPDATE`` or ``DELETE`` of the table may not be those that it returns."""
+        """Return whether the changed rows of an ``UPDATE`` or ``DELETE`` may differ from the returned rows."""
         if self._found is None:
             self._found = capture_dialect(connection.dialect).replaced_statements(connection)
         return (table.full_name, verb) in self._found

@@ -1,8 +1,8 @@
-"""Refuse statements on tables of which row-level security may hide rows from the capture.
+"""Refuse statements on tables where row-level security may hide rows from the capture.
 
-The statement itself sees the same rows as the capture, but foreign key actions do not obey the policies, and a
-RETURNING of the capture would need a policy that the statement does not need. The role and its settings may change
-within a transaction, so that each statement asks. The drain asks again if it does not find a row.
+The statement and the capture see equal rows, but foreign key actions do not obey the policies, and a RETURNING of the
+capture would need an additional policy. The role and its settings may change within a transaction. Therefore each
+statement asks for the policies. The drain asks again if a row is missing.
 """
 
 from __future__ import annotations

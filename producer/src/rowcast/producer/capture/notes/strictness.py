@@ -1,4 +1,4 @@
-"""Refuse statements whose changed rows cannot be found out, or warn of them."""
+"""Refuse statements with unknown changed rows, or warn of such statements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_THE_APPLICATION = ("rowcast.producer.", "sqlalchemy.")
 
 
 class CaptureWarning(UserWarning):
-    """Warn of a statement on a captured table whose changed rows cannot be found out. They will not be published."""
+    """Warn of a statement with unknown changed rows on a captured table. The changes will not be published."""
 
 
 class StrictnessRule:
@@ -64,7 +64,7 @@ class StrictnessRule:
 
 
 def _application_frame() -> FrameType:
-    """Return the frame in which the application executes the statement, so that the warning names its line."""
+    """Return the frame in which the application executes the statement, because the warning names the line."""
     return next(
         (frame for frame in _frames() if not _module_of(frame).startswith(_NOT_THE_APPLICATION)),
         sys._getframe(1),
@@ -76,7 +76,7 @@ def _module_of(frame: FrameType) -> str:
 
 
 def _frames() -> Iterator[FrameType]:
-    """Yield the present frames from the innermost, and then those of the coroutine that SQLAlchemy's asyncio left."""
+    """Yield the present frames from the innermost on, and then the frames of SQLAlchemy's suspended coroutine."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame

@@ -111,7 +111,7 @@ class TransactionNotes:
             self.key_count += len(keys)
 
     def note_unseen_change(self) -> None:
-        """Note that a statement was left out of the capture or warned of, so that rows noted so far may be gone."""
+        """Note a statement that was not captured. Rows noted before the statement may be gone."""
         self.unseen_changes_until = len(self.entries)
 
     def take_pending(self, statement: UpdateBase | None) -> list[Any]:
