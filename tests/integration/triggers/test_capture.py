@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from fixtures.databases import NewDatabase
 from integration.triggers.conftest import ENGINES, NewTriggerShop
+from rowcast.producer.triggers import postgresql
 from support.shop import Colour, Models
 from support.trigger_shop import TriggerShop, declare, driver_connection, install_on, open_trigger_shop, plain_engine
 
@@ -163,14 +164,33 @@ def test_many_rows_of_one_statement_are_captured(shop: TriggerShop) -> None:
         connection.exec_driver_sql("UPDATE readings SET at = at + 1, value = value + at WHERE sensor = 'none'")
     shop.take()
     shop.execute("UPDATE readings SET value = value + at WHERE sensor = 'many'")
-    with shop.engine.connect() as connection:
-        texts = connection.scalars(sa.select(shop.outbox.c.changes)).all()
-    lines = [text.count("\n") for text in texts]
+    lines = [text.count("\n") for text in outbox_texts(shop)]
     assert sum(lines) == rows
     if shop.engine.dialect.name == "postgresql":
         assert sorted(lines) == [500, 2_000, 2_000]
     shop.take()
     assert shop.mirror == shop.rows()
+
+
+def test_long_rows_of_one_statement_become_several_outbox_rows(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "_MAX_BYTES", 500)
+    with open_trigger_shop(new_database("postgresql"), declare(Models())) as shop:
+        shop.execute("INSERT INTO tags (id, name) SELECT n, n FROM generate_series(1, 40) AS n")
+        assert len(outbox_texts(shop)) > 5
+        assert max(map(len, outbox_texts(shop))) < 2 * 500
+        shop.take()
+        assert shop.mirror == shop.rows()
+        shop.execute("UPDATE tags SET id = -id")
+        assert len(outbox_texts(shop)) > 5
+        shop.take()
+        assert shop.mirror == shop.rows()
+
+
+def outbox_texts(shop: TriggerShop) -> list[str]:
+    with shop.engine.connect() as connection:
+        return list(connection.scalars(sa.select(shop.outbox.c.changes).order_by(shop.outbox.c.id)))
 
 
 @contextmanager

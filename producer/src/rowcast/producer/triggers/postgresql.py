@@ -33,6 +33,9 @@ from rowcast.shared.errors import ConfigurationError
 
 _OLD, _NEW = "rowcast_old", "rowcast_new"
 
+_MAX_BYTES = 100_000_000
+"""The bytes of an outbox row, but for its first line. PostgreSQL's limit is 1 GB."""
+
 # The settings of the functions override those of the session, so that values are always written in the same form.
 # row_security = off makes the read of a hidden row an error. The row would look deleted otherwise.
 _SETTINGS = (
@@ -291,18 +294,20 @@ class PostgreSQLTriggers(TriggerDialect):
         return [self._write(f"SELECT {line} AS line, false AS there FROM {self.from_clause(table)}{where}")]
 
     def _write(self, lines: str, *, in_order: bool = False) -> str:
-        """Return the statement that writes the lines in outbox rows of ``KEYS_PER_ROW`` lines.
+        """Return the statement that writes the lines in outbox rows of ``KEYS_PER_ROW`` lines, or fewer long lines.
 
         ``in_order``: write the lines of deleted rows first. Otherwise the lines are not sorted, because sorting takes
         time. OFFSET keeps the planner from making each line twice.
         """
-        piece = f"(n - 1) / {KEYS_PER_ROW}"
-        number, text = ("ORDER BY there", "line, '' ORDER BY n") if in_order else ("", "line, ''")
+        piece = f"(n - 1) / {KEYS_PER_ROW}, (bytes - 1) / {_MAX_BYTES}"
+        order, text = ("ORDER BY there", "line, '' ORDER BY n") if in_order else ("", "line, ''")
         return (
             f"INSERT INTO {self.outbox} (tx, ts_ms, changes)\n"
             f"SELECT pg_catalog.txid_current()::pg_catalog.text, {self.now}, pg_catalog.string_agg({text})\n"
-            f"FROM (SELECT line, pg_catalog.row_number() OVER ({number}) AS n FROM (\n{lines} OFFSET 0\n) AS made "
-            "WHERE line <> '') AS told\n"
+            "FROM (SELECT line, pg_catalog.row_number() OVER so_far AS n, "
+            "pg_catalog.sum(pg_catalog.octet_length(line)) OVER so_far AS bytes\n"
+            f"FROM (\n{lines} OFFSET 0\n) AS made WHERE line <> ''\n"
+            f"WINDOW so_far AS ({order} ROWS UNBOUNDED PRECEDING)) AS numbered\n"
             f"GROUP BY {piece} ORDER BY {piece};"
         )
 
