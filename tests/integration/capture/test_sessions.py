@@ -15,13 +15,15 @@ import orjson
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from fixtures.databases import NewDatabase
 from integration.capture.conftest import NewShop
 from rowcast.producer import Capture, CaptureWarning
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import CaptureError, ConfigurationError
-from support.shop import Colour, Models, Shop, open_shop
+from support.shop import Colour, Models, Shop, open_shop, shop_engine
 
 Case = Callable[[Session, Models], None]
 
@@ -591,6 +593,43 @@ def test_a_capture_is_installed_while_other_threads_use_the_engine(borrow_shop: 
         count = sum(future.result() for future in written)
     assert len(shop.take()) == count
     assert shop.mirror == shop.rows()
+
+
+@pytest.mark.parametrize(
+    ("listens", "name"),
+    [
+        ("sessionmaker", "after_begin"),
+        ("Session", "after_begin"),
+        ("session", "after_begin"),
+        ("Engine", "engine_connect"),
+    ],
+)
+def test_a_capture_is_installed_while_listeners_of_a_class_are_called(
+    new_database: NewDatabase, listens: str, name: str
+) -> None:
+    """A listener of the application installs the captures, as another thread may do at the same moment."""
+    engine, models = shop_engine(new_database("sqlite")), Models()
+    models.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    session = sessions()
+    targets: dict[str, Any] = {"sessionmaker": sessions, "Session": Session, "session": session, "Engine": Engine}
+    installed_on = targets["Engine" if listens == "Engine" else "sessionmaker"]
+    others: list[Capture] = []
+
+    def install(*_: Any) -> None:
+        others.append(Capture(sa.MetaData(), source="other"))
+        others[-1].install(installed_on)
+
+    sa.event.listen(targets[listens], name, install)
+    for tag in ("a", "b"):
+        session.add(models.Tag(name=tag))
+        session.commit()
+    sa.event.remove(targets[listens], name, install)
+    for other in others:
+        other.uninstall(installed_on)
+    session.close()
+    engine.dispose()
+    assert len(others) == 2
 
 
 def test_a_capture_can_be_flushed_inside_an_outer_transaction(shop: Shop) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
-from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
 
+from rowcast.producer.database import live_listeners
 from rowcast.shared.database.engines import is_own_engine
 
 UrlFilter = str | Callable[[URL], bool] | None
@@ -36,11 +36,11 @@ class EngineClassListener:
 
     def listen(self) -> None:
         """Start listening to the class. SQLAlchemy then calls the listener for existing engines too."""
-        event.listen(self.engine_class, "engine_connect", self._engine_connect)
+        live_listeners.listen_to_class(self.engine_class, "engine_connect", self._engine_connect)
 
     def stop(self) -> None:
         """Stop listening. Connected engines keep their capture."""
-        event.remove(self.engine_class, "engine_connect", self._engine_connect)
+        live_listeners.remove_from_class(self.engine_class, "engine_connect", self._engine_connect)
 
     def _engine_connect(self, connection: Connection) -> None:
         engine = connection.engine

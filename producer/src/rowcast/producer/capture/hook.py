@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import sqlalchemy as sa
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -130,8 +130,8 @@ class Capture:
                 break
         if target in self._session_targets:
             self._session_targets.remove(target)
-            event.remove(target, "after_begin", self._after_begin)
-            event.remove(target, "after_commit", self._after_commit)
+            live_listeners.remove_from_class(_session_class(target), "after_begin", self._after_begin)
+            live_listeners.remove_from_class(_session_class(target), "after_commit", self._after_commit)
         if not self._session_targets and not self._engine_classes:
             for engine in list(self._engines):
                 self._stop_listening_to(engine)
@@ -192,8 +192,8 @@ class Capture:
         if target in self._session_targets:
             return
         self._session_targets.append(target)
-        event.listen(target, "after_begin", self._after_begin)
-        event.listen(target, "after_commit", self._after_commit)
+        live_listeners.listen_to_class(_session_class(target), "after_begin", self._after_begin)
+        live_listeners.listen_to_class(_session_class(target), "after_commit", self._after_commit)
         for bind in _binds(getattr(target, "kw", {})):
             self._listen_to(bind)
 
@@ -284,6 +284,12 @@ def _unwrap(target: Any) -> Any:
     if isinstance(target, scoped_session):
         return target.session_factory
     return getattr(target, "sync_engine", target)
+
+
+def _session_class(target: Any) -> type[Session]:
+    """Return the session class that a sessionmaker has made for itself. Return a session class unchanged."""
+    class_: type[Session] = target.class_ if isinstance(target, sessionmaker) else target
+    return class_
 
 
 def _is_async_sessionmaker(target: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Add and remove listeners of an engine while other threads use the engine.
+"""Add and remove listeners of an engine or a class while other threads use the engine or its instances.
 
 SQLAlchemy calls the listeners of an event by iterating over a deque. A change of the deque meanwhile would fail the
 other thread's statement or commit: "deque mutated during iteration".
@@ -6,13 +6,16 @@ other thread's statement or commit: "deque mutated during iteration".
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Lock
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from sqlalchemy.event.attr import _CompoundListener, _EmptyListener
+from sqlalchemy.util import walk_subclasses
 
 _lock = Lock()
 
@@ -39,6 +42,13 @@ class _CopiedAtChange(deque[Any]):
         self._collection.listeners = _CopiedAtChange(self._collection, listeners)
 
 
+class _CopiedAtIteration(deque[Any]):
+    """Hold the listeners of an event of a class. The instances have references to this deque."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(tuple(super().__iter__()))
+
+
 def listen(engine: Engine, name: str, listener: Callable[..., Any], *, retval: bool = False) -> None:
     """Add a listener to an engine, its pool or its dialect, as ``event.listen`` does."""
     options = {"retval": True} if retval else {}
@@ -61,3 +71,32 @@ def _copy_at_change(engine: Engine, name: str) -> None:
     collection = getattr(dispatch, name).for_modify(dispatch)
     if not isinstance(collection.listeners, _CopiedAtChange):
         collection.listeners = _CopiedAtChange(collection, collection.listeners)
+
+
+def listen_to_class(class_: type[Any], name: str, listener: Callable[..., Any]) -> None:
+    """Add a listener to a class, as ``event.listen`` does."""
+    with _lock:
+        _copy_at_iteration(class_, name)
+        event.listen(class_, name, listener)
+
+
+def remove_from_class(class_: type[Any], name: str, listener: Callable[..., Any]) -> None:
+    """Remove a listener from a class, as ``event.remove`` does."""
+    with _lock:
+        _copy_at_iteration(class_, name)
+        event.remove(class_, name, listener)
+
+
+def _copy_at_iteration(class_: Any, name: str) -> None:
+    """Let each iteration over the event's listeners go over a copy."""
+    level = getattr(class_.dispatch, name)
+    for subclass in walk_subclasses(class_):
+        if subclass not in level._clslevel:
+            level.update_subclass(subclass)
+        before = level._clslevel[subclass]
+        if type(before) is deque:
+            level._clslevel[subclass] = after = _CopiedAtIteration(before)
+            # The instances of the class have references to the deque through collections of listeners.
+            for collection in gc.get_referrers(before):
+                if isinstance(collection, _EmptyListener | _CompoundListener) and collection.parent_listeners is before:
+                    collection.parent_listeners = after
