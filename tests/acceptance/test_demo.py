@@ -86,9 +86,9 @@ def test_both_databases_stay_and_hold_the_same_rows(demo: Run) -> None:
 
 
 def test_every_committed_change_of_the_shop_is_one_event(demo: Run) -> None:
-    told = re.search(r"([\d,]+) row changes in ([\d,]+) transactions, ([\d,]+) events", demo[1].stdout)
-    assert told is not None
-    changes, transactions, events = (int(number.replace(",", "")) for number in told.groups())
+    counts = re.search(r"([\d,]+) row changes in ([\d,]+) transactions, ([\d,]+) events", demo[1].stdout)
+    assert counts is not None
+    changes, transactions, events = (int(number.replace(",", "")) for number in counts.groups())
     assert changes == events > 100
     assert transactions > 20
     place = demo[0] / "rowcast-demo"
@@ -152,10 +152,10 @@ def test_a_signal_stops_the_demo_and_leaves_no_process(tmp_path: Path, number: s
         children = children_of(process.pid)
         assert len(children) == 2
         process.send_signal(number)
-        _, told = process.communicate(timeout=30)
+        _, output = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "Traceback" not in told
-    assert "stopped before the databases were compared" in told
+    assert "Traceback" not in output
+    assert "stopped before the databases were compared" in output
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 

@@ -87,10 +87,10 @@ class Application:
         capture.install(self.sessions)
         self.capture = capture
         self.config = folder / f"{self.source}.toml"
-        told = "\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in relay.items())
+        options = "\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in relay.items())
         self.config.write_text(
             f'source = "{self.source}"\n[kafka]\n"bootstrap.servers" = "{bootstrap}"\n'
-            f'[primary]\nurl = "{url}"\n[relay]\n{told}\n'
+            f'[primary]\nurl = "{url}"\n[relay]\n{options}\n'
         )
 
     @property

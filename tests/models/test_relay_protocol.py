@@ -67,7 +67,7 @@ def test_without_this_part_a_chunk_takes_a_reader_elsewhere(part: str) -> None:
     result = check(without(part), events=1, chunks=1)
     print(f"without {part}: {result.broken}, after {len(result.steps)} steps of {result.states:,} states")
     assert result.broken is not None
-    assert "is told of the state" in result.broken
+    assert "reads the state" in result.broken
 
 
 # A relay can publish an event that the second relay cannot publish, because their limits differ.

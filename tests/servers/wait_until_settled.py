@@ -33,4 +33,6 @@ def wait_until_settled(
 def _ends(admin: AdminClient, places: set[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:
     latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = dict.fromkeys(places, latest)
-    return {place: told.result().offset for place, told in admin.list_offsets(asked, isolation_level=isolation).items()}
+    return {
+        place: answer.result().offset for place, answer in admin.list_offsets(asked, isolation_level=isolation).items()
+    }

@@ -47,7 +47,7 @@ def fill(shop: Shop) -> Shop:
 
 
 def keys_of(shop: Shop) -> list[Any]:
-    """Return the keys of the changes in the outbox, and check that the outbox tells the truth."""
+    """Return the keys of the changes in the outbox, and check that the outbox leads to the stored rows."""
     found = sorted(change["k"]["id"] for change in shop.take())
     assert shop.mirror == shop.rows()
     return found
@@ -57,7 +57,7 @@ def chance(engine: sa.Engine) -> Any:
     return sa.func.rand() if engine.dialect.name == "mysql" else sa.func.random()
 
 
-# -- chosen by chance, or anew at each execution
+# -- chosen by chance, or differently at each execution
 
 
 @pytest.mark.parametrize("deletes", [False, True], ids=["update", "delete"])

@@ -109,15 +109,15 @@ def test_errors_of_deferred_triggers_and_constraints_are_those_without_the_captu
                 connection.execute(sa.text(text), execution_options={"rowcast": {tags: [1, 2, 3]}})
 
         def outcome(engine: sa.Engine, texts: list[str]) -> tuple[Any, ...]:
-            told: tuple[Any, ...] = ()
+            failure: tuple[Any, ...] = ()
             with engine.connect() as connection:
                 try:
                     run(connection, texts)
                     connection.commit()
                 except exc.DBAPIError as error:
-                    told = type(error), type(error.orig), str(error), error.statement, error.params
+                    failure = type(error), type(error.orig), str(error), error.statement, error.params
                 connection.rollback()
-                return told, connection.execute(sa.text("SELECT id, name FROM tags ORDER BY id")).all()
+                return failure, connection.execute(sa.text("SELECT id, name FROM tags ORDER BY id")).all()
 
         errors = 0
         for texts in COMMITS:

@@ -208,7 +208,7 @@ def test_the_settings_in_info_have_equal_effects(new_app: NewApp) -> None:
     row, post = (line["a"] for line in app.lines())
     assert "password" not in row
     assert row["email"] == digest("sha256", SECRET)
-    assert row["card"] == "K", "the configuration goes before info"
+    assert row["card"] == "K", "the configuration takes precedence over info"
     assert post["id"] == 2
 
 

@@ -101,7 +101,7 @@ def test_a_database_that_is_away_stops_its_own_source_alone(new_source: NewSourc
             source.write()
             wait_until(source.is_published)
         postgresql.kill()
-        wait_until(lambda: any(told.get("state") == "waiting" for told in lines_of(relay, shaken)))
+        wait_until(lambda: any(logged.get("state") == "waiting" for logged in lines_of(relay, shaken)))
         steady.write()
         wait_until(steady.is_published)
         postgresql.start()
@@ -113,8 +113,8 @@ def test_a_database_that_is_away_stops_its_own_source_alone(new_source: NewSourc
         for source in (steady, shaken):
             assert lines_of(relay, source)[-1]["state"] == "stopped"
         # Kafka's client warns of a new broker that is still loading its coordinator. The relay itself warns of nothing.
-        own = [told for told in lines_of(relay, steady) if told["logger"] == "rowcast.relay"]
-        assert [told for told in own if told["level"] != "info"] == []
+        own = [logged for logged in lines_of(relay, steady) if logged["logger"] == "rowcast.relay"]
+        assert [logged for logged in own if logged["level"] != "info"] == []
     for source in (steady, shaken):
         source.must_be_in_its_topics()
 
@@ -123,7 +123,7 @@ def test_an_unpublishable_source_is_tried_again_until_it_is_repaired(new_source:
     sound, damaged = new_source("sqlite", "sound"), new_source("sqlite", "damaged")
     row = damaged.primary.add("1", "no line of ours\n")
     with relay_of(sound, damaged) as relay:
-        wait_until(lambda: any(told["level"] == "error" for told in lines_of(relay, damaged)))
+        wait_until(lambda: any(logged["level"] == "error" for logged in lines_of(relay, damaged)))
         sound.write()
         wait_until(sound.is_published)
         with damaged.primary.engine.begin() as connection:
@@ -142,7 +142,7 @@ def test_the_exit_code_reports_a_source_that_is_not_at_work_at_the_end(new_sourc
     damaged.primary.add("1", "no line of ours\n")
     sound.write()
     with relay_of(sound, damaged) as relay:
-        wait_until(lambda: any(told["level"] == "error" for told in lines_of(relay, damaged)))
+        wait_until(lambda: any(logged["level"] == "error" for logged in lines_of(relay, damaged)))
         wait_until(sound.is_published)
         assert relay.stop() == 1
     sound.must_be_in_its_topics()
@@ -172,4 +172,4 @@ def test_when_no_source_is_at_work_the_process_ends(new_source: NewSource) -> No
         wait_until(lambda: relay.exit_code is not None)
         assert relay.exit_code == 2
         for source in sources:
-            assert any("rowcast_lease" in told["message"] for told in lines_of(relay, source))
+            assert any("rowcast_lease" in logged["message"] for logged in lines_of(relay, source))

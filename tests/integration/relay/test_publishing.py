@@ -230,9 +230,9 @@ def test_an_idle_relay_sends_heartbeats(lite: Primary, new_settings: NewSettings
         relay.relay.wake()
         wait_until(lambda: lite.ids() == [])
     assert {beat.key() for beat in beats} == {orjson.dumps({"serverName": settings.source})}
-    told = [orjson.loads(beat.value() or b"")["ts_ms"] for beat in beats]
-    assert len(told) == 4
-    assert all(100 <= later - earlier < 10_000 for earlier, later in pairwise(told))
+    times = [orjson.loads(beat.value() or b"")["ts_ms"] for beat in beats]
+    assert len(times) == 4
+    assert all(100 <= later - earlier < 10_000 for earlier, later in pairwise(times))
     published = read_topics(kafka.bootstrap_servers, settings.source, "read_committed")
     assert_whole_transactions(published.stream)
     assert notes(published.stream) == [1]
@@ -416,17 +416,17 @@ def test_a_relay_that_commits_wake_does_not_poll_faster(
         def pauses_since(step: int) -> list[float]:
             return [pause for pause in did[step:] if not isinstance(pause, bool)]
 
-        def rests_after(n: int, *, told: bool) -> float:
+        def rests_after(n: int, *, wakes: bool) -> float:
             """Add a row to an idle relay. Return the first pause of the relay after the row was found."""
             wait_until(lambda: max(pauses_since(-1), default=0.0) > 2)
-            if told:
-                # The relay must not find the row by a poll before it is told.
+            if wakes:
+                # The relay must not find the row by a poll before the commit wakes the relay.
                 held.set()
                 seen = len(did)
                 wait_until(lambda: len(pauses_since(seen)) > 0)
             before = len(did)
             lite.add(str(n), line(ORDERS, "c", n))
-            if told:
+            if wakes:
                 held.clear()
                 commits.callbacks[0]()
             wait_until(lambda: True in did[before:])
@@ -434,9 +434,9 @@ def test_a_relay_that_commits_wake_does_not_poll_faster(
             wait_until(lambda: len(pauses_since(found)) > 0)
             return pauses_since(found)[0]
 
-        assert rests_after(0, told=False) == 0.001
-        assert rests_after(1, told=True) > 1
-        assert rests_after(2, told=False) == 0.001
+        assert rests_after(0, wakes=False) == 0.001
+        assert rests_after(1, wakes=True) > 1
+        assert rests_after(2, wakes=False) == 0.001
 
 
 def test_lingering_messages_are_pushed_until_they_are_sent(

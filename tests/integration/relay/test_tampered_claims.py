@@ -39,14 +39,14 @@ def _longer(primary: Primary) -> None:
 
 
 @pytest.mark.parametrize(
-    ("touch", "told"),
+    ("touch", "message"),
     [
         (_gone, "the outbox rows of the claim of lsn 1 to 3 in rowcast_claim are missing"),
         (_longer, "the outbox rows 1 to 1 have changed since they were claimed: they take 4 lsns, and the claim has"),
     ],
 )
 def test_a_claimed_row_that_was_touched_is_not_published_again(
-    lite: Primary, kafka: Broker, source_name: str, faults: Faults, touch: Callable[[Primary], None], told: str
+    lite: Primary, kafka: Broker, source_name: str, faults: Faults, touch: Callable[[Primary], None], message: str
 ) -> None:
     settings = settings_of(kafka, source_name, lite)
     lite.add_shapes(ORDERS)
@@ -58,6 +58,6 @@ def test_a_claimed_row_that_was_touched_is_not_published_again(
     with lite.engine.begin() as connection:
         connection.execute(sa.update(lite.tables.lease).values(expires_ms=0))
     touch(lite)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         Relay(settings, lite.engine).run_once()
     assert lite.claims() == 1

@@ -588,7 +588,7 @@ def test_the_command_requests_a_snapshot_waits_and_prints_the_result(
     app.capture()
     place = configured(tmp_path, settings, 'snapshot = "never"\nchunk_rows = 5\n')
 
-    def told(code: int, *arguments: str) -> str:
+    def output_of(code: int, *arguments: str) -> str:
         done = rowcast(*arguments, cwd=place)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -597,18 +597,18 @@ def test_the_command_requests_a_snapshot_waits_and_prints_the_result(
         found: list[dict[str, Any]] = json.loads(rowcast("status", "--json", cwd=place).stdout)["snapshots"]
         return found
 
-    assert "main.item: rows from before the capture" in told(1, "check")
-    assert "no table 'nowhere' is captured (captured: main.first, main.item" in told(2, "snapshot", "nowhere")
-    assert "--pause and --stop exclude each other" in told(2, "snapshot", "--pause", "--stop")
-    told(1, "snapshot", "--pause")
-    told(0, "snapshot", "item", "--no-wait", "--chunk-size", "7")
-    assert "pause: 1 snapshots" in told(0, "snapshot", "--pause")
+    assert "main.item: rows from before the capture" in output_of(1, "check")
+    assert "no table 'nowhere' is captured (captured: main.first, main.item" in output_of(2, "snapshot", "nowhere")
+    assert "--pause and --stop exclude each other" in output_of(2, "snapshot", "--pause", "--stop")
+    output_of(1, "snapshot", "--pause")
+    output_of(0, "snapshot", "item", "--no-wait", "--chunk-size", "7")
+    assert "pause: 1 snapshots" in output_of(0, "snapshot", "--pause")
     assert status() == [{"table": "main.item", "state": "paused", "rows": 0, "reason": None}]
     Relay(settings.model_copy(update={"relay": RelaySettings(snapshot="never")}), app.engine).run_once()
     assert read(settings) == []
-    told(0, "snapshot", "item", "--resume")
-    assert "stop: 1 snapshots" in told(0, "snapshot", "--stop")
-    told(0, "snapshot", "item", "--where", "nothing = 1", "--no-wait")
+    output_of(0, "snapshot", "item", "--resume")
+    assert "stop: 1 snapshots" in output_of(0, "snapshot", "--stop")
+    output_of(0, "snapshot", "item", "--where", "nothing = 1", "--no-wait")
     process = subprocess.Popen(
         [sys.executable, "-m", "rowcast.shared.cli", "snapshot", "item"], cwd=place, env=environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -307,7 +307,7 @@ def test_the_commands(folder: Path, engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("install",), "no table is named or declared for triggers"),
         (("install", "nothing*"), "no table matches 'nothing*'"),
@@ -318,14 +318,14 @@ def test_the_commands(folder: Path, engine: sa.Engine) -> None:
     ],
 )
 def test_wrong_arguments_are_refused_with_the_reason(
-    tmp_path: Path, new_database: NewDatabase, arguments: tuple[str, ...], told: str
+    tmp_path: Path, new_database: NewDatabase, arguments: tuple[str, ...], message: str
 ) -> None:
     url = new_database("sqlite")
     (tmp_path / "models.py").write_text(MODELS)
     (tmp_path / "rowcast.toml").write_text(f'source = "commands"\n[primary]\nurl = "{url}"\n')
     create_tables(url)
     result = rowcast("triggers", *arguments, cwd=tmp_path)
-    assert (result.returncode, told in result.stderr) == (2, True), result
+    assert (result.returncode, message in result.stderr) == (2, True), result
 
 
 def test_mysql_is_refused_by_name(new_database: NewDatabase, mysql: MySQL, tmp_path: Path) -> None:

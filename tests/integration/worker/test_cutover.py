@@ -32,7 +32,7 @@ def test_a_replica_is_not_consistent_before_the_events_that_its_last_end_counts(
     kafka: Broker, source_name: str, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The END and the event of the other table arrive before the order, because the partition of the order is slow."""
-    # The first worker waits in vain for the rest of the transaction.
+    # The first worker never gets the rest of the transaction.
     monkeypatch.setattr(reader_thread, "_END_GRACE_S", 0.3)
     url = new_database("sqlite")
     source = Uncommitted(kafka.bootstrap_servers, source_name)

@@ -366,7 +366,7 @@ def _seen(who: str, before: Events, event: int, parked: Events) -> Events:
     if event < 0:
         shown = -1 - event
         if shown < last or not set(range(last + 1, shown + 1)) <= set(parked):
-            raise BrokenPromiseError(f"{who} is told of the state {shown} after {before}")
+            raise BrokenPromiseError(f"{who} reads the state {shown} after {before}")
         return before
     if event <= last or not set(range(last + 1, event)) <= set(parked):
         raise BrokenPromiseError(f"{who} sees event {event} after {before}")

@@ -55,9 +55,9 @@ class Transaction:
         for event in self.events:
             assert event.table is not None
             counts[event.table] += 1
-            told = event.value["transaction"]
-            numbers = told["total_order"], told["data_collection_order"]
-            assert numbers == (counts.total(), counts[event.table]), f"lsn {event.lsn}: {told}"
+            block = event.value["transaction"]
+            numbers = block["total_order"], block["data_collection_order"]
+            assert numbers == (counts.total(), counts[event.table]), f"lsn {event.lsn}: {block}"
         end = self.end.value
         assert end["event_count"] == counts.total(), f"transaction {self.end.transaction}"
         assert {c["data_collection"]: c["event_count"] for c in end["data_collections"]} == counts, end

@@ -1,4 +1,4 @@
-"""The sources are in plain English: no word of the list, and a single thought in each sentence."""
+"""Sources, tests and pages are in plain English: no word of the list, and in sources no semicolon."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from support.project import ROOT
-from support.prose import FORBIDDEN, prose_of_all
+from support.project import ROOT, TESTS
+from support.prose import FORBIDDEN, prose_of_all, without_code
 
 SOURCES = sorted(path for side in ("producer", "consumer", "shared") for path in (ROOT / side / "src").rglob("*.py"))
-
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted(TESTS.rglob("*.md"))]
 
 Prose = dict[Path, list[tuple[int, str]]]
 
@@ -20,14 +20,27 @@ def prose() -> Prose:
     return prose_of_all(SOURCES)
 
 
-def test_no_sentence_uses_a_word_of_the_list(prose: Prose) -> None:
-    words = [
+def words_of_the_list(prose: Prose) -> list[str]:
+    return [
         f"{path.relative_to(ROOT)}:{line}: {word[0]}"
         for path, found in prose.items()
         for line, text in found
         for word in FORBIDDEN.finditer(text)
     ]
-    assert words == []
+
+
+def test_no_sentence_of_the_sources_uses_a_word_of_the_list(prose: Prose) -> None:
+    assert words_of_the_list(prose) == []
+
+
+def test_no_sentence_of_the_tests_uses_a_word_of_the_list() -> None:
+    suspects = [path for path in sorted(TESTS.rglob("*.py")) if FORBIDDEN.search(path.read_text("utf-8"))]
+    assert words_of_the_list(prose_of_all(suspects)) == []
+
+
+def test_no_page_uses_a_word_of_the_list() -> None:
+    pages = {page: list(enumerate(map(without_code, page.read_text("utf-8").splitlines()), 1)) for page in PAGES}
+    assert words_of_the_list(pages) == []
 
 
 def test_no_semicolon_joins_two_sentences(prose: Prose) -> None:

@@ -135,7 +135,7 @@ def test_check_ends_with_0_and_warnings_when_everything_exists(place: Path, engi
 
 
 @pytest.mark.parametrize(
-    ("tables", "told"),
+    ("tables", "expected"),
     [
         ("[tables.order]", '[tables."order"]: there is no such table'),
         ('[tables."other.orders"]', '[tables."other.orders"]: there is no such table'),
@@ -154,18 +154,20 @@ def test_check_ends_with_0_and_warnings_when_everything_exists(place: Path, engi
         ),
     ],
 )
-def test_table_settings_that_cannot_apply_are_reported(place: Path, engine: sa.Engine, tables: str, told: str) -> None:
+def test_table_settings_that_cannot_apply_are_reported(
+    place: Path, engine: sa.Engine, tables: str, expected: str
+) -> None:
     with captured(engine).begin() as session:
         session.add(Order())
     with (place / "rowcast.toml").open("a") as file:
         file.write(f"\n{tables}\n")
     found = [message for _, verdict, message in findings(place, 2) if verdict == "configuration"]
     assert len(found) == 1
-    assert told in found[0]
+    assert expected in found[0]
 
 
 @pytest.mark.parametrize(
-    ("tables", "told"),
+    ("tables", "expected"),
     [
         ('[tables.orders]\nwhere = "id > 1"', "uses another row filter"),
         ('[tables.invoices.columns]\ntotal = { mask = "?" }', "masks its column total differently"),
@@ -174,15 +176,17 @@ def test_table_settings_that_cannot_apply_are_reported(place: Path, engine: sa.E
     ],
 )
 def test_a_capture_that_differs_from_the_configuration_is_reported(
-    place: Path, engine: sa.Engine, tables: str, told: str | None
+    place: Path, engine: sa.Engine, tables: str, expected: str | None
 ) -> None:
     with captured(engine).begin() as session:
         session.add(Order())
     with (place / "rowcast.toml").open("a") as file:
         file.write(f"\n{tables}\n")
-    found = [message for area, verdict, message in findings(place, 0 if told is None else 1) if verdict == "missing"]
-    assert [f for f in found if "capture" in f] == ([] if told is None else [found[0]])
-    assert told is None or told in found[0]
+    found = [
+        message for area, verdict, message in findings(place, 0 if expected is None else 1) if verdict == "missing"
+    ]
+    assert [f for f in found if "capture" in f] == ([] if expected is None else [found[0]])
+    assert expected is None or expected in found[0]
 
 
 def test_a_mistaken_environment_variable_is_a_warning(place: Path) -> None:

@@ -87,6 +87,6 @@ def test_a_command_that_cannot_be_loaded_is_in_the_help_and_names_the_reason(
     with pytest.raises(SystemExit) as ended:
         app.application()(["relay"])
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert "the command 'relay' cannot be loaded" in told
-    assert "pip install" in told
+    printed = capsys.readouterr().err
+    assert "the command 'relay' cannot be loaded" in printed
+    assert "pip install" in printed

@@ -38,11 +38,11 @@ def configuration(primary: str, replica: str = "sqlite:///replica.db", kafka: st
     )
 
 
-def refused(result: subprocess.CompletedProcess[str], exit_code: int, *told: str) -> None:
+def refused(result: subprocess.CompletedProcess[str], exit_code: int, *messages: str) -> None:
     output = result.stdout + result.stderr
     assert "Traceback" not in output
     assert SECRET not in output
-    for text in told:
+    for text in messages:
         assert text in output
     assert result.returncode == exit_code, output
 
@@ -54,20 +54,20 @@ def test_every_command_refuses_a_configuration_with_an_unknown_key(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('source = "shop"\n[relay]\nlease_ms = "soon"', "relay.lease_ms: Input should be a valid integer"),
         ('source = "shop"\n[primary]', "primary.url: missing. Set it in the file, or as ROWCAST_PRIMARY__URL"),
         ('source = "shop', "cannot read rowcast.toml"),
     ],
 )
-def test_wrong_type_missing_url_and_broken_file_are_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_wrong_type_missing_url_and_broken_file_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, text)
-    refused(rowcast("check", cwd=tmp_path), 2, told)
+    refused(rowcast("check", cwd=tmp_path), 2, message)
 
 
 @pytest.mark.parametrize(
-    ("sources", "databases", "env", "told"),
+    ("sources", "databases", "env", "messages"),
     [
         (("shop", "shop"), ("a", "b"), {}, ["a.toml and b.toml have the same source, 'shop'", "its own source"]),
         (("shop", "stock"), ("a", "a"), {}, ["a.toml and b.toml have the same primary database", "one outbox"]),
@@ -75,12 +75,12 @@ def test_wrong_type_missing_url_and_broken_file_are_refused(tmp_path: Path, text
     ],
 )
 def test_two_files_that_one_relay_cannot_keep_apart_are_refused_by_name(
-    tmp_path: Path, sources: tuple[str, str], databases: tuple[str, str], env: dict[str, str], told: list[str]
+    tmp_path: Path, sources: tuple[str, str], databases: tuple[str, str], env: dict[str, str], messages: list[str]
 ) -> None:
     for name, source, database in zip(("a.toml", "b.toml"), sources, databases, strict=True):
         text = f'source = "{source}"\n[kafka]\n"bootstrap.servers" = "127.0.0.1:1"\n'
         (tmp_path / name).write_text(text + f'[primary]\nurl = "sqlite:///{database}.db"\n')
-    refused(rowcast("relay", "--config=a.toml", "--config=b.toml", cwd=tmp_path, env=env), 2, *told)
+    refused(rowcast("relay", "--config=a.toml", "--config=b.toml", cwd=tmp_path, env=env), 2, *messages)
 
 
 def test_without_a_primary_the_relay_says_where_to_set_one(tmp_path: Path) -> None:

@@ -125,11 +125,11 @@ def test_rowcasts_lines_are_shown_from_the_level_asked_for_others_from_warnings_
     logging.getLogger("rowcast.relay").debug("ours")
     logging.getLogger("sqlalchemy").info("theirs")
     logging.getLogger("sqlalchemy").warning("their warning")
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "ours" in told.err
-    assert "theirs" not in told.err
-    assert "their warning" in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "ours" in output.err
+    assert "theirs" not in output.err
+    assert "their warning" in output.err
 
 
 def test_a_repeated_message_of_the_kafka_client_is_logged_only_now_and_then() -> None:
@@ -158,7 +158,7 @@ class _Counted:
     inner: object = None
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+def log_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -170,8 +170,8 @@ def test_without_a_terminal_progress_is_a_log_line_now_and_then_and_one_at_the_e
     with progress("counted", figures_of, log=log, log_format=logs.LogFormat.json, interval=60) as moved:
         for events in range(1000):
             moved(_Counted(events))
-        assert told(capsys) == []
-    (line,) = told(capsys)
+        assert log_lines(capsys) == []
+    (line,) = log_lines(capsys)
     assert (line["message"], line["events"], line["table"]) == ("counted", 999, "orders")
     assert "inner" not in line
 
@@ -182,7 +182,7 @@ def test_work_without_progress_logs_nothing(capsys: pytest.CaptureFixture[str]) 
         "waited", figures_of, log=logging.getLogger("rowcast"), log_format=logs.LogFormat.json, interval=0.01
     ):
         pass
-    assert told(capsys) == []
+    assert log_lines(capsys) == []
 
 
 def test_on_a_terminal_progress_is_a_line_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:

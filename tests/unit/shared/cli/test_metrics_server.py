@@ -21,7 +21,7 @@ from support.command_line import rowcast
 from support.relay.primary import ORDERS, Primary, line, primary_at
 
 
-def told(caplog: pytest.LogCaptureFixture, metrics: RelayMetrics | WorkerMetrics) -> dict[str, float]:
+def samples_of(caplog: pytest.LogCaptureFixture, metrics: RelayMetrics | WorkerMetrics) -> dict[str, float]:
     """Return the value of each sample by name and labels without the source, as Prometheus reads them."""
     caplog.clear()
     with caplog.at_level("INFO", "rowcast.metrics"), serve_metrics("0", metrics):
@@ -54,7 +54,7 @@ def test_a_relays_state_and_what_waits_in_its_outbox(
         fill(primary)
         metrics = RelayMetrics([settings])
         metrics.moved(RelayProgress("shop", "leading", events=7, lsn=12))
-        found = told(caplog, metrics)
+        found = samples_of(caplog, metrics)
     assert found["rowcast_relay_state leading"] == 1
     assert sum(value for name, value in found.items() if name.startswith("rowcast_relay_state")) == 1
     assert (found["rowcast_relay_events_total"], found["rowcast_relay_committed_lsn"]) == (7, 12)
@@ -65,7 +65,7 @@ def test_a_relays_state_and_what_waits_in_its_outbox(
 
 
 def test_a_primary_that_does_not_answer_is_reported_with_the_other_metrics(caplog: pytest.LogCaptureFixture) -> None:
-    found = told(caplog, RelayMetrics([Settings(source="shop", primary={"url": "sqlite:////no/where.db"})]))
+    found = samples_of(caplog, RelayMetrics([Settings(source="shop", primary={"url": "sqlite:////no/where.db"})]))
     assert (found["rowcast_primary_up"], found["rowcast_relay_state starting"]) == (0, 1)
     assert "rowcast_outbox_rows" not in found
 
@@ -73,7 +73,7 @@ def test_a_primary_that_does_not_answer_is_reported_with_the_other_metrics(caplo
 def test_a_workers_state_and_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
     metrics = WorkerMetrics("shop", "r")
     metrics.moved(WorkerProgress("consistent", True, events=5, transactions=2, lsn=9, behind_ms=1500))
-    found = told(caplog, metrics)
+    found = samples_of(caplog, metrics)
     assert (found["rowcast_replica_state r consistent"], found["rowcast_replica_state r loading"]) == (1, 0)
     assert (found["rowcast_worker_active r"], found["rowcast_worker_lsn r"]) == (1, 9)
     assert (found["rowcast_worker_events_total r"], found["rowcast_worker_transactions_total r"]) == (5, 2)

@@ -152,7 +152,7 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('source = "shop"\nsauce = 1', "sauce: unknown key"),
         ('source = "shop"\n[primary]\nurl = "sqlite:///p.db"\nuser = "x"', "primary.user: unknown key"),
@@ -186,8 +186,8 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
         ('source = "shop"\n[tables.t.columns]\nc = { mask = "x", truncate = 1 }', "c: mask and truncate exclude each"),
     ],
 )
-def test_a_mistake_is_named_by_its_key(text: str, told: str) -> None:
-    assert told in mistake(text)
+def test_a_mistake_is_named_by_its_key(text: str, message: str) -> None:
+    assert message in mistake(text)
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

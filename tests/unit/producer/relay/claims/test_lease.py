@@ -109,8 +109,8 @@ def test_a_lease_of_a_relay_that_publishes_elsewhere_is_an_error_with_both_place
     first.release(epoch)
     assert caplog.messages == []
     assert taken(second) == 2
-    (told,) = caplog.messages
-    assert meaning in told
+    (message,) = caplog.messages
+    assert meaning in message
     # The warning comes once.
     expire(primary)
     taken(new_row(**other))
