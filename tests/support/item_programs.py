@@ -25,6 +25,18 @@ STATEMENTS: list[st.SearchStrategy[Statement]] = [
 ]
 
 
+def item_table(metadata: sa.MetaData, *columns: sa.Column[Any]) -> sa.Table:
+    """Add the table to the metadata. ``columns``: further columns."""
+    return sa.Table(
+        "item",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer),
+        sa.Column("name", sa.String(10)),
+        *columns,
+    )
+
+
 def execute(connection: sa.Connection, item: sa.Table, statement: Statement) -> None:
     """Execute a statement of ``STATEMENTS``, unless it has no keys. Raises IntegrityError if a key exists already."""
     key, by_key = item.c.id, item.c.id == sa.bindparam("key")

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from integration.capture.conftest import NewShop
 from rowcast.producer.capture.drain.bulk_update import BULK_UPDATE_MIN_ROWS
 from rowcast.producer.outbox.schema import KEYS_PER_ROW
+from support.sent_statements import sent_statements
 from support.shop import Shop, open_shop
 
 NewDatabase = Callable[[str], str]
@@ -218,9 +218,7 @@ def test_a_salt_never_stands_in_a_statement(new_database: NewDatabase, hashed: b
         with shop.engine.begin() as connection:
             connection.execute(tag.insert(), [{"id": n, "name": f"n{n}"} for n in range(BULK_UPDATE_MIN_ROWS)])
         know(shop, tag.update().where(tag.c.id == 0).values(name="n0"))
-        sent: list[str] = []
-        event.listen(shop.engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
-        with shop.engine.begin() as connection:
+        with sent_statements(shop.engine) as sent, shop.engine.begin() as connection:
             connection.execute(tag.update().values(name=sa.func.upper(tag.c.name)))
             assert written(shop, connection) == (0 if hashed else 1)
         assert sent

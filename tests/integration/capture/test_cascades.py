@@ -6,18 +6,17 @@ The tests count statements, because times depend on the machine.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from fixtures.databases import ENGINES, NewDatabase
 from rowcast.producer import CaptureError
 from support.lent_shops import empty_tables
+from support.sent_statements import sent_statements
 from support.shop import Shop, shop_engine
 
 
@@ -54,28 +53,13 @@ class Family:
 
 
 class FamilyShop(Shop):
-    """Hold a captured family, and count the statements of its engine."""
+    """Hold a captured family."""
 
     models: Any
 
     def __init__(self, engine: sa.Engine) -> None:
         family: Any = Family()
         super().__init__(engine, family)
-        self.count = 0
-        self.sent: list[str] = []
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the statements in the block, but not the statements that write outbox rows."""
-        self.sent = []
-        sa.event.listen(self.engine, "before_cursor_execute", self._note)
-        try:
-            yield
-        finally:
-            sa.event.remove(self.engine, "before_cursor_execute", self._note)
-
-    def _note(self, _connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        self.sent.append(statement)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -123,10 +107,10 @@ def test_deleting_many_parents_reads_sets_of_rows(shop: FamilyShop) -> None:
         parents = session.scalars(sa.select(shop.models.Parent)).all()
         for parent in parents:
             session.delete(parent)
-        with shop.counting():
+        with sent_statements(shop.engine) as sent:
             session.flush()
         session.commit()
-    reads = [sql for sql in shop.sent if not sql.startswith("DELETE FROM parents WHERE parents.id")]
+    reads = [sql for sql in sent if not sql.startswith("DELETE FROM parents WHERE parents.id")]
     # Two chunks of parents and two of children. SQLite takes its lock before each read.
     assert len(reads) <= (8 if shop.engine.dialect.name == "sqlite" else 4)
     changes = shop.take()
@@ -150,10 +134,10 @@ def test_only_the_children_of_deleted_rows_are_noted(shop: FamilyShop) -> None:
 def test_many_conditions_that_are_no_equalities_are_read_in_few_queries(shop: FamilyShop) -> None:
     add_parents(shop, 80)
     parents = shop.models.Parent.__table__
-    with shop.engine.begin() as connection, shop.counting():
+    with shop.engine.begin() as connection, sent_statements(shop.engine) as sent:
         delete = sa.delete(parents).where(parents.c.id > sa.bindparam("low"), parents.c.id <= sa.bindparam("high"))
         connection.execute(delete, [{"low": n, "high": n + 1} for n in range(10, 70)])
-    assert len(shop.sent) <= 8
+    assert len(sent) <= 8
     assert {c["k"]["id"] for c in shop.take()} == set(range(11, 71))
     with shop.engine.connect() as connection:
         left = connection.scalars(sa.select(parents.c.id)).all()
@@ -165,9 +149,9 @@ def test_deleting_the_top_of_a_long_chain_takes_few_statements(shop: FamilyShop)
     length = {"postgresql": 1_500, "sqlite": 900}.get(shop.engine.dialect.name, 14)
     add_chain(shop, length)
     nodes = shop.models.Node.__table__
-    with shop.engine.begin() as connection, shop.counting():
+    with shop.engine.begin() as connection, sent_statements(shop.engine) as sent:
         connection.execute(sa.delete(nodes).where(nodes.c.id == 1))
-    assert len(shop.sent) < 20
+    assert len(sent) < 20
     assert len(shop.take()) == length + 1
     assert shop.mirror == shop.rows()
 

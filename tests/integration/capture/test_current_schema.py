@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from fixtures.databases import NewDatabase
 from rowcast.producer import Capture, CaptureError
 from rowcast.producer.outbox.block_parser import ChangeSplitter
+from support.sent_statements import sent_statements
 
 
 class Tenants:
@@ -219,13 +220,11 @@ def test_an_update_that_writes_its_own_outbox_rows_fails_too(tenants: Tenants) -
 
 
 def test_a_connection_without_such_text_is_not_asked(tenants: Tenants) -> None:
-    sent: list[str] = []
     with tenants.engine.begin() as connection:
         tenants.insert(connection, 1)
     with tenants.engine.begin() as connection:
         tenants.insert(connection, 2)
-    with tenants.engine.begin() as connection:
-        sa.event.listen(tenants.engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    with tenants.engine.begin() as connection, sent_statements(tenants.engine) as sent:
         connection.execute(sa.text("SELECT set_config('app.tenant', 'x', true)"))
         tenants.insert(connection, 3)
     assert len(sent) == 2

@@ -18,18 +18,11 @@ from fixtures.databases import ENGINES, NewDatabase
 from rowcast.producer import Capture
 from rowcast.producer.capture.notes.strictness import CaptureWarning
 from rowcast.shared.errors import CaptureError
-from support.item_programs import IDS, STATEMENTS, execute, folded, stored
+from support.item_programs import IDS, STATEMENTS, execute, folded, item_table, stored
 from support.lent_shops import empty_tables
 
 METADATA = sa.MetaData()
-ITEM = sa.Table(
-    "item",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("n", sa.Integer),
-    sa.Column("name", sa.String(10)),
-    sa.Column("code", sa.String(20), unique=True),
-)
+ITEM = item_table(METADATA, sa.Column("code", sa.String(20), unique=True))
 PART = sa.Table(
     "part",
     METADATA,

@@ -16,6 +16,7 @@ from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.producer.relay.upkeep import vacuum
 from rowcast.shared.errors import ConfigurationError
 from support.relay.threads import wait_until
+from support.sent_statements import sent_statements
 
 NewDatabase = Callable[[str], str]
 
@@ -143,12 +144,11 @@ def test_a_user_without_the_outbox_tables_requests_no_vacuum(
 ) -> None:
     """The server would log a warning at each attempt."""
     monkeypatch.setattr(vacuum, "_PAUSE_S", 0.0)
-    asked: list[str] = []
-    sa.event.listen(stranger, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
     vacuuming_ = vacuum.Vacuum(stranger)
-    vacuuming_.run_if_due(1_000_000)
-    assert vacuuming_._running is not None
-    vacuuming_._running.result(60)
-    vacuuming_.run_if_due(2_000_000)
-    vacuuming_.close()
-    assert asked == [MAY_VACUUM]
+    with sent_statements(stranger) as sent:
+        vacuuming_.run_if_due(1_000_000)
+        assert vacuuming_._running is not None
+        vacuuming_._running.result(60)
+        vacuuming_.run_if_due(2_000_000)
+        vacuuming_.close()
+    assert sent == [MAY_VACUUM]

@@ -14,17 +14,11 @@ from fixtures.databases import NewDatabase
 from rowcast.producer import Capture
 from rowcast.producer.checks.row_security import row_security
 from rowcast.shared.errors import CaptureError
-from support.item_programs import NAMES, STATEMENTS, execute, folded, stored
+from support.item_programs import NAMES, STATEMENTS, execute, folded, item_table, stored
 from support.lent_shops import empty_tables
 
 METADATA = sa.MetaData()
-ITEM = sa.Table(
-    "item",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("n", sa.Integer),
-    sa.Column("name", sa.String(10)),
-)
+ITEM = item_table(METADATA)
 PART = sa.Table(
     "part",
     METADATA,

@@ -16,6 +16,7 @@ from fixtures.databases import ENGINES, NewDatabase
 from support.lent_shops import empty_tables
 from support.same_results.models import Base, Engineer
 from support.same_results.programs import BEGUN, PROGRAMS, Transaction, refused, restart_numbers, run
+from support.sent_statements import sent_statements
 from support.shop import Shop, shop_engine
 
 
@@ -107,12 +108,11 @@ def test_an_orm_update_of_a_subclass_reads_no_product_of_its_tables(new_database
     with Session(pair.shop.engine) as session:
         session.add_all([Engineer(id=1), Engineer(id=2)])
         session.commit()
-        sent: list[str] = []
-        sa.event.listen(pair.shop.engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
-        session.execute(sa.update(Engineer).values(name=sa.func.lower("A"), language=sa.func.lower("B")), [{"id": 1}])
-        commands = [sql.split()[:2] for sql in sent]
+        update = sa.update(Engineer).values(name=sa.func.lower("A"), language=sa.func.lower("B"))
+        with sent_statements(pair.shop.engine) as sent:
+            session.execute(update, [{"id": 1}])
         session.commit()
-    assert commands == [["UPDATE", "people"], ["UPDATE", "engineers"]]
+    assert [sql.split()[:2] for sql in sent] == [["UPDATE", "people"], ["UPDATE", "engineers"]]
     pair.shop.take()
     assert pair.shop.mirror == pair.shop.rows()
     pair.close()

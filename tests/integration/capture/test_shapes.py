@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from fixtures.databases import ENGINES, NewDatabase
@@ -25,6 +24,7 @@ from rowcast.producer.outbox.block_parser import ChangeSplitter
 from rowcast.producer.tables import schema_translation
 from rowcast.shared.database.schema_names import default_schema
 from rowcast.shared.tables.shape_store import newest_shapes
+from support.sent_statements import sent_statements
 
 TABLES = 30
 
@@ -39,7 +39,7 @@ def few_tables_in_a_statement(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Process:
-    """Hold what a process of an application has: a metadata, an engine with the capture, and a count of statements."""
+    """Hold what a process of an application has: a metadata, and an engine with the capture."""
 
     def __init__(self, url: str, tables: int = TABLES) -> None:
         self.metadata = sa.MetaData()
@@ -55,19 +55,6 @@ class Process:
         self.engine = sa.create_engine(url)
         self.capture = Capture(self.metadata, source="s", strict="raise")
         self.capture.install(self.engine)
-        self.sent: list[str] = []
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        self.sent = []
-        sa.event.listen(self.engine, "before_cursor_execute", self._note)
-        try:
-            yield
-        finally:
-            sa.event.remove(self.engine, "before_cursor_execute", self._note)
-
-    def _note(self, _connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        self.sent.append(statement)
 
     def insert(self, id_: int, table: int = 0, **options: Any) -> None:
         """Insert a row, in a transaction of its own. ``options``: execution options of the connection."""
@@ -114,10 +101,10 @@ def test_the_first_write_of_a_process_takes_few_statements(primary_url: str, sta
     with first.engine.connect() as connection, connection.begin():
         insert = sa.insert(first.tables[5]).values(id=1)
         connection.execute(insert, execution_options={"rowcast": "ignore"})
-    with first.counting():
+    with sent_statements(first.engine) as sent:
         first.insert(1)
     # Each step takes three statements. A step for each table would take 30.
-    assert len(first.sent) < 25
+    assert len(sent) < 25
     stored = first.stored()
     assert len(stored) == TABLES
     assert [name for name, row in stored.items() if row["rows_before"]] == [
@@ -126,9 +113,9 @@ def test_the_first_write_of_a_process_takes_few_statements(primary_url: str, sta
     with first.engine.connect() as connection:
         assert {shape.name for shape in newest_shapes(connection).values()} == {table.name for table in first.tables}
     first.insert(2)
-    with first.counting():
+    with sent_statements(first.engine) as sent:
         first.insert(3)
-    assert len(first.sent) == 1, "the shapes are known"
+    assert len(sent) == 1, "the shapes are known"
 
 
 def test_a_later_process_looks_once_at_all_tables(primary_url: str, start: Any) -> None:
@@ -136,15 +123,15 @@ def test_a_later_process_looks_once_at_all_tables(primary_url: str, start: Any) 
     first.metadata.create_all(first.engine, checkfirst=False)
     first.insert(1)
     later = start(primary_url)
-    with later.counting():
+    with sent_statements(later.engine) as sent:
         later.insert(2)
-    assert len(later.sent) < 20
-    with later.counting():
+    assert len(sent) < 20
+    with sent_statements(later.engine) as sent:
         later.insert(3)
         later.insert(4, table=1)
         later.insert(5, table=1)
     # A single look at the shape of the second table, and the questions about it.
-    assert len(later.sent) == 4 + QUESTIONS[later.engine.dialect.name]
+    assert len(sent) == 4 + QUESTIONS[later.engine.dialect.name]
 
 
 def test_a_table_that_does_not_exist_yet_gets_its_shape_at_its_first_change(primary_url: str, start: Any) -> None:
@@ -162,14 +149,14 @@ def test_a_table_that_does_not_exist_yet_gets_its_shape_at_its_first_change(prim
 def test_creating_the_outbox_writes_the_shapes_of_existing_tables(primary_url: str, start: Any) -> None:
     process = start(primary_url)
     process.metadata.create_all(process.engine, tables=process.tables, checkfirst=False)
-    with process.counting():
+    with sent_statements(process.engine) as sent:
         process.capture.create_outbox(process.engine)
-    inserts = [sql for sql in process.sent if sql.startswith("INSERT")]
+    inserts = [sql for sql in sent if sql.startswith("INSERT")]
     assert len(inserts) == 3
     assert len(process.stored()) == TABLES
-    with process.counting():
+    with sent_statements(process.engine) as sent:
         process.insert(1)
-    assert not [sql for sql in process.sent if sql.startswith("INSERT INTO rowcast_shape")]
+    assert not [sql for sql in sent if sql.startswith("INSERT INTO rowcast_shape")]
 
 
 # -- tenants
@@ -245,13 +232,13 @@ def test_a_tenants_table_takes_one_look_at_its_shape(tenants: Any) -> None:
         process.insert(1, table=table)
         process.insert(2, table=table)
     for schema in schemas:
-        with process.counting():
+        with sent_statements(process.engine) as sent:
             for table in (0, 1):
                 for id_ in (1, 2, 3):
                     process.insert(id_, table=table, schema_translate_map={None: schema})
         # The shape of each table is looked for, written after a look at the rows, and found by the next transaction.
         # Each insert is a statement, and there are questions about each table.
-        assert len(process.sent) <= 2 * (3 + 4 + QUESTIONS[process.engine.dialect.name])
+        assert len(sent) <= 2 * (3 + 4 + QUESTIONS[process.engine.dialect.name])
     own = default_schema(process.engine.dialect)
     assert set(process.names()) == {f"{schema}.t{n}" for schema in (own, *schemas) for n in (0, 1)}
 

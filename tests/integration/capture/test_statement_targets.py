@@ -19,6 +19,7 @@ from sqlalchemy.sql.expression import ClauseElement, Executable
 from integration.capture.conftest import NewShop
 from rowcast.producer import CaptureError, CaptureWarning
 from rowcast.shared.database.schema_names import default_schema
+from support.sent_statements import sent_statements
 from support.shop import Shop
 
 Named = Callable[[sa.Table, sa.Engine], Any]
@@ -176,11 +177,10 @@ def test_the_default_schema_is_not_moved_by_a_map_of_tables_without_a_schema(bor
 def test_a_delete_that_joins_another_table_is_one_statement_on_postgresql(borrow_shop: NewShop) -> None:
     shop = borrow_shop("postgresql")
     tags, readings = shop.models.Tag.__table__, shop.models.Reading.__table__
-    sent: list[str] = []
     with shop.engine.begin() as connection:
         connection.execute(sa.delete(tags))
-        sa.event.listen(connection, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
-        connection.execute(sa.delete(tags).where(tags.c.id == readings.c.at))
+        with sent_statements(connection) as sent:
+            connection.execute(sa.delete(tags).where(tags.c.id == readings.c.at))
     assert [sql.split()[0] for sql in sent] == ["DELETE"], "the keys are read before"
 
 

@@ -22,6 +22,7 @@ from servers import Broker
 from support.relay.primary import ORDERS, Primary, line
 from support.relay.threads import running_thread, wait_until
 from support.relay.topic_reader import assert_whole_transactions, read_topics
+from support.sent_statements import sent_statements
 from support.trigger_shop import open_trigger_shop
 
 
@@ -59,16 +60,10 @@ def assert_published(settings: Settings, count: int) -> None:
 def test_a_single_scan_of_a_backlog_serves_many_claims(primary: Primary, kafka: Broker, source_name: str) -> None:
     add_rows(primary, 400)
     settings = settings_of(primary, kafka, source_name, claim_rows=20)
-    looks = []
-
-    @event.listens_for(primary.engine, "before_cursor_execute")
-    def note(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
-        # The read of the first rows skips these events.
-        if sql.startswith("SELECT") and "FROM rowcast_outbox" in sql:
-            looks.append(sql)
-
-    assert Relay(settings, primary.engine).run_once() == 400
-    assert len(looks) == 1
+    with sent_statements(primary.engine) as sent:
+        assert Relay(settings, primary.engine).run_once() == 400
+    # The read of the first rows skips the listener.
+    assert len([sql for sql in sent if sql.startswith("SELECT") and "FROM rowcast_outbox" in sql]) == 1
     assert_published(settings, 400)
 
 
