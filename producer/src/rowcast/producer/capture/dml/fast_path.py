@@ -91,7 +91,10 @@ class FastPath:
 
     def recognize(self, pending: PendingStatement, dialect: Dialect) -> bool:
         """Return whether the fast path can capture the statement, and set the keys that the parameters name."""
-        plan, statement = self._plan(pending, dialect), pending.statement
+        statement = pending.statement
+        if isinstance(statement, Insert) and insert_inspection.is_upsert(statement):
+            return False
+        plan = self._plan(pending, dialect)
         if plan is None or not plan.is_for(pending.stored):
             return False
         pending.keys = plan.keys(pending.sets)
@@ -137,7 +140,7 @@ def _plan_insert(
     gives_rows = statement._multi_values or statement.select is not None or not pending.stored.stored_keys.may_be_sent
     draws = insert_inspection.drawn_column(pending.table, columns) is not None
     may_draw = draws and capture_dialect(dialect).draws_key_for_zero
-    if gives_rows or may_draw or insert_inspection.is_upsert(statement):
+    if gives_rows or may_draw:
         return None
     key_names = tuple(str(column.key) for column in columns)
     return StatementPlan(pending.table, actions, True, Touch.INSERT, key_names=key_names)

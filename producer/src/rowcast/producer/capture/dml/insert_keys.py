@@ -60,23 +60,26 @@ class InsertKeys:
     ) -> list[tuple[UpdateBase, Mapping[str, Any]]] | None:
         """Set the way, or return the statements of a single row, as ``choose`` does."""
         columns, sets, dialect = pending.key_columns, pending.sets, connection.dialect
+        engine, upserts = capture_dialect(dialect), insert_inspection.is_upsert(statement)
+        one_by_one = engine.executes_one_by_one or (engine.upserts_a_row_once and upserts)
+        if upserts and len(sets) == 1 and dialect.insert_returning and not engine.reports_insert_id:
+            # Only the statement knows which row it changes.
+            self._use(pending, InjectedReturning(one_by_one=one_by_one))
+            return None
         drawn = insert_inspection.drawn_column(pending.table, columns)
         draws_for_zero = insert_inspection.draws_a_key_for_zero(statement, drawn, sets, dialect)
         sends_keys = insert_inspection.sends_stored_values(statement, pending)
         knows_keys = not draws_for_zero and insert_inspection.has_known_keys(statement, columns, sets, dialect)
         if knows_keys and sends_keys:
             return None
-        if capture_dialect(dialect).reports_insert_id and sends_keys and not draws_for_zero:
+        if engine.reports_insert_id and sends_keys and not draws_for_zero:
             unreturned = find_unreturned(pending, statement, dialect)
             if unreturned is not None:
                 self._use(pending, unreturned)
                 return None
         if dialect.insert_returning and (len(sets) == 1 or dialect.insert_executemany_returning):
-            engine = capture_dialect(dialect)
-            upserts = engine.upserts_a_row_once and insert_inspection.is_upsert(statement)
-            injected = InjectedReturning(one_by_one=engine.executes_one_by_one or upserts)
             many_defaults = len(sets) > 1 and inspection.has_return_defaults(statement) and not sends_keys
-            self._use(pending, SupplementalReturning() if many_defaults else injected)
+            self._use(pending, SupplementalReturning() if many_defaults else InjectedReturning(one_by_one=one_by_one))
             return None
         if knows_keys:
             self._use(pending, ReadBackKeys(REPORTED))
@@ -86,7 +89,7 @@ class InsertKeys:
             pending.refuse_or_warn(self._strictness, "an INSERT from a SELECT whose keys are not returned")
         elif len(single_rows) > 1 or statement._multi_values:
             return list(single_rows)
-        elif draws_for_zero or not insert_inspection.is_upsert(statement):
+        elif draws_for_zero or not upserts:
             self._use(pending, LastInsertedKey() if sends_keys else ReadBackKeys(LastInsertedKey()))
         elif not sends_keys or pending.stored.stored_keys.folding_columns:
             self._use(pending, ReadBackKeys(REPORTED))
