@@ -127,6 +127,21 @@ def test_rows_up_to_a_limit(borrow_shop: NewShop, engine: str, deletes: bool, ex
     assert len(keys_of(shop)) == 4
 
 
+@pytest.mark.parametrize("deletes", [False, True], ids=["update", "delete"])
+@pytest.mark.parametrize("engine", ["mariadb", "mysql"])
+def test_a_statement_keeps_its_limit_for_each_set_and_each_execution(
+    borrow_shop: NewShop, engine: str, deletes: bool
+) -> None:
+    shop = fill(borrow_shop(engine))
+    tag = shop.models.Tag.__table__
+    statement: Any = sa.delete(tag) if deletes else sa.update(tag).values(name=sa.func.concat("x", tag.c.name))
+    statement = statement.where(tag.c.id > sa.bindparam("above")).with_dialect_options(mysql_limit=2)
+    with shop.engine.begin() as connection:
+        assert [connection.execute(statement, {"above": 3}).rowcount for _ in range(2)] == [2, 2]
+        assert connection.execute(statement, [{"above": 10}, {"above": 20}, {"above": 29}]).rowcount == 5
+    assert len(keys_of(shop)) == (9 if deletes else 7)
+
+
 def test_a_limit_counts_the_rows_that_the_orm_chooses(borrow_shop: NewShop) -> None:
     shop = fill(borrow_shop("mariadb"))
     tag = shop.models.Tag
@@ -157,6 +172,15 @@ def test_sets_of_an_executemany_that_change_the_same_row(filled: Shop) -> None:
         sets = [{"old": "tag 7", "new": "seven"}, {"old": "sev%", "new": "7"}, {"old": "7", "new": "tag 7"}]
         assert connection.execute(update, sets).rowcount == 3
     assert keys_of(filled) == [7]
+
+
+def test_sets_of_an_executemany_that_move_a_row_from_key_to_key(filled: Shop) -> None:
+    tag = filled.models.Tag.__table__
+    update = sa.update(tag).where(tag.c.id == sa.bindparam("old")).values(id=sa.bindparam("new"))
+    with filled.engine.begin() as connection:
+        sets = [{"old": 7, "new": 70}, {"old": 70, "new": 71}, {"old": 8, "new": 7}]
+        assert connection.execute(update, sets).rowcount == 3
+    assert keys_of(filled) == [7, 8, 71]
 
 
 # -- the application's own RETURNING

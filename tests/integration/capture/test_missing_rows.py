@@ -247,6 +247,16 @@ def test_a_statement_that_finds_no_row_leaves_no_event(store: Store) -> None:
     assert store.take() == []
 
 
+def test_a_statement_that_finds_some_of_its_keys_leaves_events_of_these_alone(store: Store) -> None:
+    store.seed(1, 2)
+    named = ITEM.c.id == sa.bindparam("key")
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(ITEM).where(named), [{"key": 8, "n": 9}, {"key": 1, "n": 9}, {"key": 1, "n": 7}])
+        connection.execute(sa.update(ITEM).where(named), [{"key": 8, "id": 9}, {"key": 2, "id": 3}])
+        connection.execute(sa.delete(ITEM).where(named), [{"key": 1}, {"key": 8}, {"key": 1}])
+    assert sorted(store.take(), key=str) == [("c", {"id": 3}), ("d", {"id": 1}), ("d", {"id": 2})]
+
+
 def test_a_row_inserted_after_an_update_that_found_none_is_new(store: Store) -> None:
     with store.engine.begin() as connection:
         connection.execute(sa.update(ITEM).where(ITEM.c.id == 1).values(n=9))

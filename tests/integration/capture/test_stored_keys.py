@@ -192,7 +192,9 @@ def test_each_event_has_the_key_as_it_is_stored(
     table, values = shop.tables[key_type], KEY_TYPES[key_type].values
     first, second, *others = values
     which = table.c.k == sa.bindparam("which", type_=table.c.k.type)
-    is_first, is_second = (table.c.k == sa.bindparam(None, v, type_=table.c.k.type) for v in (first, second))
+    is_first, is_second, is_moved = (
+        table.c.k == sa.bindparam(None, v, type_=table.c.k.type) for v in (first, second, (others or [second])[0])
+    )
     # Each statement runs in a transaction of its own.
     insert_others = [{"k": v, "n": i} for i, v in enumerate(others[1:], 3)]
     existing = [{"which": v} for v in (first, second, *others[1:])]
@@ -205,6 +207,9 @@ def test_each_event_has_the_key_as_it_is_stored(
         (sa.update(table).where(which).values(n=6), existing),
         (sa.update(table).where(table.c.n > 0).values(n=sa.func.abs(table.c.n) + 1), None),
         (sa.update(table).where(is_second).values(k=others[0]) if others else None, None),
+        (sa.update(table).where(is_moved).values(n=99), None),
+        (sa.update(table).where(table.c.n == 99).values(k=second) if others else None, None),
+        (sa.update(table).where(table.c.n == 99).values(k=others[0]) if others else None, None),
         (sa.delete(table).where(is_first), None),
         (sa.delete(table).where(which), left),
         (sa.delete(table), None),

@@ -129,7 +129,7 @@ class FastPath:
         if condition is None or not pending.stored.stored_keys.are_exact:
             return None
         if isinstance(statement, Delete):
-            return _plan_delete(pending, condition, actions, dialect)
+            return _plan_delete(pending, condition, actions)
         return _plan_update(statement, pending, condition, actions)
 
 
@@ -147,13 +147,12 @@ def _plan_insert(
 
 
 def _plan_delete(
-    pending: PendingStatement, condition: KeyCondition, actions: ForeignKeyActions, dialect: Dialect
+    pending: PendingStatement, condition: KeyCondition, actions: ForeignKeyActions
 ) -> StatementPlan | None:
     if actions.of_delete(pending.table.table) or pending.table.stored_keys.folding_columns:
         return None
-    # With row locks, another transaction may insert a row that a parameter set did not find.
-    allows_many_sets = not capture_dialect(dialect).has_row_locks
-    return StatementPlan(pending.table, actions, allows_many_sets, Touch.DELETE, condition)
+    # Of several keys the capture must know which exist, because a missing key must not give a delete event.
+    return StatementPlan(pending.table, actions, False, Touch.DELETE, condition)
 
 
 def _plan_update(

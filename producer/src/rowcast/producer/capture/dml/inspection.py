@@ -196,20 +196,26 @@ def new_keys(
     assigned = dict(assignments(statement))
     keys: list[Key] = []
     for parameters, before in zip(sets, old, strict=True):
-        key = []
-        for column, value in zip(key_columns, before, strict=True):
-            # SQLAlchemy lets a parameter take precedence over values().
-            if column.key in parameters:
-                value = parameters[column.key]
-            elif str(column.name) in assigned:
-                value = assigned[str(column.name)]
-                if isinstance(value, BindParameter) and value.callable is None:
-                    value = parameters.get(value.key, value.effective_value)
-            if isinstance(value, ClauseElement):
-                return None
-            key.append(value)
-        keys.append(tuple(key))
+        values = zip(key_columns, before, strict=True)
+        key = tuple([new_value(assigned, column, parameters, value) for column, value in values])
+        if any(isinstance(value, ClauseElement) for value in key):
+            return None
+        keys.append(key)
     return tuple(keys)
+
+
+def new_value(assigned: Mapping[str, Any], column: sa.Column[Any], parameters: Mapping[str, Any], before: Any) -> Any:
+    """Return the value that an UPDATE sets a column to, the expression that computes it, or ``before``.
+
+    ``assigned``: the ``assignments`` of the statement.
+    """
+    # SQLAlchemy lets a parameter take precedence over values().
+    if column.key in parameters:
+        return parameters[column.key]
+    value = assigned.get(str(column.name), before)
+    if isinstance(value, BindParameter) and value.callable is None:
+        return parameters.get(value.key, value.effective_value)
+    return value
 
 
 def assigned_columns(statement: Update, sets: Parameters) -> set[str]:

@@ -21,7 +21,7 @@ from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.util import immutabledict
 
 from rowcast.producer.capture.dml import many_sets
-from rowcast.producer.capture.dml.inspection import Parameters, assignments
+from rowcast.producer.capture.dml.inspection import Parameters, assignments, new_value
 from rowcast.producer.capture.dml.many_sets import conjuncts
 from rowcast.producer.capture.dml.statement_tables import extra_froms, has_several_tables, is_same_table, table_of
 from rowcast.producer.database.dialects import capture_dialect
@@ -74,18 +74,21 @@ class RowSelection:
         parameters: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> dict[Key, Key]:
-        """Lock the rows and return the new key for each key, computed by the expressions of the UPDATE.
+        """Lock the rows and return the new key for each key, as the UPDATE gives or computes it.
 
         ``given_columns``: the key columns with the types of the application's values, which the new keys have.
         """
         assert isinstance(self._statement, Update)
         assigned, columns = dict(assignments(self._statement)), self._key_columns
-        after = [
-            sa.type_coerce(parameters.get(c.key, assigned.get(str(c.name), c)), c.type).label(f"new{i}")
-            for i, c in enumerate(given_columns)
+        after = [new_value(assigned, c, parameters, c) for c in given_columns]
+        # A value is not read, because the database would return it with another type than the column's.
+        computed = [
+            sa.type_coerce(value, c.type).label(f"new{i}")
+            for i, (c, value) in enumerate(zip(given_columns, after, strict=True))
+            if isinstance(value, sa.ClauseElement)
         ]
-        rows = self._read(connection, [*columns, *after], self._where, parameters, options)
-        return {row[: len(columns)]: row[len(columns) :] for row in rows}
+        rows = self._read(connection, [*columns, *computed], self._where, parameters, options)
+        return {row[: len(columns)]: _with_computed(after, row[len(columns) :]) for row in rows}
 
     def _read(
         self,
@@ -158,8 +161,16 @@ class RowSelection:
         if getattr(statement, "_post_criteria_clause", None) is not None:
             statement._post_criteria_clause = None
         elif self._limit is not None:
-            statement = statement.with_dialect_options(**{f"{self._dialect.name}_limit": None})
+            options = {**statement.kwargs, f"{self._dialect.name}_limit": None}
+            # A copy shares its options with the application's statement, which must keep the LIMIT.
+            statement.__dict__.pop("dialect_options")
+            statement = statement.with_dialect_options(**options)
         return statement
+
+    @property
+    def has_limit(self) -> bool:
+        """Return whether the statement changes only some of the rows of its condition."""
+        return self._limit is not None
 
     @cached_property
     def needs_only_the_row(self) -> bool:
@@ -191,13 +202,20 @@ class RowSelection:
         return all(_is_of_row(element, own) for element in visitors.iterate(expression))
 
 
-def needs_only_the_row(statement: Update | Delete, key_columns: Sequence[sa.Column[Any]], dialect: Dialect) -> bool:
-    """Return ``RowSelection.needs_only_the_row`` of a statement."""
-    return RowSelection(statement, key_columns, dialect, exclusive=False).needs_only_the_row
+def chooses_row_by_row(statement: Update | Delete, key_columns: Sequence[sa.Column[Any]], dialect: Dialect) -> bool:
+    """Return whether a statement chooses each row by ``RowSelection.needs_only_the_row``, and without a LIMIT."""
+    selection = RowSelection(statement, key_columns, dialect, exclusive=False)
+    return selection.needs_only_the_row and not selection.has_limit
 
 
 class UnknownSyntaxError(Exception):
     """Report a syntax extension, because the extension may choose rows in a way unknown to the capture."""
+
+
+def _with_computed(values: Sequence[Any], computed: Sequence[Any]) -> Key:
+    """Return the values with a computed value in place of each expression."""
+    left = iter(computed)
+    return tuple([next(left) if isinstance(value, sa.ClauseElement) else value for value in values])
 
 
 def _is_of_row(element: Any, own: Any) -> bool:

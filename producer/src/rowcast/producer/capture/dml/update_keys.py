@@ -30,9 +30,8 @@ from rowcast.producer.capture.dml.returned_keys import (
     KeysStoredByCte,
     ReturnedKeys,
 )
-from rowcast.producer.capture.dml.row_selection import RowSelection, UnknownSyntaxError, needs_only_the_row
+from rowcast.producer.capture.dml.row_selection import RowSelection, UnknownSyntaxError, chooses_row_by_row
 from rowcast.producer.capture.dml.statement_tables import has_several_tables, is_aliased, other_tables_changed
-from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.row_locks import Key
 from rowcast.shared.errors import CaptureError
 
@@ -83,7 +82,7 @@ class UpdateKeys:
         """Choose as ``choose`` does. Return False if the parameter sets must be executed one after the other."""
         condition = inspection.key_condition(statement, pending.key_columns)
         chooses_with_many_sets = condition is None and len(pending.sets) > 1
-        if chooses_with_many_sets and not needs_only_the_row(statement, pending.key_columns, connection.dialect):
+        if chooses_with_many_sets and not chooses_row_by_row(statement, pending.key_columns, connection.dialect):
             # The rows of a parameter set may depend on the changes of the earlier sets.
             return False
         actions = self._cascades.actions
@@ -93,7 +92,7 @@ class UpdateKeys:
             assigned = inspection.assigned_columns(statement, pending.sets)
             sets_key = _has_any(pending.key_columns, assigned)
             new_keys = _new_keys(pending, statement, condition) if sets_key else None
-            if sets_key and new_keys is None and len(pending.sets) > 1:
+            if sets_key and len(pending.sets) > 1 and (new_keys is None or _are_chained(condition, pending, new_keys)):
                 return False
             constraints = actions.of_update(pending.table.table, assigned)
             change = _Change(sets_key, new_keys, constraints, self._lock_other_tables(connection, pending, statement))
@@ -143,8 +142,7 @@ class UpdateKeys:
         """Choose for a statement with the keys in the parameters. Lock the rows only if the keys go away."""
         assert pending.keys is not None
         removes_keys = change.sets_key or isinstance(statement, Delete)
-        several = len(pending.keys) > 1 and capture_dialect(connection.dialect).has_row_locks
-        if removes_keys and (several or pending.stored.stored_keys.folding_columns):
+        if removes_keys and (len(pending.keys) > 1 or pending.stored.stored_keys.folding_columns):
             rows = NamedLockedRows(
                 self._cascades, new_keys=change.new_keys, counts_other_rows=bool(change.locked_elsewhere)
             )
@@ -197,7 +195,7 @@ class UpdateKeys:
             )
         statement = pending.statement
         assert isinstance(statement, Update | Delete)
-        if pending.setting is not None and not needs_only_the_row(statement, pending.key_columns, connection.dialect):
+        if pending.setting is not None and not chooses_row_by_row(statement, pending.key_columns, connection.dialect):
             # The text of a CTE exists already. Therefore the statement cannot be restricted to the rows.
             what = "DML in a common table expression whose rows must be read before it"
             pending.refuse_or_warn(self._scope.strictness, what)
@@ -234,6 +232,18 @@ def _new_keys(pending: PendingStatement, statement: Update, condition: KeyCondit
     if condition is None:
         return None
     return inspection.new_keys(statement, pending.key_columns, pending.sets, condition.keys(pending.sets))
+
+
+def _are_chained(condition: KeyCondition | None, pending: PendingStatement, new_keys: Sequence[Key]) -> bool:
+    """Return whether a parameter set may find a row by the new key that another set has given the row."""
+    assert condition is not None
+    old_keys = condition.keys(pending.sets)
+    try:
+        named = set(old_keys)
+        return any(new != old and new in named for old, new in zip(old_keys, new_keys, strict=True))
+    except TypeError:
+        # Keys that are not hashable are too rare to compare otherwise.
+        return True
 
 
 def _has_any(columns: Sequence[sa.Column[Any]], names: Collection[str]) -> bool:
