@@ -45,7 +45,7 @@ def test_check_names_what_mariadb_cannot_hold_of_postgresql(new_database: NewDat
     url = new_database("postgresql")
     Primary(url, table().metadata)
     assert not_held(found(url, new_database("mariadb"))) == {
-        "texts of more than 255 characters": "public.thing.name",
+        "texts longer than the column of the key": "public.thing.name",
         "NaN": "public.thing.real, public.thing.price",
         "infinite numbers": "public.thing.real",
         "infinity, and years before 1 or after 9999": "public.thing.at",

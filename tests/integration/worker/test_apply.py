@@ -236,6 +236,26 @@ def test_keys_of_several_columns_and_rows_of_nothing_else(shop: LivePipeline) ->
     assert shop.rows("seat", "row", "number", "who") == [("r", 0, "0"), ("r", 2, "2")]
 
 
+@pytest.mark.parametrize("lengths", [(1500, 1500), (250, 250, 250, 512), (None, None, None, None)])
+def test_a_key_that_may_be_longer_than_an_engine_indexes(pipeline: Pipeline, lengths: tuple[int | None, ...]) -> None:
+    names = [f"k{position}" for position in range(len(lengths))]
+    columns = [
+        ColumnShape(name, PortableType("string" if length else "text", length=length))
+        for name, length in zip(names, lengths, strict=True)
+    ]
+    key = ("id", *names)
+    pipeline.begin(shape("thing", *columns, column("note", "text"), key=key, unique=[tuple(names)]))
+    texts = dict.fromkeys(names, "ä😀" * 60)
+    pipeline.source.transaction(*(("c", "thing", {"id": n, **texts, names[0]: str(n), "note": "a"}) for n in range(3)))
+    pipeline.apply()
+    pipeline.source.transaction(
+        ("u", "thing", {"id": 1, **texts, names[0]: "1", "note": "b"}),
+        ("d", "thing", {"id": 2, **texts, names[0]: "2"}),
+    )
+    pipeline.apply()
+    assert pipeline.rows("thing", "id", names[1], "note") == [(0, texts[names[1]], "a"), (1, texts[names[1]], "b")]
+
+
 def test_names_that_need_quotes(shop: LivePipeline) -> None:
     row = {"id": 1, 'the "best" `of` 50% :x': "v", "select": 2}
     shop.source.transaction(("c", "public.Order %s", row))

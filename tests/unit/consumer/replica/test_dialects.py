@@ -90,6 +90,23 @@ def test_a_value_limit_applies_by_type_source_and_condition() -> None:
     assert not limit.applies_to("mysql", planned("decimal", sa.Text()))
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((700,), [700]),
+        ((1500, 1500), [384, 384]),
+        ((100, 1500, 1500), [100, 334, 334]),
+        ((250, 250, 250, 512), [192, 192, 192, 192]),
+    ],
+)
+def test_long_keys_of_mysql_have_shorter_texts(lengths: tuple[int, ...], expected: list[int]) -> None:
+    key = [sa.Column(f"c{n}", sa.String(length)) for n, length in enumerate(lengths)]
+    replica_dialect("mysql").fit_key(key)
+    assert [getattr(column.type, "length", None) for column in key] == expected
+    replica_dialect("mysql").fit_key([*key, sa.Column("n", sa.Integer)])
+    assert sum(getattr(column.type, "length", 0) for column in key) <= (3072 - 128) / 4
+
+
 def test_long_rows_of_mysql_become_longtext_but_not_their_keys() -> None:
     columns = [sa.Column(name, sa.String(length)) for name, length in (("key", 4000), ("a", 4000), ("b", 9000))]
     replica_dialect("mysql").fit_row(columns, {"key"})

@@ -60,9 +60,10 @@ def test_the_limits_of_each_pair_of_engines(source: str, replica: str, expected:
     assert found == {values: [f"public.thing.{name}" for name in names] for values, names in expected.items()}
 
 
-def test_a_text_key_without_a_short_length_is_limited_on_mysql() -> None:
-    columns = [ColumnShape(name, PortableType("string", length=n)) for name, n in (("short", 255), ("long", 256))]
-    thing = shape("thing", *columns, column("any", "text"), key=("short", "long", "any"), engine="postgresql")
-    assert type_limits([thing], DIALECTS["mysql"]) == {
-        "texts of more than 255 characters": ["public.thing.long", "public.thing.any"]
+def test_texts_of_a_key_are_limited_on_mysql_where_they_do_not_fit() -> None:
+    columns = [ColumnShape(name, PortableType("string", length=n)) for name, n in (("short", 255), ("long", 500))]
+    fits = shape("fits", *columns, key=("short", "long"), engine="postgresql")
+    cut = shape("cut", *columns, column("any", "text"), key=("short", "long", "any"), engine="postgresql")
+    assert type_limits([fits, cut], DIALECTS["mysql"]) == {
+        "texts longer than the column of the key": ["public.cut.long", "public.cut.any"]
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
@@ -37,6 +38,23 @@ def indexed_columns(shape: TableShape) -> set[str]:
     return set(shape.primary_key).union(*shape.unique, *(key.columns for key in shape.foreign_keys))
 
 
+def planned_columns(shape: TableShape, replica: ReplicaDialect, dialect: Dialect) -> list[sa.Column[Any]]:
+    """Return the columns that the worker gives the replica's table."""
+    indexed = indexed_columns(shape)
+    columns = [
+        sa.Column(
+            column.name,
+            replica_type(column.type, shape.engine, dialect, key=column.name in indexed),
+            nullable=column.nullable and column.name not in shape.primary_key,
+            autoincrement=False,
+        )
+        for column in shape.columns
+    ]
+    replica.fit_key([column for column in columns if column.name in shape.primary_key])
+    replica.fit_row(columns, indexed)
+    return columns
+
+
 class TableDefinitions:
     """Hold an ``sa.Table`` for each shape, and the possible foreign keys between the tables."""
 
@@ -52,17 +70,7 @@ class TableDefinitions:
 
     def _table(self, shape: TableShape) -> sa.Table:
         schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
-        indexed = indexed_columns(shape)
-        columns = [
-            sa.Column(
-                column.name,
-                replica_type(column.type, shape.engine, self._dialect, key=column.name in indexed),
-                nullable=column.nullable and column.name not in shape.primary_key,
-                autoincrement=False,
-            )
-            for column in shape.columns
-        ]
-        self._replica.fit_row(columns, indexed)
+        columns = planned_columns(shape, self._replica, self._dialect)
         # The columns of the key are in the key's order, which may differ from the table's.
         key = sa.PrimaryKeyConstraint(*shape.primary_key)
         options = self._replica.table_options(shape.engine, self._dialect)

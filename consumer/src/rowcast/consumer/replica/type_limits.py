@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from sqlalchemy.engine import Dialect
 
 from rowcast.consumer.replica.dialects import PlannedColumn, replica_dialect
-from rowcast.consumer.replica.table_definitions import indexed_columns
+from rowcast.consumer.replica.table_definitions import indexed_columns, planned_columns
 from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.type_mapping import replica_type
 
 
 def type_limits(shapes: Iterable[TableShape], dialect: Dialect) -> dict[str, list[str]]:
@@ -23,11 +22,8 @@ def type_limits(shapes: Iterable[TableShape], dialect: Dialect) -> dict[str, lis
         if replica.is_own_engine(shape.engine):
             continue
         indexed = indexed_columns(shape)
-        for column in shape.columns:
-            is_key = column.name in indexed
-            planned = PlannedColumn(
-                column, replica_type(column.type, shape.engine, dialect, key=is_key), dialect, is_key
-            )
+        for column, on_replica in zip(shape.columns, planned_columns(shape, replica, dialect), strict=True):
+            planned = PlannedColumn(column, on_replica.type, dialect, column.name in indexed)
             for limit in replica.value_limits:
                 if limit.applies_to(shape.engine, planned):
                     found.setdefault(limit.values, []).append(f"{shape.full_name}.{column.name}")

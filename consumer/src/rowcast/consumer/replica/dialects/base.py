@@ -189,6 +189,9 @@ class ReplicaDialect(ABC):
     def fit_row(self, columns: Sequence[sa.Column[Any]], indexed: set[str]) -> None:  # noqa: B027  # optional
         """Change types of columns if the engine limits the size of a row. ``indexed``: the columns of keys."""
 
+    def fit_key(self, key: Sequence[sa.Column[Any]]) -> None:  # noqa: B027  # optional
+        """Change types of the primary key's columns if the engine limits the size of a key."""
+
     def missing_types(self, connection: Connection, shapes: Sequence[TableShape]) -> dict[str, list[str]]:
         """Map each type missing in the database to ``schema.table.column`` of the columns with the type."""
         return {}

@@ -40,7 +40,10 @@ _MISSING_PARENT, _DUPLICATE = (1452, 1216), (1062, 1586)
 _KEYS_PER_DELETE = 1_000
 # MariaDB limits a row without its long values to 65,535 bytes. The rest is for columns of non-text types.
 _MAX_TEXT_BYTES = 60_000
-_MAX_INDEXED_CHARACTERS = 255
+_CHARACTER_BYTES = 4
+_MAX_KEY_BYTES = 3_072
+# No type of a key's column takes more bytes, besides texts and binary values.
+_NUMBER_BYTES = 128
 
 # The driver makes one statement of many rows.
 _WRITE_POSITION = (
@@ -56,7 +59,8 @@ def _is_mariadb_uuid(column: PlannedColumn) -> bool:
 
 
 def _is_cut_as_key(column: PlannedColumn) -> bool:
-    return column.is_key and not 0 < (column.shape.type.length or 0) <= _MAX_INDEXED_CHARACTERS
+    length = getattr(column.type, "length", None)
+    return column.is_key and length is not None and not 0 < (column.shape.type.length or 0) <= length
 
 
 class MySQLReplica(ReplicaDialect):
@@ -80,7 +84,7 @@ class MySQLReplica(ReplicaDialect):
             frozenset(("uuid",)),
             condition=_is_mariadb_uuid,
         ),
-        ValueLimit("texts of more than 255 characters", value_limits.TEXTS, condition=_is_cut_as_key),
+        ValueLimit("texts longer than the column of the key", value_limits.TEXTS, condition=_is_cut_as_key),
     )
 
     def __init__(self) -> None:
@@ -220,10 +224,21 @@ class MySQLReplica(ReplicaDialect):
             total -= _text_bytes(column)
             column.type = mysql.LONGTEXT()
 
+    def fit_key(self, key: Sequence[sa.Column[Any]]) -> None:
+        """Shorten the longest texts of a primary key, until the key fits the server's limit."""
+        texts = sorted((column for column in key if _text_bytes(column)), key=_text_bytes)
+        others = (getattr(column.type, "length", None) or _NUMBER_BYTES for column in key if not _text_bytes(column))
+        left = _MAX_KEY_BYTES - sum(others)
+        for position, column in enumerate(texts):
+            share = left // (len(texts) - position)
+            if _text_bytes(column) > share:
+                column.type = sa.String(share // _CHARACTER_BYTES)
+            left -= _text_bytes(column)
+
 
 def _text_bytes(column: sa.Column[Any]) -> int:
     length = getattr(column.type, "length", None)
-    return 4 * length if isinstance(column.type, sa.String) and length else 0
+    return _CHARACTER_BYTES * length if isinstance(column.type, sa.String) and length else 0
 
 
 def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
