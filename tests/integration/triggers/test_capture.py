@@ -145,6 +145,18 @@ def test_a_statement_that_fails_leaves_nothing(shop: TriggerShop) -> None:
     assert shop.take() == []
 
 
+def test_a_statement_that_fails_in_a_later_row_leaves_nothing_of_its_first_rows(shop: TriggerShop) -> None:
+    if shop.engine.dialect.name == "postgresql":
+        pytest.skip("the transaction cannot go on there")
+    with shop.other.begin() as connection:
+        for failing in ("INSERT INTO tags (id, name) VALUES (20, 'new'), (1, 'x')", "UPDATE tags SET name = 'same'"):
+            with pytest.raises(sa.exc.IntegrityError):
+                connection.exec_driver_sql(failing)
+        connection.exec_driver_sql("UPDATE tags SET name = 'kept' WHERE id = 3")
+    assert [c["k"] for c in shop.take()] == [{"id": 3}]
+    assert shop.mirror == shop.rows()
+
+
 def test_cascades_of_the_database_are_captured(shop: TriggerShop) -> None:
     """Cascades are not captured on MariaDB, and the installation says so."""
     if shop.engine.dialect.name in ("mariadb", "mysql"):
@@ -420,13 +432,22 @@ def test_interleaved_transactions_keep_their_own_names(borrow_shop: NewTriggerSh
 
 
 def test_mariadbs_registry_of_transactions_stays_empty(borrow_shop: NewTriggerShop) -> None:
-    """The transaction's number is read from a row that is rolled back, so that no table grows."""
+    """The transaction's number is read from a row that is deleted again, so that no table grows."""
     shop = borrow_shop("mariadb")
     shop.execute(*SEED)
     with shop.engine.connect() as connection:
         left = connection.exec_driver_sql("SELECT count(*) FROM rowcast_transaction FOR SYSTEM_TIME ALL").scalar()
         registry = connection.exec_driver_sql("SELECT count(*) FROM mysql.transaction_registry").scalar()
     assert (left, registry) == (0, 0)
+
+
+def test_an_installation_replaces_an_older_function_on_mariadb(borrow_shop: NewTriggerShop) -> None:
+    shop = borrow_shop("mariadb")
+    shop.execute("CREATE OR REPLACE FUNCTION rowcast_transaction_id() RETURNS bigint unsigned RETURN 7")
+    install_on(shop.engine, shop.models.metadata, ["tags"])
+    shop.execute("INSERT INTO tags (id, name) VALUES (20, 'new')")
+    with shop.engine.connect() as connection:
+        assert connection.scalar(sa.select(shop.outbox.c.tx)) != "7"
 
 
 def test_the_applications_generated_ids_stay_right(shop: TriggerShop) -> None:

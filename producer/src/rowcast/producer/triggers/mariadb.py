@@ -5,9 +5,10 @@ IGNORE: see ``_updated``.
 
 **Transaction id.** MariaDB has no function for the id. But InnoDB writes the number of the transaction into the rows of
 a system-versioned table. The installed function inserts a row into a system-versioned table, reads the number, and
-rolls back to a savepoint. Nothing remains in the table or in ``mysql.transaction_registry``. MySQL has no
-system-versioned tables, and triggers on MySQL could not distinguish two transactions of a connection. Therefore rowcast
-refuses to install triggers on MySQL.
+deletes the row. Nothing remains in the table or in ``mysql.transaction_registry``. A rollback to a savepoint in its
+place would end InnoDB's statement: if the application's statement failed later, its earlier rows would stay. MySQL has
+no system-versioned tables, and triggers on MySQL could not distinguish two transactions of a connection. Therefore
+rowcast refuses to install triggers on MySQL.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class MariaDBTriggers(TriggerDialect):
     """Capture by row triggers on MariaDB."""
 
     events = ("insert", "update", "delete")
-    harm_of_older_forms = "which publish changes that UPDATE IGNORE did not make"
+    harm_of_older_forms = (
+        "which publish changes that UPDATE IGNORE did not make, and keep rows of a statement that fails"
+    )
     rights_hint = (
-        "The user needs TRIGGER on the table, and CREATE, CREATE ROUTINE, ALTER ROUTINE, INSERT and SELECT on the "
-        "database. Where the binary log is on, SUPER too, or log_bin_trust_function_creators = 1."
+        "The user needs TRIGGER on the table, and CREATE, CREATE ROUTINE, ALTER ROUTINE, SELECT, INSERT, UPDATE "
+        "and DELETE on the database. Where the binary log is on, SUPER too, or log_bin_trust_function_creators = 1."
     )
 
     def literal_dialect(self, dialect: Dialect) -> Dialect:
@@ -72,12 +75,11 @@ class MariaDBTriggers(TriggerDialect):
             # The second row has the key of the first, so that ON DUPLICATE KEY can read the number of the first row.
             # A SELECT would cost more.
             self.execute(
-                f"CREATE FUNCTION IF NOT EXISTS {function}() RETURNS bigint unsigned MODIFIES SQL DATA\n"
+                f"CREATE OR REPLACE FUNCTION {function}() RETURNS bigint unsigned MODIFIES SQL DATA\n"
                 "BEGIN\n"
-                "SAVEPOINT rowcast;\n"
                 f"INSERT INTO {helper} (connection) VALUES (CONNECTION_ID()), (CONNECTION_ID())\n"
                 "ON DUPLICATE KEY UPDATE connection = IF((@rowcast_transaction := began) IS NULL, 0, connection);\n"
-                "ROLLBACK TO SAVEPOINT rowcast;\n"
+                f"DELETE FROM {helper} WHERE connection = CONNECTION_ID();\n"
                 "RETURN @rowcast_transaction;\n"
                 "END"
             )
