@@ -62,6 +62,11 @@ def _prefect(url: str, folder: Path) -> dict[str, str]:
     }
 
 
+def _prefect_by(primary: str, driver: str, *options: str) -> Program:
+    upgrade = ("-m", "prefect", "server", "database", "upgrade", "-y")
+    return Program("prefect", {primary: driver}, options, upgrade, _prefect, seconds=600)
+
+
 def _airflow(url: str, folder: Path) -> dict[str, str]:
     return {
         "AIRFLOW_HOME": str(folder),
@@ -82,14 +87,9 @@ SLOW = [
     Program(
         "dagster", {"postgresql": "postgresql+psycopg2"}, options=("--by", "triggers"), variables=_dagster, seconds=300
     ),
-    Program(
-        "prefect",
-        {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"},
-        options=(),
-        migrate=("-m", "prefect", "server", "database", "upgrade", "-y"),
-        variables=_prefect,
-        seconds=600,
-    ),
+    _prefect_by("postgresql", "postgresql+asyncpg"),
+    # Some of Prefect's changes are in no transaction on SQLite.
+    _prefect_by("sqlite", "sqlite+aiosqlite", "--by", "triggers"),
     Program(
         "airflow",
         {"postgresql": "postgresql+psycopg2"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,53 @@ def test_tables_of_a_rolled_back_transaction_are_forgotten(new_database: NewData
         connection.commit()
     engine.dispose()
     assert ['"id":2' in line for line in outbox(url)].count(True) == 1
+
+
+OTHER_SCHEMA = {
+    "sqlite": "ATTACH ':memory:' AS other_{}",
+    "postgresql": "CREATE SCHEMA other_{}",
+    "mariadb": "CREATE DATABASE other_{}",
+    "mysql": "CREATE DATABASE other_{}",
+}
+MOVE = {"postgresql": "SET search_path = {}, public", "mariadb": "USE {}", "mysql": "USE {}"}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_changes_in_a_schema_that_no_model_names_are_refused(
+    new_database: NewDatabase, instrument: Instrument, name: str
+) -> None:
+    url = new_database(name)
+    instrument(url, strict="raise")
+    engine = sa.create_engine(url, poolclass=StaticPool)
+    item = items()
+    item.create(engine)
+    thing = sa.Table("thing", item.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    suffix = uuid.uuid4().hex[:8]
+    other = f"other_{suffix}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(OTHER_SCHEMA[name].format(suffix))
+        connection.exec_driver_sql(f"CREATE TABLE {other}.thing (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql(f"CREATE TABLE {other}.items (id INTEGER PRIMARY KEY)")
+        connection.commit()
+        changes: list[tuple[sa.Executable, dict[str, Any]]] = [
+            (sa.table("thing", sa.column("id"), schema=other).insert().values(id=1), {}),
+            (sa.table("items", sa.column("id"), schema=other).insert().values(id=1), {}),
+            (thing.insert().values(id=1), {"schema_translate_map": {None: other}}),
+            (sa.text(f"INSERT INTO {other}.thing VALUES (1)"), {}),
+            (sa.text(f"UPDATE {other}.items SET id = 2"), {}),
+        ]
+        for statement, options in changes:
+            with pytest.raises(CaptureError, match=f"{other}.*--metadata"):
+                connection.execute(statement, execution_options=options)
+            connection.execute(statement, execution_options={**options, "rowcast": "ignore"})
+            connection.rollback()
+        if name in MOVE:
+            connection.exec_driver_sql(MOVE[name].format(other))
+            for moved in (thing.insert().values(id=1), sa.text("INSERT INTO thing VALUES (1)")):
+                with pytest.raises(CaptureError, match=f"{other}.*--metadata"):
+                    connection.execute(moved)
+            connection.rollback()
+    engine.dispose()
 
 
 def test_a_table_without_a_primary_key_is_refused_until_it_is_left_out(tmp_path: Path, instrument: Instrument) -> None:

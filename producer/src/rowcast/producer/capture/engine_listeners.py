@@ -169,6 +169,12 @@ class EngineListeners:
         by_triggers = self._by_triggers.contains(connection, found, self._captured_tables.settings(own))
         return None if by_triggers else found
 
+    def current_schema(self, connection: Connection, name: str) -> str | None:
+        """Return the schema to which SQL text has moved a table without a schema, or None."""
+        if not self._other_schemas.may_be_changed(connection):
+            return None
+        return self._dialect.schema_of(connection, name)[0]
+
     def flush(
         self, connection: Connection, *, last: bool = False, mark: bool | None = None, commit: bool = False
     ) -> None:

@@ -12,17 +12,24 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.producer.capture.dml import inspection
+from rowcast.producer.capture.dml.engine_scope import SCHEMA_TRANSLATE_MAP
 from rowcast.producer.capture.dml.statement_tables import table_of, unaliased
 from rowcast.producer.capture.engine_listeners import EngineListeners
 from rowcast.producer.capture.hook import Capture
 from rowcast.producer.capture.row_hints import IGNORE, ROWCAST_OPTION
+from rowcast.producer.capture.sql_text import changed_names
 from rowcast.producer.database import live_listeners
 from rowcast.producer.database.dialects.statement_options import INTERNAL_OPTION
 from rowcast.producer.tables.captured import CapturedTables
 from rowcast.producer.tables.reflection import reflect_tables
+from rowcast.producer.tables.schema_translation import Translation
+from rowcast.shared.database.schema_names import default_schema
 from rowcast.shared.tables.own_tables import is_application_table, is_rowcast_table
 
 _log = logging.getLogger("rowcast.instrument")
+
+_Name = tuple[str | None, str]
+"""The schema and the name of a table as a statement has them."""
 
 _SPACE = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _DEFINES = re.compile(rf"{_SPACE}(?:create|alter|drop|rename)\b", re.IGNORECASE | re.DOTALL)
@@ -136,11 +143,16 @@ class ReflectingCapture(Capture):
         if dml is None:
             return
         table = unaliased(table_of(dml))
-        if self._is_new(connection, table) or (self._is_outdated(connection) and not self._is_version_table(table)):
+        name = _name_of(table)
+        if self._is_new(connection, table) or (
+            self._is_outdated(connection) and not self._is_version_table(connection, name)
+        ):
             self.describe(connection)
-            self._remember_unknown(table)
+            self._remember_unknown(connection, name)
         if not self._names_are_known:
             self._check_names()
+        if name is not None:
+            self._require_read(connection, name, statement, execution_options.get(SCHEMA_TRANSLATE_MAP))
 
     def _before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
@@ -153,11 +165,14 @@ class ReflectingCapture(Capture):
             self._defines = True
             self._has_defined.add(connection)
             self._sees_more.add(connection)
-        elif self._is_outdated(connection) and context is not None and inspection.is_text(context):
+        elif context is not None and inspection.is_text(context):
             if _READS.match(statement) or _is_left_out(context.execution_options):
                 return
-            self.describe(connection)
-            self._check_names()
+            if self._is_outdated(connection):
+                self.describe(connection)
+                self._check_names()
+            for parts in changed_names(statement, connection.dialect):
+                self._require_read(connection, (parts[-2] if len(parts) > 1 else None, parts[-1]), statement)
 
     def _is_outdated(self, connection: Connection) -> bool:
         return self._outdated or connection in self._sees_more
@@ -167,29 +182,42 @@ class ReflectingCapture(Capture):
         name = _name_of(table)
         if name is None:
             return False
-        metadata, found = getattr(table, "metadata", None), self._found(name)
+        metadata, found = getattr(table, "metadata", None), self._found(connection, name)
         if metadata is not None and metadata not in self._models:
             self._models.add(metadata)
             # Each operation of a migration has a metadata of its own. Its types count only where the keys need them.
             return found is None or connection not in self._has_defined or _has_other_keys(table, found)
         return found is None and name not in self._unknown
 
-    def _is_version_table(self, table: Any) -> bool:
+    def _is_version_table(self, connection: Connection, name: _Name | None) -> bool:
         """Return whether this is Alembic's known table, which changes at each step of a migration."""
-        name = _name_of(table)
-        return name is not None and not is_application_table(name[1]) and self._found(name) is not None
+        return name is not None and not is_application_table(name[1]) and self._found(connection, name) is not None
 
-    def _remember_unknown(self, table: Any) -> None:
-        name = _name_of(table)
-        if name is not None and self._found(name) is None:
+    def _remember_unknown(self, connection: Connection, name: _Name | None) -> None:
+        if name is not None and self._found(connection, name) is None:
             # A temporary table, or a view. The catalogue is not read again at each of its statements.
             self._unknown.add(name)
 
-    def _found(self, name: tuple[str | None, str]) -> sa.Table | None:
-        schema, table = name
-        places = (None, schema) if schema is not None else (None,)
-        tables = self.metadata.tables
-        return next((t for p in places if (t := tables.get(f"{p}.{table}" if p else table)) is not None), None)
+    def _found(self, connection: Connection, name: _Name) -> sa.Table | None:
+        return self._tables.named(*name, default_schema(connection.dialect))
+
+    def _require_read(
+        self, connection: Connection, name: _Name, statement: Any, translation: Translation | None = None
+    ) -> None:
+        """Refuse or warn of a change in a schema that is not read, because no model of the program names the schema."""
+        if self._found(connection, name) is not None:
+            return
+        named, table = name
+        schema = translation.get(named, named) if translation else named
+        listeners = self._listeners_on(getattr(connection.engine, "_proxied", connection.engine))
+        if schema is None and listeners is not None:
+            schema = listeners.current_schema(connection, table)
+        if schema not in (None, default_schema(connection.dialect)) and not _is_temporary(schema):
+            self._strictness.raise_or_warn(
+                f"not captured: {schema}.{table} is in a schema that was not read, because no model of the program "
+                f"names the schema: {' '.join(str(statement).split())[:300]}. Name the program's models with "
+                "--metadata, so that their tables are captured in every schema."
+            )
 
     def _end(self, connection: Connection) -> None:
         if connection in self._has_defined:
@@ -214,6 +242,10 @@ def _has_other_keys(table: sa.Table, found: sa.Table) -> bool:
     return any(kinds.get(str(key.name), key.type._type_affinity) is not key.type._type_affinity for key in keys)
 
 
-def _name_of(table: Any) -> tuple[str | None, str] | None:
+def _is_temporary(schema: str) -> bool:
+    return schema.lower() == "temp" or schema.startswith("pg_temp")
+
+
+def _name_of(table: Any) -> _Name | None:
     name = getattr(table, "name", None)
     return None if name is None or is_rowcast_table(name) else (getattr(table, "schema", None), str(name))

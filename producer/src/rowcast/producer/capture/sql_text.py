@@ -65,9 +65,13 @@ def changed_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> li
     A name without a schema stands for the table without a schema, or else for all tables of the name.
     """
     tables = list(tables)
-    names = _changed_names(sql, _is_mysql(dialect))
-    changed = {table for name in names for table in _find_tables(name, tables)}
+    changed = {table for name in changed_names(sql, dialect) for table in _find_tables(name, tables)}
     return [table for table in tables if table in changed]
+
+
+def changed_names(sql: str, dialect: Dialect) -> frozenset[NameParts]:
+    """Return the names of the tables that the text seems to change."""
+    return _changed_names(sql, _is_mysql(dialect))
 
 
 def words_of(sql: str, dialect: Dialect) -> frozenset[str]:

@@ -48,6 +48,10 @@ class StrictnessRule:
             f"{' '.join(statement.split())[:300]}. Name the rows with execution_options(rowcast={{table: [key, …]}}), "
             "or leave them out of the capture with execution_options(rowcast='ignore')."
         )
+        self.raise_or_warn(message)
+
+    def raise_or_warn(self, message: str) -> None:
+        """Raise CaptureError with the message if strict, or warn."""
         if self._strict == "raise":
             raise CaptureError(message)
         self._log_once(message)
