@@ -20,6 +20,9 @@ BeforeImages = Mapping[Key, str]
 KEYS_PER_STATEMENT = 500
 """The greatest number of keys in one statement."""
 
+_CONDITIONS_PER_STATEMENT = 200
+"""The greatest number of conditions that are joined by OR."""
+
 
 def read_and_lock(
     connection: Connection,
@@ -63,6 +66,32 @@ def lock_rows(
     for start in range(0, len(keys), KEYS_PER_STATEMENT):
         query = sa.select(*stored).where(has_key_in(given, keys[start : start + KEYS_PER_STATEMENT]))
         yield from read_and_lock(connection, query, given[0].table, exclusive=exclusive)
+
+
+def lock_any(
+    connection: Connection,
+    columns: Sequence[Any],
+    table: Any,
+    conditions: Sequence[ColumnElement[bool]],
+    options: Mapping[str, Any] = UNTRANSLATED,
+    *,
+    exclusive: bool = False,
+) -> list[Key]:
+    """Lock the rows of ``table`` that meet any of the conditions. Return the values of ``columns`` in these rows.
+
+    ``options`` and ``exclusive``: see ``read_and_lock``.
+    """
+    found: list[Key] = []
+    for condition in any_of(conditions):
+        query = sa.select(*columns).where(condition)
+        found += read_and_lock(connection, query, table, None, options, exclusive=exclusive)
+    return found
+
+
+def any_of(conditions: Sequence[ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
+    """Join the conditions by OR, a limited number in each yielded condition."""
+    for start in range(0, len(conditions), _CONDITIONS_PER_STATEMENT):
+        yield sa.or_(*conditions[start : start + _CONDITIONS_PER_STATEMENT])
 
 
 def has_key_in(columns: Sequence[ColumnElement[Any]], keys: Sequence[Key]) -> ColumnElement[bool]:

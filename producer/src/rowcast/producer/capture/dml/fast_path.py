@@ -138,7 +138,7 @@ def _plan_insert(
 ) -> StatementPlan | None:
     columns = pending.key_columns
     gives_rows = statement._multi_values or statement.select is not None or not pending.stored.stored_keys.may_be_sent
-    draws = insert_inspection.drawn_column(pending.table, columns) is not None
+    draws = insert_inspection.drawn_column(pending) is not None
     may_draw = draws and capture_dialect(dialect).draws_key_for_zero
     if gives_rows or may_draw:
         return None

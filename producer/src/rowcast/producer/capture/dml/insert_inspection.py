@@ -1,4 +1,4 @@
-"""Inspect an INSERT: the keys of the new rows, and the conflicting existing rows."""
+"""Inspect an INSERT: the kind of statement, the new rows and their keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from types import NoneType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement
-from sqlalchemy.engine import Connection, CursorResult, Dialect
+from sqlalchemy.engine import CursorResult, Dialect
 from sqlalchemy.sql.dml import Insert, UpdateBase
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
@@ -18,12 +17,8 @@ from rowcast.producer.capture.dml.inspection import Parameters, has_return_defau
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.statement_tables import is_same_table, table_of
 from rowcast.producer.database.dialects import capture_dialect
-from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
-from rowcast.producer.database.row_locks import Key, read_and_lock
-from rowcast.producer.tables.captured import CapturedTable
+from rowcast.producer.database.row_locks import Key
 from rowcast.producer.tables.stored_keys import StoredKeys
-
-_MAX_CONDITIONS_PER_QUERY = 200
 
 
 def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> tuple[Key, ...] | None:
@@ -115,35 +110,33 @@ def _declares_key(statement: Insert, key_columns: Sequence[sa.Column[Any]]) -> b
     return [column.name for column in table_of(statement).primary_key] == [column.name for column in key_columns]
 
 
-def drawn_column(table: CapturedTable, key_columns: Sequence[sa.Column[Any]]) -> sa.Column[Any] | None:
-    """Return the column of ``key_columns`` for which the database draws numbers, or None."""
-    drawn = table.table._autoincrement_column
-    return None if drawn is None else next(column for column in key_columns if column.name == drawn.name)
+def drawn_column(pending: PendingStatement) -> sa.Column[Any] | None:
+    """Return the key column for which the database draws numbers, or None."""
+    drawn = pending.table.table._autoincrement_column
+    return None if drawn is None else next(column for column in pending.key_columns if column.name == drawn.name)
 
 
-def draws_a_key_for_zero(statement: Insert, drawn: sa.Column[Any] | None, sets: Parameters, dialect: Dialect) -> bool:
-    """Return whether the database may replace a 0 in the key column ``drawn`` by a drawn number."""
+def draws_a_key_for_zero(statement: Insert, pending: PendingStatement, dialect: Dialect) -> bool:
+    """Return whether the database may replace a 0 in a key column by a drawn number."""
+    drawn = drawn_column(pending)
     if drawn is None or not capture_dialect(dialect).draws_key_for_zero:
         return False
-    return any(row.get(str(drawn.key)) == 0 for row in rows_of(statement, sets))
+    return any(row.get(str(drawn.key)) == 0 for row in rows_of(statement, pending.sets))
 
 
 def last_inserted_key(
-    statement: Insert,
-    result: CursorResult[Any],
-    key_columns: Sequence[sa.Column[Any]],
-    drawn: sa.Column[Any] | None,
-    sets: Parameters,
+    statement: Insert, pending: PendingStatement, result: CursorResult[Any]
 ) -> tuple[Key, ...] | None:
     """Return the key of the only row of an INSERT without RETURNING, or None if it is not known.
 
     The driver reports the number that the database drew for a missing AUTO_INCREMENT value, or in the place of a 0. It
     reports 0 if the SQL mode NO_AUTO_VALUE_ON_ZERO kept the 0.
     """
+    drawn, key_columns = drawn_column(pending), pending.key_columns
     if _declares_key(statement, key_columns):
         reported = result.inserted_primary_key_rows[0] or (None,) * len(key_columns)
     else:
-        row = next(rows_of(statement, sets))
+        row = next(rows_of(statement, pending.sets))
         reported = tuple(row.get(str(column.key)) for column in key_columns)
         if any(isinstance(value, ClauseElement) for value in reported):
             return None
@@ -152,21 +145,16 @@ def last_inserted_key(
     return None if None in key else (key,)
 
 
-def insert_id(
-    statement: Insert,
-    keys: Sequence[Key],
-    key_columns: Sequence[sa.Column[Any]],
-    drawn: sa.Column[Any] | None,
-    sets: Parameters,
-) -> int | None:
+def insert_id(statement: Insert, pending: PendingStatement, keys: Sequence[Key]) -> int | None:
     """Return the number that MariaDB reports for an INSERT.
 
     It is the first drawn number, else the number of the last row. ``keys``: the keys of the inserted rows.
     """
+    drawn = drawn_column(pending)
     if drawn is None or not keys:
         return 0
-    numbers: list[int] = [key[list(key_columns).index(drawn)] for key in keys]
-    given = [row.get(str(drawn.key)) for row in rows_of(statement, sets)]
+    numbers: list[int] = [key[pending.key_columns.index(drawn)] for key in keys]
+    given = [row.get(str(drawn.key)) for row in rows_of(statement, pending.sets)]
     return next((number for number in numbers if number not in given), given[-1] if given else numbers[-1])
 
 
@@ -245,76 +233,6 @@ def single_rows(statement: Insert, sets: Parameters) -> list[tuple[Insert, Mappi
     return [(empty.values(row), parameters) for rows in statement._multi_values for row in rows for parameters in sets]
 
 
-class UnknownValueError(Exception):
-    """Report that a conflict depends on a value made by the database. ``column``: the column's name."""
-
-    def __init__(self, column: str) -> None:
-        super().__init__(column)
-        self.column = column
-
-
-def conflicting_keys(
-    connection: Connection,
-    statement: Insert,
-    key_columns: Sequence[sa.Column[Any]],
-    sets: Parameters,
-    options: Mapping[str, Any],
-    *,
-    exclusive: bool,
-) -> list[Key]:
-    """Lock the existing rows with a unique value of a new row, and return the keys.
-
-    A REPLACE deletes such rows, an upsert updates them. ``exclusive``: see ``read_and_lock``. Raises UnknownValueError
-    if a unique value is not known yet.
-    """
-    table = table_of(statement)
-    if statement.select is not None:
-        rows = statement.select.subquery()
-        given = dict(zip(statement._select_names or (), rows.columns, strict=True))
-        conflicts = list(_conflicts(table, {str(getattr(n, "key", n)): c for n, c in given.items()}))
-        query = sa.select(*key_columns).where(sa.exists().select_from(rows).where(sa.or_(*conflicts)))
-        if not conflicts:
-            return []
-        return read_and_lock(connection, query, table, sets[0], options, exclusive=exclusive)
-    conditions = [condition for row in rows_of(statement, sets) for condition in _conflicts(table, row)]
-    found: list[Key] = []
-    for start in range(0, len(conditions), _MAX_CONDITIONS_PER_QUERY):
-        query = sa.select(*key_columns).where(sa.or_(*conditions[start : start + _MAX_CONDITIONS_PER_QUERY]))
-        found += read_and_lock(connection, query, table, None, options, exclusive=exclusive)
-    return found
-
-
-def keys_where(
-    connection: Connection,
-    key_columns: Sequence[sa.Column[Any]],
-    conditions: Sequence[ColumnElement[bool]],
-    options: Mapping[str, Any],
-) -> list[Key]:
-    """Return the keys of the rows that meet any of the conditions. Lock nothing."""
-    found: dict[Key, None] = {}
-    for start in range(0, len(conditions), _MAX_CONDITIONS_PER_QUERY):
-        query = sa.select(*key_columns).where(sa.or_(*conditions[start : start + _MAX_CONDITIONS_PER_QUERY]))
-        query = capture_dialect(connection.dialect).without_row_limit(query)
-        rows = connection.execute(query, execution_options={**options, **INTERNAL_STATEMENT})
-        found |= dict.fromkeys(map(tuple, rows))
-    return list(found)
-
-
-def matches(statement: Insert, table: CapturedTable, sets: Parameters) -> Iterator[list[ColumnElement[bool]]]:
-    """Yield the conditions on the unique values of each row of the statement.
-
-    Raises UnknownValueError if a unique value is not known.
-    """
-    own = table_of(statement)
-    return (list(_conflicts(own, row)) for row in rows_of(statement, sets))
-
-
-def keeps_unique_values(statement: Insert, table: CapturedTable) -> bool:
-    """Return whether an upsert sets no unique column, and its table object declares every unique column."""
-    unique = {str(column.name) for columns in _unique_columns(table.table) for column in columns}
-    return declares_unique_values(statement, table) and unique.isdisjoint(conflict_assigns(statement))
-
-
 def rows_of(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
     """Yield the values of each row in the statement, by column key."""
     for single, parameters in single_rows(statement, sets) or ():
@@ -325,44 +243,3 @@ def rows_of(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
 def _value_of(value: Any) -> Any:
     # A callable computes another value when the statement is executed.
     return value.effective_value if isinstance(value, BindParameter) and value.callable is None else value
-
-
-def _conflicts(table: sa.Table, row: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
-    for columns in _unique_columns(table):
-        values = [_value(table, column, row) for column in columns]
-        # A NULL never conflicts, and no existing row has a key that is not drawn yet.
-        if all(value is not None for value in values):
-            yield sa.and_(*(column == value for column, value in zip(columns, values, strict=True)))
-
-
-def _value(table: sa.Table, column: sa.Column[Any], row: Mapping[str, Any]) -> Any:
-    if str(column.key) in row:
-        value = row[str(column.key)]
-        if isinstance(value, BindParameter):
-            raise UnknownValueError(str(column.name))
-        return value
-    if isinstance(column.default, sa.ColumnDefault) and column.default.is_scalar:
-        return column.default.arg
-    if isinstance(column.default, sa.Sequence):
-        return None
-    if column.default is not None or (column.server_default is not None and column.identity is None):
-        raise UnknownValueError(str(column.name))
-    return None
-
-
-def declares_unique_values(statement: Insert, table: CapturedTable) -> bool:
-    """Return whether the table object of the statement has the unique constraints of the captured table."""
-    own = table_of(statement)
-    return own == table.table or (isinstance(own, sa.Table) and _unique_names(own) >= _unique_names(table.table))
-
-
-def _unique_names(table: sa.Table) -> set[frozenset[str]]:
-    return {frozenset(str(column.name) for column in columns) for columns in _unique_columns(table)}
-
-
-def _unique_columns(table: sa.Table) -> list[list[sa.Column[Any]]]:
-    """Return the sets of columns that are unique: the primary key, unique constraints and unique indexes."""
-    found = [list(table.primary_key.columns)]
-    found += [list(u.columns) for u in table.constraints if isinstance(u, sa.UniqueConstraint)]
-    found += [list(i.columns) for i in table.indexes if i.unique and len(i.columns) == len(i.expressions)]
-    return found

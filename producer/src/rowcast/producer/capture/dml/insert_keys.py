@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import Insert, UpdateBase
 
-from rowcast.producer.capture.dml import insert_inspection, inspection
+from rowcast.producer.capture.dml import insert_inspection, inspection, unique_conflicts
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
 from rowcast.producer.capture.dml.changed_rows import InsertedRows
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
@@ -66,8 +66,7 @@ class InsertKeys:
             # Only the statement knows which row it changes.
             self._use(pending, InjectedReturning(one_by_one=one_by_one))
             return None
-        drawn = insert_inspection.drawn_column(pending.table, columns)
-        draws_for_zero = insert_inspection.draws_a_key_for_zero(statement, drawn, sets, dialect)
+        draws_for_zero = insert_inspection.draws_a_key_for_zero(statement, pending, dialect)
         sends_keys = insert_inspection.sends_stored_values(statement, pending)
         knows_keys = not draws_for_zero and insert_inspection.has_known_keys(statement, columns, sets, dialect)
         if knows_keys and sends_keys:
@@ -129,17 +128,15 @@ class InsertKeys:
         needed = bool(replaces or changes_key or constraints or returns_nothing)
         if not needed and not (upserts and pending.stored.has_before_images):
             return
-        if needed and not insert_inspection.declares_unique_values(statement, pending.table):
+        if needed and not unique_conflicts.declares_unique_values(statement, pending.table):
             what = "a REPLACE or upsert through a table object without the table's unique constraints"
             pending.refuse_or_warn(self._strictness, what)
             return
         pending.refuse_to_read_through_dml()
         try:
-            keys = insert_inspection.conflicting_keys(
-                connection, statement, pending.stored_columns, pending.sets, pending.options,
-                exclusive=bool(replaces or changes_key or constraints),
-            )  # fmt: skip
-        except insert_inspection.UnknownValueError as unknown:
+            exclusive = bool(replaces or changes_key or constraints)
+            keys = unique_conflicts.lock_conflicting(connection, statement, pending, exclusive=exclusive)
+        except unique_conflicts.UnknownValueError as unknown:
             if needed:
                 what = f"a REPLACE or upsert for which the value of {unknown.column!r} is not known beforehand"
                 pending.refuse_or_warn(self._strictness, what)

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rowcast.producer.database.row_locks import Key, read_and_lock
+from rowcast.producer.database.row_locks import Key, lock_any
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.shared.errors import CaptureError
-
-_KEYS_PER_STATEMENT = 200
 
 
 def read_back(connection: Connection, table: CapturedTable, sent: Sequence[Key], *, at_least: int) -> list[Key]:
@@ -32,12 +30,8 @@ def read_back(connection: Connection, table: CapturedTable, sent: Sequence[Key],
 
 def find_written(connection: Connection, table: CapturedTable, sent: Sequence[Key]) -> list[Key]:
     """Return the stored keys of the existing rows whose keys were written as the values ``sent``. Lock the rows."""
-    found: list[Key] = []
-    for start in range(0, len(sent), _KEYS_PER_STATEMENT):
-        rows = (_has_key(table, key) for key in sent[start : start + _KEYS_PER_STATEMENT])
-        query = sa.select(*table.stored_keys.columns).where(sa.or_(*rows))
-        found += read_and_lock(connection, query, table.table)
-    return found
+    conditions = [_has_key(table, key) for key in sent]
+    return lock_any(connection, table.stored_keys.columns, table.table, conditions)
 
 
 def _has_key(table: CapturedTable, key: Key) -> sa.ColumnElement[bool]:

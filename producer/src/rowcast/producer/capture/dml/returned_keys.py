@@ -107,10 +107,8 @@ class LastInsertedKey(ReturnedKeys):
         self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
     ) -> Sequence[Key] | None:
         """Return the key, with the number that the database drew."""
-        statement, columns = pending.statement, pending.key_columns
-        assert isinstance(statement, Insert)
-        drawn = insert_inspection.drawn_column(pending.table, columns)
-        return insert_inspection.last_inserted_key(statement, result, columns, drawn, pending.sets)
+        assert isinstance(pending.statement, Insert)
+        return insert_inspection.last_inserted_key(pending.statement, pending, result)
 
 
 class InjectedReturning(ReturnedKeys):
@@ -166,10 +164,8 @@ class InjectedReturning(ReturnedKeys):
 
 
 def _insert_id(pending: PendingStatement, keys: Sequence[Key]) -> int | None:
-    statement = pending.statement
-    assert isinstance(statement, Insert)
-    drawn = insert_inspection.drawn_column(pending.table, pending.key_columns)
-    return insert_inspection.insert_id(statement, keys, pending.key_columns, drawn, pending.sets)
+    assert isinstance(pending.statement, Insert)
+    return insert_inspection.insert_id(pending.statement, pending, keys)
 
 
 class SupplementalReturning(ReturnedKeys):

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, CursorResult, Dialect
 from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ColumnElement
 
-from rowcast.producer.capture.dml import insert_inspection, inspection
+from rowcast.producer.capture.dml import insert_inspection, inspection, unique_conflicts
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import ReturnedKeys
 from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
@@ -44,18 +44,18 @@ class MatchedKeys(ReturnedKeys):
             return ()
         statement = pending.statement
         assert isinstance(statement, Insert)
-        matches = list(insert_inspection.matches(statement, pending.table, pending.sets))
+        matches = list(unique_conflicts.matches(statement, pending.sets))
         conditions = [condition for of_row in matches for condition in of_row]
         if not all(matches):
             if not result.lastrowid:
                 return None
             conditions.append(_has_drawn_number(pending, result.lastrowid, len(matches)))
-        return insert_inspection.keys_where(connection, pending.stored_columns, conditions, pending.options)
+        return unique_conflicts.keys_where(connection, pending, conditions)
 
 
 def _has_drawn_number(pending: PendingStatement, first: int, count: int) -> ColumnElement[bool]:
     """Return the condition for the numbers that InnoDB reserves for ``count`` rows in succession."""
-    column = insert_inspection.drawn_column(pending.table, pending.key_columns)
+    column = insert_inspection.drawn_column(pending)
     assert column is not None
     return column.between(first, first + (count - 1) * _STEP)
 
@@ -69,7 +69,7 @@ class ConsecutiveKeys(ReturnedKeys):
         """Count from the number that the driver reports. This is the first drawn number."""
         statement, columns = pending.statement, pending.key_columns
         assert isinstance(statement, Insert)
-        drawn = insert_inspection.drawn_column(pending.table, columns)
+        drawn = insert_inspection.drawn_column(pending)
         first = result.lastrowid
         if not first:
             return None
@@ -99,10 +99,10 @@ def find_unreturned(pending: PendingStatement, statement: Insert, dialect: Diale
     if draws and not upserts:
         return ConsecutiveKeys()
     try:
-        matches = list(insert_inspection.matches(statement, pending.table, pending.sets))
-    except insert_inspection.UnknownValueError:
+        matches = list(unique_conflicts.matches(statement, pending.sets))
+    except unique_conflicts.UnknownValueError:
         return None
-    if upserts and not insert_inspection.keeps_unique_values(statement, pending.table):
+    if upserts and not unique_conflicts.keeps_unique_values(statement, pending.table):
         return None
     return MatchedKeys() if draws or all(matches) else None
 
@@ -110,7 +110,7 @@ def find_unreturned(pending: PendingStatement, statement: Insert, dialect: Diale
 def _draws_all(pending: PendingStatement, rows: Sequence[Any]) -> bool:
     """Return whether the statement draws a number for every row, and the driver sends them all at once."""
     columns = pending.key_columns
-    drawn = insert_inspection.drawn_column(pending.table, columns)
+    drawn = insert_inspection.drawn_column(pending)
     if drawn is None or len(rows) > MAX_ROWS or sum(len(str(row)) for row in rows) > _MAX_CHARACTERS:
         return False
     others = [str(column.key) for column in columns if column is not drawn]
