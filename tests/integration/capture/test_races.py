@@ -7,17 +7,20 @@ a newer state. SQLite is left out, because it has a single writer at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.dml import UpdateBase
 
+from fixtures.databases import NewDatabase
 from integration.capture.conftest import NewShop
 from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 from support.lock_waits import InBackground
-from support.shop import Shop
+from support.shop import Shop, shop_engine
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
@@ -57,7 +60,7 @@ def without_locks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TransactionNotes, "rollback_to", lambda self, name: self._savepoints.clear())
 
 
-def tells_the_truth(shop: Shop, waiting: Iterable[InBackground] = ()) -> bool:
+def mirror_is_right(shop: Shop, waiting: Iterable[InBackground] = ()) -> bool:
     for other in waiting:
         other.join()
     shop.take()
@@ -65,10 +68,10 @@ def tells_the_truth(shop: Shop, waiting: Iterable[InBackground] = ()) -> bool:
 
 
 @contextmanager
-def committed_just_before(shop: Shop, first: Connection, change: sa.Update) -> Iterator[list[InBackground]]:
+def committed_just_before(shop: Shop, first: Connection, change: UpdateBase) -> Iterator[list[InBackground]]:
     """Make ``change`` in another transaction, between the capture's read of ``first``'s keys and ``first``'s statement.
 
-    The change waits if the capture has locked the row.
+    The change waits if the capture has locked the row, or the parent of a new row.
     """
     others: list[InBackground] = []
 
@@ -128,7 +131,7 @@ def test_a_row_of_a_savepoint_that_was_rolled_back(shop: Shop, rule: bool, monke
         savepoint.rollback()
         newer_state_committed_around_a_drain(shop, first, change.values(value=2.0))
     # InnoDB keeps the locks of a savepoint that is rolled back.
-    assert tells_the_truth(shop) is (rule or shop.engine.dialect.name != "postgresql")
+    assert mirror_is_right(shop) is (rule or shop.engine.dialect.name != "postgresql")
 
 
 @pytest.mark.parametrize("rule", [True, False], ids=["with the rule", "without"])
@@ -145,7 +148,56 @@ def test_a_child_that_moved_away_before_a_cascade(shop: Shop, rule: bool, monkey
         with committed_just_before(shop, first, note.update().where(note.c.id == 10).values(customer_id=2)) as others:
             first.execute(customer.delete().where(customer.c.id == 1))
         newer_state_committed_around_a_drain(shop, first, note.update().where(note.c.id == 10).values(body="new"))
-    assert tells_the_truth(shop, others) is rule
+    assert mirror_is_right(shop, others) is rule
+
+
+@pytest.fixture(scope="module", params=["postgresql", "mariadb"])
+def generations(request: pytest.FixtureRequest, new_lasting_database: NewDatabase) -> Iterator[Shop]:
+    """Return a shop of parents with children and grandchildren. Foreign keys delete them, and follow a new key."""
+    metadata = sa.MetaData()
+    for name, above in (("parents", None), ("children", "parents"), ("grandchildren", "children")):
+        actions: Any = {"ondelete": "CASCADE", "onupdate": "CASCADE"}
+        to_above = [] if above is None else [sa.ForeignKeyConstraint(["above_id"], [f"{above}.id"], **actions)]
+        id_ = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+        sa.Table(name, metadata, id_, sa.Column("above_id", sa.Integer), *to_above)
+    models: Any = SimpleNamespace(metadata=metadata)
+    shop = Shop(shop_engine(new_lasting_database(request.param)), models)
+    yield shop
+    shop.engine.dispose()
+
+
+@pytest.mark.parametrize("rule", [True, False], ids=["with the rule", "without"])
+@pytest.mark.parametrize(
+    ("change", "added_to"), [("delete", "children"), ("delete", "grandchildren"), ("new key", "children")]
+)
+def test_a_row_added_below_a_row_just_before_a_cascade(
+    generations: Shop, change: str, added_to: str, rule: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL lets other transactions refer to a row whose lock does not exclude a new foreign key."""
+    tables = generations.models.metadata.tables
+    parents = tables["parents"]
+    with generations.engine.begin() as connection:
+        connection.execute(sa.delete(parents))
+    generations.take()
+    generations.mirror.clear()
+    with generations.engine.begin() as connection:
+        for name, above in (("parents", None), ("children", 1), ("grandchildren", 1)):
+            connection.execute(sa.insert(tables[name]), {"id": 1, "above_id": above})
+    generations.take()
+    if not rule:
+        without_locks(monkeypatch)
+    with Transactions(generations) as transactions:
+        first = transactions.begin()
+        added = sa.insert(tables[added_to]).values(id=2, above_id=1)
+        with committed_just_before(generations, first, added) as others:
+            statement = sa.delete(parents) if change == "delete" else sa.update(parents).values(id=3)
+            first.execute(statement.where(parents.c.id == 1))
+        first.commit()
+    (other,) = others
+    # The row that waited has no row to refer to.
+    with pytest.raises(sa.exc.IntegrityError) if rule else nullcontext():
+        other.join()
+    assert mirror_is_right(generations) is rule
 
 
 @pytest.mark.parametrize("rule", [True, False], ids=["with the rule", "without"])
@@ -166,5 +218,5 @@ def test_a_row_that_a_bulk_update_no_longer_matches(shop: Shop, rule: bool, monk
         with committed_just_before(shop, first, change.values(value=5.0)) as others:
             first.execute(bulk)
         first.commit()
-        assert tells_the_truth(shop, others)
+        assert mirror_is_right(shop, others)
     assert (shop.mirror["readings", b'{"sensor":"a","at":1}']["value"] == 5.0) is rule
