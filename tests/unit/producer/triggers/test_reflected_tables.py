@@ -57,6 +57,17 @@ def test_a_reflected_column_has_the_declared_type_and_settings() -> None:
             choose_tables(connection, ReflectedTables(), ())
 
 
+def test_a_type_that_the_model_does_not_know_comes_from_the_database() -> None:
+    """The type of a foreign key is unknown if the metadata lacks the table to which the foreign key refers."""
+    declared = sa.MetaData()
+    sa.Table("item", declared, sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.ForeignKey("other.id")))
+    engine = sa.create_engine("sqlite://")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE item (id INTEGER PRIMARY KEY, n INTEGER)")
+        (captured,) = ReflectedTables(declared).read(connection, [(None, "item")])
+    assert captured.types["n"].name == "int32"
+
+
 def test_a_trigger_comment_is_found_in_any_text() -> None:
     comment = TriggerComment("1f3a", "aa", "bb")
     assert TriggerComment.find(f"BEGIN /* {comment} */ END") == comment

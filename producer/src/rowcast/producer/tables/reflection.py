@@ -23,7 +23,7 @@ def reflect_tables(connection: Connection, declared: Iterable[sa.MetaData] = ())
     ``declared``: MetaData of the program. Where one of them has a column, the column has the type and the settings from
     there, because the catalogue may have a poorer type: MariaDB has no boolean, and SQLite has no uuid.
     """
-    models = _Models(declared, default_schema(connection.dialect))
+    models = Models(declared, default_schema(connection.dialect))
     found = sa.MetaData()
     event.listen(found, "column_reflect", models.complete_column)
     options = connection._execution_options
@@ -54,7 +54,7 @@ def _reflect_schema(connection: Connection, found: sa.MetaData, schema: str | No
     found.reflect(connection, schema=schema, only=is_wanted)
 
 
-class _Models:
+class Models:
     """Find what the program's models say of a table. The largest MetaData that has the table is asked."""
 
     def __init__(self, declared: Iterable[sa.MetaData], default: str) -> None:

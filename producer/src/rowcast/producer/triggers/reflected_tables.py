@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.tables.captured import CapturedTable, CapturedTables
+from rowcast.producer.tables.reflection import Models
 from rowcast.shared.database.schema_names import default_schema
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.own_tables import is_application_table
@@ -38,11 +39,14 @@ class ReflectedTables:
         Raises ConfigurationError if a table does not exist, has no primary key, is left out of the capture, or cannot
         be published as its settings say.
         """
-        reflected = sa.MetaData()
-        event.listen(reflected, "column_reflect", self._declare_type)
-        tables = [self._reflect(connection, reflected, schema, name) for schema, name in names]
-        wanted = CapturedTables(reflected, self.configured)
         default = default_schema(connection.dialect)
+        models = Models(() if self.metadata is None else (self.metadata,), default)
+        reflected = sa.MetaData()
+        event.listen(reflected, "column_reflect", models.complete_column)
+        tables = [self._reflect(connection, reflected, schema, name) for schema, name in names]
+        for table in tables:
+            models.complete_table(table)
+        wanted = CapturedTables(reflected, self.configured)
         captured = []
         for table in tables:
             if not wanted.is_captured(table):
@@ -68,29 +72,12 @@ class ReflectedTables:
         if schema == default_schema(connection.dialect) and self.declared(name, schema) is None:
             schema = None
         try:
-            table = sa.Table(name, metadata, schema=schema, autoload_with=connection)
+            return sa.Table(name, metadata, schema=schema, autoload_with=connection)
         except exc.NoSuchTableError:
             raise ConfigurationError(
                 f"there is no table {f'{schema}.{name}' if schema else name} in {connection.engine.url}. "
                 "Create it first."
             ) from None
-        declared = self.declared(name, schema)
-        if declared is not None:
-            table.info.update(declared.info)
-            for column in table.columns:
-                if (own := _column_of(declared, str(column.name))) is not None:
-                    column.info.update(own.info)
-        return table
-
-    def _declare_type(self, _inspector: Any, table: sa.Table, column: dict[str, Any]) -> None:
-        # The catalogue may have a poorer type than the model: MariaDB has no boolean, and SQLite has no uuid.
-        declared = self.declared(table.name, table.schema)
-        if declared is not None and (own := _column_of(declared, column["name"])) is not None:
-            column["type"] = own.type
-
-
-def _column_of(table: sa.Table, name: str) -> sa.Column[Any] | None:
-    return next((c for c in table.columns if c.name == name), None)
 
 
 def choose_tables(connection: Connection, definitions: ReflectedTables, patterns: Sequence[str]) -> list[TableName]:
