@@ -10,15 +10,8 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection, CursorResult
 
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
-from rowcast.producer.capture.dml.changed_rows import (
-    NAMED,
-    ComputedRows,
-    InsertedRows,
-    LockedRows,
-    NamedLockedRows,
-    NamedRows,
-    ReturnedRows,
-)
+from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows, NamedRows, ReturnedRows
+from rowcast.producer.capture.dml.locked_rows import ComputedRows, LockedRows, NamedLockedRows
 from rowcast.producer.capture.dml.pending_statement import ChangedRows, PendingStatement
 from rowcast.producer.capture.dml.returned_keys import AppendedReturning, InjectedReturning
 from rowcast.producer.capture.notes.strictness import StrictnessRule

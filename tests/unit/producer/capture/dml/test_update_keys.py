@@ -11,12 +11,10 @@ from sqlalchemy.engine import Connection
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
 from rowcast.producer.capture.dml.changed_rows import (
     NAMED,
-    ComputedRows,
-    LockedRows,
-    NamedLockedRows,
     NamedRows,
     ReturnedRows,
 )
+from rowcast.producer.capture.dml.locked_rows import ComputedRows, LockedRows, NamedLockedRows
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import AppendedReturning, KeysStoredByCte
 from rowcast.producer.capture.dml.update_keys import UpdateKeys

@@ -1,8 +1,8 @@
 """Inspect DML statements: the kind of statement, the keys in the parameters and conditions, and the returned columns.
 
 The capture uses semi-private parts of SQLAlchemy: annotations of the ORM's DML, ``return_defaults`` and cursor buffers.
-In this folder, the modules that do so are ``inspection``, ``insert_inspection``, ``statement_tables``, ``results``,
-``fast_path`` and ``ctes``. The capture matrix runs against SQLAlchemy 2.0 and 2.1.
+In this folder, the modules that do so are ``inspection``, ``insert_inspection``, ``unique_conflicts``,
+``statement_tables``, ``results``, ``fast_path`` and ``ctes``. The capture matrix runs against SQLAlchemy 2.0 and 2.1.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from rowcast.shared.errors import CaptureError
 class ChangedRows(ABC):
     """Find the keys of the rows that a pending statement changes itself, and note them after the statement.
 
-    ``changed_rows`` has a class for each way of knowing the keys.
+    ``changed_rows`` and ``locked_rows`` have a class for each way of knowing the keys.
     """
 
     extends_sql = False

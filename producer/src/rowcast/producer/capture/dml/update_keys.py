@@ -14,15 +14,13 @@ from rowcast.producer.capture.dml import inspection
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
 from rowcast.producer.capture.dml.changed_rows import (
     NAMED,
-    ComputedRows,
-    LockedRows,
-    NamedLockedRows,
     NamedRows,
     ReturnedRows,
     UnseenRows,
 )
 from rowcast.producer.capture.dml.engine_scope import SCHEMA_TRANSLATE_MAP, EngineScope
 from rowcast.producer.capture.dml.inspection import KeyCondition
+from rowcast.producer.capture.dml.locked_rows import ComputedRows, LockedRows, NamedLockedRows
 from rowcast.producer.capture.dml.pending_statement import ChangedRows, PendingStatement
 from rowcast.producer.capture.dml.returned_keys import (
     AppendedReturning,
