@@ -18,7 +18,7 @@ from rowcast.shared.cli.output import print_json
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.findings import Finding, Verdict
 
-# The order in which a row passes them.
+# The order in which a row passes the areas.
 _ORDER = ("primary", "kafka", "replicas")
 
 _STYLES = {

@@ -104,7 +104,7 @@ def instrument(
         raise ConfigurationError(f"there is no program {program[0]!r} on PATH. Write it like: -- python -m shop")
     environment = dict(os.environ)
     options.put_into(environment)
-    # The new program would drop what this one has buffered.
+    # The new program would drop the buffered output of the present program.
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(path, program, environment)

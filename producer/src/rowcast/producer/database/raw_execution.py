@@ -27,7 +27,7 @@ def execute_without_result(connection: Connection, sql: str, parameters: Any) ->
 
 
 def execute_as_commit(connection: Connection, sql: str) -> None:
-    """Execute a statement that fails as COMMIT would, with the same error of SQLAlchemy, which has no statement."""
+    """Execute a statement that fails as COMMIT would: with SQLAlchemy's error without a statement."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(sql)

@@ -36,10 +36,10 @@ def read_and_lock(
 ) -> list[Key]:
     """Return the rows of a query, and lock the found rows of ``table``. ``options``: execution options.
 
-    ``locked``: a further table of the query, whose rows the transaction has locked before. MySQL would otherwise read
-    it as it was when the transaction began. ``exclusive``: the keys may go away, so that other transactions must not
-    refer to the rows by foreign keys either. PostgreSQL's UPDATE takes this stronger lock only if it changes a key, and
-    its DELETE takes it always.
+    ``locked``: a further table of the query, with rows that the transaction has locked before. MySQL would otherwise
+    read the table's state at the beginning of the transaction. ``exclusive``: the keys may go away, so other
+    transactions must not refer to the rows by foreign keys either. PostgreSQL takes this stronger lock for an UPDATE of
+    a key and for every DELETE.
     """
     options = {**options, **INTERNAL_STATEMENT}
     dialect = capture_dialect(connection.dialect)

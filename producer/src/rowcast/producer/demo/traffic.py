@@ -160,7 +160,7 @@ class Shop:
         savepoint.rollback()
         order.note = "without a gift"
         self._orders.append(order.id)
-        # The order is inserted and updated in one transaction, which counts as one row.
+        # The order is inserted and updated in one transaction. Both changes count as one row.
         return changed
 
     def _raise_prices(self, session: Session) -> int:

@@ -22,7 +22,7 @@ _MARK = "# Written by `rowcast demo`"
 _HEADER = f"{_MARK}, which replaces this directory in each run."
 _OWN_FILES = ("primary.db", "replica.db", "rowcast.toml", "relay.log", "worker.log")
 
-# This table marks a database whose tables the demo created. The next run may drop them.
+# This table marks a database with tables created by the demo. The next run may drop the tables.
 _own = sa.MetaData()
 _demo_table = sa.Table("rowcast_demo", _own, sa.Column("made_by", sa.String(40), primary_key=True))
 

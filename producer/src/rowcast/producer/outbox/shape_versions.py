@@ -106,7 +106,7 @@ class NewShape(NamedTuple):
 
 
 def insert_shapes(connection: Connection, shape: sa.Table, new: Iterable[NewShape]) -> None:
-    """Write shapes that ``rowcast_shape`` does not have, as the newest of their tables.
+    """Write shapes missing in ``rowcast_shape``, as the newest of their tables.
 
     A concurrent process may write equal shapes.
     """
@@ -126,7 +126,7 @@ def insert_shapes(connection: Connection, shape: sa.Table, new: Iterable[NewShap
 
 
 def mark_newest(connection: Connection, shape: sa.Table, table: CapturedTable, there: VersionTimes) -> None:
-    """Make a stored shape the newest of its table. ``there``: the versions that are stored."""
+    """Make a stored shape the newest of its table. ``there``: the stored versions."""
     row = shape.c
     own = sa.and_(row.table_name == table.full_name, row.version == table.version)
     # A concurrent process may have made the version the newest while the statement waited.

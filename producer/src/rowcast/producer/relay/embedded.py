@@ -25,7 +25,7 @@ class NotifiesOfCommits(Protocol):
 
 
 class RelayThread:
-    """Run a relay in a thread of this process. ``error``: the error that ended the thread, or None."""
+    """Run a relay in a thread of this process. ``error``: the error that ended the thread."""
 
     def __init__(self, relay: Relay) -> None:
         self.error: BaseException | None = None

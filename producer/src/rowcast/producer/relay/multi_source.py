@@ -137,7 +137,7 @@ class _Source:
         return True
 
     def _moved(self, progress: RelayProgress) -> None:
-        # A relay that is asked to stop while it tries again publishes nothing more, so its failure stays.
+        # A relay that must stop during a retry publishes nothing more. Therefore its failure stays.
         if progress.state in ("leading", "standing by") and not self._stop.is_set():
             self.failure = None
         self._on_progress(progress)

@@ -83,7 +83,7 @@ class CapturedTable:
 
     @property
     def untranslated(self) -> CapturedTable:
-        """Return the table as the metadata has it, of which this may be a copy in another schema."""
+        """Return the table of the metadata. The captured table itself may be a copy in another schema."""
         return self._own or self
 
     def is_copy_of(self, own: CapturedTable) -> None:
@@ -197,7 +197,7 @@ def _masked(shape: TableShape, column: ColumnShape, settings: ColumnSettings) ->
         )
     longest = settings.truncate if settings.hash is None else digest_length(settings.hash)
     assert longest is not None
-    # A digest is cut to the length of the column, so that the column of a replica can hold it.
+    # A digest is cut to the length of the column, because the replica's column has this length.
     length = min(longest, column.type.length or longest)
     return replace(column, type=PortableType("string", length=length), masking=masking)
 

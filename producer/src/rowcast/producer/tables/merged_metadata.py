@@ -1,4 +1,4 @@
-"""Merge several MetaData into one, so that their tables are one source."""
+"""Merge several MetaData into a single source of tables."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rowcast.shared.errors import ConfigurationError
 
 
 def merge_metadata(metadata: sa.MetaData | Iterable[sa.MetaData]) -> sa.MetaData:
-    """Return a MetaData with copies of all tables, or the MetaData itself if there is only one.
+    """Return a MetaData with copies of all tables, or the only MetaData itself.
 
-    Tables that the application defines later are copied when they are defined. Raises ConfigurationError if two
+    Tables defined later are copied at their definition. Raises ConfigurationError if two
     MetaData describe a table differently, or if there is no MetaData.
     """
     sources = [metadata] if isinstance(metadata, sa.MetaData) else list(dict.fromkeys(metadata))

@@ -130,7 +130,7 @@ class TriggerDialect(ABC):
         return iter(())
 
     def has_other_salts(self, table: CapturedTable) -> bool:
-        """Return whether the triggers hash with other salts than those of the settings, outside their text."""
+        """Return whether salts of the triggers differ from the settings. These salts are not in the triggers' text."""
         return False
 
     def choose_owner(self, role: str) -> None:

@@ -1,7 +1,8 @@
-"""Check what the owner of PostgreSQL's trigger functions may do, and what other roles may do with the functions.
+"""Check the rights of the owner of PostgreSQL's trigger functions, and the rights of other roles on the functions.
 
-The functions are SECURITY DEFINER: they run with the rights of their owner, so that other roles need no rights on the
-outbox. Therefore nobody else may choose what a name in them means, and nobody else may call them.
+The functions are SECURITY DEFINER. A function runs with the rights of its owner, because other roles need no rights on
+the outbox. Therefore only the owner may choose the meaning of a name in a function, and only the owner may call the
+function.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class FunctionOwners:
         return str(self._execute("SELECT current_user").scalar_one())
 
     def of_triggers(self, table: str) -> str | None:
-        """Return the owner of the functions that the table's triggers call. None: the table has no triggers."""
+        """Return the owner of the functions called by the table's triggers. None: the table has no triggers."""
         owner = self._execute(
             "SELECT DISTINCT pg_get_userbyid(p.proowner) FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid "
             f"WHERE t.tgrelid = {self._literal(table)}::regclass AND t.tgname LIKE 'rowcast!_%' ESCAPE '!' LIMIT 1"
@@ -141,7 +142,10 @@ class FunctionOwners:
         return [f"{creator} in {schema}" for schema, creator in found]
 
     def give(self, function: str, role: str) -> None:
-        """Let the role own the function, and nobody else call it. ``function``: the quoted name with ``()``."""
+        """Let the role own the function. No other role may call the function.
+
+        ``function``: the quoted name with ``()``.
+        """
         oid = f"{self._literal(function)}::regprocedure"
         found = self._execute(f"SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = {oid}")
         if found.scalar_one() != role:

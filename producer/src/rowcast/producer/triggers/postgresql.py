@@ -36,7 +36,7 @@ _OLD, _NEW = "rowcast_old", "rowcast_new"
 _MAX_BYTES = 100_000_000
 """The bytes of an outbox row, but for its first line. PostgreSQL's limit is 1 GB."""
 
-# The settings of the functions override those of the session, so that values are always written in the same form.
+# The settings of the functions override the session's settings, because values must always be written in one form.
 # row_security = off makes the read of a hidden row an error. The row would look deleted otherwise.
 _SETTINGS = (
     "SET datestyle = 'ISO' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1 "
@@ -121,7 +121,7 @@ class PostgreSQLTriggers(TriggerDialect):
 
     @contextmanager
     def writers_kept_out(self, table: CapturedTable) -> Iterator[None]:
-        # CREATE TRIGGER needs this lock anyway. All rows that exist under it are older than the capture.
+        # CREATE TRIGGER needs this lock anyway. All rows that exist under the lock are older than the capture.
         self.execute(f"LOCK TABLE {self.qualified(table.shape.schema, table.shape.name)} IN SHARE ROW EXCLUSIVE MODE")
         yield
 
@@ -196,7 +196,7 @@ class PostgreSQLTriggers(TriggerDialect):
         return Salts(self, table)
 
     def _owner(self, table: CapturedTable) -> str:
-        """Return the role that owns the functions: the chosen one, the present one, or the installing one."""
+        """Return the role that owns the functions: the chosen owner, the present owner, or the installing role."""
         return self.owner or self._owners.of_triggers(self._qualified(table)) or self._owners.current_role()
 
     def _qualified(self, table: CapturedTable) -> str:
@@ -233,7 +233,7 @@ class PostgreSQLTriggers(TriggerDialect):
         return self.qualified(schema, changed), self.qualified(schema, emptied)
 
     def _guard(self, table: CapturedTable) -> str:
-        """Return the statement that fails if another table calls the function, such as a renamed one."""
+        """Return the statement that fails if another table calls the function, for example after a rename."""
         return (
             f"IF TG_TABLE_SCHEMA <> {self.literal(table.shape.schema)} "
             f"OR TG_TABLE_NAME <> {self.literal(table.shape.name)} THEN\nRAISE EXCEPTION USING "

@@ -128,7 +128,7 @@ class SQLiteTriggers(TriggerDialect):
         return [c for c in table.key_columns if table.types[str(c.name)].name not in _NUMBERS]
 
     def _is_key(self, table: CapturedTable, alias: str, other: str) -> str:
-        """Return the condition that two rows have the same key, stored in the same way."""
+        """Return the condition that two rows have identical stored keys."""
         folding = self._folding_columns(table)
         return " AND ".join(
             f"{alias}.{self.quote(str(c.name))}{' COLLATE BINARY' if c in folding else ''} "
@@ -221,7 +221,7 @@ class SQLiteTriggers(TriggerDialect):
 
 
 class _NativeImages(SQLiteImages):
-    """Make row images without the functions that rowcast registers, because other programs do not have them."""
+    """Make row images without the functions that rowcast registers, because other programs lack the functions."""
 
     def value(self, sql: str, type_: PortableType) -> str:
         return _base64(sql) if type_.name == "bytes" else super().value(sql, type_)

@@ -1,6 +1,6 @@
-"""Say what is published of a table: which columns, which rows, and in what form.
+"""Say what is published of a table: the columns, the rows, and their form.
 
-The same keys are valid in ``rowcast.toml`` (``[tables."public.orders"]``), in ``Table.info`` and ``Column.info`` under
+The keys are valid in ``rowcast.toml`` (``[tables."public.orders"]``), in ``Table.info`` and ``Column.info`` under
 ``"rowcast"``, and in ``Capture(tables=…)``.
 """
 
@@ -70,7 +70,7 @@ class ColumnSettings(Section):
     def over(self, other: ColumnSettings) -> ColumnSettings:
         """Return these settings, completed by the keys of ``other``.
 
-        Any form set here (mask, truncate, hash, capture) replaces the form of ``other``.
+        A form set here (mask, truncate, hash, capture) replaces the form of ``other``.
         """
         ours, theirs = self.model_dump(exclude_unset=True), other.model_dump(exclude_unset=True)
         if any(name in ours for name in _FORMS):

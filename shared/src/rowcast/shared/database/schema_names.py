@@ -8,7 +8,7 @@ _MAIN = "main"
 
 
 def default_schema(dialect: Dialect) -> str:
-    """Return the schema of tables that name none. SQLite has no schemas, and calls its own file ``main``.
+    """Return the schema of tables without a schema. SQLite has no schemas, and calls its own file ``main``.
 
     ``dialect`` belongs to an engine that has connected.
     """

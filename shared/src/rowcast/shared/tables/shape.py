@@ -119,7 +119,7 @@ class TableShape:
         return hashlib.sha256(self.to_json()).hexdigest()[:12]
 
     def column(self, name: str) -> ColumnShape:
-        """Return the column of this name. Raises KeyError if there is none."""
+        """Return the column of this name. Raises KeyError for an unknown name."""
         for column in self.columns:
             if column.name == name:
                 return column

@@ -1,4 +1,4 @@
-"""Sort tables so that each comes after the tables that its foreign keys refer to."""
+"""Sort tables, parents first. The foreign keys of a table refer to its parents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _parents(shape: TableShape) -> Iterable[str]:
 
 
 def _sorted_by_layers(parents: dict[str, set[str]]) -> list[str]:
-    """Return the tables without parents, then the tables whose parents all precede them, and so on.
+    """Return the tables in layers. All parents of a table are in earlier layers.
 
     Raises CycleError.
     """

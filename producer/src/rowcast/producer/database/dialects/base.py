@@ -67,7 +67,7 @@ class CaptureDialect(ABC):
         return bool(getattr(pooled.dbapi_connection, "autocommit", False))
 
     def begins_at_savepoint(self, pooled: PoolProxiedConnection) -> bool:
-        """Return whether a savepoint set now would begin the transaction, so that its release would commit."""
+        """Return whether a savepoint set now would begin the transaction. The release of such a savepoint commits."""
         return False
 
     def mark_transaction(self, connection: Connection) -> None:
@@ -187,9 +187,9 @@ class CaptureDialect(ABC):
     """A function gives NULL in place of a text that is longer than the server allows, depending on the session."""
 
     def fits(self, column: sa.Column[Any], type_: PortableType) -> ColumnElement[bool] | None:
-        """Return the condition that no function on the column gives NULL because of its length.
+        """Return the condition that no function on the column gives NULL because of an overlong value.
 
-        Return None if there is no such limit, or if every value of the type is short.
+        Return None on an engine without a limit, or if every value of the type is short.
         """
         return None
 
@@ -421,7 +421,7 @@ def fetch_unseen(connection: Connection, sql: str) -> Sequence[Any]:
 
 
 def has_long_values(type_: PortableType) -> bool:
-    """Return whether a value of the type can be so long that a few of them exceed what an engine joins to a text."""
+    """Return whether a few values of the type can exceed the length of a text on an engine."""
     if type_.name in ("string", "char", "bytes") and type_.length is not None:
         return type_.length > _LONG
     return type_.name in ("string", "char", "bytes", "text", "json", "array", "native")

@@ -1,8 +1,8 @@
 """Make texts of values on PostgreSQL independent of the session's settings.
 
-``ImageDialect`` writes most types in the same way under all settings. Of the others, only the server's own output
-function knows the text, and this function follows settings that the application may change at any moment. The
-statement changes these settings for the time in which it makes the text.
+``ImageDialect`` writes most types in the same way under all settings. The text of the remaining types is known only to
+the server's own output function, and the function follows settings that the application may change at any moment. The
+statement changes the settings while the text is made.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HOLDS = {"extra_float_digits": "~ '^[123]$'", "datestyle": "~ '^ISO'"}
 
 
 def settings_of(types_: Iterable[PortableType]) -> dict[str, str]:
-    """Return the settings that the texts of these types follow, each with the SQL of the value that texts need."""
+    """Map each setting that changes the texts of these types to the SQL of the needed value."""
     settings: dict[str, str] = {}
     for type_ in types_:
         settings |= _settings_of(type_)
@@ -86,7 +86,7 @@ def _under_settings(element: UnderSettings, compiler: SQLCompiler, **kw: Any) ->
     restored = " AND ".join(
         f"set_config('{name}', rowcast_before.s{i}, true) IS NOT NULL" for i, (name, _) in enumerate(settings)
     )
-    # OFFSET keeps the planner from pulling the subqueries up, so that each one is evaluated after the one before it.
+    # OFFSET keeps the planner from pulling the subqueries up. Therefore the subqueries are evaluated in their order.
     return (
         f"(SELECT CASE WHEN {restored} THEN rowcast_made.text END FROM (SELECT {before} OFFSET 0) AS rowcast_before, "
         f"LATERAL (SELECT CASE WHEN rowcast_before.s0 IS NOT NULL AND {changed} "

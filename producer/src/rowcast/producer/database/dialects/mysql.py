@@ -56,8 +56,8 @@ class MySQLCapture(CaptureDialect):
     retry_isolation = "REPEATABLE READ"
     # In UTC no time comes twice in autumn.
     row_settings = ("time_zone = '+00:00'",)
-    # MariaDB and MySQL read a whole table where an IN list names many of its rows, and a DELETE that does so waits for
-    # every insert that is not committed yet. The join goes by primary key.
+    # MariaDB and MySQL read a whole table where an IN list names many of its rows, and a DELETE that reads the whole
+    # table waits for every uncommitted insert. The join goes by primary key.
     rows_by_ids = (
         "FROM JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) AS ids "
         "STRAIGHT_JOIN rowcast_outbox AS o ON o.id = ids.id"
@@ -68,7 +68,7 @@ class MySQLCapture(CaptureDialect):
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
         driver: Any = pooled.driver_connection
         if not hasattr(driver, "get_autocommit"):
-            # These drivers may ask the server, so that they are asked once for each connection.
+            # Drivers without ``get_autocommit`` may send a query. Therefore the answer is kept for each connection.
             if _AUTOCOMMIT not in pooled.info:
                 pooled.info[_AUTOCOMMIT] = bool(driver.autocommit)
             return bool(pooled.info[_AUTOCOMMIT])

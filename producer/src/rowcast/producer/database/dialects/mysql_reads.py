@@ -1,7 +1,7 @@
-"""Let a query read on MariaDB and MySQL what an UPDATE or DELETE with the same condition reads.
+"""Let a query on MariaDB and MySQL read the rows that an UPDATE or DELETE with an equal condition reads.
 
-With REPEATABLE READ an UPDATE reads the newest rows of all its tables and locks them, in share mode where it does not
-change them. The subqueries of ``SELECT … FOR UPDATE`` read an older state without locks.
+With REPEATABLE READ an UPDATE reads and locks the newest rows of all its tables. Unchanged rows are locked in share
+mode. The subqueries of ``SELECT … FOR UPDATE`` read an older state without locks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READS_COMMITTED = frozenset(("READ COMMITTED", "READ UNCOMMITTED"))
 def read_as_update(connection: Connection, query: sa.Select[Any], table: Any) -> sa.Select[Any]:
     """Return the query with the locks that an UPDATE of ``table`` would take."""
     if connection.get_isolation_level() in _READS_COMMITTED:
-        # Each statement reads the rows that are committed when it begins.
+        # Each statement reads the rows committed at its beginning.
         return query
     query = query._generate()
     query._where_criteria = tuple(_share_locked(condition) for condition in query._where_criteria)
@@ -37,7 +37,7 @@ def read_as_update(connection: Connection, query: sa.Select[Any], table: Any) ->
 
 
 def _share_locked(condition: Any) -> Any:
-    """Return the condition with subqueries that lock what they read."""
+    """Return the condition with locking subqueries."""
 
     def lock(select: Any) -> None:
         if select._for_update_arg is None:

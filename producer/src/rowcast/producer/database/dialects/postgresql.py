@@ -47,11 +47,11 @@ _HAS_LZ4 = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
 _READER_SETTINGS = (
-    # A plan made while the outbox was empty would still sort all of it when it holds millions of rows.
+    # A plan made for an empty outbox would sort the whole outbox even with millions of rows.
     "SET plan_cache_mode = force_custom_plan",
     "SET enable_seqscan = off",
-    # With enable_seqscan off, a plan that must read a whole table has such high costs that the server would compile it
-    # first. That takes a tenth of a second for a look at ten rows.
+    # With enable_seqscan off, a plan that must read a whole table has very high costs. The server would compile the
+    # plan first, in a tenth of a second for a look at ten rows.
     "SET jit = off",
 )
 
@@ -199,7 +199,7 @@ class PostgreSQLCapture(CaptureDialect):
 
     def prepare_writer(self, connection: Connection, idle_ms: int) -> None:
         connection.exec_driver_sql(f"SET SESSION idle_in_transaction_session_timeout = {idle_ms:d}")
-        # Workers may have seen the lsns of a claim, so that a crash of the server must not lose the claim.
+        # Workers may have seen the lsns of a claim. Therefore a crash of the server must not lose the claim.
         connection.exec_driver_sql(_DURABLE)
 
     def prepare_reader(self, connection: Connection) -> None:
@@ -220,7 +220,7 @@ class PostgreSQLCapture(CaptureDialect):
     def vacuum_outbox(self, connection: Connection) -> bool:
         if not connection.exec_driver_sql(MAY_VACUUM).scalar():
             return False
-        # The connection goes back to a pool, so that the timeout must hold for this statement alone.
+        # The connection goes back to a pool. Therefore the timeout must hold for this statement alone.
         connection.exec_driver_sql(f"SET statement_timeout = '{_VACUUM_TIMEOUT}'")
         try:
             connection.exec_driver_sql(_VACUUM)

@@ -1,8 +1,8 @@
 """Capture the program of ``rowcast instrument`` from the moment in which it imports SQLAlchemy.
 
-Python imports this module at its start, because ``rowcast instrument`` puts its folder first on PYTHONPATH. Processes
-that the program starts inherit the variable. The module imports only the standard library, because most of these
-processes do not use SQLAlchemy.
+Python imports this module at its start, because ``rowcast instrument`` puts its folder first on PYTHONPATH. Child
+processes inherit the variable. The module imports only the standard library, because most child processes do not use
+SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Watcher(MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if name != _SQLALCHEMY:
             return None
-        # The other finders look for the module. This one stays, because a program may look without importing.
+        # The remaining finders look for the module. This finder stays, because a program may look without importing.
         sys.meta_path.remove(self)
         try:
             spec = importlib.util.find_spec(name)
@@ -74,7 +74,7 @@ def _engine_connect(connection: Any) -> None:
 
 
 def _import_next_sitecustomize() -> None:
-    """Import the sitecustomize module that this module hides."""
+    """Import the hidden sitecustomize module of the environment."""
     own = Path(__file__).parent
     others = [entry for entry in sys.path if Path(entry or ".").resolve() != own.resolve()]
     spec = importlib.machinery.PathFinder.find_spec(__name__, others)

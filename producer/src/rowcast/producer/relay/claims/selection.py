@@ -44,7 +44,7 @@ class Selection:
     more: bool = False
 
     def before_transaction(self, tx: str) -> Selection:
-        """Return the transactions before this one."""
+        """Return the transactions before the partial transaction."""
         first = next(i for i, head in enumerate(self.heads) if head.tx == tx)
         return Selection(self.heads[:first])
 

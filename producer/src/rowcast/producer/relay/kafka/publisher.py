@@ -77,8 +77,8 @@ class Publisher:
     def fence(self, check_epoch: Callable[[], object]) -> None:
         """Fence the older producers of this source, and abort the Kafka transactions that they left open.
 
-        ``check_epoch`` is called before each producer. It raises FencedError if a successor has taken over, so that a
-        relay that was suspended does not fence its successor.
+        ``check_epoch`` is called before each producer. ``check_epoch`` raises FencedError if a successor has taken
+        over, because a suspended relay must not fence its successor.
         """
         for producer in (self._active, self._other):
             check_epoch()

@@ -1,4 +1,4 @@
-"""Create the topics that do not exist yet. A topic that exists keeps its settings."""
+"""Create missing topics. An existing topic keeps its settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RENEW_EVERY_S = 1.0
 
 
 class Topics:
-    """Create and remember the topics of one source on one cluster. ``limits``: the size limits of these topics."""
+    """Create and remember the topics of a source on a cluster. ``limits``: the size limits of the topics."""
 
     def __init__(self, properties: Properties, source: str, settings: TopicSettings) -> None:
         self._properties = properties
@@ -106,7 +106,7 @@ class Topics:
 
 
 class EmbeddedTopics(Topics):
-    """Ensure the topics of the embedded Kafka. It cannot create topics, but adds a topic when a client asks for it."""
+    """Ensure the topics of the embedded Kafka, which cannot create topics, but adds each requested topic."""
 
     def _create(self, admin: AdminClient, names: Iterable[str], renew_lease: Callable[[], None]) -> None:
         for name in names:

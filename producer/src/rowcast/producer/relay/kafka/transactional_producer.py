@@ -43,7 +43,7 @@ _DEFAULTS = {
 _REQUIRED = {
     "acks": "all",
     "enable.idempotence": True,
-    # The default of Java clients, so that all clients choose one partition for a key.
+    # The default of Java clients, because all clients must choose the same partition for a key.
     "partitioner": "murmur2_random",
     "delivery.report.only.error": True,
 }
