@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from fixtures.databases import ENGINES, NewDatabase
@@ -23,6 +24,7 @@ from rowcast.producer.outbox import shape_versions
 from rowcast.producer.outbox.block_parser import ChangeSplitter
 from rowcast.producer.tables import schema_translation
 from rowcast.shared.database.schema_names import default_schema
+from rowcast.shared.errors import CaptureError
 from rowcast.shared.tables.shape_store import newest_shapes
 from support.sent_statements import sent_statements
 
@@ -262,8 +264,19 @@ def test_the_memory_for_tenants_is_bounded(
             for id_ in (1, 2):
                 with translated.begin():
                     translated.execute(sa.insert(process.tables[0]).values(id=id_))
+            _fail_to_commit(translated, process.tables[0], name)
             translated.exec_driver_sql(f"DETACH {name}")
     gc.collect()
     copies = [one for one in gc.get_objects() if isinstance(one, sa.Table) and one.schema in tenants]
     assert len(copies) < 15
     assert len(process.names()) == 80
+
+
+def _fail_to_commit(connection: Connection, table: sa.Table, schema: str) -> None:
+    """Lose a noted row, so that the capture makes a query for the missing row of this table."""
+    connection.execute(sa.insert(table).values(id=3))
+    driver: Any = connection.connection.dbapi_connection
+    driver.execute(f"DELETE FROM {schema}.{table.name} WHERE id = 3")
+    with pytest.raises(CaptureError, match="id=3"):
+        connection.commit()
+    connection.rollback()
