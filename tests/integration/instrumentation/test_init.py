@@ -75,15 +75,25 @@ def test_the_commented_sections_are_valid(tmp_path: Path) -> None:
     assert not (tmp_path / "x.db").exists()
 
 
-def test_init_says_what_it_needs(tmp_path: Path) -> None:
-    for arguments, message in [
-        ((), "needs --source"),
-        (("--source", "shop", "--primary", "nothing"), "--primary: "),
-        (("--source", "shop", "--primary", "sqlite:///x.db", "--alembic", "no.ini"), "no file no.ini"),
-    ]:
-        result = rowcast("init", *arguments, cwd=tmp_path)
-        assert result.returncode == 2
-        assert message in " ".join(result.stderr.split())
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "needs --source"),
+        (("--source", "a b", "--primary", "sqlite:///x.db"), 2, "source: String should match"),
+        (("--source", "shop", "--primary", "nothing"), 2, "primary.url: not a database URL"),
+        (("--source", "shop", "--primary", "sqlite:///x.db", "--alembic", "no.ini"), 2, "no file no.ini"),
+        (("--source", "shop", "--primary", "sqlite://"), 2, "a database in memory"),
+        (("--source", "shop", "--primary", "sqlite:///no/x.db"), 3, "Does the folder exist"),
+        (("--source", "shop", "--primary", "postgresql://shop@localhost:1/shop"), 3, "Is it running"),
+    ],
+)
+def test_init_writes_nothing_until_its_options_are_right(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = rowcast("init", *arguments, cwd=tmp_path)
+    assert result.returncode == code
+    assert message in " ".join(result.stderr.split())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rowcast.shared.cli.command import Invocation, command
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, RowcastError
 
 _log = logging.getLogger("rowcast.init")
 
@@ -57,20 +57,30 @@ def init(
     from rowcast.shared.config.settings import DEFAULT_PATH
 
     file = invocation.configs[0] if invocation.configs else DEFAULT_PATH
+
+    def create_tables() -> None:
+        settings = Invocation((file,), invocation.log_format, invocation.log_level).settings()
+        if alembic is not None:
+            _log.info("written: %s. Run it with: alembic upgrade head", write_migration(alembic))
+        elif tables:
+            for name in create_outbox(settings) or ("none, because all outbox tables exist",):
+                _log.info("created: %s", name)
+
     if file.exists():
-        given = {"--source": source, "--primary": primary, "--kafka": kafka}
-        _log.info("%s exists and stays as it is", file, extra={"ignored": [name for name, v in given.items() if v]})
-    else:
-        if source is None or primary is None:
-            raise ConfigurationError(
-                f"{file} does not exist. To write it, rowcast init needs --source, such as shop, and --primary, such "
-                "as postgresql+psycopg://user:password@host/shop."
-            )
-        write_configuration(file, source, primary, kafka)
-        _log.info("written: %s", file)
-    settings = Invocation((file,), invocation.log_format, invocation.log_level).settings()
-    if alembic is not None:
-        _log.info("written: %s. Run it with: alembic upgrade head", write_migration(alembic))
-    elif tables:
-        for name in create_outbox(settings) or ("none, because all outbox tables exist",):
-            _log.info("created: %s", name)
+        ignored = [name for name, v in (("--source", source), ("--primary", primary), ("--kafka", kafka)) if v]
+        _log.info("%s exists and stays as it is", file, extra={"ignored": ignored} if ignored else None)
+        create_tables()
+        return
+    if source is None or primary is None:
+        raise ConfigurationError(
+            f"{file} does not exist. To write it, rowcast init needs --source, such as shop, and --primary, such "
+            "as postgresql+psycopg://shop@db/shop."
+        )
+    write_configuration(file, source, primary, kafka)
+    try:
+        create_tables()
+    except RowcastError:
+        # The next call shall write the file with corrected options.
+        file.unlink()
+        raise
+    _log.info("written: %s", file)

@@ -12,6 +12,7 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 
 _PORTS = {"postgresql": 5432, "mysql": 3306}
+_IN_MEMORY = ("", ":memory:")
 _THIS_MACHINE = frozenset(("localhost", "127.0.0.1", "::1", None))
 
 
@@ -58,6 +59,11 @@ def _place(url: URL, folder: Path) -> tuple[object, ...]:
     return backend, place, url.port or _PORTS.get(backend), url.database
 
 
+def is_in_memory(url: URL) -> bool:
+    """Return whether the URL means an SQLite database that no other process sees."""
+    return url.get_backend_name() == "sqlite" and _sqlite_file(url.database, Path()) in _IN_MEMORY
+
+
 def _sqlite_file(database: str | None, folder: Path) -> str:
     name = (database or ":memory:").removeprefix("file:").partition("?")[0]
-    return name if name in ("", ":memory:") else str((folder / name).resolve())
+    return name if name in _IN_MEMORY else str((folder / name).resolve())

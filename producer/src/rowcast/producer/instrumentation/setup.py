@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
+from rowcast.producer.instrumentation.databases import is_in_memory
 from rowcast.producer.outbox.creation import create_missing_tables
 from rowcast.producer.outbox.schema import missing_parts, outbox_tables
 from rowcast.shared.config.settings import Settings
@@ -46,11 +45,7 @@ url = {primary}
 
 
 def write_configuration(file: Path, source: str, primary: str, kafka: str | None) -> None:
-    """Write a commented configuration. Raises ConfigurationError if the URL is not valid, or no file can be written."""
-    try:
-        make_url(primary)
-    except ArgumentError as error:
-        raise ConfigurationError(f"--primary: {error}") from error
+    """Write a commented configuration. Raises ConfigurationError if no file can be written."""
     brokers = f'"bootstrap.servers" = {_quoted(kafka or "localhost:9092")}'
     text = _CONFIGURATION.format(
         source=_quoted(source), primary=_quoted(primary), kafka=brokers if kafka else f"# {brokers}"
@@ -69,8 +64,17 @@ def _quoted(text: str) -> str:
 
 
 def create_outbox(settings: Settings) -> list[str]:
-    """Create the missing outbox tables of the primary. Return their names."""
-    engine = open_engine(settings.require_primary().sqlalchemy_url, "primary", pooled=False)
+    """Create the missing outbox tables of the primary. Return their names.
+
+    Raises ConfigurationError for an SQLite database in memory, because no other process sees such a database.
+    """
+    url = settings.require_primary().sqlalchemy_url
+    if is_in_memory(url):
+        raise ConfigurationError(
+            f"{url} is a database in memory, which ends with this process. Name a file: sqlite:///shop.db. Or let "
+            "the program create the outbox: rowcast instrument --create-outbox."
+        )
+    engine = open_engine(url, "primary", pooled=False)
     tables = outbox_tables(sa.MetaData())
     try:
         reach(engine, "primary")

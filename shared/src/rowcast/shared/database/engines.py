@@ -100,7 +100,7 @@ def reach(engine: Engine, what: str) -> None:
 
 def unreachable(engine: Engine, what: str, error: exc.DBAPIError) -> UnreachableError:
     """Return the error to raise when ``engine`` does not answer. It shows the URL without the password."""
-    return UnreachableError(
-        f"cannot reach the {what} database at {engine.url}: {first_line(error)}. "
-        "Is it running, and are the host, port, name and password of its url right?"
-    )
+    hint = "Is it running, and are the host, port, name and password of its url right?"
+    if engine.dialect.name == "sqlite":
+        hint = "Does the folder exist, and may this user write the file?"
+    return UnreachableError(f"cannot reach the {what} database at {engine.url}: {first_line(error)}. {hint}")
