@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
@@ -124,6 +125,14 @@ def test_a_python_without_rowcast_does_not_run_uncaptured(tmp_path: Path) -> Non
 def test_programs_without_sqlalchemy_import_nothing_more(tmp_path: Path) -> None:
     code = "import sys; print({'sqlalchemy', 'pydantic', 'rowcast.producer'} & sys.modules.keys())"
     assert run_instrumented(code, tmp_path).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("dashes", [(), ("--",)])
+def test_the_options_after_the_program_are_those_of_the_program(tmp_path: Path, dashes: tuple[str, ...]) -> None:
+    (tmp_path / "rowcast.toml").write_text('source = "shop"\n')
+    code = ("-c", "import sys; print(sys.argv)", "--strict", "-h", "--", "--config")
+    result = rowcast_process("instrument", "--url-match", "*", *dashes, sys.executable, *code, cwd=tmp_path)
+    assert result.stdout == "['-c', '--strict', '-h', '--', '--config']\n"
 
 
 def test_wrong_use_is_told_before_the_program_starts(tmp_path: Path) -> None:

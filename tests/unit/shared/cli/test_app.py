@@ -42,6 +42,13 @@ def test_help_shows_the_environment_variable_of_every_option(help_of: tuple[str,
     assert {name for entry in silent for name in re.findall(r"^--[a-z-]+", entry)} == {"--help", "--version"}
 
 
+@pytest.mark.parametrize("command", ["init", "instrument"])
+def test_the_help_of_a_new_users_commands_is_whole_on_80_columns(tmp_path: Path, command: str) -> None:
+    result = rowcast(command, "--help", cwd=tmp_path, env={"COLUMNS": "80"})
+    assert "…" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) == 80
+
+
 def test_every_command_takes_the_common_options(help_of: tuple[str, str]) -> None:
     found = set(OPTION.findall(help_of[1]))
     assert {"--log-format", "--log-level", "--version"} <= found

@@ -44,10 +44,9 @@ def init(
             help="Write a migration for this alembic.ini instead of creating the outbox tables.",
         ),
     ] = None,
-    tables: Annotated[
-        bool,
-        typer.Option("--tables/--no-tables", envvar="ROWCAST_TABLES_CREATED", help="Create the outbox tables."),
-    ] = True,
+    no_tables: Annotated[
+        bool, typer.Option("--no-tables", envvar="ROWCAST_NO_TABLES", help="Do not create the outbox tables.")
+    ] = False,
 ) -> None:
     """Write a commented rowcast.toml if there is none, and create the outbox tables that are missing.
 
@@ -62,7 +61,7 @@ def init(
         settings = Invocation((file,), invocation.log_format, invocation.log_level).settings()
         if alembic is not None:
             _log.info("written: %s. Run it with: alembic upgrade head", write_migration(alembic))
-        elif tables:
+        elif not no_tables:
             for name in create_outbox(settings) or ("none, because all outbox tables exist",):
                 _log.info("created: %s", name)
 

@@ -14,14 +14,12 @@ from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.errors import ConfigurationError
 
 
-@command()
+@command(starts_program=True)
 def instrument(
     invocation: Invocation,
     program: Annotated[
         list[str],
-        typer.Argument(
-            metavar="-- COMMAND...", envvar="ROWCAST_COMMAND", help="The program and its arguments, after two dashes."
-        ),
+        typer.Argument(metavar="COMMAND", envvar="ROWCAST_COMMAND", help="The program and its arguments."),
     ],
     metadata: Annotated[
         list[str] | None,
@@ -67,14 +65,14 @@ def instrument(
             help="Create missing outbox tables at the program's first connection, as rowcast init does.",
         ),
     ] = False,
-    migrations: Annotated[
+    no_migrations: Annotated[
         bool,
         typer.Option(
-            "--migrations/--no-migrations",
-            envvar="ROWCAST_MIGRATIONS",
-            help="Capture the rows that the program's own Alembic migrations change, or leave them out.",
+            "--no-migrations",
+            envvar="ROWCAST_NO_MIGRATIONS",
+            help="Leave out the rows that the program's own Alembic migrations change.",
         ),
-    ] = True,
+    ] = False,
 ) -> None:
     """Run a program that knows nothing of rowcast, and capture the changes that it makes.
 
@@ -95,13 +93,16 @@ def instrument(
         capture_by=capture_by,
         strict=strict,
         create_outbox=create_outbox,
-        migrations=migrations,
+        migrations=not no_migrations,
     )
     # A wrong configuration is an error now, and not when the program connects.
     SourceDatabase(options, invocation.settings())
     path = shutil.which(program[0])
     if path is None:
-        raise ConfigurationError(f"there is no program {program[0]!r} on PATH. Write it like: -- python -m shop")
+        raise ConfigurationError(
+            f"there is no program {program[0]!r} on PATH that may be executed. "
+            "Write it like: rowcast instrument -- python -m shop"
+        )
     environment = dict(os.environ)
     options.put_into(environment)
     # The new program would drop the buffered output of the present program.

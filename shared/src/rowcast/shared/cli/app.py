@@ -98,7 +98,7 @@ def _loaded(entry: EntryPoint) -> Any:
         loaded = _unavailable(entry, error)
     if not isinstance(loaded, typer.Typer):
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-        alone.command(entry.name)(loaded)
+        alone.command(entry.name, context_settings=loaded.context_settings)(loaded)
         loaded = alone
     return typer.main.get_command(loaded)
 

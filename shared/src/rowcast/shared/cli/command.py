@@ -150,10 +150,13 @@ def _common(config: ConfigFiles) -> list[inspect.Parameter]:
     ]
 
 
-def command(*, config: ConfigFiles = "one") -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+def command(
+    *, config: ConfigFiles = "one", starts_program: bool = False
+) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Make a command of a function. The function gets the invocation and its own options, and returns the exit code.
 
-    None counts as exit code 0. ``config``: how many configuration files the command reads.
+    None counts as exit code 0. ``config``: how many configuration files the command reads. ``starts_program``: options
+    after the first argument belong to the program that the command starts.
     """
 
     def decorate(body: Callable[..., int | None]) -> Callable[..., None]:
@@ -178,6 +181,7 @@ def command(*, config: ConfigFiles = "one") -> Callable[[Callable[..., int | Non
         # Typer reads the signature and the annotations.
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.context_settings = {"allow_interspersed_args": not starts_program}  # type: ignore[attr-defined]
         return run
 
     return decorate
