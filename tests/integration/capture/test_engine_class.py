@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool, StaticPool
 
 from fixtures.databases import ENGINES, NewDatabase
@@ -259,3 +259,13 @@ def test_metadata_that_describe_a_table_differently_are_refused() -> None:
         Capture(metadata, source="program")
     with pytest.raises(ConfigurationError, match="no MetaData"):
         Capture([], source="program")
+
+
+class Base(DeclarativeBase):
+    """Have no tables, because only the class matters."""
+
+
+@pytest.mark.parametrize("given", [Base, [Base], None])
+def test_another_object_than_a_metadata_is_refused_with_the_next_step(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs MetaData.*Base\.metadata"):
+        Capture(given, source="program")

@@ -83,7 +83,7 @@ def test_missing_outbox_tables_are_named_with_the_way_to_make_them(place: Path, 
     assert result.returncode == 1
     for name in ("outbox", "shape", "lease", "claim", "snapshot"):
         assert f"primary: table rowcast_{name} does not exist" in result.stdout
-    assert "metadata.create_all(engine), or an Alembic migration" in result.stdout
+    assert "capture.create_outbox(engine), or an Alembic migration" in result.stdout
 
 
 def test_a_column_that_the_outbox_lacks_is_named(place: Path, engine: sa.Engine) -> None:

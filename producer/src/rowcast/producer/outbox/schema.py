@@ -55,7 +55,7 @@ def missing_parts(table: sa.Table, connection: Connection) -> str:
     """
     if not sa.inspect(connection).has_table(table.name, schema=table.schema):
         return (
-            "does not exist. Create the outbox tables: `rowcast init`, metadata.create_all(engine), or an Alembic "
+            "does not exist. Create the outbox tables: `rowcast init`, capture.create_outbox(engine), or an Alembic "
             "migration"
         )
     there = _columns(table, connection)

@@ -16,11 +16,18 @@ def merge_metadata(metadata: sa.MetaData | Iterable[sa.MetaData]) -> sa.MetaData
     """Return a MetaData with copies of all tables, or the only MetaData itself.
 
     Tables defined later are copied at their definition. Raises ConfigurationError if two
-    MetaData describe a table differently, or if there is no MetaData.
+    MetaData describe a table differently, if there is no MetaData, or if an object is no MetaData.
     """
-    sources = [metadata] if isinstance(metadata, sa.MetaData) else list(dict.fromkeys(metadata))
+    given = [metadata] if isinstance(metadata, sa.MetaData) or not isinstance(metadata, Iterable) else metadata
+    sources = list(dict.fromkeys(given))
     if not sources:
         raise ConfigurationError("the capture has no MetaData. Give it at least one.")
+    for source in sources:
+        if not isinstance(source, sa.MetaData):
+            raise ConfigurationError(
+                f"the capture needs MetaData, and {source!r} is none. Give the MetaData of a declarative base as "
+                "Base.metadata."
+            )
     if len(sources) == 1:
         return sources[0]
     merged = sa.MetaData()
