@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,14 +12,9 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import (
-    PositionRow,
-    ReplicaColumn,
-    ReplicaDialect,
-    ReplicaTable,
-    log_orphans,
-)
-from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
+from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, log_orphans
+from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
+from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.database.driver_errors import mysql_number
 from rowcast.shared.tables.shape import PortableType
@@ -45,14 +40,6 @@ _MAX_KEY_BYTES = 3_072
 # No type of a key's column takes more bytes, besides texts and binary values.
 _NUMBER_BYTES = 128
 
-# The driver makes one statement of many rows.
-_WRITE_POSITION = (
-    "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn) VALUES (%s, %s, %s, %s, %s) "
-    "ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), lsn = VALUES(lsn)"
-)
-
-_Statement = tuple[str, RowReader]
-
 
 def _is_mariadb_uuid(column: PlannedColumn) -> bool:
     return column.ddl == "UUID"
@@ -63,11 +50,16 @@ def _is_cut_as_key(column: PlannedColumn) -> bool:
     return column.is_key and length is not None and not 0 < (column.shape.type.length or 0) <= length
 
 
-class MySQLReplica(ReplicaDialect):
+class MySQLReplica(RowStatementReplica):
     """Write to MariaDB or MySQL. Foreign keys are off while the replica loads, and on when it is consistent."""
 
     name = "mysql"
     suspends_foreign_keys = True
+    # The driver makes one statement of many rows.
+    write_position = (
+        "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn) VALUES (%s, %s, %s, %s, %s) "
+        "ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), lsn = VALUES(lsn)"
+    )
     value_limits = (
         value_limits.NO_NAN,
         ValueLimit("infinite numbers", value_limits.FLOATS),
@@ -88,8 +80,7 @@ class MySQLReplica(ReplicaDialect):
     )
 
     def __init__(self) -> None:
-        self._upserts: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
-        self._deletes: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
+        super().__init__()
         self._consistent = False
 
     def configure(self, engine: Engine) -> None:
@@ -125,32 +116,44 @@ class MySQLReplica(ReplicaDialect):
         connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(consistent)}")
         connection.rollback()  # Ends the transaction that SQLAlchemy has begun. The setting stays.
 
-    def key_values(self, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-        """Return the driver's values for keys."""
-        return _reader(table, layout, table.key).rows(keys)
+    def converter(self, portable: PortableType, column_type: str, source_engine: str) -> Converter | None:
+        """Return the converter for a column of this type, or None if the JSON value is the stored value."""
+        return converter(portable, column_type, source_engine)
 
-    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
-        """Write rows by primary key, in a single statement made by the driver."""
-        if (table, layout) not in self._upserts:
-            self._upserts[table, layout] = _upsert_statement(connection, table, layout)
-        sql, reader = self._upserts[table, layout]
-        connection.exec_driver_sql(sql, list(reader.rows(images)))
+    def upsert_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+        """Return an INSERT … ON DUPLICATE KEY UPDATE, with a guard if the table needs one.
+
+        ON DUPLICATE KEY UPDATE also finds a row by another unique key, or by a primary key that only the collation
+        takes for the same (``a`` and ``A``). The statement would then change the row of another key.
+        """
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        names = table.writable_columns(layout)
+        changes = [f"{quote(name)} = VALUES({quote(name)})" for name in names if name not in table.key]
+        first = quote(table.key[0])
+        if table.other_unique or _loose_key_columns(table, layout):
+            changes.insert(0, _key_guard(connection, table, layout))
+        sql = (
+            f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
+            f"VALUES ({', '.join(['%s'] * len(names))}) "
+            f"ON DUPLICATE KEY UPDATE {', '.join(changes) or f'{first} = {first}'}"
+        )
+        return sql, names
+
+    def delete_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+        """Return a DELETE for a single row. Parameters are the key, and the loose columns of the key once more."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        loose = _loose_key_columns(table, layout)
+        where = [f"{quote(name)} = %s" for name in table.key]
+        where += [f"{_bytes(quote(name))} = {_bytes('%s')}" for name in loose]
+        return f"DELETE FROM {table.quoted} WHERE {' AND '.join(where)}", [*table.key, *loose]
 
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key: with IN for a simple key, row by row for a composite key."""
-        if (table, layout) not in self._deletes:
-            self._deletes[table, layout] = _delete_statement(connection, table, layout)
-        sql, reader = self._deletes[table, layout]
-        rows = list(reader.rows(keys))
         if len(table.key) > 1:
             # The server does not use an index for `(a, b) IN (…)`.
-            connection.exec_driver_sql(sql, rows)
+            super().delete(connection, table, layout, keys)
         else:
-            _delete_by_list(connection, table, layout, rows)
-
-    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
-        """Insert or update rows of ``rowcast_position``."""
-        connection.exec_driver_sql(_WRITE_POSITION, list(rows))
+            _delete_by_list(connection, table, layout, list(self.key_values(table, layout, keys)))
 
     def suspend_foreign_keys(self, connection: Connection) -> None:
         """Switch foreign keys off."""
@@ -241,26 +244,6 @@ def _text_bytes(column: sa.Column[Any]) -> int:
     return _CHARACTER_BYTES * length if isinstance(column.type, sa.String) and length else 0
 
 
-def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
-    """Return an INSERT … ON DUPLICATE KEY UPDATE, with a guard if the table needs one.
-
-    ON DUPLICATE KEY UPDATE also finds a row by another unique key, or by a primary key that only the collation takes
-    for the same (``a`` and ``A``). The statement would then change the row of another key.
-    """
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    names = table.writable_columns(layout)
-    changes = [f"{quote(name)} = VALUES({quote(name)})" for name in names if name not in table.key]
-    first = quote(table.key[0])
-    if table.other_unique or _loose_key_columns(table, layout):
-        changes.insert(0, _key_guard(connection, table, layout))
-    sql = (
-        f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
-        f"VALUES ({', '.join(['%s'] * len(names))}) "
-        f"ON DUPLICATE KEY UPDATE {', '.join(changes) or f'{first} = {first}'}"
-    )
-    return sql, _reader(table, layout, names)
-
-
 def _key_guard(connection: Connection, table: ReplicaTable, layout: RowLayout) -> str:
     """Return an assignment that fails if the row found has a different key.
 
@@ -275,15 +258,6 @@ def _key_guard(connection: Connection, table: ReplicaTable, layout: RowLayout) -
         comparisons.append(f"{_bytes(found)} = {_bytes(given)}" if name in loose else f"{found} = {given}")
     first = quote(table.key[0])
     return f"{first} = IF({' AND '.join(comparisons)}, VALUES({first}), NULL)"
-
-
-def _delete_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
-    """Return a DELETE for a single row. Parameters are the key, and the loose columns of the key once more."""
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    loose = _loose_key_columns(table, layout)
-    where = [f"{quote(name)} = %s" for name in table.key]
-    where += [f"{_bytes(quote(name))} = {_bytes('%s')}" for name in loose]
-    return f"DELETE FROM {table.quoted} WHERE {' AND '.join(where)}", _reader(table, layout, [*table.key, *loose])
 
 
 def _delete_by_list(connection: Connection, table: ReplicaTable, layout: RowLayout, rows: Sequence[Any]) -> None:
@@ -317,11 +291,6 @@ def _loose_key_columns(table: ReplicaTable, layout: RowLayout) -> list[str]:
 def _bytes(sql: str) -> str:
     """Return a text expression in a form that compares byte by byte."""
     return f"BINARY CONVERT({sql} USING utf8mb4)"
-
-
-def _reader(table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> RowReader:
-    shape = layout.shape
-    return RowReader([(n, converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names])
 
 
 _TEXT_TYPES = frozenset(("string", "char", "text", "enum", "native", "interval", "timetz"))

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import (
-    PositionRow,
-    ReplicaColumn,
-    ReplicaDialect,
-    ReplicaTable,
-    log_orphans,
-    quoted_name,
-)
-from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
+from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, log_orphans, quoted_name
+from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
+from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.shared.images import register_functions
 from rowcast.shared.tables.shape import PortableType
 
-_Statement = tuple[str, RowReader]
 
-_WRITE_POSITION = (
-    "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn"
-)
-
-
-class SQLiteReplica(ReplicaDialect):
+class SQLiteReplica(RowStatementReplica):
     """Write to SQLite. Foreign keys are part of the tables and are switched on when the replica is consistent."""
 
     name = "sqlite"
     foreign_keys_in_table = True
+    write_position = (
+        "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn"
+    )
     value_limits = (
         value_limits.NO_NAN,
         value_limits.NO_DECIMAL_NAN,
@@ -43,10 +33,6 @@ class SQLiteReplica(ReplicaDialect):
         value_limits.NO_LONG_TIMES,
         value_limits.NO_MIDNIGHT_AS_24,
     )
-
-    def __init__(self) -> None:
-        self._upserts: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
-        self._deletes: dict[tuple[ReplicaTable, RowLayout], _Statement] = {}
 
     def configure(self, engine: Engine) -> None:
         """Begin every transaction as a writer."""
@@ -84,27 +70,28 @@ class SQLiteReplica(ReplicaDialect):
         """Check foreign keys at the end of the transaction."""
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
 
-    def key_values(self, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
-        """Return the driver's values for keys."""
-        return _reader(table, layout, table.key).rows(keys)
+    def converter(self, portable: PortableType, column_type: str, source_engine: str) -> Converter | None:
+        """Return the converter for a column of this type, or None if the JSON value is the stored value."""
+        return converter(portable, column_type, source_engine)
 
-    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
-        """Write rows by primary key, in one call."""
-        if (table, layout) not in self._upserts:
-            self._upserts[table, layout] = _upsert_statement(connection, table, layout)
-        sql, reader = self._upserts[table, layout]
-        connection.exec_driver_sql(sql, list(reader.rows(images)))
+    def upsert_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+        """Return an INSERT … ON CONFLICT DO UPDATE."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        names = table.writable_columns(layout)
+        changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names if name not in table.key)
+        action = f"UPDATE SET {changes}" if changes else "NOTHING"
+        sql = (
+            f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
+            f"VALUES ({', '.join('?' * len(names))}) "
+            f"ON CONFLICT ({', '.join(quote(name) for name in table.key)}) DO {action}"
+        )
+        return sql, names
 
-    def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
-        """Delete rows by primary key, in one call."""
-        if (table, layout) not in self._deletes:
-            self._deletes[table, layout] = _delete_statement(connection, table, layout)
-        sql, reader = self._deletes[table, layout]
-        connection.exec_driver_sql(sql, list(reader.rows(keys)))
-
-    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
-        """Insert or update rows of ``rowcast_position``."""
-        connection.exec_driver_sql(_WRITE_POSITION, list(rows))
+    def delete_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+        """Return a DELETE for a single row."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        where = " AND ".join(f"{quote(name)} = ?" for name in table.key)
+        return f"DELETE FROM {table.quoted} WHERE {where}", table.key
 
     def is_violated_by_rows(self, error: exc.DBAPIError) -> bool:
         """Return whether rows prevented a constraint."""
@@ -116,30 +103,6 @@ class SQLiteReplica(ReplicaDialect):
         for (table, parent), count in Counter((row[0], row[2]) for row in violations).items():
             log_orphans(table, count, parent)
         return not violations
-
-
-def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    names = table.writable_columns(layout)
-    changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names if name not in table.key)
-    action = f"UPDATE SET {changes}" if changes else "NOTHING"
-    sql = (
-        f"INSERT INTO {table.quoted} ({', '.join(quote(name) for name in names)}) "
-        f"VALUES ({', '.join('?' * len(names))}) "
-        f"ON CONFLICT ({', '.join(quote(name) for name in table.key)}) DO {action}"
-    )
-    return sql, _reader(table, layout, names)
-
-
-def _delete_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> _Statement:
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    where = " AND ".join(f"{quote(name)} = ?" for name in table.key)
-    return f"DELETE FROM {table.quoted} WHERE {where}", _reader(table, layout, table.key)
-
-
-def _reader(table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> RowReader:
-    shape = layout.shape
-    return RowReader([(n, converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names])
 
 
 def converter(portable: PortableType, column_type: str, source_engine: str = "") -> Converter | None:

@@ -1,0 +1,72 @@
+"""Write rows by a statement for each table and layout, with a parameter set for each row."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, ReplicaTable
+from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
+from rowcast.shared.tables.shape import PortableType
+
+Statement = tuple[str, Sequence[str]]
+"""SQL for a single row, and the names of the columns that are its parameters."""
+
+_Prepared = tuple[str, RowReader]
+
+
+class RowStatementReplica(ReplicaDialect):
+    """Write to an engine whose driver takes many parameter sets in one call. Keep the statements."""
+
+    write_position: ClassVar[str]
+    """The statement that inserts or updates a row of ``rowcast_position``."""
+
+    def __init__(self) -> None:
+        self._upserts: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
+        self._deletes: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
+
+    @abstractmethod
+    def converter(self, portable: PortableType, column_type: str, source_engine: str) -> Converter | None:
+        """Return the converter for a column of this type, or None if the JSON value is the stored value."""
+
+    @abstractmethod
+    def upsert_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+        """Return the statement that writes a row by primary key."""
+
+    @abstractmethod
+    def delete_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+        """Return the statement that deletes a row by primary key."""
+
+    def key_values(self, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Return the driver's values for keys."""
+        return self._reader(table, layout, table.key).rows(keys)
+
+    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write rows by primary key, in one call of the driver."""
+        if (table, layout) not in self._upserts:
+            sql, names = self.upsert_statement(connection, table, layout)
+            self._upserts[table, layout] = sql, self._reader(table, layout, names)
+        sql, reader = self._upserts[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(images)))
+
+    def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
+        """Delete rows by primary key, in one call of the driver."""
+        if (table, layout) not in self._deletes:
+            sql, names = self.delete_statement(connection, table, layout)
+            self._deletes[table, layout] = sql, self._reader(table, layout, names)
+        sql, reader = self._deletes[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(keys)))
+
+    def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Insert or update rows of ``rowcast_position``, in one call of the driver."""
+        connection.exec_driver_sql(self.write_position, list(rows))
+
+    def _reader(self, table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> RowReader:
+        shape = layout.shape
+        return RowReader(
+            [(n, self.converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names]
+        )
