@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from rowcast.producer import CaptureWarning
 from rowcast.shared.errors import CaptureError
-from support.same_results.seen import described_error
+from support.same_results.seen import described_error, without_addresses
 from support.same_results.steps import STRATEGIES, Step
 
 STEP = st.one_of(STRATEGIES)
@@ -70,7 +70,7 @@ def run(program: list[Transaction], engine: sa.Engine, without: frozenset[tuple[
                 except Exception as error:  # noqa: BLE001  # the application sees every error
                     seen.append(described_error(error))
         assert not [one for one in caught if issubclass(one.category, CaptureWarning)]
-        seen.append([(one.category.__name__, str(one.message)) for one in caught])
+        seen.append([(one.category.__name__, without_addresses(str(one.message))) for one in caught])
     return seen
 
 

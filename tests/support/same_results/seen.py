@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -40,7 +41,12 @@ def described_error(error: BaseException) -> tuple[Any, ...]:
     original = getattr(error, "orig", None)
     if isinstance(error, exc.DBAPIError):
         return type(error).__name__, type(original).__name__, str(original)
-    return type(error).__name__, str(error)
+    return type(error).__name__, without_addresses(str(error))
+
+
+def without_addresses(message: str) -> str:
+    """Leave the addresses of objects out of a message, because no two objects have the same."""
+    return re.sub(r" at 0x[0-9a-f]+", "", message)
 
 
 def described_result(result: Any, read: str) -> dict[str, Any]:
