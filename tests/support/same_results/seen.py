@@ -62,6 +62,9 @@ def described_result(result: Any, read: str) -> dict[str, Any]:
     for name in _METHODS:
         seen[name] = attempt(lambda name=name: getattr(result, name)())  # type: ignore[misc]
     context = getattr(result, "context", None)
+    if not getattr(context, "isinsert", True):
+        # MariaDB reports 0 or no number for a DELETE with RETURNING that finds no row, as its optimizer decides.
+        seen["lastrowid"] = seen["lastrowid"] or None
     for name in ("isinsert", "isupdate", "isdelete", "executemany", "is_crud"):
         seen[name] = getattr(context, name, None)
     seen["closed"] = getattr(result, "closed", None)
