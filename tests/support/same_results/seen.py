@@ -65,10 +65,25 @@ def described_result(result: Any, read: str) -> dict[str, Any]:
     if not getattr(context, "isinsert", True):
         # MariaDB reports 0 or no number for a DELETE with RETURNING that finds no row, as its optimizer decides.
         seen["lastrowid"] = seen["lastrowid"] or None
+    if getattr(context, "isupdate", False) or getattr(context, "isdelete", False):
+        _forget_order(seen)
     for name in ("isinsert", "isupdate", "isdelete", "executemany", "is_crud"):
         seen[name] = getattr(context, name, None)
     seen["closed"] = getattr(result, "closed", None)
     return seen
+
+
+def _forget_order(seen: dict[str, Any]) -> None:
+    """Sort the rows of an UPDATE or DELETE, which come in the order in which the database stores them."""
+    for name in ("rows", "returned_defaults_rows"):
+        if isinstance(seen[name], list):
+            # Partitions are lists of rows.
+            rows = [row for part in seen[name] for row in (part if isinstance(part, list) else [part])]
+            seen[name] = sorted(rows, key=repr)
+            if len(rows) > 1:
+                seen["returned_defaults"] = "one of them"
+    if seen["rowcount"] != 1 and isinstance(seen["rows"], tuple) and seen["rows"][0] == "row":
+        seen["rows"] = "one of them"
 
 
 def _rows(result: Result[Any], read: str) -> Any:
