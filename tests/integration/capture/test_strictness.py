@@ -23,6 +23,8 @@ from support.shop import Shop
 
 UPDATE = "UPDATE tags SET name = 'changed' WHERE id = 1"
 
+IGNORE = {"rowcast": "ignore"}
+
 Run = Callable[..., Any]
 RUNS: dict[str, Run] = {
     "text": lambda s, sql, **o: s.execute(sa.text(sql), **o),
@@ -107,6 +109,27 @@ def test_a_capture_is_quiet_about_text_that_the_application_wants_ignored(shop: 
     assert shop.take() == []
     with shop.sessions() as session:
         assert session.get_one(shop.models.Tag, 1).name == "changed"
+
+
+@pytest.mark.parametrize(
+    ("shop", "language", "step"),
+    [("postgresql", "LANGUAGE sql BEGIN ATOMIC", "Name the rows"), ("mariadb", "BEGIN", "by triggers")],
+    indirect=["shop"],
+)
+def test_a_strict_capture_refuses_a_procedure(shop: Shop, run: Run, language: str, step: str) -> None:
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE PROCEDURE rename_tag() {language} {UPDATE}; END", execution_options=IGNORE)
+    try:
+        with transaction(shop) as session:
+            refusal = rf"a procedure or .* may change captured tables.*CALL rename_tag.*{step}.*rowcast='ignore'"
+            with pytest.raises(CaptureError, match=refusal):
+                run(session, "CALL rename_tag()")
+            named = {"rowcast": {shop.models.Tag: [1]}} if step == "Name the rows" else IGNORE
+            run(session, "CALL rename_tag()", execution_options=named)
+    finally:
+        with shop.engine.begin() as connection:
+            connection.exec_driver_sql("DROP PROCEDURE rename_tag")
+    assert [c["a"]["name"] for c in shop.take()] == (["changed"] if step == "Name the rows" else [])
 
 
 def test_a_capture_ignores_a_statement_that_it_could_see(shop: Shop) -> None:

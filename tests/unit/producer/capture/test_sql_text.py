@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 
-from rowcast.producer.capture.sql_text import changed_tables, words_of
+from rowcast.producer.capture.sql_text import calls_code, changed_tables, words_of
 
 POSTGRESQL, MYSQL = postgresql.dialect(), mysql.dialect()
 
@@ -48,6 +48,28 @@ CHANGES_NOTHING = [
     "insert into elsewhere select * from tags",
     "select $$ update tags set name = 1 $$",
 ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "calls"),
+    [
+        ("CALL raise_prices(1)", True),
+        ("-- nightly\n call shop.raise_prices()", True),
+        ("SELECT 1; EXECUTE change_tags (1)", True),
+        ("DO $$ BEGIN EXECUTE 'UPDATE ' || 'tags'; END $$", True),
+        ("DO $$ BEGIN CALL raise_prices(1); END $$", True),
+        ("SELECT 'call raise_prices(1)'", False),
+        ("CREATE PROCEDURE raise_prices() LANGUAGE sql BEGIN ATOMIC; CALL other(); END", False),
+        ("CREATE TRIGGER t AFTER INSERT ON tags FOR EACH ROW EXECUTE FUNCTION f()", False),
+        ("GRANT EXECUTE ON PROCEDURE raise_prices TO shop", False),
+        ("SELECT call, execute FROM tags", False),
+        ("DO $$ BEGIN NULL; END $$", False),
+    ],
+)
+def test_a_text_that_runs_code_of_the_database_is_known(sql: str, calls: bool) -> None:
+    assert calls_code(sql, POSTGRESQL) is calls
+    if not sql.startswith("DO"):
+        assert calls_code(sql, MYSQL) is calls
 
 
 @pytest.mark.parametrize("sql", CHANGES_TAGS)

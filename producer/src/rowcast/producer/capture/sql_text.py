@@ -43,6 +43,9 @@ _DO = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*do\b", re.IGNORECASE | re.D
 _CODE_OF_DO = re.compile(r"\$(?P<tag>\w*)\$(?P<quoted>.*?)\$(?P=tag)\$|'(?P<literal>(?:[^']|'')*)'", re.DOTALL)
 # MySQL and MariaDB execute the text in these comments.
 _EXECUTED_COMMENT = re.compile(r"/\*M?!\d*(?P<code>.*?)\*/", re.DOTALL)
+# A procedure or a prepared statement may change any table. The text that creates a procedure calls nothing.
+_CALL = re.compile(r"^(?!\s*create\b)(?:.*;)?\s*(?:call|execute)\b", re.IGNORECASE | re.DOTALL)
+_CALL_IN_CODE = re.compile(r"\b(?:call|execute)\b", re.IGNORECASE)
 # These statements name the verbs of rights, and change no row.
 _RIGHTS = re.compile(r"(?:^|(?<=;))\s*(?:grant|revoke)\b[^;]*", re.IGNORECASE)
 _INSERT = re.compile(rf"\b(?:insert|replace|merge){_MODIFIERS}\s+(?P<table>{_NAME})", re.IGNORECASE)
@@ -77,6 +80,11 @@ def changed_names(sql: str, dialect: Dialect) -> frozenset[NameParts]:
 def words_of(sql: str, dialect: Dialect) -> frozenset[str]:
     """Return the words of the text in lower case: verbs and names, but not the names of functions."""
     return _words_of(sql, _is_mysql(dialect))
+
+
+def calls_code(sql: str, dialect: Dialect) -> bool:
+    """Return whether the text calls a procedure or executes a prepared statement, which may change any table."""
+    return _calls_code(sql, _is_mysql(dialect))
 
 
 def _is_mysql(dialect: Dialect) -> bool:
@@ -122,6 +130,12 @@ def _changed_names(sql: str, mysql: bool) -> frozenset[NameParts]:
         for found in pattern.finditer(bare):
             written += _NAME_PATTERN.findall(found["tables"])
     return frozenset(map(_split_name, written))
+
+
+@lru_cache(maxsize=1_000)
+def _calls_code(sql: str, mysql: bool) -> bool:
+    pattern = _CALL_IN_CODE if not mysql and _DO.match(sql) else _CALL
+    return pattern.search(_without_rights(sql, mysql)) is not None
 
 
 @lru_cache(maxsize=1_000)

@@ -22,7 +22,7 @@ from rowcast.producer.capture.notes.open_transactions import OpenTransactions
 from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 from rowcast.producer.capture.other_schemas import OtherSchemas
 from rowcast.producer.capture.row_hints import IGNORE, ROWCAST_OPTION, apply_row_hint, row_hint_of
-from rowcast.producer.capture.sql_text import changed_tables, words_of
+from rowcast.producer.capture.sql_text import calls_code, changed_tables, words_of
 from rowcast.producer.capture.transaction_check import TransactionCheck
 from rowcast.producer.capture.transaction_ends import TransactionEnds
 from rowcast.producer.database.dialects import capture_dialect
@@ -259,6 +259,9 @@ class StatementListeners:
                 f"change and its outbox row could not be in one transaction: {sql[:300]}. Use DML, such as DELETE in "
                 "place of TRUNCATE, and commit afterwards."
             )
+        if not hinted and calls_code(sql, connection.dialect):
+            self._scope.strictness.refuse_or_warn_of_call(sql, may_commit=self._ends.ends(connection, sql))
+            self._transactions.get_or_create(connection).note_unseen_change()
         named = [
             t for t in changed_tables(sql, self._scope.metadata.tables.values(), connection.dialect) if t not in hinted
         ]

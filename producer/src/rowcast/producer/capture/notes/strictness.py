@@ -15,6 +15,7 @@ Strictness = Literal["warn", "raise"]
 
 _log = logging.getLogger("rowcast.capture")
 _MAX_LOGGED = 1_000
+_NAME_THE_ROWS = "Name the rows with execution_options(rowcast={table: [key, …]})"
 _NOT_THE_APPLICATION = ("rowcast.producer.", "sqlalchemy.")
 """The modules between the application's line and this module."""
 
@@ -43,12 +44,26 @@ class StrictnessRule:
         kind of statement. ``statement``: the text. The message names all three and the next step. Raises CaptureError
         if strict.
         """
-        message = (
-            f"not captured: {what} changes {table}, and the capture cannot find out which rows: "
-            f"{' '.join(statement.split())[:300]}. Name the rows with execution_options(rowcast={{table: [key, …]}}), "
-            "or leave them out of the capture with execution_options(rowcast='ignore')."
+        self._raise_or_warn_of_rows(
+            f"{what} changes {table}, and the capture cannot find out which rows", statement, _NAME_THE_ROWS
         )
-        self.raise_or_warn(message)
+
+    def refuse_or_warn_of_call(self, statement: str, *, may_commit: bool) -> None:
+        """Refuse or warn of SQL text that calls code of the database, as ``refuse_or_warn`` does.
+
+        ``may_commit``: the code may commit, so that the application cannot name its rows.
+        """
+        self._raise_or_warn_of_rows(
+            "a procedure or a prepared statement may change captured tables, and the capture does not see its rows",
+            statement,
+            "Capture its tables by triggers" if may_commit else _NAME_THE_ROWS,
+        )
+
+    def _raise_or_warn_of_rows(self, fault: str, statement: str, step: str) -> None:
+        self.raise_or_warn(
+            f"not captured: {fault}: {' '.join(statement.split())[:300]}. {step}, or leave them out of the capture "
+            "with execution_options(rowcast='ignore')."
+        )
 
     def raise_or_warn(self, message: str) -> None:
         """Raise CaptureError with the message if strict, or warn."""
