@@ -171,6 +171,25 @@ def test_changes_in_a_schema_that_no_model_names_are_refused(
     engine.dispose()
 
 
+def test_statements_that_a_listener_moves_to_another_table_are_refused(tmp_path: Path, instrument: Instrument) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    instrument(url, strict="raise")
+    engine = sa.create_engine(url, poolclass=NullPool)
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def rename(_connection: Any, _cursor: Any, sql: str, parameters: Any, *_more: Any) -> tuple[str, Any]:
+        return sql.replace("prefix_", "asia_"), parameters
+
+    prefixed = sa.Table("prefix_items", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
+    prefixed.create(engine)
+    scratch = sa.Table("scratch", sa.MetaData(), sa.Column("id", sa.Integer), prefixes=["TEMPORARY"])
+    with engine.connect() as connection:
+        scratch.create(connection)
+        connection.execute(scratch.insert().values(id=1))
+        with pytest.raises(CaptureError, match="text that a listener has rewritten changes asia_items"):
+            connection.execute(prefixed.insert().values(id=1))
+
+
 def test_a_table_without_a_primary_key_is_refused_until_it_is_left_out(tmp_path: Path, instrument: Instrument) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     with sa.create_engine(url, poolclass=NullPool).begin() as connection:

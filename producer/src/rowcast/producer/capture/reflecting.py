@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.dml import UpdateBase
 
 from rowcast.producer.capture.dml import inspection
 from rowcast.producer.capture.dml.engine_scope import SCHEMA_TRANSLATE_MAP
@@ -165,14 +166,26 @@ class ReflectingCapture(Capture):
             self._defines = True
             self._has_defined.add(connection)
             self._sees_more.add(connection)
-        elif context is not None and inspection.is_text(context):
-            if _READS.match(statement) or _is_left_out(context.execution_options):
-                return
+        elif context is None or _is_left_out(context.execution_options):
+            return
+        elif not inspection.is_text(context):
+            self._refuse_rewritten(connection, inspection.dml_of(context.compiled.statement), statement)
+        elif not _READS.match(statement):
             if self._is_outdated(connection):
                 self.describe(connection)
                 self._check_names()
-            for parts in changed_names(statement, connection.dialect):
-                self._require_read(connection, (parts[-2] if len(parts) > 1 else None, parts[-1]), statement)
+            for name in _changed_names(statement, connection):
+                self._require_read(connection, name, statement)
+
+    def _refuse_rewritten(self, connection: Connection, dml: UpdateBase | None, sql: str) -> None:
+        """Refuse or warn of a statement whose text a listener of the program has moved to a captured table."""
+        name = None if dml is None else _name_of(unaliased(table_of(dml)))
+        if name is None or self._found(connection, name) is not None:
+            return
+        for changed in _changed_names(sql, connection):
+            table = self._found(connection, changed)
+            if table is not None:
+                self._strictness.refuse_or_warn(table.fullname, "text that a listener has rewritten", sql)
 
     def _is_outdated(self, connection: Connection) -> bool:
         return self._outdated or connection in self._sees_more
@@ -233,6 +246,11 @@ class ReflectingCapture(Capture):
 
 def _is_left_out(execution_options: Mapping[str, Any]) -> bool:
     return INTERNAL_OPTION in execution_options or execution_options.get(ROWCAST_OPTION) == IGNORE
+
+
+def _changed_names(sql: str, connection: Connection) -> Iterator[_Name]:
+    for parts in changed_names(sql, connection.dialect):
+        yield parts[-2] if len(parts) > 1 else None, parts[-1]
 
 
 def _has_other_keys(table: sa.Table, found: sa.Table) -> bool:
