@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy.engine import Connection
@@ -47,19 +47,27 @@ class RowStatementReplica(ReplicaDialect):
 
     def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
         """Write rows by primary key, in one call of the driver."""
-        if (table, layout) not in self._upserts:
-            sql, names = self.upsert_statement(connection, table, layout)
-            self._upserts[table, layout] = sql, self._reader(table, layout, names)
-        sql, reader = self._upserts[table, layout]
-        connection.exec_driver_sql(sql, list(reader.rows(images)))
+        self._execute(self._upserts, self.upsert_statement, connection, table, layout, images)
 
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key, in one call of the driver."""
-        if (table, layout) not in self._deletes:
-            sql, names = self.delete_statement(connection, table, layout)
-            self._deletes[table, layout] = sql, self._reader(table, layout, names)
-        sql, reader = self._deletes[table, layout]
-        connection.exec_driver_sql(sql, list(reader.rows(keys)))
+        self._execute(self._deletes, self.delete_statement, connection, table, layout, keys)
+
+    def _execute(
+        self,
+        prepared: dict[tuple[ReplicaTable, RowLayout], _Prepared],
+        make: Callable[[Connection, ReplicaTable, RowLayout], Statement],
+        connection: Connection,
+        table: ReplicaTable,
+        layout: RowLayout,
+        rows: Sequence[bytes],
+    ) -> None:
+        """Execute the prepared statement for the rows. ``make`` gives the statement at the first call."""
+        if (table, layout) not in prepared:
+            sql, names = make(connection, table, layout)
+            prepared[table, layout] = sql, self._reader(table, layout, names)
+        sql, reader = prepared[table, layout]
+        connection.exec_driver_sql(sql, list(reader.rows(rows)))
 
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position``, in one call of the driver."""
