@@ -70,7 +70,10 @@ class CapturedShop:
 
         A statement without known keys is refused, not warned about.
         """
-        return EngineScope(self.metadata, self.outbox, self.listeners.find_captured, StrictnessRule("raise"))
+        listeners = self.listeners
+        return EngineScope(
+            self.metadata, self.outbox, listeners.find_captured, listeners.find_declared, StrictnessRule("raise")
+        )
 
     def connect(self) -> Connection:
         """Open a connection that has the SQL functions of row images."""

@@ -236,8 +236,9 @@ def test_a_parent_that_is_not_captured_takes_no_captured_children_along_unseen(n
             connection.execute(sa.insert(table), [{"id": 1, **row}])
     shop.take()
     light = sa.delete(sa.table("top"))
+    other = sa.delete(sa.table("TOP", schema="main"))
     with shop.engine.begin() as connection:
-        for statement in (sa.delete(top), light, sa.delete(middle), sa.insert(top).prefix_with("OR REPLACE")):
+        for statement in (sa.delete(top), light, other, sa.delete(middle), sa.insert(top).prefix_with("OR REPLACE")):
             with pytest.raises(
                 CaptureError, match=r"a foreign key of a table that is not captured changes main\.bottom"
             ):

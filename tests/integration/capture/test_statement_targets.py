@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -16,11 +17,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.expression import ClauseElement, Executable
 
+from fixtures.databases import ENGINES, NewDatabase
 from integration.capture.conftest import NewShop
-from rowcast.producer import CaptureError, CaptureWarning
+from rowcast.producer import CaptureError, CaptureWarning, ConfigurationError
 from rowcast.shared.database.schema_names import default_schema
 from support.sent_statements import sent_statements
-from support.shop import Shop
+from support.shop import Models, Shop, shop_engine
 
 Named = Callable[[sa.Table, sa.Engine], Any]
 
@@ -45,7 +47,26 @@ def _light_without_types(table: sa.Table, engine: sa.Engine) -> sa.TableClause:
     return sa.table(table.name, *(sa.column(c.name) for c in table.c))
 
 
-OTHERS = [_other_table, _without_a_primary_key, _reflected_in_the_default_schema, _light, _light_without_types]
+def _spelled_otherwise(table: sa.Table, engine: sa.Engine) -> sa.Table:
+    """Spell names in upper case, where the database takes them for the same. The keys of the columns stay."""
+    engine_name = engine.dialect.name
+    columns = [
+        sa.Column(
+            c.name if engine_name == "postgresql" else c.name.upper(), c.type, key=c.key, primary_key=c.primary_key
+        )
+        for c in table.c
+    ]
+    return sa.Table(table.name.upper() if engine_name == "sqlite" else table.name, sa.MetaData(), *columns)
+
+
+OTHERS = [
+    _other_table,
+    _without_a_primary_key,
+    _reflected_in_the_default_schema,
+    _light,
+    _light_without_types,
+    _spelled_otherwise,
+]
 
 
 @pytest.fixture
@@ -91,6 +112,71 @@ def test_changes_through_another_object_of_the_table(filled: Shop, named: Named)
     m = filled.models
     tags, readings = named(m.Tag.__table__, filled.engine), named(m.Reading.__table__, filled.engine)
     assert_captured(filled, *changes_of(tags, readings))
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_keys_of_columns_that_are_not_their_names(new_database: NewDatabase, engine_name: str) -> None:
+    metadata = sa.MetaData()
+    parents = sa.Table(
+        "parents",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, key="number"),
+        sa.Column("code", sa.String(10), unique=True, key="letters"),
+    )
+    to_parent = sa.ForeignKey("parents.letters", onupdate="CASCADE")
+    sa.Table("children", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("code", to_parent))
+    shop = Shop(shop_engine(new_database(engine_name)), cast(Models, SimpleNamespace(metadata=metadata)))
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(parents), [{"number": n, "letters": str(n)} for n in range(1, 5)])
+        connection.execute(sa.insert(metadata.tables["children"]), [{"id": n, "code": str(n)} for n in range(1, 5)])
+    shop.take()
+    by_key, by_code = parents.c.number == sa.bindparam("which"), parents.c.letters == sa.bindparam("code")
+    updates: list[tuple[Any, Any]] = [
+        (sa.update(parents).where(by_key).values(letters="one"), {"which": 1}),
+        (sa.update(parents).where(by_key), [{"which": 2, "letters": "two"}, {"which": 3, "letters": "three"}]),
+        (sa.update(parents).where(by_key).values(number=41), {"which": 4}),
+        (sa.update(parents).where(by_key), {"which": 41, "number": 42}),
+        (sa.update(parents).where(by_code).values(number=43), {"code": "4"}),
+        (sa.update(parents).where(by_code).values(number=parents.c.number + 1), {"code": "4"}),
+    ]
+    for update, parameters in updates:
+        with shop.engine.begin() as connection:
+            connection.execute(update, parameters)
+        assert shop.take()
+        assert shop.mirror == shop.rows()
+    shop.engine.dispose()
+
+
+def test_a_table_is_captured_from_the_import_of_its_model_on(new_database: NewDatabase) -> None:
+    metadata = sa.MetaData()
+    shop = Shop(shop_engine(new_database("sqlite")), cast(Models, SimpleNamespace(metadata=metadata)))
+    light = sa.table("late", sa.column("id"))
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE late (id INTEGER PRIMARY KEY)")
+        connection.execute(sa.insert(light).values(id=1))
+        connection.execute(sa.delete(light))
+    sa.Table("late", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    assert_captured(shop, sa.insert(light).values(id=2))
+    shop.engine.dispose()
+
+
+def test_a_foreign_key_to_a_model_that_is_not_imported_yet(new_database: NewDatabase) -> None:
+    metadata = sa.MetaData()
+    item = sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    shop = Shop(shop_engine(new_database("sqlite")), cast(Models, SimpleNamespace(metadata=metadata)))
+    sa.Table(
+        "part", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("late_id", sa.ForeignKey("late.id"))
+    )
+    shop.capture.uninstall(shop.sessions)
+    shop.capture.install(shop.sessions)
+    with shop.sessions() as session:
+        session.execute(sa.insert(item).values(id=1))
+        with pytest.raises(ConfigurationError, match=r"'part' has a foreign key .*'late'.* Import the module"):
+            session.commit()
+    sa.Table("late", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    metadata.create_all(shop.engine)
+    assert_captured(shop, sa.insert(item).values(id=2))
+    shop.engine.dispose()
 
 
 def test_changes_through_an_alias(filled: Shop) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
+from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
@@ -209,6 +210,61 @@ def test_a_strict_capture_refuses_an_insert_from_a_select_on_mysql(shop: Shop) -
             session.execute(copied)
         assert session.scalar(sa.select(sa.func.count()).select_from(tag)) == 3
     assert shop.take() == []
+
+
+CHANCE = sa.func.floor(sa.func.rand() * 10_000) + 100
+COMPUTED = [
+    lambda tag, reading: sa.insert(reading).values([{"sensor": "a", "at": CHANCE}, {"sensor": "a", "at": 70}]),
+    lambda tag, reading: mysql.insert(reading).values(sensor="a", at=CHANCE, value=1).on_duplicate_key_update(value=2),
+    lambda tag, reading: mysql.insert(tag).values(id=1, name="a").on_duplicate_key_update(id=tag.c.id + 100),
+]
+
+
+@pytest.mark.parametrize("build", COMPUTED)
+@pytest.mark.parametrize("engine", ["mariadb", "mysql"])
+def test_a_key_that_an_insert_computes_is_captured_or_refused(
+    borrow_shop: NewShop, engine: str, build: Callable[[sa.Table, sa.Table], Any]
+) -> None:
+    shop = borrow_shop(engine, strict="raise")
+    tag = shop.models.Tag.__table__
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(tag), {"id": 1, "name": "tag"})
+    shop.take()
+    try:
+        with shop.engine.begin() as connection:
+            connection.execute(build(tag, shop.models.Reading.__table__))
+    except CaptureError:
+        assert engine == "mysql"
+    shop.take()
+    assert shop.mirror == shop.rows()
+
+
+def test_a_key_that_an_expression_computes_from_each_parameter_set(shop: Shop) -> None:
+    tag = shop.models.Tag.__table__
+    insert = sa.insert(tag).values(id=sa.bindparam("number", type_=sa.Integer) + 100)
+    with shop.engine.begin() as connection:
+        connection.execute(insert, [{"number": n, "name": f"new {n}"} for n in (1, 2)])
+    assert [change["k"] for change in shop.take()] == [{"id": 101}, {"id": 102}]
+
+
+@pytest.mark.parametrize("update", [{"name": "tag 2"}, {"id": 2}])
+def test_an_update_or_replace_that_deletes_other_rows_is_captured_or_refused(
+    borrow_shop: NewShop, update: dict[str, Any]
+) -> None:
+    shop = borrow_shop("sqlite", strict="raise")
+    tag = shop.models.Tag.__table__
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(tag), [{"id": n, "name": f"tag {n}"} for n in (1, 2)])
+    shop.take()
+    statement = sa.update(tag).prefix_with("OR REPLACE").where(tag.c.id == 1).values(update)
+    with shop.engine.begin() as connection:
+        if "name" in update:
+            with pytest.raises(CaptureError, match="an UPDATE OR REPLACE that may delete rows"):
+                connection.execute(statement)
+        else:
+            connection.execute(statement)
+    shop.take()
+    assert shop.mirror == shop.rows()
 
 
 def test_a_warning_names_the_line_that_executes_the_statement(borrow_shop: NewShop) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
@@ -73,7 +74,7 @@ class EngineListeners:
         self._other_schemas = OtherSchemas(self._transactions)
         self._ends = TransactionEnds(self._drain_before_end)
         self._statements = StatementListeners(
-            EngineScope(tables.metadata, outbox, self.find_captured, strictness),
+            self._scope_of(tables),
             self._transactions,
             BulkUpdate(outbox.outbox, engine.dialect, self._may_write_now),
             TransactionCheck(self._transactions, self._ends),
@@ -98,11 +99,15 @@ class EngineListeners:
         self._by_triggers = TriggerCapturedTables(self._outbox.shape)
         self._translation = SchemaTranslation(tables, self.engine.dialect)
         self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
+        self._table_count = 0
 
     def replace_tables(self, tables: CapturedTables) -> None:
         """Capture other definitions of the tables from the next statement on."""
         self._set_tables(tables)
-        self._statements.replace_scope(EngineScope(tables.metadata, self._outbox, self.find_captured, self._strictness))
+        self._statements.replace_scope(self._scope_of(tables))
+
+    def _scope_of(self, tables: CapturedTables) -> EngineScope:
+        return EngineScope(tables.metadata, self._outbox, self.find_captured, self.find_declared, self._strictness)
 
     # The dialect and the drain are made at first use, because an application may use engines without a capture dialect
     # for tables without capture.
@@ -148,21 +153,22 @@ class EngineListeners:
 
     def _find_untranslated(self, connection: Connection, table: Any) -> CapturedTable | None:
         table = unaliased(table)
+        if self._table_count != len(self._captured_tables.metadata.tables):
+            # A model that was imported since may be of a table that was not captured before.
+            self._table_count = len(self._captured_tables.metadata.tables)
+            self._tables = {name: found for name, found in self._tables.items() if found is not None}
         name = (getattr(table, "schema", None), getattr(table, "name", None))
         try:
             return self._tables[name]  # type: ignore[index]
         except KeyError:
-            found = self._tables[name] = self._find_by_name(connection, *name)  # type: ignore[index]
+            found = self._tables[name] = self._find_anew(connection, table)  # type: ignore[index]
             return found
 
-    def _find_by_name(self, connection: Connection, schema: str | None, name: str | None) -> CapturedTable | None:
-        if name is None:
-            # A join has no name.
-            return None
-        own = self._captured_tables.named(schema, name, default_schema(connection.dialect))
+    def _find_anew(self, connection: Connection, table: Any) -> CapturedTable | None:
+        own = self.find_declared(connection, table)
         if own is None or not self._captured_tables.is_captured(own):
             return None
-        if own.schema != schema:
+        if (own.schema, own.name) != (table.schema, table.name):
             # Two names of a table must lead to the same captured table.
             return self._find_untranslated(connection, own)
         found = self._captured_tables.captured_table(own, connection.dialect, default_schema(connection.dialect))
@@ -174,6 +180,16 @@ class EngineListeners:
         if not self._other_schemas.may_be_changed(connection):
             return None
         return self._dialect.schema_of(connection, name)[0]
+
+    def find_declared(self, connection: Connection, table: Any) -> sa.Table | None:
+        """Return the metadata's table for a statement's table, captured or not, or None."""
+        table, dialect = unaliased(table), connection.dialect
+        schema, name = getattr(table, "schema", None), getattr(table, "name", None)
+        if name is None:
+            # A join has no name.
+            return None
+        folds = capture_dialect(dialect).folds_table_names(dialect)
+        return self._captured_tables.named(schema, name, default_schema(dialect), folds=folds)
 
     def flush(
         self, connection: Connection, *, last: bool = False, mark: bool | None = None, commit: bool = False

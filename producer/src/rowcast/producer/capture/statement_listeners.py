@@ -128,7 +128,8 @@ class StatementListeners:
         if isinstance(table_of(dml), sa.Join):
             what, others = "an UPDATE of a join", set(other_tables_changed(dml))
         else:
-            what, others = _THROUGH_FOREIGN_KEY, changed_children(self._tracker.actions, dml, sets)
+            parent = self._scope.find_declared(connection, table_of(dml))
+            what, others = _THROUGH_FOREIGN_KEY, changed_children(self._tracker.actions, parent, dml, sets)
         self._refuse_captured(connection, others - hinted, options, what, dml)
 
     def after_execute(

@@ -32,8 +32,8 @@ class CapturedTable:
     """Hold a captured table on an engine: the shape, and the means to write row images.
 
     A captured table is equal only to itself. Without ``settings``, ``read_settings`` reads ``Table.info``. Raises
-    ConfigurationError if the engine does not have the type of a column, or if a column cannot be masked as the settings
-    say.
+    ConfigurationError if the engine does not have the type of a column, if a foreign key refers to an unknown table, or
+    if a column cannot be masked as the settings say.
     """
 
     __slots__ = (
@@ -58,6 +58,7 @@ class CapturedTable:
         settings = settings if settings is not None else read_settings(table)
         self.table = table
         self.key_columns: tuple[sa.Column[Any], ...] = tuple(table.primary_key.columns)
+        _check_foreign_keys(table)
         self.stored_keys = StoredKeys(self.key_columns, dialect)
         try:
             whole = shape_of(table, dialect, default_schema)
@@ -94,6 +95,12 @@ class CapturedTable:
     def full_name(self) -> str:
         """``schema.table``."""
         return self.shape.full_name
+
+    def own_name(self, name: str) -> str:
+        """Return the name of a column as the table spells it, from a name as another table object spells it."""
+        if not self.stored_keys.folds_names:
+            return name
+        return next((str(c.name) for c in self.table.columns if c.name.lower() == name.lower()), name)
 
     def published_value(self, column: sa.Column[Any], value: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the expression to publish for a value of the column: the value, or a mask."""
@@ -183,6 +190,19 @@ def _published(shape: TableShape, settings: TableSettings) -> TableShape:
     )
 
 
+def _check_foreign_keys(table: sa.Table) -> None:
+    """Raise ConfigurationError if the metadata does not have a table to which a foreign key refers."""
+    try:
+        for constraint in table.foreign_key_constraints:
+            constraint.referred_table  # noqa: B018  # SQLAlchemy finds the table now
+    except exc.NoReferenceError as error:
+        raise ConfigurationError(
+            f"table {table.fullname!r} has a foreign key to a table that the metadata does not have ({error}). Import "
+            "the module of that model before the first change of a captured table, or leave the table out with "
+            "info={'rowcast': False}."
+        ) from error
+
+
 def _masked(shape: TableShape, column: ColumnShape, settings: ColumnSettings) -> ColumnShape:
     form = _form(settings)
     if not form:
@@ -232,16 +252,21 @@ class CapturedTables:
         """Return whether the table is captured by listeners, and not by triggers."""
         return self.is_captured(table) and self.settings(table).mode == "listeners"
 
-    def named(self, schema: str | None, name: str, default_schema: str) -> sa.Table | None:
+    def named(self, schema: str | None, name: str, default_schema: str, *, folds: bool = False) -> sa.Table | None:
         """Return the table of the metadata under this name, or None.
 
-        The default schema and no schema are the same place, whichever of them the metadata names.
+        The default schema and no schema are the same place, whichever of them the metadata names. ``folds``: names that
+        differ in case only are the same name.
         """
         places = [schema]
         if schema in (None, default_schema):
             places.append(default_schema if schema is None else None)
         found = (self.metadata.tables.get(f"{place}.{name}" if place else name) for place in places)
-        return next((table for table in found if table is not None), None)
+        table = next((table for table in found if table is not None), None)
+        if table is None and folds:
+            same = (t for t in self.metadata.tables.values() if t.name.lower() == name.lower() and t.schema in places)
+            table = next(same, None)
+        return table
 
     def settings(self, table: sa.Table) -> TableSettings:
         """Return the settings of the table. Raises ConfigurationError as ``read_settings``."""

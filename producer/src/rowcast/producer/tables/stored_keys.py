@@ -119,12 +119,14 @@ class StoredKeys:
     """Know the keys of a table on an engine. ``columns``: the columns of the primary key."""
 
     __slots__ = (
-        "_accepted", "_checked", "_is_rewritten", "_sql", "are_exact", "columns", "dialect", "folding_columns", "given",
-        "is_complete", "key_columns",
+        "_accepted", "_checked", "_is_rewritten", "_sql", "are_exact", "columns", "dialect", "folding_columns",
+        "folds_names", "given", "is_complete", "key_columns",
     )  # fmt: skip
 
     def __init__(self, columns: Sequence[sa.Column[Any]], dialect: Dialect) -> None:
         self.dialect = dialect
+        self.folds_names = capture_dialect(dialect).folds_column_names
+        """Whether names of columns that differ in case only are the same name."""
         self.key_columns = tuple(key_column(column, dialect) for column in columns)
         self.given = tuple(columns)
         """The key columns with the types that bind the application's values."""

@@ -23,9 +23,13 @@ FindCaptured = Callable[[Connection, Any, Translation | None], CapturedTable | N
 """Return the captured table for a statement's table under its ``schema_translate_map``, or None if not captured."""
 
 
+FindDeclared = Callable[[Connection, Any], sa.Table | None]
+"""Return the metadata's table for a statement's table, captured or not, or None."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineScope:
-    """Hold the metadata and outbox of an engine's capture, and a function to find captured tables.
+    """Hold the metadata and outbox of an engine's capture, and functions to find the tables of statements.
 
     ``strictness`` decides about statements whose changed rows cannot be found out. ``row_security`` refuses statements
     whose changed rows may be hidden.
@@ -34,6 +38,7 @@ class EngineScope:
     metadata: sa.MetaData
     outbox: OutboxTables
     find_captured: FindCaptured
+    find_declared: FindDeclared
     strictness: StrictnessRule
     row_security: RowSecurity = field(default_factory=RowSecurity)
     replaced_statements: ReplacedStatements = field(default_factory=ReplacedStatements)

@@ -20,7 +20,7 @@ from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows
 from rowcast.producer.capture.dml.foreign_key_actions import ForeignKeyActions
 from rowcast.producer.capture.dml.inspection import KeyCondition, Parameters
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
-from rowcast.producer.capture.dml.statement_tables import other_tables_changed
+from rowcast.producer.capture.dml.statement_tables import other_tables_changed, table_of
 from rowcast.producer.capture.notes.transaction_notes import Touch
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.row_locks import Key
@@ -160,12 +160,15 @@ def _plan_update(
 ) -> StatementPlan | None:
     table = pending.table.table
     # An UPDATE of these columns changes the key, or rows of other tables.
-    excluded = [
-        column for column in table.columns if column.primary_key or actions.of_update(table, [str(column.name)])
-    ]
-    assigned = {name for name, _ in inspection.assignments(statement)}
-    if not assigned.isdisjoint(str(column.name) for column in excluded) or other_tables_changed(statement):
+    excluded = {
+        str(column.name)
+        for column in table.columns
+        if column.primary_key or actions.of_update(table, [str(column.name)])
+    }
+    assigned = {pending.table.own_name(name) for name, _ in inspection.assignments(statement)}
+    if not assigned.isdisjoint(excluded) or other_tables_changed(statement) or statement._prefixes:
         return None
-    excluded_keys = frozenset(str(column.key) for column in excluded)
+    own_columns = table_of(statement).columns
+    excluded_keys = frozenset(str(c.key) for c in own_columns if pending.table.own_name(str(c.name)) in excluded)
     touch = Touch.UPDATE_EQUAL if pending.table.stored_keys.folding_columns else Touch.UPDATE
     return StatementPlan(pending.table, actions, True, touch, condition, excluded=excluded_keys)

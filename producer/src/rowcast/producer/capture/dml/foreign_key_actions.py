@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Dialect
 
 from rowcast.producer.capture.dml.self_references import find_descendants, refers_to_own_table
@@ -24,8 +25,9 @@ class ForeignKeyActions:
         self._referring: dict[tuple[str | None, str], list[sa.ForeignKeyConstraint]] = {}
         for table in metadata.tables.values():
             for constraint in table.foreign_key_constraints:
-                parent = constraint.referred_table
-                self._referring.setdefault((parent.schema, parent.name), []).append(constraint)
+                parent = _referred_table(constraint)
+                if parent is not None:
+                    self._referring.setdefault((parent.schema, parent.name), []).append(constraint)
 
     def of_delete(self, table: sa.TableClause) -> list[sa.ForeignKeyConstraint]:
         """Return the foreign keys through which deleting a row of ``table`` changes other rows."""
@@ -104,6 +106,14 @@ class ForeignKeyActions:
                 return True
             steps += self.of_update(constraint.table, {str(c.name) for c in constraint.columns})
         return False
+
+
+def _referred_table(constraint: sa.ForeignKeyConstraint) -> sa.Table | None:
+    """Return the referred table, or None if the program has not imported its model yet."""
+    try:
+        return constraint.referred_table
+    except exc.NoReferenceError:
+        return None
 
 
 def is_in_primary_key(constraint: sa.ForeignKeyConstraint) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult, Dialect
-from sqlalchemy.sql.dml import Insert, UpdateBase
+from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from rowcast.producer.capture.dml.inspection import Parameters, has_return_defaults
+from rowcast.producer.capture.dml.inspection import Parameters, assigned_name, has_return_defaults
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.statement_tables import is_same_table, table_of
 from rowcast.producer.database.dialects import capture_dialect
@@ -113,7 +113,8 @@ def _declares_key(statement: Insert, key_columns: Sequence[sa.Column[Any]]) -> b
 def drawn_column(pending: PendingStatement) -> sa.Column[Any] | None:
     """Return the key column for which the database draws numbers, or None."""
     drawn = pending.table.table._autoincrement_column
-    return None if drawn is None else next(column for column in pending.key_columns if column.name == drawn.name)
+    pairs = zip(pending.table.key_columns, pending.key_columns, strict=True)
+    return None if drawn is None else next(column for key, column in pairs if key is drawn)
 
 
 def draws_a_key_for_zero(statement: Insert, pending: PendingStatement, dialect: Dialect) -> bool:
@@ -148,13 +149,16 @@ def last_inserted_key(
 def insert_id(statement: Insert, pending: PendingStatement, keys: Sequence[Key]) -> int | None:
     """Return the number that MariaDB reports for an INSERT.
 
-    It is the first drawn number, else the number of the last row. ``keys``: the keys of the inserted rows.
+    It is the first drawn number, else the number of the last row. A number that an expression computes is not drawn.
+    ``keys``: the keys of the inserted rows.
     """
     drawn = drawn_column(pending)
     if drawn is None or not keys:
         return 0
     numbers: list[int] = [key[pending.key_columns.index(drawn)] for key in keys]
     given = [row.get(str(drawn.key)) for row in rows_of(statement, pending.sets)]
+    if any(isinstance(value, ClauseElement) for value in given):
+        return numbers[-1]
     return next((number for number in numbers if number not in given), given[-1] if given else numbers[-1])
 
 
@@ -176,8 +180,8 @@ def is_upsert(statement: Insert) -> bool:
     return statement._post_values_clause is not None or bool(statement._prefixes)
 
 
-def replaces(statement: Insert) -> bool:
-    """Return whether the INSERT is a REPLACE. A REPLACE deletes conflicting rows and does not return their keys."""
+def replaces(statement: Insert | Update) -> bool:
+    """Return whether the statement deletes conflicting rows, as REPLACE and OR REPLACE do, without their keys."""
     return any("REPLACE" in str(prefix[0]).upper() for prefix in statement._prefixes)
 
 
@@ -187,14 +191,15 @@ def conflict_assigns(statement: Insert) -> set[str]:
     # The clauses of PostgreSQL and SQLite have a list of pairs, the clause of MySQL has a dict.
     pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
     assigned = pairs.items() if isinstance(pairs, Mapping) else pairs
-    return {str(getattr(column, "name", column)) for column, value in assigned if not _keeps(column, value)}
+    named = [(assigned_name(statement, column), value) for column, value in assigned]
+    return {name for name, value in named if not _keeps(name, value)}
 
 
-def _keeps(column: Any, value: Any) -> bool:
+def _keeps(name: str, value: Any) -> bool:
     """Return whether the value is ``LAST_INSERT_ID(column)``, which is the column's own value."""
     if not isinstance(value, FunctionElement) or getattr(value, "name", "").lower() != "last_insert_id":
         return False
-    return [getattr(c, "name", None) for c in value.clauses] == [str(getattr(column, "name", column))]
+    return [getattr(c, "name", None) for c in value.clauses] == [name]
 
 
 def returns_keys(statement: UpdateBase, key_columns: Sequence[sa.Column[Any]]) -> bool:

@@ -128,6 +128,8 @@ class InsertKeys:
         needed = bool(replaces or changes_key or constraints or returns_nothing)
         if not needed and not (upserts and pending.stored.has_before_images):
             return
+        if changes_key and not connection.dialect.insert_returning:
+            pending.refuse_or_warn(self._strictness, "an upsert that changes the primary key")
         if needed and not unique_conflicts.declares_unique_values(statement, pending.table):
             what = "a REPLACE or upsert through a table object without the table's unique constraints"
             pending.refuse_or_warn(self._strictness, what)

@@ -17,7 +17,7 @@ from sqlalchemy.orm.context import FromStatement
 from sqlalchemy.schema import DefaultGenerator
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.ddl import ExecutableDDLElement
-from sqlalchemy.sql.dml import Delete, Update, UpdateBase
+from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BindParameter, ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.lambdas import StatementLambdaElement
@@ -179,7 +179,14 @@ def assignments(statement: Update) -> list[tuple[str, Any]]:
     """Return the columns that ``values()`` sets, as pairs of a name and a value or expression."""
     found: list[tuple[Any, Any]] = list((statement._values or {}).items())
     found += list(statement._ordered_values or []) if hasattr(statement, "_ordered_values") else []
-    return [(str(getattr(column, "name", column)), value) for column, value in found]
+    return [(assigned_name(statement, column), value) for column, value in found]
+
+
+def assigned_name(statement: Insert | Update, column: Any) -> str:
+    """Return the name of a column that a statement sets, from the column or its key."""
+    if isinstance(column, str):
+        column = table_of(statement).columns.get(column, column)
+    return str(getattr(column, "name", column))
 
 
 def assigns_values(statement: Update, columns: Sequence[sa.Column[Any]], parameters: Mapping[str, Any]) -> bool:

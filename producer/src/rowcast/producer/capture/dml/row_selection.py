@@ -21,7 +21,7 @@ from sqlalchemy.sql.elements import BindParameter
 from sqlalchemy.util import immutabledict
 
 from rowcast.producer.capture.dml import many_sets
-from rowcast.producer.capture.dml.inspection import Parameters, assignments, new_value
+from rowcast.producer.capture.dml.inspection import Parameters, assigned_name, assignments, new_value
 from rowcast.producer.capture.dml.many_sets import conjuncts
 from rowcast.producer.capture.dml.statement_tables import extra_froms, has_several_tables, is_same_table, table_of
 from rowcast.producer.database.dialects import capture_dialect
@@ -260,7 +260,7 @@ def pin_keys(statement: Update, key_columns: Sequence[sa.Column[Any]], new_keys:
     }
 
     def pin(column: Any, value: Any) -> Any:
-        return pinned.get(str(getattr(column, "name", column)), value)
+        return pinned.get(assigned_name(statement, column), value)
 
     clone: Any = statement._generate()
     clone._values = immutabledict({column: pin(column, value) for column, value in (statement._values or {}).items()})

@@ -51,7 +51,7 @@ def own_key_columns(statement: UpdateBase, table: CapturedTable) -> tuple[sa.Col
     # An annotated copy of the ORM is equal to its table.
     if own == table.table:
         return table.key_columns
-    columns = {str(column.name): column for column in own.columns}
+    columns = {table.own_name(str(column.name)): column for column in own.columns}
     return tuple(_own_column(own, columns.get(str(key.name)), key) for key in table.key_columns)
 
 

@@ -190,14 +190,14 @@ class DmlTracker:
         executed = notes.take_pending(statement)
         for pending in executed:
             pending.note_before_images(notes)
-            if pending.changes_unseen:
-                notes.note_unseen_change()
             try:
                 pending.rows.note(connection, pending, result, notes)
             except CaptureError as error:
                 # The application may catch the error and commit. Then the commit must fail too.
                 notes.refuse_commit(error)
                 raise
+            if pending.changes_unseen:
+                notes.note_unseen_change()
             if pending.rows_executed_before:
                 results.set_rowcount(result, result.rowcount + pending.rows_executed_before)
         return any(pending.statement is statement for pending in executed)

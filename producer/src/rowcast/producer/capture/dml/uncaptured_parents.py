@@ -10,17 +10,20 @@ from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from rowcast.producer.capture.dml.foreign_key_actions import ForeignKeyActions
 from rowcast.producer.capture.dml.insert_inspection import conflict_assigns, replaces
 from rowcast.producer.capture.dml.inspection import Parameters, assigned_columns
-from rowcast.producer.capture.dml.statement_tables import table_of, unaliased
 
 _DELETING_VERBS = frozenset(("delete", "truncate", "replace", "merge"))
 
 
-def changed_children(actions: ForeignKeyActions, statement: UpdateBase, sets: Parameters) -> set[sa.Table]:
-    """Return the tables whose rows the database may change together with the rows of the statement, at any depth."""
-    table = unaliased(table_of(statement))
-    if not isinstance(table, sa.TableClause) or not actions.referring_to(table):
+def changed_children(
+    actions: ForeignKeyActions, table: sa.Table | None, statement: UpdateBase, sets: Parameters
+) -> set[sa.Table]:
+    """Return the tables whose rows the database may change together with the rows of the statement, at any depth.
+
+    ``table``: the metadata's table for the table of the statement, if any.
+    """
+    if table is None or not actions.referring_to(table):
         return set()
-    deletes = isinstance(statement, Delete) or (isinstance(statement, Insert) and replaces(statement))
+    deletes = isinstance(statement, Delete) or (isinstance(statement, Insert | Update) and replaces(statement))
     if deletes:
         first = actions.of_delete(table)
     else:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.dml import Insert
-from sqlalchemy.sql.elements import BindParameter
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.dml import Insert, Update
+from sqlalchemy.sql.elements import BindParameter, ClauseElement
 
-from rowcast.producer.capture.dml.insert_inspection import conflict_assigns, rows_of
+from rowcast.producer.capture.dml.insert_inspection import conflict_assigns, replaces, rows_of
 from rowcast.producer.capture.dml.inspection import Parameters
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.statement_tables import table_of
@@ -19,6 +20,8 @@ from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
 from rowcast.producer.database.row_locks import Key, any_of, lock_any, read_and_lock
 from rowcast.producer.tables.captured import CapturedTable
+
+_CONSTANT_ELEMENTS = frozenset(("binary", "unary", "grouping", "null", "true", "false", "cast", "type_coerce"))
 
 
 class UnknownValueError(Exception):
@@ -84,6 +87,18 @@ def declares_unique_values(statement: Insert, table: CapturedTable) -> bool:
     return own == table.table or (isinstance(own, sa.Table) and _unique_names(own) >= _unique_names(table.table))
 
 
+def may_replace(statement: Update, table: sa.Table, assigned: Set[str]) -> bool:
+    """Return whether an UPDATE of the columns ``assigned`` may delete rows with the same unique values.
+
+    A row with the same primary key does not count, because the capture knows the new keys.
+    """
+    if not replaces(statement):
+        return False
+    unique = [c.columns for c in table.constraints if isinstance(c, sa.UniqueConstraint)]
+    unique += [i.columns for i in table.indexes if i.unique]
+    return any(str(column.name) in assigned for columns in unique for column in columns)
+
+
 def _conflicts(table: sa.Table, row: Mapping[str, Any]) -> Iterator[ColumnElement[bool]]:
     for columns in _unique_columns(table):
         values = [_value(table, column, row) for column in columns]
@@ -95,7 +110,7 @@ def _conflicts(table: sa.Table, row: Mapping[str, Any]) -> Iterator[ColumnElemen
 def _value(table: sa.Table, column: sa.Column[Any], row: Mapping[str, Any]) -> Any:
     if str(column.key) in row:
         value = row[str(column.key)]
-        if isinstance(value, BindParameter):
+        if isinstance(value, ClauseElement) and not _is_constant(value, row):
             raise UnknownValueError(str(column.name))
         return value
     if isinstance(column.default, sa.ColumnDefault) and column.default.is_scalar:
@@ -105,6 +120,22 @@ def _value(table: sa.Table, column: sa.Column[Any], row: Mapping[str, Any]) -> A
     if column.default is not None or (column.server_default is not None and column.identity is None):
         raise UnknownValueError(str(column.name))
     return None
+
+
+def _is_constant(expression: ClauseElement, row: Mapping[str, Any]) -> bool:
+    """Return whether the expression has the same value each time, whatever the parameters of the statement are."""
+    for element in visitors.iterate(expression):
+        if isinstance(element, BindParameter):
+            if element.required or element.callable is not None or element.key in row:
+                return False
+        elif element.__visit_name__ not in _CONSTANT_ELEMENTS and not _is_of_select(element):
+            return False
+    return True
+
+
+def _is_of_select(element: Any) -> bool:
+    """Return whether the element is a column of the SELECT that gives the rows of the INSERT."""
+    return isinstance(element, sa.ColumnClause) and element.table is not None
 
 
 def _unique_names(table: sa.Table) -> set[frozenset[str]]:

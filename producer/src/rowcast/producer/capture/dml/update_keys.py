@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
-from rowcast.producer.capture.dml import inspection
+from rowcast.producer.capture.dml import insert_inspection, inspection, unique_conflicts
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
 from rowcast.producer.capture.dml.changed_rows import (
     NAMED,
@@ -87,12 +87,16 @@ class UpdateKeys:
         if isinstance(statement, Delete):
             change = _Change(False, None, actions.of_delete(pending.table.table))
         else:
-            assigned = inspection.assigned_columns(statement, pending.sets)
-            sets_key = _has_any(pending.key_columns, assigned)
+            assigned = set(map(pending.table.own_name, inspection.assigned_columns(statement, pending.sets)))
+            sets_key = _has_any(pending.table.key_columns, assigned)
             new_keys = _new_keys(pending, statement, condition) if sets_key else None
             if sets_key and len(pending.sets) > 1 and (new_keys is None or _are_chained(condition, pending, new_keys)):
                 return False
             constraints = actions.of_update(pending.table.table, assigned)
+            deletes = sets_key and insert_inspection.replaces(statement) and actions.of_delete(pending.table.table)
+            if deletes or unique_conflicts.may_replace(statement, pending.table.table, assigned):
+                what = "an UPDATE OR REPLACE that may delete rows with the same unique values, or their children,"
+                pending.refuse_or_warn(self._scope.strictness, what)
             change = _Change(sets_key, new_keys, constraints, self._lock_other_tables(connection, pending, statement))
             pending.removes_side_effects = bool(constraints)
         pending.rows = rows = self._choose_rows(connection, pending, statement, condition, change)

@@ -59,12 +59,19 @@ class CaptureDialect(ABC):
     has_transaction_token: ClassVar[bool] = False
     """Triggers write under a token in the database, and a used token must be sealed. See ``transaction_ids``."""
 
+    folds_column_names: ClassVar[bool] = False
+    """Names of columns that differ in case only are the same name."""
+
     commits_implicitly: ClassVar[bool] = False
     """DDL and other statements commit the open transaction."""
 
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
         """Return whether the driver lets each statement be committed by itself, and no transaction is open."""
         return bool(getattr(pooled.dbapi_connection, "autocommit", False))
+
+    def folds_table_names(self, dialect: Dialect) -> bool:
+        """Return whether names of tables that differ in case only are the same name. ``dialect`` has connected."""
+        return False
 
     def begins_at_savepoint(self, pooled: PoolProxiedConnection) -> bool:
         """Return whether a savepoint set now would begin the transaction. The release of such a savepoint commits."""

@@ -53,6 +53,7 @@ class MySQLCapture(CaptureDialect):
     backslash_escapes = True
     hides_long_texts = True
     commits_implicitly = True
+    folds_column_names = True
     retry_isolation = "REPEATABLE READ"
     # In UTC no time comes twice in autumn.
     row_settings = ("time_zone = '+00:00'",)
@@ -64,6 +65,10 @@ class MySQLCapture(CaptureDialect):
     )
     delete_rows = "DELETE o"
     compares_tuples_by_index = False
+
+    def folds_table_names(self, dialect: Dialect) -> bool:
+        # SQLAlchemy reads lower_case_table_names when it connects.
+        return bool(getattr(dialect, "_casing", 0))
 
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
         driver: Any = pooled.driver_connection

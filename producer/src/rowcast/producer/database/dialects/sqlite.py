@@ -27,6 +27,7 @@ class SQLiteCapture(CaptureDialect):
 
     keys = SQLiteKeys()
     has_row_locks = False
+    folds_column_names = True
     executes_one_by_one = True
     keeps_rowcount = True
     has_transaction_token = True
@@ -42,6 +43,9 @@ class SQLiteCapture(CaptureDialect):
         begins_no_transaction = driver.isolation_level is None or getattr(driver, "autocommit", False) is True
         # An application may begin transactions itself: https://docs.sqlalchemy.org/dialects/sqlite.html
         return begins_no_transaction and not driver.in_transaction
+
+    def folds_table_names(self, dialect: Dialect) -> bool:
+        return True
 
     def begins_at_savepoint(self, pooled: PoolProxiedConnection) -> bool:
         # The driver begins a transaction before DML, and not before a savepoint.
