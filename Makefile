@@ -3,6 +3,7 @@
 #   make test     everything that CI runs: lint, types, and all tests on real servers
 #   make test-quick   lint, types, unit tests, and the capture on SQLite, without a server
 #   make campaign     the long campaigns in full, for hours
+#   make test-drivers   the matrix of the capture on every driver
 #   make acceptance-apps   large programs that nobody here wrote, captured and mirrored
 #   make coverage     all tests once, with the covered lines of each module
 #   make bench    the benchmarks on real servers, fsync on
@@ -33,7 +34,7 @@ PYTEST_OPTIONS += $(PYTEST)
 # tests/README.md gives the reasons.
 CAPTURE_TESTS := tests/unit/producer/capture tests/integration/matrix tests/integration/instrumentation/test_engines.py
 CAPTURE_TESTS += $(addprefix tests/integration/capture/test_,$(addsuffix .py,\
-	async before_images bulk_update cascades chosen_rows engine_class masking_and_filters missing_rows same_results \
+	async before_images bulk_update cascades chosen_rows drivers engine_class masking_and_filters missing_rows same_results \
 	sessions statement_targets stored_keys strictness transaction_context transactions))
 CAPTURE_TESTS += -k "not mariadb and not mysql and not newest_postgresql and not huge"
 
@@ -46,7 +47,10 @@ NEWEST_POSTGRESQL_TESTS := $(addprefix tests/integration/, matrix triggers/test_
 QUICK_TESTS := --without-servers tests/unit tests/api tests/integration/capture
 QUICK_TESTS += --ignore=tests/unit/packaging/test_wheel.py -k "not huge"
 
-.PHONY: api-baseline demo test bench docs docs-reference sbom clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-newest-postgresql test-all test-quick campaign coverage servers acceptance-apps programs all-programs
+# The drivers that SQLAlchemy names so, besides psycopg, PyMySQL and sqlite3 of `make test`.
+DRIVERS := psycopg_async psycopg2 asyncpg pg8000 mysqlconnector aiomysql asyncmy aiosqlite mysqldb
+
+.PHONY: api-baseline demo test bench docs docs-reference sbom clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-newest-postgresql test-all test-drivers test-quick campaign coverage servers acceptance-apps programs all-programs
 
 demo: .venv/.synced-demo
 	$(BIN)/rowcast demo $(DEMO)
@@ -93,6 +97,13 @@ test-all: .venv/.synced servers programs
 
 test-quick: lint types .venv/.synced
 	$(BIN)/pytest $(PYTEST_OPTIONS) $(QUICK_TESTS)
+
+# mysqlclient is compiled on the library of Debian's package libmariadb-dev, so only this command installs it.
+test-drivers: .venv/.synced servers
+	$(UV) pip install --quiet --python $(BIN)/python 'mysqlclient>=2.2,<3'
+	@failed=0; for driver in $(DRIVERS); do \
+	echo "driver $$driver"; $(BIN)/pytest $(PYTEST_OPTIONS) --driver $$driver tests/integration/matrix || failed=1; \
+	done; exit $$failed
 
 # Capture programs that nobody here wrote, on their own database, each with replicas of three kinds.
 acceptance-apps: .venv/.synced servers all-programs

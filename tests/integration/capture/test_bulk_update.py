@@ -227,18 +227,20 @@ def test_a_salt_never_stands_in_a_statement(new_database: NewDatabase, hashed: b
         assert names.isdisjoint({f"N{n}" for n in range(BULK_UPDATE_MIN_ROWS)})
 
 
-def test_names_and_values_that_need_quoting(new_database: NewDatabase) -> None:
+@pytest.mark.parametrize("schema", ["Other %(schema)s", None])
+def test_names_and_values_that_need_quoting(new_database: NewDatabase, schema: str | None) -> None:
     metadata = sa.MetaData()
     table = sa.Table(
-        "100% {of} 'it' :x",
+        "100%% {of} 'it' :x 5%",
         metadata,
         sa.Column('a "key" %s', sa.Integer, primary_key=True, key="key"),
         sa.Column("select", sa.Text, key="text"),
-        schema="Other %(schema)s",
+        schema=schema,
     )
     with open_shop(new_database("postgresql")) as shop:
         with shop.engine.begin() as connection:
-            connection.execute(sa.schema.CreateSchema(str(table.schema)))
+            if schema is not None:
+                connection.execute(sa.schema.CreateSchema(schema))
             shop.models.metadata.remove(shop.models.order_tag)
             copy = table.to_metadata(shop.models.metadata)
             copy.create(connection)

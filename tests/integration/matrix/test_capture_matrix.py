@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from typing import Any
 
 import pytest
 
 from fixtures.databases import ENGINES
 from servers import Broker, DatabaseServer
-from support.matrix.drivers import engines_of
+from support.drivers import LIMITS, engines_of
 from support.matrix.runner import CASES, Played
 
 FAMILIES = ("unit_of_work", "bulk", "primary_keys", "foreign_keys", "identifiers", "schemas", "sql_text")
@@ -64,7 +65,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     driver: str | None = metafunc.config.getoption("--driver")
     engines = ENGINES if driver is None else engines_of(driver)
     pairs = [(engine, c.name) for c in CASES.values() for engine in c.engines if engine in engines]
-    metafunc.parametrize(("engine", "name"), pairs, ids=lambda value: value)
+    metafunc.parametrize(("engine", "name"), [_parameters(driver, *pair) for pair in pairs], ids=lambda value: value)
+
+
+def _parameters(driver: str | None, engine: str, name: str) -> Any:
+    """Return the parameters of a test. A case that the driver cannot play must fail."""
+    reason = LIMITS.get((driver or "", engine, name))
+    return pytest.param(engine, name, marks=[pytest.mark.xfail(reason=reason)] if reason else [])
 
 
 def test_a_replica_has_what_the_primary_has_after(played: Callable[[str], Played], engine: str, name: str) -> None:

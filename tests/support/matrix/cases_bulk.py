@@ -92,7 +92,8 @@ def inserts_where_the_database_returns_no_keys(stage: Stage) -> None:
                 setattr(dialect, name, False)
             stage.engine.clear_compiled_cache()
             result = s.connection().execute(sa.insert(table), [{"name": f"many {i}"} for i in range(5)])
-            assert result.rowcount == 5
+            # mysql-connector-python forgets the number when SQLAlchemy closes the cursor.
+            assert result.rowcount == (-1 if dialect.driver == "mysqlconnector" else 5)
             s.execute(sa.insert(Item).values([{"name": "v1"}, {"name": "v2"}]))
             s.execute(sa.insert(Item), [{"name": "orm 1"}, {"name": "orm 2"}])
             s.add_all([Item(name="unit 1"), Item(name="unit 2")])

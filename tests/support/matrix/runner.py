@@ -20,7 +20,7 @@ from fixtures.databases import ENGINES
 from rowcast.producer import Capture
 from rowcast.producer.relay import run_relay
 from rowcast.shared.database.engines import open_engine
-from support.matrix.drivers import DriverEngine, with_driver
+from support.drivers import DriverEngine, with_driver
 from support.worker_runs import settings_for, work_once
 
 Step = Callable[[Session], None]

@@ -16,6 +16,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
+from rowcast.producer.database.dialects.percent_signs import for_driver
 from rowcast.producer.tables.captured import CapturedTable
 
 STORED_TYPES = sa.text(
@@ -92,10 +93,7 @@ def block_of(table: CapturedTable, op: str, stored: Mapping[str, str], dialect: 
         "t": table.full_name, "v": table.version, "op": op, "k": [str(c.name) for c in table.key_columns],
         "a": [str(c.name) for c in table.columns], "utc": moments,
     }  # fmt: skip
-    header = f"'{{\"rows\":' || count(*) || {_literal(',' + orjson.dumps(rest).decode()[1:])}"
+    literal = ("," + orjson.dumps(rest).decode()[1:]).replace("'", "''")
+    header = f"'{{\"rows\":' || count(*) || '{for_driver(literal, dialect)}'"
     lines = [header, *(f"array_to_json(array_agg({value}))::text" for value in values)]
     return Block(values, f"array_to_string(ARRAY[{', '.join(lines)}], E'\\n') || E'\\n'")
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''").replace("%", "%%") + "'"

@@ -53,6 +53,9 @@ class HiddenColumns:
             # SQLAlchemy asks for the number before the rows are read. Some drivers count the rows while they are read.
             context._rowcount = cursor.rowcount
         rows = self._cut(description, shown, cursor.fetchall())
+        if not shown and cursor.rowcount < 0:
+            # SQLAlchemy 2.0 with aiosqlite counts no rows that a statement returns.
+            context._rowcount = len(self.rows)
         context.cursor_fetch_strategy = (
             FullyBufferedCursorFetchStrategy(cursor, description[:shown], rows) if shown else _NO_CURSOR_DML
         )
@@ -94,7 +97,7 @@ class RowsOneByOne:
         cursor = context.root_connection.connection.cursor()
         sql = f"{sql}\nRETURNING {self._returning}"
         try:
-            if context.dialect.driver == "psycopg":
+            if context.dialect.driver == "psycopg" and not context.dialect.is_async:
                 # It sends all sets at once.
                 cursor.executemany(sql, parameter_sets, returning=True)
                 self._fetch(cursor)
@@ -157,7 +160,8 @@ def forget_returning(result: CursorResult[Any], keys: Sequence[Key]) -> None:
     result._soft_close()
     if context.rowcount >= 0:
         # Some drivers forget the number when the cursor is closed, and SQLAlchemy closes it.
-        context._rowcount = len(keys)
+        counts = capture_dialect(context.dialect).counts_many_sets(context.dialect)
+        context._rowcount = len(keys) if counts else -1
     if getattr(context.cursor, "lastrowid", None) is not None:
         context.get_lastrowid = lambda: None
     result.cursor_strategy = _NO_CURSOR_DML

@@ -198,7 +198,7 @@ class DmlTracker:
                 raise
             if pending.changes_unseen:
                 notes.note_unseen_change()
-            if pending.rows_executed_before:
+            if pending.rows_executed_before and result.rowcount >= 0:
                 results.set_rowcount(result, result.rowcount + pending.rows_executed_before)
         return any(pending.statement is statement for pending in executed)
 

@@ -17,6 +17,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.capture.drain.row_sizes import MAX_BYTES
 from rowcast.producer.database.dialects import capture_dialect
+from rowcast.producer.database.dialects.percent_signs import for_database, for_driver
 from rowcast.producer.database.dialects.search_path import in_place_sql
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
 from rowcast.producer.outbox.block_writer import STORED_TYPES, block_of
@@ -92,13 +93,10 @@ class BulkUpdate:
             return None
         preparer = self._dialect.identifier_preparer
         name = preparer.format_table(table.table)
-        if not connection.execute(
-            _IS_PLAIN_TABLE, {"name": name.replace("%%", "%")}, execution_options=INTERNAL_STATEMENT
-        ).scalar():
+        named = {"name": for_database(name, self._dialect)}
+        if not connection.execute(_IS_PLAIN_TABLE, named, execution_options=INTERNAL_STATEMENT).scalar():
             return None
-        stored = connection.execute(
-            STORED_TYPES, {"name": name.replace("%%", "%")}, execution_options=INTERNAL_STATEMENT
-        )
+        stored = connection.execute(STORED_TYPES, named, execution_options=INTERNAL_STATEMENT)
         block = block_of(table, "u", {str(column): str(type_) for column, type_ in stored}, self._dialect)
         values = {"line": str(compiled)} if block is None else block.values
         keys = [f"{column} AS k{i}" for i, column in enumerate(table.stored_keys.returning(qualified=True))]
@@ -108,7 +106,7 @@ class BulkUpdate:
             "values": ", ".join(f"{sql} AS {value}" for value, sql in values.items()),
             "names": ", ".join(values),
             "changes": "string_agg(line, '')" if block is None else block.changes,
-            "in_place": "" if table.table.schema else " AND " + in_place_sql(table.table, self._dialect),
+            "in_place": "" if table.table.schema else " AND " + self._in_place(table.table),
             "settings_hold": capture_dialect(self._dialect).fixed_settings_hold(table.types.values()),
             "bytes": self._bytes(table),
             "max_bytes": MAX_BYTES // KEYS_PER_ROW,
@@ -118,6 +116,9 @@ class BulkUpdate:
             "now": capture_dialect(self._dialect).now_ms().compile(dialect=self._dialect),
             "a_row": KEYS_PER_ROW,
         }
+
+    def _in_place(self, table: sa.Table) -> str:
+        return for_driver(in_place_sql(table, self._dialect), self._dialect)
 
     def _bytes(self, table: CapturedTable) -> str:
         """Return the SQL expression for the bytes of a row's long values. Long rows are left to the drain."""

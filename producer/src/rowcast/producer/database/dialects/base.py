@@ -150,6 +150,10 @@ class CaptureDialect(ABC):
     keeps_rowcount: ClassVar[bool] = False
     """The driver's cursor knows the number of rows of many parameter sets even after SQLAlchemy has closed it."""
 
+    def counts_many_sets(self, dialect: Dialect) -> bool:
+        """Return whether the driver counts the rows of a statement with many parameter sets."""
+        return True
+
     upserts_a_row_once: ClassVar[bool] = False
     """An upsert of many rows in one statement fails if two of them change the same row."""
 

@@ -172,6 +172,9 @@ class PostgreSQLCapture(CaptureDialect):
     def schema_of(self, connection: Connection, name: str) -> tuple[str | None, bool]:
         return search_path.schema_of(connection, name)
 
+    def counts_many_sets(self, dialect: Dialect) -> bool:
+        return dialect.supports_sane_multi_rowcount
+
     def placed_text(self, text: ColumnElement[str], tables: Sequence[sa.Table], dialect: Dialect) -> ColumnElement[str]:
         return search_path.placed_text(text, tables, dialect)
 

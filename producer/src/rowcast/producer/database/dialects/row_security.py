@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, exc
 from sqlalchemy.engine import Connection, Dialect
 
 from rowcast.producer.database.dialects.base import MissingRow
+from rowcast.producer.database.dialects.percent_signs import for_database
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
 from rowcast.shared.images import Concatenation
 
@@ -75,8 +76,8 @@ def has_right(connection: Connection, table: sa.Table, right: str, column: str |
 
 def _regclass(table: sa.Table, dialect: Dialect) -> str:
     """Return the table as a constant of the type regclass, whose oid the server finds when it parses the text."""
-    # SQLAlchemy doubles the % signs of a name, and again those of a literal column.
-    name = dialect.identifier_preparer.format_table(table).replace("%%", "%")
+    # SQLAlchemy converts a literal column for the driver again.
+    name = for_database(dialect.identifier_preparer.format_table(table), dialect)
     return "CAST(" + _quoted(name) + " AS regclass)"
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, exc
 from sqlalchemy.engine import Connection, Dialect
 
+from rowcast.producer.database.dialects.percent_signs import for_database
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT, UNTRANSLATED
 from rowcast.shared.images import Concatenation
 
@@ -28,7 +29,7 @@ _SCHEMA_OF = sa.text(
 
 def schema_of(connection: Connection, name: str) -> tuple[str | None, bool]:
     """Return the schema in which the search path finds a table, and whether it finds the outbox."""
-    quoted = connection.dialect.identifier_preparer.quote(name).replace("%%", "%")
+    quoted = for_database(connection.dialect.identifier_preparer.quote(name), connection.dialect)
     row = connection.execute(_SCHEMA_OF, {"name": quoted}, execution_options={**UNTRANSLATED, **INTERNAL_STATEMENT})
     schema, has_outbox = row.one()
     return schema, bool(has_outbox)
@@ -50,7 +51,7 @@ def placed_text(text: ColumnElement[str], tables: Sequence[sa.Table], dialect: D
 
 
 def in_place_sql(table: sa.Table, dialect: Dialect) -> str:
-    """Return the SQL condition that the search path finds a table in the default schema.
+    """Return the SQL condition, for the database, that the search path finds a table in the default schema.
 
     The server looks up a constant of the type regclass when it parses the text, and again after the search path was
     changed.
@@ -58,8 +59,7 @@ def in_place_sql(table: sa.Table, dialect: Dialect) -> str:
     preparer = dialect.identifier_preparer
     found = preparer.quote(str(table.name))
     expected = f"{preparer.quote(dialect.default_schema_name or '')}.{found}"
-    # SQLAlchemy doubles the % signs of a name, and again those of a literal column.
-    found, expected = (_quoted(name.replace("%%", "%")) for name in (found, expected))
+    found, expected = (_quoted(for_database(name, dialect)) for name in (found, expected))
     return f"CAST({found} AS regclass) = to_regclass({expected})"
 
 

@@ -16,6 +16,7 @@ _FAMILIES = {"postgresql": ("postgresql",), "mysql": ("mariadb", "mysql"), "sqli
 DRIVERS = {
     "psycopg": "postgresql",
     "psycopg2": "postgresql",
+    "psycopg_async": "postgresql",
     "asyncpg": "postgresql",
     "pg8000": "postgresql",
     "pymysql": "mysql",
@@ -29,23 +30,42 @@ DRIVERS = {
 """SQLAlchemy's names of the drivers, and of the dialect of each."""
 
 
+LIMITS = {
+    ("aiomysql", "mariadb", "bytes_key"): "aiomysql 0.3 cannot send bytes with PyMySQL 1.2",
+    ("aiomysql", "mysql", "bytes_key"): "aiomysql 0.3 cannot send bytes with PyMySQL 1.2",
+    ("mysqlconnector", "mariadb", "uuid_key"): "the driver cannot send MariaDB's UUIDs",
+    ("mysqlconnector", "mariadb", "key_of_several_columns"): "the driver cannot send MariaDB's UUIDs",
+}
+"""Driver, engine and case of the matrix that fails without the capture too, with the reason."""
+
+
 def engines_of(driver: str) -> tuple[str, ...]:
     """Return the engines that the driver connects to."""
     return _FAMILIES[DRIVERS[driver]]
 
 
-def with_driver(url: str, driver: str | None) -> sa.URL:
-    """Return the URL for another driver, or for its own driver if the name is None."""
-    found = sa.make_url(url)
-    return found if driver is None else found.set(drivername=f"{DRIVERS[driver]}+{driver}")
+def is_asynchronous(driver: str) -> bool:
+    """Return whether the driver needs an event loop."""
+    return sa.make_url(f"{DRIVERS[driver]}+{driver}://").get_dialect().is_async
+
+
+def with_driver(url: str, driver: str | None, dialect: str | None = None) -> str:
+    """Return the URL for another driver, or for its own driver if the name is None.
+
+    ``dialect``: SQLAlchemy's name of the dialect, if it is not the driver's in ``DRIVERS``, but mariadb.
+    """
+    if driver is None:
+        return url
+    found = sa.make_url(url).set(drivername=f"{dialect or DRIVERS[driver]}+{driver}")
+    return found.render_as_string(hide_password=False)
 
 
 class DriverEngine:
     """Hold the engine of an application with any driver. The work on an asynchronous driver runs in one event loop."""
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: str) -> None:
         self._asynchronous: AsyncEngine | None = None
-        if url.get_dialect().is_async:
+        if sa.make_url(url).get_dialect().is_async:
             self._asynchronous = create_async_engine(url)
             self._runner = asyncio.Runner()
             self.engine = self._asynchronous.sync_engine
