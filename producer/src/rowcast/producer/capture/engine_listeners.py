@@ -161,10 +161,10 @@ class EngineListeners:
         try:
             return self._tables[name]  # type: ignore[index]
         except KeyError:
-            found = self._tables[name] = self._find_anew(connection, table)  # type: ignore[index]
+            found = self._tables[name] = self._find_in_metadata(connection, table)  # type: ignore[index]
             return found
 
-    def _find_anew(self, connection: Connection, table: Any) -> CapturedTable | None:
+    def _find_in_metadata(self, connection: Connection, table: Any) -> CapturedTable | None:
         own = self.find_declared(connection, table)
         if own is None or not self._captured_tables.is_captured(own):
             return None
