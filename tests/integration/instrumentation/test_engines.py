@@ -171,6 +171,21 @@ def test_changes_in_a_schema_that_no_model_names_are_refused(
     engine.dispose()
 
 
+def test_text_on_a_table_that_another_process_has_created_is_refused(tmp_path: Path, instrument: Instrument) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    instrument(url, strict="raise")
+    engine = sa.create_engine(url, poolclass=NullPool)
+    table = items()
+    table.create(engine)
+    with engine.begin() as connection:
+        # The catalogue is read again now, because the program has created a table.
+        connection.execute(table.insert().values(id=1))
+    with open_engine(url, "primary", pooled=False).begin() as other:
+        other.exec_driver_sql("CREATE TABLE later (id INTEGER PRIMARY KEY)")
+    with engine.connect() as connection, pytest.raises(CaptureError, match=r"SQL text changes main\.later"):
+        connection.exec_driver_sql("INSERT INTO later VALUES (1)")
+
+
 def test_statements_that_a_listener_moves_to_another_table_are_refused(tmp_path: Path, instrument: Instrument) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     instrument(url, strict="raise")

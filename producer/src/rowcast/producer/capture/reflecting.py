@@ -175,6 +175,10 @@ class ReflectingCapture(Capture):
                 self.describe(connection)
                 self._check_names()
             for name in _changed_names(statement, connection):
+                if self._found(connection, name) is None and name not in self._unknown:
+                    # Another process may have created the table.
+                    self.describe(connection)
+                    self._remember_unknown(connection, name)
                 self._require_read(connection, name, statement)
 
     def _refuse_rewritten(self, connection: Connection, dml: UpdateBase | None, sql: str) -> None:
