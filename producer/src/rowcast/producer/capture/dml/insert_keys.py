@@ -21,7 +21,6 @@ from rowcast.producer.capture.dml.returned_keys import (
     OwnReturning,
     ReadBackKeys,
     ReturnedKeys,
-    SupplementalReturning,
 )
 from rowcast.producer.capture.dml.unreturned_keys import MatchedKeys, find_unreturned
 from rowcast.producer.capture.notes.strictness import StrictnessRule
@@ -77,8 +76,7 @@ class InsertKeys:
                 self._use(pending, unreturned)
                 return None
         if dialect.insert_returning and (len(sets) == 1 or dialect.insert_executemany_returning):
-            many_defaults = len(sets) > 1 and inspection.has_return_defaults(statement) and not sends_keys
-            self._use(pending, SupplementalReturning() if many_defaults else InjectedReturning(one_by_one=one_by_one))
+            self._use(pending, InjectedReturning(one_by_one=one_by_one))
             return None
         if knows_keys:
             self._use(pending, ReadBackKeys(REPORTED))

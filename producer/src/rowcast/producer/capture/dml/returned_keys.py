@@ -168,27 +168,6 @@ def _insert_id(pending: PendingStatement, keys: Sequence[Key]) -> int | None:
     return insert_inspection.insert_id(pending.statement, pending, keys)
 
 
-class SupplementalReturning(ReturnedKeys):
-    """Keys of an INSERT with many parameter sets. Their columns stand beside the ORM's columns for drawn values."""
-
-    def prepare(self, pending: PendingStatement) -> None:
-        """Add the columns."""
-        statement = pending.statement
-        assert isinstance(statement, Insert)
-        self._labels = [column.label(f"rowcast_k{i}") for i, column in enumerate(pending.stored_columns)]
-        pending.statement = statement.return_defaults(*pending.key_columns, supplemental_cols=self._labels)
-
-    def read(
-        self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
-    ) -> Sequence[Key]:
-        """Take the keys. The ORM reads the other columns from SQLAlchemy's context."""
-        rows: Sequence[Any] = result.returned_defaults_rows or ()
-        keys = [tuple(row._mapping[label] for label in self._labels) for row in rows]
-        # SQLAlchemy would offer the rows of the added columns to the application.
-        result._soft_close()
-        return keys
-
-
 class OwnReturning(ReturnedKeys):
     """Keys in the application's own RETURNING."""
 
