@@ -280,6 +280,25 @@ def test_a_cascade_finds_a_key_of_a_class_that_only_the_application_knows(
     shop.engine.dispose()
 
 
+@pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+@pytest.mark.parametrize("id_", [None, 0], ids=["missing", "zero"])
+def test_a_drawn_number_beside_a_moment_that_is_cut(
+    engine_name: str, id_: int | None, new_database: NewDatabase
+) -> None:
+    metadata = sa.MetaData()
+    number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=True)
+    table = sa.Table("entries", metadata, number, sa.Column("at", sa.DateTime, primary_key=True))
+    shop = Shop(
+        shop_engine(new_database(engine_name)), cast(Models, SimpleNamespace(metadata=metadata)), strict="raise"
+    )
+    key = {"at": datetime(2026, 5, 1, 10, 0, 0, 400_000), **({} if id_ is None else {"id": id_})}
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(table), key)
+    assert [change["op"] for change in shop.take()] == ["c"]
+    assert shop.mirror == shop.rows()
+    shop.engine.dispose()
+
+
 @pytest.mark.parametrize("engine_name", ["postgresql", "mariadb"])
 def test_a_trigger_that_changes_keys_is_known_in_every_schema(engine_name: str, new_database: NewDatabase) -> None:
     engine = shop_engine(new_database(engine_name))
