@@ -130,6 +130,22 @@ def test_no_session_setting_changes_a_row_image(ledger: Ledger) -> None:
             connection.exec_driver_sql("DELETE FROM item")
 
 
+@pytest.mark.parametrize("engine_name", ["mariadb", "mysql"])
+def test_the_first_commit_of_a_process_is_captured_under_ansi_quotes(
+    engine_name: str, new_database: NewDatabase
+) -> None:
+    metadata, engine = sa.MetaData(), sa.create_engine(new_database(engine_name))
+    item = sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True))
+    Capture(metadata, source="ledger").install(engine)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET sql_mode = 'ANSI_QUOTES'")
+        connection.execute(sa.insert(item), {"id": 1})
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(metadata.tables["rowcast_outbox"])) == 1
+    engine.dispose()
+
+
 @pytest.mark.parametrize("limit", [0, 1])
 @pytest.mark.parametrize("engine", ["mariadb", pytest.param("mysql", marks=pytest.mark.shared_dialect)])
 def test_a_limit_for_the_queries_of_the_session_hides_no_row_from_the_capture(

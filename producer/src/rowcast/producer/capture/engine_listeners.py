@@ -188,8 +188,8 @@ class EngineListeners:
         if name is None:
             # A join has no name.
             return None
-        folds = capture_dialect(dialect).folds_table_names(dialect)
-        return self._captured_tables.named(schema, name, default_schema(dialect), folds=folds)
+        fold = capture_dialect(dialect).folded_table_name
+        return self._captured_tables.named(schema, name, default_schema(dialect), lambda name: fold(name, dialect))
 
     def flush(
         self, connection: Connection, *, last: bool = False, mark: bool | None = None, commit: bool = False

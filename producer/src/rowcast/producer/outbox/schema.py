@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection
 
-from rowcast.producer.database.dialects import find_capture_dialect
+from rowcast.producer.database.dialects import capture_dialect, find_capture_dialect
 from rowcast.producer.database.raw_execution import keeping_options
 
 KEYS_PER_ROW = 2_000
@@ -85,7 +85,7 @@ def unknown_columns(table: sa.Table, connection: Connection) -> str:
 
 def _columns(table: sa.Table, connection: Connection) -> set[str]:
     with keeping_options(connection):
-        return {str(column["name"]) for column in sa.inspect(connection).get_columns(table.name, table.schema)}
+        return capture_dialect(connection.dialect).column_names(connection, table)
 
 
 def outbox_tables(metadata: sa.MetaData) -> OutboxTables:

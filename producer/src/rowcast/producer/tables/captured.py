@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -252,20 +252,22 @@ class CapturedTables:
         """Return whether the table is captured by listeners, and not by triggers."""
         return self.is_captured(table) and self.settings(table).mode == "listeners"
 
-    def named(self, schema: str | None, name: str, default_schema: str, *, folds: bool = False) -> sa.Table | None:
+    def named(
+        self, schema: str | None, name: str, default_schema: str, fold: Callable[[str], str] = str
+    ) -> sa.Table | None:
         """Return the table of the metadata under this name, or None.
 
-        The default schema and no schema are the same place, whichever of them the metadata names. ``folds``: names that
-        differ in case only are the same name.
+        The default schema and no schema are the same place, whichever of them the metadata names. ``fold``: see
+        ``CaptureDialect.folded_table_name``.
         """
         places = [schema]
         if schema in (None, default_schema):
             places.append(default_schema if schema is None else None)
         found = (self.metadata.tables.get(f"{place}.{name}" if place else name) for place in places)
         table = next((table for table in found if table is not None), None)
-        if table is None and folds:
-            same = (t for t in self.metadata.tables.values() if t.name.lower() == name.lower() and t.schema in places)
-            table = next(same, None)
+        if table is None:
+            of_places = (t for t in self.metadata.tables.values() if t.schema in places)
+            table = next((t for t in of_places if fold(t.name) == fold(name)), None)
         return table
 
     def settings(self, table: sa.Table) -> TableSettings:

@@ -69,10 +69,6 @@ class CaptureDialect(ABC):
         """Return whether the driver lets each statement be committed by itself, and no transaction is open."""
         return bool(getattr(pooled.dbapi_connection, "autocommit", False))
 
-    def folds_table_names(self, dialect: Dialect) -> bool:
-        """Return whether names of tables that differ in case only are the same name. ``dialect`` has connected."""
-        return False
-
     def begins_at_savepoint(self, pooled: PoolProxiedConnection) -> bool:
         """Return whether a savepoint set now would begin the transaction. The release of such a savepoint commits."""
         return False
@@ -280,6 +276,10 @@ class CaptureDialect(ABC):
     @abstractmethod
     def insert_unless_there(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> sa.Insert:
         """Return an INSERT of rows that has no effect on existing rows of equal keys."""
+
+    def column_names(self, connection: Connection, table: sa.Table) -> set[str]:
+        """Return the names of the columns that an existing table has in the database."""
+        return {str(column["name"]) for column in sa.inspect(connection).get_columns(table.name, table.schema)}
 
     def folded_table_name(self, name: str, dialect: Dialect) -> str:
         """Return the name of a table in the form in which the engine compares names."""

@@ -37,6 +37,10 @@ _STORAGE_WITHOUT_TRANSACTIONS = sa.text(
 )
 
 
+_COLUMN_NAMES = sa.text(
+    "SELECT column_name FROM information_schema.columns "
+    f"WHERE table_schema = coalesce(:schema, DATABASE()) AND table_name = :name LIMIT {NO_LIMIT}"
+)
 _USE = re.compile(r"\s*(?:(?:--[^\n]*\n|\#[^\n]*\n|/\*.*?\*/)\s*)*use\b", re.IGNORECASE | re.DOTALL)
 _CURRENT_DATABASE = sa.text(
     "SELECT DATABASE(), (SELECT count(*) FROM information_schema.tables "
@@ -65,10 +69,6 @@ class MySQLCapture(CaptureDialect):
     )
     delete_rows = "DELETE o"
     compares_tuples_by_index = False
-
-    def folds_table_names(self, dialect: Dialect) -> bool:
-        # SQLAlchemy reads lower_case_table_names when it connects.
-        return bool(getattr(dialect, "_casing", 0))
 
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
         driver: Any = pooled.driver_connection
@@ -145,6 +145,11 @@ class MySQLCapture(CaptureDialect):
     def recurse_deeply(self, query: sa.Select[Any]) -> sa.Select[Any]:
         # MySQL fails at 1,000 levels. MariaDB stops there without an error, and does not read the hint.
         return query.prefix_with("/*+ SET_VAR(cte_max_recursion_depth = 4294967295) */")
+
+    def column_names(self, connection: Connection, table: sa.Table) -> set[str]:
+        # SQLAlchemy reads SHOW CREATE TABLE, which has other quotes under the SQL mode ANSI_QUOTES.
+        place = {"schema": table.schema, "name": table.name}
+        return set(connection.scalars(_COLUMN_NAMES, place, execution_options=INTERNAL_STATEMENT))
 
     def folded_table_name(self, name: str, dialect: Dialect) -> str:
         # A setting of the server, lower_case_table_names.

@@ -44,9 +44,6 @@ class SQLiteCapture(CaptureDialect):
         # An application may begin transactions itself: https://docs.sqlalchemy.org/dialects/sqlite.html
         return begins_no_transaction and not driver.in_transaction
 
-    def folds_table_names(self, dialect: Dialect) -> bool:
-        return True
-
     def begins_at_savepoint(self, pooled: PoolProxiedConnection) -> bool:
         # The driver begins a transaction before DML, and not before a savepoint.
         return not _sqlite3_connection(pooled).in_transaction
