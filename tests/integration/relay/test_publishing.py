@@ -261,7 +261,7 @@ def _is_flushed(lane: TransactionalProducer) -> bool:
 
 def test_missing_outbox_tables_are_named_with_the_next_step(new_settings: NewSettings, lite: Primary) -> None:
     lite.tables.claim.drop(lite.engine)
-    with pytest.raises(ConfigurationError, match=r"the table rowcast_claim does not exist.*create_all"):
+    with pytest.raises(ConfigurationError, match=r"the table rowcast_claim does not exist.*create_outbox"):
         Relay(new_settings(lite), lite.engine).run_once()
 
 
