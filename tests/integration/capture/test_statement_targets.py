@@ -249,6 +249,21 @@ def test_an_upsert_through_a_table_object_without_the_unique_constraints_is_refu
         connection.execute(upsert)
 
 
+@pytest.mark.parametrize("engine", ["mariadb", "mysql"])
+def test_an_upsert_through_a_table_object_without_a_key_looks_for_no_row(borrow_shop: NewShop, engine: str) -> None:
+    shop = borrow_shop(engine)
+    tags = _without_a_primary_key(shop.models.Tag.__table__, shop.engine)
+    rows = [{"id": n, "name": f"tag {n}"} for n in (1, 2)]
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(shop.models.Tag.__table__), [{"id": n, "name": f"old {n}"} for n in (1, 2, 9)])
+    shop.take()
+    with warnings.catch_warnings(), shop.engine.begin() as connection:
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", CaptureWarning)
+        connection.execute(mysql.insert(tags).values(rows).on_duplicate_key_update(name=sa.func.upper(tags.c.name)))
+    assert {change["k"]["id"] for change in shop.take()} <= {1, 2}
+
+
 def test_the_default_schema_is_not_moved_by_a_map_of_tables_without_a_schema(borrow_shop: NewShop) -> None:
     shop = borrow_shop("postgresql", strict="raise")
     tags = _reflected_in_the_default_schema(shop.models.Tag.__table__, shop.engine)

@@ -25,7 +25,8 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
     """Return the keys in the parameters of an INSERT, or None if the parameters hold no rows or no keys."""
     if statement._multi_values or statement.select is not None:
         return None
-    return named_keys([str(column.key) for column in key_columns], sets)
+    rows = list(rows_of(statement, sets)) if statement._values else sets
+    return named_keys([str(column.key) for column in key_columns], rows)
 
 
 def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None:
@@ -67,10 +68,8 @@ def sends_stored_values(statement: Insert, pending: PendingStatement) -> bool:
     stored = pending.stored.stored_keys
     if not stored.may_be_sent:
         return False
-    if statement._multi_values:
-        rows: Parameters = list(rows_of(statement, pending.sets))
-    else:
-        rows = [*pending.sets, *rows_of(statement, [{}])] if statement._values else pending.sets
+    has_values = statement._multi_values or statement._values
+    rows: Parameters = list(rows_of(statement, pending.sets)) if has_values else pending.sets
     for column, own in zip(stored.key_columns, pending.key_columns, strict=True):
         name = str(own.key)
         if not column.holds_all([row.get(name) for row in rows]):
@@ -94,6 +93,9 @@ def reports_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets:
 
     The rows of the INSERT must be its parameter sets.
     """
+    if statement._values and any(map(_is_computed, statement._values.values())):
+        # SQLAlchemy does not ask for a value that it takes for given.
+        return False
     if has_return_defaults(statement) and (len(sets) == 1 or dialect.insert_executemany_returning):
         return True
     table = table_of(statement)
@@ -167,7 +169,8 @@ def _given(statement: Insert, column: sa.Column[Any], sets: Parameters) -> bool:
     if column.key in sets[0]:
         return all(p[column.key] is not None and not isinstance(p[column.key], ClauseElement) for p in sets)
     if statement._values and column in statement._values:
-        return isinstance(statement._values[column], BindParameter)
+        value = statement._values[column]
+        return isinstance(value, BindParameter) and not _is_computed(value)
     default = column.default
     return default is not None and (default.is_scalar or default.is_callable)
 
@@ -186,13 +189,16 @@ def replaces(statement: Insert | Update) -> bool:
 
 
 def conflict_assigns(statement: Insert) -> set[str]:
-    """Return the names of the columns set in an existing row by an upsert."""
+    """Return the names of the columns that an upsert sets in an existing row, or that change by themselves with it."""
     clause = statement._post_values_clause
     # The clauses of PostgreSQL and SQLite have a list of pairs, the clause of MySQL has a dict.
     pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
     assigned = pairs.items() if isinstance(pairs, Mapping) else pairs
     named = [(assigned_name(statement, column), value) for column, value in assigned]
-    return {name for name, value in named if not _keeps(name, value)}
+    names = {name for name, value in named if not _keeps(name, value)}
+    # SQLAlchemy does not apply ``onupdate`` to an upsert.
+    computed = (c for c in table_of(statement).columns if getattr(c, "server_onupdate", None) is not None)
+    return names and names | {str(c.name) for c in computed}
 
 
 def _keeps(name: str, value: Any) -> bool:
@@ -241,10 +247,17 @@ def single_rows(statement: Insert, sets: Parameters) -> list[tuple[Insert, Mappi
 def rows_of(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
     """Yield the values of each row in the statement, by column key."""
     for single, parameters in single_rows(statement, sets) or ():
-        values = {str(getattr(c, "key", c)): _value_of(v) for c, v in (single._values or {}).items()}
+        values = {str(getattr(c, "key", c)): _value_of(v, parameters) for c, v in (single._values or {}).items()}
         yield {**values, **parameters} if values else parameters
 
 
-def _value_of(value: Any) -> Any:
-    # A callable computes another value when the statement is executed.
-    return value.effective_value if isinstance(value, BindParameter) and value.callable is None else value
+def _value_of(value: Any, parameters: Mapping[str, Any]) -> Any:
+    """Return the value of a parameter that ``values()`` names, or the value itself."""
+    if not isinstance(value, BindParameter) or _is_computed(value):
+        return value
+    return parameters.get(value.key, value.effective_value)
+
+
+def _is_computed(value: Any) -> bool:
+    """Return whether a function gives the value when the statement is executed, and another value each time."""
+    return isinstance(value, BindParameter) and value.callable is not None

@@ -147,4 +147,5 @@ def _unique_columns(table: sa.Table) -> list[list[sa.Column[Any]]]:
     found = [list(table.primary_key.columns)]
     found += [list(u.columns) for u in table.constraints if isinstance(u, sa.UniqueConstraint)]
     found += [list(i.columns) for i in table.indexes if i.unique and len(i.columns) == len(i.expressions)]
-    return found
+    # A table object of a migration or of pandas may declare no primary key.
+    return [columns for columns in found if columns]
