@@ -168,6 +168,8 @@ def _plan_update(
     assigned = {pending.table.own_name(name) for name, _ in inspection.assignments(statement)}
     if not assigned.isdisjoint(excluded) or other_tables_changed(statement) or statement._prefixes:
         return None
+    if any(inspection.changes_by_itself(column) for column in table.columns if str(column.name) in excluded):
+        return None
     own_columns = table_of(statement).columns
     excluded_keys = frozenset(str(c.key) for c in own_columns if pending.table.own_name(str(c.name)) in excluded)
     touch = Touch.UPDATE_EQUAL if pending.table.stored_keys.folding_columns else Touch.UPDATE

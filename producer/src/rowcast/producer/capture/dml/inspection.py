@@ -211,26 +211,51 @@ def new_keys(
     return tuple(keys)
 
 
+_unassigned = object()
+
+
 def new_value(assigned: Mapping[str, Any], column: sa.Column[Any], parameters: Mapping[str, Any], before: Any) -> Any:
-    """Return the value that an UPDATE sets a column to, the expression that computes it, or ``before``.
+    """Return the value that an UPDATE gives to a column, the expression that computes the value, or ``before``.
+
+    The column itself stands for a value that is not known beforehand.
 
     ``assigned``: the ``assignments`` of the statement.
     """
     # SQLAlchemy lets a parameter take precedence over values().
     if column.key in parameters:
         return parameters[column.key]
-    value = assigned.get(str(column.name), before)
+    value = assigned.get(str(column.name), _unassigned)
+    if value is _unassigned:
+        return _value_by_itself(column, before)
     if isinstance(value, BindParameter) and value.callable is None:
         return parameters.get(value.key, value.effective_value)
     return value
 
 
 def assigned_columns(statement: Update, sets: Parameters) -> set[str]:
-    """Return the names of the columns set by the statement."""
+    """Return the names of the columns that the statement sets, or that may change by themselves with it."""
     table = table_of(statement)
     names = {str(c.key): str(c.name) for c in table.columns}
     # Parameters of the condition are no columns of the table.
-    return {name for name, _ in assignments(statement)} | {names[k] for k in sets[0] if k in names}
+    assigned = {name for name, _ in assignments(statement)} | {names[k] for k in sets[0] if k in names}
+    return assigned | {str(c.name) for c in table.columns if changes_by_itself(c)}
+
+
+def _value_by_itself(column: Any, before: Any) -> Any:
+    if not changes_by_itself(column):
+        return before
+    default = column.onupdate
+    is_known = isinstance(default, sa.ColumnDefault) and (default.is_scalar or default.is_clause_element)
+    return default.arg if is_known else column
+
+
+def changes_by_itself(column: Any) -> bool:
+    """Return whether an UPDATE may change the column without naming the column."""
+    # A column of ``sa.table()`` has no defaults.
+    if not isinstance(column, sa.Column):
+        return False
+    # A computed column is its own ``server_onupdate``.
+    return column.onupdate is not None or column.server_onupdate is not None
 
 
 def min_rows_in_a_batch(dialect: Dialect, parameters: Mapping[str, Any]) -> int:
