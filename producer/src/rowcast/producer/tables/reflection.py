@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.shared.database.schema_names import default_schema
-from rowcast.shared.tables.own_tables import is_rowcast_table
+from rowcast.shared.tables.own_tables import is_alembic_copy, is_rowcast_table
 
 _OF_THE_ENGINE = frozenset(("sqlite_sequence",))
 
@@ -49,7 +49,8 @@ def _reflect_schema(connection: Connection, found: sa.MetaData, schema: str | No
     )
 
     def is_wanted(name: str, _metadata: sa.MetaData) -> bool:
-        return not is_rowcast_table(name) and name not in _OF_THE_ENGINE and name not in partitions
+        is_left_out = is_rowcast_table(name) or is_alembic_copy(name) or name in _OF_THE_ENGINE
+        return not is_left_out and name not in partitions
 
     found.reflect(connection, schema=schema, only=is_wanted)
 

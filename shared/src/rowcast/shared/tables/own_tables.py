@@ -6,6 +6,7 @@ ROWCAST_PREFIX = "rowcast_"
 """The names of all tables of rowcast begin with it."""
 
 _TOOL_TABLES = frozenset(("alembic_version", "sqlite_sequence"))
+_COPY_PREFIX = "_alembic_tmp_"
 
 
 def is_rowcast_table(name: str) -> bool:
@@ -13,9 +14,14 @@ def is_rowcast_table(name: str) -> bool:
     return name.startswith(ROWCAST_PREFIX)
 
 
+def is_alembic_copy(name: str) -> bool:
+    """Return whether a table of this name is a copy that Alembic's batch mode fills and renames."""
+    return name.startswith(_COPY_PREFIX)
+
+
 def is_application_table(name: str) -> bool:
     """Return whether a table of this name belongs to the application.
 
     Tables of rowcast, Alembic and SQLite do not.
     """
-    return not is_rowcast_table(name) and name not in _TOOL_TABLES
+    return not (is_rowcast_table(name) or is_alembic_copy(name) or name in _TOOL_TABLES)

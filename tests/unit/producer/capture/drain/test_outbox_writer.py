@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from rowcast.producer.capture.drain.outbox_writer import FAST_PATH_MAX_NOTES, OutboxWriter
 from rowcast.producer.capture.notes.folding import FIRST_TOUCHES, MAY_BE_GONE, Touch
 from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
+from rowcast.producer.tables.captured import CapturedTable
 from rowcast.shared.errors import CaptureError
 from support.captured_tables import CapturedShop
 
@@ -118,4 +119,14 @@ def test_the_fast_path_takes_the_usual_transaction() -> None:
             '"u","k":{"id":1}',
             '"c","k":{"a":1,"b":"x"}',
         ]
+        connection.rollback()
+
+
+def test_a_table_that_is_described_again_takes_the_full_path() -> None:
+    notes = TransactionNotes()
+    with SHOP.connect() as connection:
+        notes.note(SHOP.captured(connection, SHOP.item), Touch.INSERT, [(1,)], locked=True)
+        again = CapturedTable(SHOP.item, SHOP.engine.dialect, "main")
+        notes.note(again, Touch.DELETE, [(1,)], locked=True)
+        assert not WRITER.write_fast(connection, notes.entries, lambda: "tx1", None, last=True, commit=False)
         connection.rollback()

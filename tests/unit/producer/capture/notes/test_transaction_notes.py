@@ -58,6 +58,15 @@ def test_a_row_of_an_insert_that_may_have_failed_may_have_existed(item: Captured
     }
 
 
+def test_an_equal_key_may_be_gone_if_any_row_of_the_table_may_be_gone(item: CapturedTable) -> None:
+    notes = TransactionNotes()
+    notes.note(item, Touch.UPDATE_EQUAL, [(1,), (2,)], locked=True)
+    there, gone = EXISTED | LOCKED, EXISTED | LOCKED | MAY_BE_GONE
+    assert notes.fold() == {item: {(1,): there, (2,): there}}
+    notes.note(item, Touch.DELETE, [(2,), (3,)], locked=True)
+    assert notes.fold() == {item: {(1,): gone | NEVER_FOUND, (2,): gone, (3,): gone}}
+
+
 def test_a_statement_that_the_capture_does_not_know_may_have_deleted_the_rows_noted_before(
     item: CapturedTable,
 ) -> None:
@@ -69,6 +78,17 @@ def test_a_statement_that_the_capture_does_not_know_may_have_deleted_the_rows_no
     assert notes.fold() == {item: {(1,): there | MAY_BE_GONE, (2,): there, (3,): there}}
     notes.note_unseen_change()
     assert set(notes.fold()[item].values()) == {there | MAY_BE_GONE}
+
+
+def test_a_table_that_is_described_again_stays_the_same_table(shop: CapturedShop, item: CapturedTable) -> None:
+    again = CapturedTable(shop.item, shop.engine.dialect, "main")
+    notes = TransactionNotes()
+    notes.note(item, Touch.INSERT, [(1,)], locked=True)
+    notes.remember_before_images(again, {(1,): "{}", (2,): "{}"})
+    notes.note(again, Touch.DELETE, [(1,), (2,)], locked=True)
+    gone = LOCKED | MAY_BE_GONE
+    assert notes.fold() == {again: {(1,): gone, (2,): EXISTED | gone}}
+    assert notes.before_images() == {again: {(2,): "{}"}}
 
 
 def test_no_keys_make_no_entry(item: CapturedTable) -> None:

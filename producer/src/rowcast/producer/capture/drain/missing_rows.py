@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from rowcast.producer.capture.notes.folding import EXISTED, MAY_BE_GONE, NEVER_FOUND, Flags
+from rowcast.producer.capture.notes.folding import EQUAL, EXISTED, MAY_BE_GONE, NEVER_FOUND, Flags
 from rowcast.producer.capture.notes.row_security import hidden_rows_error
 from rowcast.producer.database.dialects.base import MissingRow
 from rowcast.shared.errors import CaptureError
@@ -55,7 +55,7 @@ def _kind(flags: Flags) -> Kind:
     return Kind(existed, Missing.DELETE if was_there else Missing.NOTHING)
 
 
-KIND_OF_FLAGS: Sequence[Kind] = tuple(map(_kind, range(2 * NEVER_FOUND)))
+KIND_OF_FLAGS: Sequence[Kind] = tuple(map(_kind, range(2 * EQUAL)))
 """The kind of a key, by its flags."""
 
 

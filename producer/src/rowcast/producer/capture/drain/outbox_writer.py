@@ -26,7 +26,7 @@ from rowcast.producer.capture.drain.missing_rows import (
 )
 from rowcast.producer.capture.drain.row_sizes import RowSizes, Run, count_keys, cut, too_long_error
 from rowcast.producer.capture.drain.statements import MAX_CACHED_STATEMENTS, DrainStatements, Found, Group
-from rowcast.producer.capture.notes.folding import EXISTED, FIRST_TOUCHES, LOCKED, Flags
+from rowcast.producer.capture.notes.folding import EQUAL, EXISTED, FIRST_TOUCHES, LOCKED, Flags
 from rowcast.producer.capture.notes.row_security import hidden_rows_error
 from rowcast.producer.capture.notes.transaction_notes import Folded, Note
 from rowcast.producer.database.dialects import capture_dialect
@@ -142,12 +142,14 @@ class OutboxWriter:
         return True
 
     def _make_layout(self, signature: tuple[Any, ...]) -> _Layout | None:
-        touches = zip(signature[2::3], signature[3::3], strict=True)
-        kinds = [KIND_OF_FLAGS[FIRST_TOUCHES[touch]] for touch in touches]
-        with_context, pairs = signature[0], list(zip(signature[1::3], kinds, strict=True))
+        flags = [FIRST_TOUCHES[touch] for touch in zip(signature[2::3], signature[3::3], strict=True)]
+        pairs = [(table, KIND_OF_FLAGS[one]) for table, one in zip(signature[1::3], flags, strict=True)]
         if len(self._layouts) > MAX_CACHED_STATEMENTS:
             self._layouts.clear()
-        self._layouts[signature] = layout = self._layout_of(with_context, pairs)
+        gone = {table for table, kind in pairs if kind.missing is not Missing.REFUSED}
+        # An equal key may be another name of a row that may be gone.
+        folds = any(one & EQUAL and table in gone for (table, _), one in zip(pairs, flags, strict=True))
+        self._layouts[signature] = layout = None if folds else self._layout_of(signature[0], pairs)
         return layout
 
     def _layout_of(self, with_context: bool, pairs: Sequence[tuple[CapturedTable, Kind]]) -> _Layout | None:
@@ -155,7 +157,8 @@ class OutboxWriter:
 
         Return None if the notes must fold.
         """
-        if len(set(pairs)) < len(pairs):
+        tables = {table for table, _ in pairs}
+        if len(set(pairs)) < len(pairs) or len({table.full_name for table in tables}) < len(tables):
             return None
         # The order is the same as in _runs.
         order = [(table, kind) for table in dict.fromkeys(table for table, _ in pairs) for kind in KINDS]

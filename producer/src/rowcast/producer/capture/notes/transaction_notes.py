@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rowcast.producer.capture.notes.folding import Flags, fold_touches, may_all_be_gone
+from rowcast.producer.capture.notes.folding import Flags, fold_touches, may_all_be_gone, resolve_equal_keys
 from rowcast.producer.capture.notes.folding import Touch as Touch
 from rowcast.producer.database.row_locks import BeforeImages, Key
 from rowcast.producer.tables.captured import CapturedTable
@@ -145,11 +145,13 @@ class TransactionNotes:
         """
         found: dict[CapturedTable, dict[Key, str]] = {}
         touched: set[tuple[CapturedTable, Key]] = set()
+        newest = self._newest_tables()
         processed = 0
         for position, table, images in self._before_images:
             for note in self.entries[processed:position]:
-                touched.update((note.table, key) for key in note.keys)
+                touched.update((newest[note.table], key) for key in note.keys)
             processed = position
+            table = newest.get(table, table)
             kept = found.setdefault(table, {})
             for key, image in images.items():
                 if (table, key) not in touched:
@@ -201,10 +203,22 @@ class TransactionNotes:
     def fold(self) -> Folded:
         """Fold the entries to each key once, as ``folding`` describes."""
         tables: dict[CapturedTable, dict[Key, Flags]] = {}
+        newest = self._newest_tables()
         for position, note in enumerate(self.entries):
             if position == self.unseen_changes_until:
                 may_all_be_gone(tables.values())
-            fold_touches(tables.setdefault(note.table, {}), note.keys, note.touch, locked=note.locked)
+            fold_touches(tables.setdefault(newest[note.table], {}), note.keys, note.touch, locked=note.locked)
         if self.unseen_changes_until == len(self.entries):
             may_all_be_gone(tables.values())
+        for keys in tables.values():
+            resolve_equal_keys(keys)
         return tables
+
+    def _newest_tables(self) -> Mapping[CapturedTable, CapturedTable]:
+        """Return the newest object for each object of a noted table.
+
+        A table has several objects if the catalogue was read again meanwhile.
+        """
+        objects = dict.fromkeys(note.table for note in self.entries)
+        newest = {table.full_name: table for table in objects}
+        return {table: newest[table.full_name] for table in objects}
