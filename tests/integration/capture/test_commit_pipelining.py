@@ -75,6 +75,16 @@ def test_the_pipeline_is_used_once_psycopg_has_prepared_the_statement(shop: Shop
         assert connection.scalar(sa.select(sa.func.count()).select_from(shop.models.Tag)) == 9
 
 
+def test_the_pipeline_takes_parameters_by_position(own_shop: Shop, sent: list[bool]) -> None:
+    engine = sa.create_engine(own_shop.engine.url, paramstyle="format")
+    own_shop.capture.install(engine)
+    with engine.connect() as connection:
+        names = prepare(own_shop, connection)
+    engine.dispose()
+    assert sent[-1] is True
+    assert names_in(own_shop.take()) == names
+
+
 @pytest.mark.parametrize("command", ["DISCARD ALL", "DEALLOCATE ALL"])
 def test_a_statement_that_the_server_has_forgotten_takes_two_round_trips(
     shop: Shop, sent: list[bool], command: str

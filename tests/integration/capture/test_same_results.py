@@ -143,3 +143,15 @@ def test_an_upsert_with_many_parameter_sets_may_change_a_row_twice(new_database:
     pair.shop.take()
     assert pair.shop.mirror == pair.shop.rows()
     pair.close()
+
+
+def test_a_cursor_that_streams_rows_counts_the_deleted_rows_on_mariadb(new_database: NewDatabase) -> None:
+    pair = Pair(new_database("mariadb"), new_database("mariadb"))
+    lines = Base.metadata.tables["positions"]
+    for engine in (pair.shop.engine, pair.plain):
+        with engine.connect().execution_options(stream_results=True) as connection:
+            connection.execute(sa.insert(lines), [{"a": n, "b": "x", "amount": n} for n in range(4)])
+            assert connection.execute(sa.delete(lines).where(lines.c.amount > 1)).rowcount == 2
+            connection.commit()
+    assert pair.stored(pair.shop.engine) == pair.stored(pair.plain)
+    pair.close()

@@ -36,6 +36,9 @@ CHANGES_TAGS = [
     "DO $$ BEGIN UPDATE tags SET name = 'x'; END $$",
     "-- once\ndo language plpgsql $body$ begin delete from tags; end $body$",
     "DO 'BEGIN INSERT INTO tags VALUES (1); END'",
+    "CREATE TRIGGER t AFTER DELETE ON orders FOR EACH ROW EXECUTE FUNCTION f(); DELETE FROM tags",
+    "CREATE TRIGGER t AFTER DELETE ON orders BEGIN SELECT 1; END; DELETE FROM tags",
+    "CREATE TABLE begin_end (id INTEGER); DELETE FROM tags",
 ]
 CHANGES_NOTHING = [
     "GRANT SELECT, INSERT, DELETE ON tags TO shop",
@@ -47,6 +50,11 @@ CHANGES_NOTHING = [
     "select replace(name, 'a', 'b') from tags",
     "insert into elsewhere select * from tags",
     "select $$ update tags set name = 1 $$",
+    "CREATE TRIGGER t AFTER DELETE ON tags FOR EACH ROW EXECUTE FUNCTION f()",
+    "CREATE TRIGGER t AFTER UPDATE ON tags BEGIN UPDATE tags SET name = 'x'; DELETE FROM orders; END",
+    "CREATE DEFINER = `root`@`%` TRIGGER t BEFORE UPDATE ON tags FOR EACH ROW SET new.name = 'x'",
+    "CREATE OR REPLACE FUNCTION f() RETURNS void BEGIN ATOMIC INSERT INTO tags VALUES (1); END",
+    "-- soft deletes\nCREATE OR REPLACE RULE r AS ON DELETE TO tags DO INSTEAD UPDATE tags SET name = 'x'",
 ]
 
 

@@ -162,6 +162,7 @@ def test_the_shape_of_a_table_has_its_keys_and_full_unique_indexes() -> None:
         sa.Column("customer_id", sa.ForeignKey("customers.id"), nullable=False),
         sa.Column("number", sa.Integer, unique=True),
         sa.Column("double", sa.Integer, sa.Computed("number * 2")),
+        sa.Column("xmin", sa.Integer, system=True),
         sa.Index("by_number", "number", "customer_id", unique=True),
         sa.Index("partial", "customer_id", unique=True, postgresql_where=sa.text("number > 1")),
     )
@@ -172,3 +173,4 @@ def test_the_shape_of_a_table_has_its_keys_and_full_unique_indexes() -> None:
     assert shape.unique == (("number",), ("number", "customer_id"))
     assert [(key.columns, key.referred_table) for key in shape.foreign_keys] == [(("customer_id",), "customers")]
     assert [column.name for column in shape.columns if column.generated] == ["double"]
+    assert [column.name for column in shape.columns] == ["id", "customer_id", "number", "double"]

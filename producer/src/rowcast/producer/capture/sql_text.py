@@ -46,8 +46,12 @@ _EXECUTED_COMMENT = re.compile(r"/\*M?!\d*(?P<code>.*?)\*/", re.DOTALL)
 # A procedure or a prepared statement may change any table. The text that creates a procedure calls nothing.
 _CALL = re.compile(r"^(?!\s*create\b)(?:.*;)?\s*(?:call|execute)\b", re.IGNORECASE | re.DOTALL)
 _CALL_IN_CODE = re.compile(r"\b(?:call|execute)\b", re.IGNORECASE)
-# These statements name the verbs of rights, and change no row.
-_RIGHTS = re.compile(r"(?:^|(?<=;))\s*(?:grant|revoke)\b[^;]*", re.IGNORECASE)
+# These statements name the verbs of rights, or hold code that runs later, and change no row themselves.
+_WITHOUT_CHANGES = re.compile(
+    r"(?:^|(?<=;))\s*(?:(?:grant|revoke)\b[^;]*|create\s+(?:(?:or\s+replace|temp(?:orary)?|constraint|aggregate|"
+    r"definer\s*=\s*\S+)\s+)*(?:trigger|function|procedure|rule|event)\b(?:[^;]*?\bbegin\b.*?\bend\s*(?=;|$)|[^;]*))",
+    re.IGNORECASE | re.DOTALL,
+)
 _INSERT = re.compile(rf"\b(?:insert|replace|merge){_MODIFIERS}\s+(?P<table>{_NAME})", re.IGNORECASE)
 _COPY = re.compile(rf"\bcopy\s+(?P<table>{_NAME})\s*(?:\([^)]*\)\s*)?from\b", re.IGNORECASE)
 _LOAD = re.compile(rf"\bload\s+(?:data|xml)\b.*?\binto\s+table\s+(?P<table>{_NAME})", re.IGNORECASE | re.DOTALL)
@@ -115,16 +119,16 @@ def _bare(sql: str, mysql: bool) -> str:
     return not_sql.sub(lambda found: found["name"] or " ", sql)
 
 
-def _without_rights(sql: str, mysql: bool) -> str:
-    """Return the text, or the code of a DO, without comments, literals and statements about rights."""
+def _executed(sql: str, mysql: bool) -> str:
+    """Return the text, or the code of a DO, without comments, literals and statements that change no row."""
     if not mysql and _DO.match(sql):
         sql = ";".join(found["quoted"] or found["literal"] or "" for found in _CODE_OF_DO.finditer(sql))
-    return _RIGHTS.sub(" ", _bare(sql, mysql))
+    return _WITHOUT_CHANGES.sub(" ", _bare(sql, mysql))
 
 
 @lru_cache(maxsize=1_000)
 def _changed_names(sql: str, mysql: bool) -> frozenset[NameParts]:
-    bare = _without_rights(sql, mysql)
+    bare = _executed(sql, mysql)
     written = [found["table"] for pattern in (_INSERT, _COPY, _LOAD) for found in pattern.finditer(bare)]
     for pattern in (*_WITH_SEVERAL_TABLES, _USING) if mysql else _WITH_SEVERAL_TABLES:
         for found in pattern.finditer(bare):
@@ -135,12 +139,12 @@ def _changed_names(sql: str, mysql: bool) -> frozenset[NameParts]:
 @lru_cache(maxsize=1_000)
 def _calls_code(sql: str, mysql: bool) -> bool:
     pattern = _CALL_IN_CODE if not mysql and _DO.match(sql) else _CALL
-    return pattern.search(_without_rights(sql, mysql)) is not None
+    return pattern.search(_executed(sql, mysql)) is not None
 
 
 @lru_cache(maxsize=1_000)
 def _words_of(sql: str, mysql: bool) -> frozenset[str]:
-    return frozenset(_unquote(word).lower() for word in _WORD.findall(_without_rights(sql, mysql)))
+    return frozenset(_unquote(word).lower() for word in _WORD.findall(_executed(sql, mysql)))
 
 
 def _split_name(name: str) -> NameParts:

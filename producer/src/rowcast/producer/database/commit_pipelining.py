@@ -8,7 +8,7 @@ are sent in the usual way, and psycopg prepares them then.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
@@ -38,10 +38,10 @@ class CommitPipeline:
     def __init__(self, sql: str) -> None:
         self._sql = sql
         self._text = b""
-        self._order: list[str] = []
+        self._order: list[str] | None = None
 
-    def commit_with(self, connection: Connection, values: Mapping[str, Any]) -> bool:
-        """Execute the statement and commit in one round trip.
+    def commit_with(self, connection: Connection, values: Any) -> bool:
+        """Execute the statement and commit in one round trip. ``values``: in the form of the driver.
 
         Return False without doing anything if more round trips are needed. Raises SQLAlchemy's errors. After an error
         the transaction is not committed, or the outcome is unknown.
@@ -55,7 +55,8 @@ class CommitPipeline:
         if not self._text:
             self._convert(driver, values)
         transformer = Transformer(driver)
-        parameters = transformer.dump_sequence([values[n] for n in self._order], [PyFormat.AUTO] * len(self._order))
+        ordered = values if self._order is None else [values[name] for name in self._order]
+        parameters = transformer.dump_sequence(ordered, [PyFormat.AUTO] * len(ordered))
         name = prepared.get((self._text, transformer.types or ()))
         if name is None:
             return False
@@ -76,11 +77,11 @@ class CommitPipeline:
             connection._handle_dbapi_exception(_error_in(results[1], driver), None, None, None, None)
         return True
 
-    def _convert(self, driver: Driver[Any], values: Mapping[str, Any]) -> None:
+    def _convert(self, driver: Driver[Any], values: Any) -> None:
         """Convert the statement as psycopg does, because psycopg finds prepared statements by the converted text."""
         query = PostgresQuery(Transformer(driver))
         query.convert(self._sql, values)
-        self._text, self._order = query.query, list(query._order or ())
+        self._text, self._order = query.query, query._order
 
 
 def _can_pipeline(driver: Driver[Any]) -> bool:

@@ -35,9 +35,10 @@ class PrecompiledStatement:
         -1. Otherwise the transaction stays open.
         """
         self._convert(parameters)
-        if commit and self._pipelined is not None and self._pipelined.commit_with(connection, parameters):
+        values = self._values(parameters)
+        if commit and self._pipelined is not None and self._pipelined.commit_with(connection, values):
             return -1
-        return execute_without_result(connection, self._sql, self._values(parameters))
+        return execute_without_result(connection, self._sql, values)
 
     def fetch(self, connection: Connection, parameters: dict[str, Any]) -> Sequence[Any]:
         """Execute the statement and return its rows as the driver has them. ``parameters`` are converted in place."""

@@ -173,6 +173,8 @@ def shape_of(table: sa.Table, dialect: Dialect, default_schema: str) -> TableSha
         columns=tuple(
             ColumnShape(str(c.name), portable_type(c.type, dialect), bool(c.nullable), c.computed is not None)
             for c in table.columns
+            # PostgreSQL's system columns, such as xmin, belong to the server that has the row.
+            if not c.system
         ),
         primary_key=tuple(str(c.name) for c in table.primary_key.columns),
         default_schema=schema == default_schema,

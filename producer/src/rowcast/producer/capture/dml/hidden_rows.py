@@ -52,10 +52,11 @@ class HiddenColumns:
         if shown and is_counted:
             # SQLAlchemy asks for the number before the rows are read. Some drivers count the rows while they are read.
             context._rowcount = cursor.rowcount
-        rows = self._cut(description, shown, cursor.fetchall())
-        if not shown and cursor.rowcount < 0:
-            # SQLAlchemy 2.0 with aiosqlite counts no rows that a statement returns.
-            context._rowcount = len(self.rows)
+        returned = cursor.fetchall()
+        if not shown and (is_counted or cursor.rowcount < 0):
+            # A cursor that streams its rows does not count them, nor does SQLAlchemy 2.0 with aiosqlite.
+            context._rowcount = len(returned)
+        rows = self._cut(description, shown, returned)
         context.cursor_fetch_strategy = (
             FullyBufferedCursorFetchStrategy(cursor, description[:shown], rows) if shown else _NO_CURSOR_DML
         )
