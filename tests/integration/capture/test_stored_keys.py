@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -18,6 +19,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import registry
 
 from fixtures.databases import ENGINES, NewDatabase
+from support.sent_statements import sent_statements
 from support.shop import Models, Shop, shop_engine
 
 
@@ -329,6 +331,59 @@ def test_a_trigger_that_changes_keys_is_known_in_every_schema(engine_name: str, 
         metadata.drop_all(connection, tables)
         connection.exec_driver_sql(f"DROP SCHEMA {other}")
     engine.dispose()
+
+
+REKEYING = {
+    "assigned": "BEGIN new.id := new.id + 100; RETURN new; END",
+    "compared": "BEGIN IF new.n > 5 THEN new.id = new.id + 100; END IF; RETURN new; END",
+    "into": "BEGIN SELECT old.id + 100 INTO new.id; RETURN new; END",
+    "whole row": "BEGIN new := (old.id + 100, new.n); RETURN new; END",
+    "other row": "BEGIN RETURN ROW(old.id + 100, new.n); END",
+}
+
+
+@pytest.mark.parametrize("body", REKEYING.values(), ids=REKEYING)
+def test_a_trigger_that_changes_the_keys_of_updated_rows(new_database: NewDatabase, body: str) -> None:
+    with _triggered_item(new_database("postgresql"), body) as (shop, item):
+        with shop.engine.begin() as connection:
+            assert connection.execute(sa.update(item).where(item.c.n > 0).values(n=item.c.n + 4)).rowcount == 2
+        operations = {(change["op"], change["k"]["id"]) for change in shop.take()}
+        assert shop.mirror == shop.rows()
+        assert operations > {("d", 2), ("c", 102)}
+        if body == REKEYING["compared"]:
+            assert operations == {("d", 2), ("c", 102), ("u", 1)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["BEGIN new.n := new.n + 1; RETURN new; END", "BEGIN IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END"],
+)
+def test_with_a_trigger_that_changes_no_key_nothing_is_locked_before(new_database: NewDatabase, body: str) -> None:
+    with _triggered_item(new_database("postgresql"), body) as (shop, item):
+        update = sa.update(item).where(item.c.n > 0).values(n=item.c.n + 4)
+        with shop.engine.begin() as connection:
+            connection.execute(update)
+        with sent_statements(shop.engine) as sent, shop.engine.begin() as connection:
+            connection.execute(update)
+        assert not [sql for sql in sent if "UPDATE" in sql and sql.startswith("SELECT")]
+        shop.take()
+        assert shop.mirror == shop.rows()
+
+
+@contextmanager
+def _triggered_item(url: str, body: str) -> Iterator[tuple[Shop, sa.Table]]:
+    """Yield a table with two rows and a BEFORE UPDATE trigger."""
+    metadata = sa.MetaData()
+    key = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)
+    item = sa.Table("item", metadata, key, sa.Column("n", sa.Integer))
+    shop = Shop(shop_engine(url), cast(Models, SimpleNamespace(metadata=metadata)), strict="raise")
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
+        connection.exec_driver_sql("CREATE TRIGGER t BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION f()")
+        connection.execute(sa.insert(item), [{"id": 1, "n": 1}, {"id": 2, "n": 3}])
+    shop.take()
+    yield shop, item
+    shop.engine.dispose()
 
 
 def _made(cls: Any, value: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from rowcast.producer.tables.stored_keys import StoredKeys, stored_key_columns
+from rowcast.producer.tables.stored_keys import KeyFacts, StoredKeys, stored_key_columns
 from rowcast.shared.tables.type_mapping import NativeType
 
 PG, MYSQL, SQLITE = postgresql.dialect(), mysql.dialect(), sqlite.dialect()
@@ -151,11 +151,13 @@ def test_equal_values_can_differ_in_columns_that_fold(dialect: Any, type_: Any, 
 def test_the_catalogue_tells_of_triggers_and_collations() -> None:
     keys = keys_of(PG, sa.String(9), sa.Integer())
     assert not keys.is_complete
-    keys.learn({"other": (True, True)}, "t")
+    keys.learn({"other": KeyFacts(rewritten=True, rekeyed=True, folds=True)}, "t")
     assert keys.is_complete
     assert keys.may_be_sent
     assert not keys.folding_columns
-    keys.learn({"t": (True, True)}, "t")
+    assert not keys.are_rekeyed
+    keys.learn({"t": KeyFacts(rewritten=True, rekeyed=True, folds=True)}, "t")
+    assert keys.are_rekeyed
     assert not keys.may_be_sent
     assert [str(column.given.name) for column in keys.folding_columns] == ["k0"]
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
@@ -24,8 +24,20 @@ from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEM
 from rowcast.shared.tables.shape import PortableType
 from rowcast.shared.tables.type_mapping import portable_type, storage_type
 
-Catalogue = Mapping[str, tuple[bool, bool]]
-"""By name of a table in a schema, whether triggers may change an inserted key, and whether texts of the key fold."""
+
+class KeyFacts(NamedTuple):
+    """Say what only the database knows of a table's keys."""
+
+    rewritten: bool
+    """Whether triggers may change the key of an inserted row."""
+    rekeyed: bool
+    """Whether triggers may change the key of an updated row."""
+    folds: bool
+    """Whether the database takes different texts for equal keys."""
+
+
+Catalogue = Mapping[str, KeyFacts]
+"""The facts by name of a table in a schema. A table without facts is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +131,8 @@ class StoredKeys:
     """Know the keys of a table on an engine. ``columns``: the columns of the primary key."""
 
     __slots__ = (
-        "_accepted", "_checked", "_is_rewritten", "_sql", "are_exact", "columns", "dialect", "folding_columns",
-        "folds_names", "given", "is_complete", "key_columns",
+        "_accepted", "_checked", "_is_rewritten", "_sql", "are_exact", "are_rekeyed", "columns", "dialect",
+        "folding_columns", "folds_names", "given", "is_complete", "key_columns",
     )  # fmt: skip
 
     def __init__(self, columns: Sequence[sa.Column[Any]], dialect: Dialect) -> None:
@@ -137,6 +149,8 @@ class StoredKeys:
         """The key columns with the types that read and bind stored keys. They are ``given`` if all types are exact."""
         self._checked = [(i, column.is_exact) for i, column in enumerate(self.key_columns) if column.is_exact]
         self._is_rewritten = False
+        self.are_rekeyed = False
+        """Whether triggers may change the keys of updated rows."""
         self._sql: dict[bool, tuple[str, ...]] = {}
         self.folding_columns = tuple(column for column in self.key_columns if column.folds)
         """The columns that can hold different values that the database takes for equal."""
@@ -149,7 +163,7 @@ class StoredKeys:
         """Take over what only the database knows of the table. ``catalogue``: of the table's schema."""
         self.is_complete = True
         if name in catalogue:
-            self._is_rewritten, folds = catalogue[name]
+            self._is_rewritten, self.are_rekeyed, folds = catalogue[name]
             self.folding_columns = tuple(c for c in self.key_columns if c.folds or (folds and c.kind is str))
 
     def returning(self, *, qualified: bool) -> tuple[str, ...]:
@@ -212,4 +226,4 @@ def read_catalogue(connection: Connection, schema: str) -> Catalogue:
     if query is None:
         return {}
     rows = connection.execute(query, {"schema": schema}, execution_options=INTERNAL_STATEMENT)
-    return {name: (bool(rewritten), bool(folds)) for name, rewritten, folds in rows}
+    return {name: KeyFacts(*map(bool, facts)) for name, *facts in rows}

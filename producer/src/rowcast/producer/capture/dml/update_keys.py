@@ -89,6 +89,9 @@ class UpdateKeys:
             change = _Change(False, None, actions.of_delete(pending.table.table))
         else:
             assigned = set(map(pending.table.own_name, inspection.assigned_columns(statement, pending.sets)))
+            if condition is None and pending.stored.stored_keys.are_rekeyed:
+                # A trigger may set the key columns too.
+                assigned |= {str(column.name) for column in pending.table.key_columns}
             sets_key = _has_any(pending.table.key_columns, assigned)
             new_keys = _new_keys(pending, statement, condition) if sets_key else None
             if sets_key and len(pending.sets) > 1 and (new_keys is None or _are_chained(condition, pending, new_keys)):

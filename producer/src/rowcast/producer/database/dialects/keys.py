@@ -79,17 +79,37 @@ class KeyDialect:
         return value
 
 
+# PL/pgSQL: the beginning of a statement, and statements that give NEW, or the returned row, other values as a whole.
+_BEGINS = r"(^|;|\n|\m(begin|then|else|loop)\M)\s*"
+_REPLACES_NEW = rf"{_BEGINS}new\s*:?=|\minto\M[^;]*\mnew\M|\mreturn\M\s+(?!(new|old|null)\M)"
+
+
 class PostgreSQLKeys(KeyDialect):
     """Read and bind as text the keys that are not exact, because any type can be read from its text."""
 
-    catalogue = sa.text("""
-        SELECT relname, rewritten, folds FROM (
+    catalogue = sa.text(rf"""
+        SELECT relname, rewritten, rekeyed, folds FROM (
             SELECT c.relname, EXISTS (
                 SELECT FROM pg_catalog.pg_trigger t
                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
                 -- BEFORE INSERT FOR EACH ROW
                 AND t.tgtype & 7 = 7
             ) AS rewritten, EXISTS (
+                SELECT FROM pg_catalog.pg_trigger t
+                JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+                JOIN pg_catalog.pg_language g ON g.oid = p.prolang
+                JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisprimary
+                JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+                WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+                -- BEFORE UPDATE FOR EACH ROW
+                AND t.tgtype & 19 = 19
+                -- The functions in C that databases share, such as moddatetime, change no key.
+                AND g.lanname NOT IN ('c', 'internal') AND (
+                    g.lanname <> 'plpgsql' OR p.prosrc ~* '{_REPLACES_NEW}'
+                    OR p.prosrc ~* ('{_BEGINS}new\s*\.\s*"?' || regexp_replace(a.attname, '(\W)', '\\\1', 'g')
+                                    || '"?\s*:?=')
+                )
+            ) AS rekeyed, EXISTS (
                 SELECT FROM pg_catalog.pg_index i
                 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
                 JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
@@ -99,7 +119,7 @@ class PostgreSQLKeys(KeyDialect):
             ) AS folds
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.relkind IN ('r', 'p') AND n.nspname = :schema
-        ) AS tables WHERE rewritten OR folds""")
+        ) AS tables WHERE rewritten OR rekeyed OR folds""")
 
     def exact_kind(self, stored: TypeEngine[Any], type_: PortableType) -> type[Any] | None:
         if type_.name == "char" or getattr(stored, "precision", None) not in (None, 6):
@@ -125,7 +145,7 @@ class MySQLKeys(KeyDialect):
     """Read most keys that are not exact as text, and numbers as numbers, because MySQL compares texts as doubles."""
 
     catalogue = sa.text(f"""
-        SELECT event_object_table, TRUE AS rewritten, FALSE AS folds
+        SELECT event_object_table, TRUE AS rewritten, FALSE AS rekeyed, FALSE AS folds
         FROM information_schema.triggers
         WHERE action_timing = 'BEFORE' AND event_manipulation = 'INSERT' AND event_object_schema = :schema
         LIMIT {NO_LIMIT}""")
