@@ -47,6 +47,8 @@ CHANGES_NOTHING = [
     "select 'update tags set name'",
     "-- delete from tags\nselect 1",
     "COPY tags TO STDOUT",
+    "CREATE TRIGGER r BEFORE UPDATE ON tags FOR EACH ROW SET new.name = 'x'",
+    "create trigger r after delete on tags for each row set @n = 1",
     "select replace(name, 'a', 'b') from tags",
     "insert into elsewhere select * from tags",
     "select $$ update tags set name = 1 $$",

@@ -35,6 +35,8 @@ _NOT_SQL_ON_MYSQL = re.compile(
 )
 # Modifiers of MySQL, SQLite and PostgreSQL between the verb and the table.
 _MODIFIERS = (
+    # In CREATE TRIGGER and in rights, ON follows the verb.
+    r"(?!\s+on\b)"
     r"(?:\s+(?:low_priority|delayed|high_priority|quick|ignore|only|into|table|or\s+(?:replace|ignore|abort|fail|"
     r"rollback)))*"
 )
