@@ -242,6 +242,23 @@ def test_each_event_has_the_key_as_it_is_stored(
     assert len(shop.check()) == len(values) + 1
 
 
+@pytest.mark.parametrize("engine_name", ["postgresql", "mariadb", "sqlite"])
+def test_rows_that_the_application_asks_for_beside_defaults_have_no_hidden_key(
+    new_database: NewDatabase, engine_name: str
+) -> None:
+    models: Any = SimpleNamespace(metadata=sa.MetaData())
+    columns = sa.Column("k", Lowered, primary_key=True), sa.Column("n", sa.Integer, server_default="7")
+    table = sa.Table("texts", models.metadata, *columns)
+    shop = Shop(shop_engine(new_database(engine_name)), models)
+    insert = sa.insert(table).return_defaults(table.c.n, supplemental_cols=[table.c.k])
+    with shop.engine.begin() as connection:
+        rows = connection.execute(insert, [{"k": "Anna"}, {"k": "BERTA"}]).all()
+    assert sorted(map(tuple, rows)) == [("anna", 7), ("berta", 7)]
+    shop.take()
+    assert shop.mirror == shop.rows()
+    shop.engine.dispose()
+
+
 class Code:
     """A key of the application's own class."""
 
