@@ -39,14 +39,13 @@ class _Change(NamedTuple):
 
     ``sets_key``: the statement sets key columns. ``new_keys``: the new keys, if values name the keys. ``constraints``:
     the foreign keys through which the statement changes other rows. ``locked_elsewhere``: conditions for the locked
-    rows of other tables in a multi-table UPDATE. ``triggers_set_key``: a trigger may set key columns.
+    rows of other tables in a multi-table UPDATE.
     """
 
     sets_key: bool
     new_keys: tuple[Key, ...] | None
     constraints: Sequence[sa.ForeignKeyConstraint]
     locked_elsewhere: Sequence[ColumnElement[bool]] = ()
-    triggers_set_key: bool = False
 
     @property
     def computes_key(self) -> bool:
@@ -137,9 +136,7 @@ class UpdateKeys:
         reads_before = change.sets_key or change.constraints or pending.stored.has_before_images
         verb = "DELETE" if isinstance(statement, Delete) else "UPDATE"
         may_replace = self._scope.replaced_statements.may_replace
-        if returned is not None and isinstance(statement, Update) and may_replace(connection, pending.stored, "KEY"):
-            change = change._replace(triggers_set_key=True)
-        elif returned is not None and not (reads_before or may_replace(connection, pending.stored, verb)):
+        if returned is not None and not (reads_before or may_replace(connection, pending.stored, verb)):
             returned.prepare(pending)
             return ReturnedRows(returned)
         return self._choose_locked(connection, pending, returned, change, names_keys=condition is not None)
@@ -192,7 +189,7 @@ class UpdateKeys:
         if change.computes_key and returned is None:
             rows = ComputedRows(self._cascades, counts_other_rows=bool(change.locked_elsewhere))
         else:
-            needs_returned = change.computes_key or change.triggers_set_key or pending.setting is not None
+            needs_returned = change.computes_key or pending.setting is not None
             rows = LockedRows(
                 self._cascades,
                 new_keys=change.new_keys,

@@ -3,7 +3,6 @@
 A BEFORE trigger of PostgreSQL that returns NULL keeps the row, and may change the row, for example mark the row as
 deleted. The statement then neither counts nor returns the row. Therefore the capture must read the rows before the
 statement.
-A trigger may also change the key of an updated row, whose old key no statement returns.
 """
 
 from __future__ import annotations
@@ -21,10 +20,7 @@ class ReplacedStatements:
         self._found: frozenset[tuple[str, str]] | None = None
 
     def may_replace(self, connection: Connection, table: CapturedTable, verb: str) -> bool:
-        """Return whether the changed rows of an ``UPDATE`` or ``DELETE`` may differ from the returned rows.
-
-        With the verb ``KEY``, return whether a trigger may change the keys of the rows that an UPDATE returns.
-        """
+        """Return whether the changed rows of an ``UPDATE`` or ``DELETE`` may differ from the returned rows."""
         if self._found is None:
             self._found = capture_dialect(connection.dialect).replaced_statements(connection)
         return (table.full_name, verb) in self._found

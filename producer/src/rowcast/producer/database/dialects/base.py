@@ -221,8 +221,7 @@ class CaptureDialect(ABC):
     def replaced_statements(self, connection: Connection) -> frozenset[tuple[str, str]]:
         """Return the tables, as ``schema.table``, and the verbs of the statements that may be replaced.
 
-        A trigger or a rule may do something else in the place of an ``UPDATE`` or ``DELETE``. The verb ``KEY`` says
-        that a trigger may change the key with an UPDATE.
+        A trigger or a rule may do something else in the place of an ``UPDATE`` or ``DELETE``.
         """
         return frozenset()
 

@@ -72,8 +72,7 @@ _TOO_LONG = ("invalid memory alloc request size", "Cannot enlarge string buffer"
 _IN_FAILED_TRANSACTION = "25P02"
 
 # Row triggers that run BEFORE DELETE, and rules with DO INSTEAD. Triggers that run BEFORE UPDATE usually change the new
-# row, and reading the rows of every UPDATE before would take twice as long. Therefore such a trigger counts only if its
-# function or its arguments name a column of the key, or if the function uses NEW as a whole before it returns NEW.
+# row, and reading the rows of every UPDATE before would take twice as long.
 _REPLACED_STATEMENTS = sa.text(r"""
     SELECT nspname || '.' || relname, verb FROM (
         SELECT tgrelid AS relation, 'DELETE' AS verb FROM pg_catalog.pg_trigger
@@ -81,16 +80,6 @@ _REPLACED_STATEMENTS = sa.text(r"""
         UNION
         SELECT ev_class, CASE ev_type WHEN '2' THEN 'UPDATE' ELSE 'DELETE' END FROM pg_catalog.pg_rewrite
         WHERE is_instead AND ev_type IN ('2', '4')
-        UNION
-        SELECT tgrelid, 'KEY' FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc p ON p.oid = tgfoid,
-        concat_ws(' ', regexp_replace(prosrc, E'\\mreturn\\s+new\\s*;', '', 'gi'), encode(tgargs, 'escape')) AS source
-        WHERE NOT tgisinternal AND tgtype & 19 = 19 AND (source ~* E'\\mnew\\M(?!\\s*\\.)' OR EXISTS (
-            SELECT FROM pg_catalog.pg_index i
-            JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-            WHERE i.indrelid = tgrelid AND i.indisprimary
-            -- The arguments end with zeros, which the text has as digits.
-            AND source ~* (E'(\\m|000)' || regexp_replace(attname, E'\\W', '.', 'g') || E'(\\M|\\\\000)')
-        ))
     ) AS replaced JOIN pg_catalog.pg_class c ON c.oid = relation JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace
 """)
 _PARTITIONS = sa.text("SELECT relname FROM pg_class WHERE relispartition AND relnamespace = to_regnamespace(:schema)")
