@@ -242,6 +242,20 @@ def test_each_event_has_the_key_as_it_is_stored(
     assert len(shop.check()) == len(values) + 1
 
 
+def test_an_update_may_set_a_slice_of_an_array(new_database: NewDatabase) -> None:
+    models: Any = SimpleNamespace(metadata=sa.MetaData())
+    numbers: Any = sa.Column("numbers", postgresql.ARRAY(sa.Integer))
+    table = sa.Table("arrays", models.metadata, sa.Column("k", sa.Integer, primary_key=True), numbers)
+    shop = Shop(shop_engine(new_database("postgresql")), models)
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(table), {"k": 1, "numbers": [1, 2, 3]})
+        connection.execute(sa.update(table).values({numbers[2:3]: [7, 8]}))
+        connection.execute(sa.update(table).where(table.c.k == 1).values({numbers[1]: 6}))
+    shop.take()
+    assert shop.mirror == shop.rows()
+    shop.engine.dispose()
+
+
 @pytest.mark.parametrize("engine_name", ["postgresql", "mariadb", "sqlite"])
 def test_rows_that_the_application_asks_for_beside_defaults_have_no_hidden_key(
     new_database: NewDatabase, engine_name: str

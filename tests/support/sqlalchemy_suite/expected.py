@@ -12,6 +12,9 @@ _NO_SERVER = "makes an engine for a server that does not run, in which the plugi
 
 EXPECTED: dict[str, str] = {
     "test/dialect/postgresql/test_on_conflict.py::OnConflictTest::test_on_conflict_do_update_bindparam": _TEXT,
+    "test/dialect/postgresql/test_query.py::InsertTest::test_autoincrement_insert": _RECORDER,
+    "test/dialect/postgresql/test_query.py::InsertTest::test_opt_sequence_insert": _RECORDER,
+    "test/dialect/postgresql/test_query.py::InsertTest::test_sequence_insert": _RECORDER,
     "test/dialect/postgresql/test_query.py::InsertTest::test_full_cursor_insertmanyvalues_sql": _TEXT,
     "test/engine/test_execute.py::CompiledCacheTest::test_cache": _CACHE,
     "test/engine/test_execute.py::CompiledCacheTest::test_cache_noleak_on_statement_values": _CACHE,

@@ -18,7 +18,7 @@ from sqlalchemy.schema import DefaultGenerator
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.ddl import ExecutableDDLElement
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
-from sqlalchemy.sql.elements import BindParameter, ClauseElement
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.lambdas import StatementLambdaElement
 from sqlalchemy.sql.selectable import TextualSelect
@@ -186,6 +186,9 @@ def assigned_name(statement: Insert | Update, column: Any) -> str:
     """Return the name of a column that a statement sets, from the column or its key."""
     if isinstance(column, str):
         column = table_of(statement).columns.get(column, column)
+    while isinstance(column, BinaryExpression):
+        # The statement sets an element or a slice of an array: values({table.c.numbers[2:3]: …}).
+        column = column.left
     return str(getattr(column, "name", column))
 
 
