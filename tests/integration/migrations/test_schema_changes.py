@@ -29,6 +29,7 @@ from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import ChangeEvent
 from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
 from rowcast.shared.tables.shape_store import newest_shapes
 from servers import Broker
 from support.relay.threads import running_thread, wait_until
@@ -207,7 +208,7 @@ class ShapeRecord:
 def record(message: TopicMessage) -> ShapeRecord:
     assert message.value is not None
     value = orjson.loads(message.value)
-    return ShapeRecord(value["version"], value["lsn"], TableShape.from_json(message.value))
+    return ShapeRecord(value["version"], value["lsn"], parse_shape(message.value))
 
 
 def published(settings: Settings) -> tuple[list[ShapeRecord], list[ChangeEvent]]:

@@ -129,7 +129,7 @@ def test_a_transaction_whose_first_events_were_sent_twice(
 
 BAD = {
     "no JSON": (b"{]", b'{"id":1}', "invalid JSON"),
-    "another document": (b'{"a":1}', b'{"id":1}', "'source' is missing|'after' is missing"),
+    "another document": (b'{"a":1}', b'{"id":1}', "field required"),
     "no key": (None, None, "key"),
     "another key": (None, b'{"nr":1}', r"the key's columns are \['nr'\]"),
     "a column too few": (None, b'{"id":1}', "missing n, note"),

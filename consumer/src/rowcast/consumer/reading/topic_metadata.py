@@ -16,7 +16,7 @@ from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import new_consumer, unreachable
 from rowcast.shared.kafka.messages import schema_topic
-from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
 
 KAFKA_TIMEOUT_S = 10.0
 
@@ -117,7 +117,7 @@ def _retry_transient(call: Callable[[], T]) -> T:
 
 def add_shape(value: bytes, layouts: RowLayouts, offset: int) -> bool:
     """Add the shape in a message of the schema topic. Return True if the shape is news. Raise DataError."""
-    shape = TableShape.from_json(value)
+    shape = parse_shape(value)
     version = orjson.loads(value).get("version")
     return layouts.add(version if isinstance(version, str) else shape.version, shape, offset)
 

@@ -15,6 +15,7 @@ from rowcast.consumer.replica.positions import ROWCAST_TABLE
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -67,7 +68,7 @@ class ReplicaTables:
         known = {**self._shapes, **{shape.full_name: shape for shape in wanted}}
         definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
         rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))
-        recorded = {row.table_name: TableShape.from_json(row.shape) for row in rows}
+        recorded = {row.table_name: parse_shape(row.shape) for row in rows}
         for shape in wanted:
             self._prepare_table(connection, definitions, recorded.get(shape.full_name), shape)
             self._tables[shape.full_name] = self._inspect(connection, shape)

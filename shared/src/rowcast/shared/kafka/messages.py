@@ -9,11 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
+from pydantic import Field
 
 from rowcast.shared.errors import DataError
+from rowcast.shared.strict_form import Name, Number, StrictForm, checked
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -108,48 +110,80 @@ class TransactionEvent:
     context: Mapping[str, Any] | None = None
 
 
+class _Source(StrictForm):
+    name: Name
+    schema_: Annotated[Name, Field(alias="schema")]
+    table: Name
+    lsn: Number
+    ts_ms: Number
+    shape: Name | None = None
+
+
+class _Transaction(StrictForm):
+    id: Name
+    total_order: Number = 0
+
+
+class _Change(StrictForm):
+    op: Literal["c", "u", "d", "r", "t"]
+    after: dict[str, Any] | None
+    source: _Source
+    transaction: _Transaction | None = None
+
+
+class _EventCount(StrictForm):
+    data_collection: Name
+    event_count: Number
+
+
+class _TransactionEvent(StrictForm):
+    status: Literal["BEGIN", "END"]
+    id: Name
+    ts_ms: Number
+    lsn: Number
+    event_count: Number | None = None
+    data_collections: list[_EventCount] | None = None
+    context: dict[str, Any] | str | None = None
+
+
 def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
     """Parse a message of a table topic. Raises DataError, with the reason, if it is no change event."""
-    try:
-        envelope = orjson.loads(value)
-        key_columns: Any = orjson.loads(key) if key else None
-        source = envelope["source"]
-        op = envelope["op"]
-        transaction = envelope.get("transaction")
-        event = ChangeEvent(
-            op, key_columns, envelope["after"], source["name"], source["schema"], source["table"], source["lsn"],
-            source["ts_ms"], transaction["id"] if transaction else None,
-            transaction["total_order"] if transaction else 0, source.get("shape"),
-        )  # fmt: skip
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"not a change event: {_reason(error)}") from error
-    if op not in ("c", "u", "d", "r", "t"):
-        raise DataError(f"not a change event: unknown op {op!r}")
-    if type(event.lsn) is not int:
-        raise DataError(f"not a change event: source.lsn is {event.lsn!r}, not a number")
-    if op != "t" and not isinstance(key_columns, dict):
-        raise DataError("not a change event: the message key is not an object of the primary key's columns")
-    if op in ("c", "u", "r") and not isinstance(event.after, dict):
-        raise DataError(f"not a change event: op {op!r} without a row in 'after'")
-    return event
+    change = checked(_Change.model_validate, _json(value, "a change event"), "a change event", DataError)
+    key_columns: Any = _json(key, "a change event") if key else None
+    if not isinstance(key_columns, dict):
+        if change.op != "t":
+            raise DataError("not a change event: the message key is not an object of the primary key's columns")
+        key_columns = {}
+    if change.op in ("c", "u", "r") and change.after is None:
+        raise DataError(f"not a change event: op {change.op!r} without a row in 'after'")
+    source, transaction = change.source, change.transaction
+    return ChangeEvent(
+        change.op, key_columns, change.after, source.name, source.schema_, source.table, source.lsn, source.ts_ms,
+        transaction.id if transaction else None, transaction.total_order if transaction else 0, source.shape,
+    )  # fmt: skip
 
 
 def parse_transaction(value: bytes) -> TransactionEvent:
     """Parse a message of the transaction topic. Raises DataError, with the reason, if it is no BEGIN or END."""
+    document = payload_of(_json(value, "a transaction event"))
+    event = checked(_TransactionEvent.model_validate, document, "a transaction event", DataError)
+    context = event.context
+    if isinstance(context, str):
+        context = _json(context, "a transaction event")
+        if not isinstance(context, dict):
+            raise DataError("not a transaction event: the text in 'context' is not an object")
+    collections = event.data_collections
+    return TransactionEvent(
+        event.status, event.id, event.ts_ms, event.lsn, event.event_count or 0,
+        None if collections is None else {c.data_collection: c.event_count for c in collections}, context,
+    )  # fmt: skip
+
+
+def _json(text: bytes | str, what: str) -> Any:
     try:
-        data = payload_of(orjson.loads(value))
-        collections = data.get("data_collections")
-        context = data.get("context")
-        event = TransactionEvent(
-            data["status"], data["id"], data["ts_ms"], data["lsn"], data.get("event_count") or 0,
-            None if collections is None else {c["data_collection"]: c["event_count"] for c in collections},
-            orjson.loads(context) if isinstance(context, str) else context,
-        )  # fmt: skip
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"not a transaction event: {_reason(error)}") from error
-    if event.status not in ("BEGIN", "END") or type(event.lsn) is not int:
-        raise DataError(f"not a transaction event: status {event.status!r}, lsn {event.lsn!r}")
-    return event
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"not {what}: invalid JSON ({error})") from error
 
 
 def payload_of(message: Any) -> Any:
@@ -183,11 +217,3 @@ def transaction_value(event: TransactionEvent, *, context_as_text: bool = False)
     if event.context is not None:
         value["context"] = orjson.Fragment(context_member(event.context, as_text=context_as_text))
     return orjson.dumps(value)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, orjson.JSONDecodeError):
-        return f"invalid JSON ({error})"
-    if isinstance(error, KeyError):
-        return f"{error.args[0]!r} is missing"
-    return f"wrong form ({error})"

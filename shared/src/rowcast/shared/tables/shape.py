@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import orjson
-
-from rowcast.shared.errors import DataError
 
 TypeName = Literal[
     "boolean", "int16", "int32", "int64", "uint64", "float32", "float64", "decimal", "string", "char", "text", "bytes",
@@ -34,18 +31,6 @@ class PortableType:
     values: tuple[str, ...] = ()
     items: PortableType | None = None
     native: str = ""
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> PortableType:
-        """Return the type of a JSON document. Raises DataError if its name is unknown."""
-        name = data["name"]
-        if name not in TYPE_NAMES:
-            raise DataError(f"unknown column type {name!r}. A newer version of rowcast wrote it: upgrade this one.")
-        items = data.get("items")
-        return PortableType(
-            name, data.get("length"), data.get("precision"), data.get("scale"), tuple(data.get("values") or ()),
-            PortableType.from_dict(items) if items else None, data.get("native") or "",
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,39 +111,5 @@ class TableShape:
         raise KeyError(name)
 
     def to_json(self) -> bytes:
-        """Return the value of a message on the schema topic, without its ``lsn``."""
+        """Return the value of a message on the schema topic, without its ``lsn``. ``parse_shape`` is the inverse."""
         return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)
-
-    @staticmethod
-    def from_json(text: bytes | str) -> TableShape:
-        """Return the shape of a JSON document. Raises DataError, with the reason, if it is not valid."""
-        try:
-            data = orjson.loads(text)
-            return TableShape(
-                schema=data["schema"],
-                name=data["name"],
-                engine=data["engine"],
-                columns=tuple(
-                    ColumnShape(
-                        c["name"],
-                        PortableType.from_dict(c["type"]),
-                        c["nullable"],
-                        c["generated"],
-                        Masking(**c["masking"]) if c.get("masking") else None,
-                    )
-                    for c in data["columns"]
-                ),
-                primary_key=tuple(data["primary_key"]),
-                default_schema=data["default_schema"],
-                unique=tuple(tuple(u) for u in data["unique"]),
-                foreign_keys=tuple(
-                    ForeignKeyShape(
-                        tuple(f["columns"]), f["referred_schema"], f["referred_table"], tuple(f["referred_columns"])
-                    )
-                    for f in data["foreign_keys"]
-                ),
-                comment=data.get("comment"),
-                where=data.get("where"),
-            )
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"not a table's shape ({error!r}): {text[:200]!r}") from error

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
 
 _SHAPE = sa.table("rowcast_shape", *map(sa.column, ("table_name", "version", "created_ms", "shape")))
 _ROW = _SHAPE.c
@@ -33,7 +34,7 @@ class StoredShape(NamedTuple):
     def parse(self) -> TableShape:
         """Return the shape. Raises DataError, naming the row, if the document is damaged."""
         try:
-            return TableShape.from_json(self.document)
+            return parse_shape(self.document)
         except DataError as error:
             raise DataError(
                 f"the row of table {self.table}, version {self.version}, in rowcast_shape: {error}"

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from rowcast.shared.tables.native_types import is_type
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, PortableType, TableShape
 
 MYSQL_FAMILY = frozenset(("mysql", "mariadb"))
@@ -206,8 +207,8 @@ def replica_type(type_: PortableType, source_engine: str, dialect: Dialect, *, k
     application's models can read the replica. It is text where the generic type would round, cut or refuse values.
     """
     family = engine_family(dialect.name)
-    # MySQL lacks MariaDB's UUID.
-    if engine_family(source_engine) == family and type_.native and type_.native.upper() != "UUID":
+    # MySQL lacks MariaDB's UUID. The DDL comes from a message, so the DDL of anything but a type is not used.
+    if engine_family(source_engine) == family and type_.native.upper() != "UUID" and is_type(type_.native):
         if family == "postgresql" and _is_enum(type_):
             return sa.ARRAY(sa.Text()) if type_.name == "array" else sa.Text()
         return NativeType(type_.native)

@@ -14,6 +14,7 @@ from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.messages.table_versions import TableVersions
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
 from support.relay.primary import ITEMS, ORDERS, Primary, primary_at, shape
 
 ORDERS_2 = shape("orders", "note", "colour")
@@ -136,5 +137,5 @@ def test_a_shape_message_is_the_shape_with_version_source_and_lsn(primary: Prima
     assert orjson.loads(table.key()) == {"schema": "public", "table": "orders"}
     value = orjson.loads(table.value("shop", 17))
     assert (value["version"], value["source"], value["lsn"]) == (ORDERS.version, "shop", 17)
-    assert TableShape.from_json(table.value("shop", 17)) == ORDERS
+    assert parse_shape(table.value("shop", 17)) == ORDERS
     assert table.topic == "shop.public.orders"

@@ -24,6 +24,7 @@ from rowcast.consumer.replica.dialects.base import (
 from rowcast.consumer.replica.dialects.value_converters import hex_uuid, is_hex_uuid
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import sqlstate
+from rowcast.shared.tables.native_types import is_type
 from rowcast.shared.tables.shape import PortableType, TableShape
 
 # The server keeps the rows of an array in work_mem, 4 MB by default, and writes the rest to a file. So 20,000 rows of
@@ -143,7 +144,7 @@ class PostgreSQLReplica(ReplicaDialect):
         for shape in shapes:
             for column in shape.columns:
                 type_ = column.type.items or column.type
-                if type_.name == "native" and self.is_own_engine(shape.engine):
+                if type_.name == "native" and self.is_own_engine(shape.engine) and is_type(type_.native):
                     columns.setdefault(type_.native, []).append(f"{shape.full_name}.{column.name}")
         return {
             name: names

@@ -1,0 +1,127 @@
+"""Parse the JSON documents of shapes, from the schema topic and from the databases' own tables.
+
+A shape becomes DDL on replicas, so a document that does not describe a possible table is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from rowcast.shared.errors import DataError
+from rowcast.shared.strict_form import Name, StrictForm, checked
+from rowcast.shared.tables.own_tables import is_rowcast_table
+from rowcast.shared.tables.shape import TYPE_NAMES, ColumnShape, ForeignKeyShape, Masking, PortableType, TableShape
+
+# PostgreSQL has the largest: 10,485,760 characters and 1,000 digits. Text types of MySQL have 4 GB.
+_Length = Annotated[int, Field(ge=0, le=2**32)]
+_Digits = Annotated[int, Field(ge=-1_000, le=1_000)]
+
+_Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+_Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+
+def _known_type(name: str) -> str:
+    if name not in TYPE_NAMES:
+        raise ValueError(f"unknown column type {name!r}. A newer version of rowcast wrote it: upgrade this one")
+    return name
+
+
+class _Type(StrictForm):
+    name: Annotated[str, AfterValidator(_known_type)]
+    length: _Length | None = None
+    precision: _Digits | None = None
+    scale: _Digits | None = None
+    values: tuple[_Text, ...] | None = ()
+    items: _Type | None = None
+    native: _Text | None = ""
+
+    def type(self) -> PortableType:
+        items = None if self.items is None else self.items.type()
+        return PortableType(
+            self.name, self.length, self.precision, self.scale, self.values or (), items, self.native or ""
+        )
+
+
+class _Masking(StrictForm):
+    mask: _Text | None = None
+    truncate: _Length | None = None
+    hash: _Text | None = None
+
+
+class _Column(StrictForm):
+    name: Name
+    type: _Type
+    nullable: bool
+    generated: bool
+    masking: _Masking | None = None
+
+
+class _ForeignKey(StrictForm):
+    columns: _Names
+    referred_schema: Name
+    referred_table: Name
+    referred_columns: _Names
+
+
+class _Shape(StrictForm):
+    schema_: Annotated[Name, Field(alias="schema")]
+    name: Name
+    engine: Name
+    columns: Annotated[tuple[_Column, ...], Field(min_length=1)]
+    primary_key: _Names
+    default_schema: bool
+    unique: tuple[_Names, ...]
+    foreign_keys: tuple[_ForeignKey, ...]
+    comment: _Text | None = None
+    where: _Text | None = None
+
+    @model_validator(mode="after")
+    def _describes_a_table(self) -> _Shape:
+        if is_rowcast_table(self.name):
+            raise ValueError(f"{self.name!r} is the name of a table of rowcast")
+        names = [column.name for column in self.columns]
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have one name")
+        for what, columns in self._keys():
+            if unknown := set(columns).difference(names):
+                raise ValueError(f"{what} names {', '.join(sorted(unknown))}, and the table has no such column")
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{what} names a column twice")
+        for key in self.foreign_keys:
+            if len(key.columns) != len(key.referred_columns):
+                raise ValueError("a foreign key refers to another number of columns")
+        return self
+
+    def _keys(self) -> list[tuple[str, tuple[str, ...]]]:
+        unique = [("a unique key", columns) for columns in self.unique]
+        foreign = [("a foreign key", key.columns) for key in self.foreign_keys]
+        return [("the primary key", self.primary_key), *unique, *foreign]
+
+    def shape(self) -> TableShape:
+        return TableShape(
+            schema=self.schema_,
+            name=self.name,
+            engine=self.engine,
+            columns=tuple(
+                ColumnShape(
+                    c.name, c.type.type(), c.nullable, c.generated, Masking(**dict(c.masking)) if c.masking else None
+                )
+                for c in self.columns
+            ),
+            primary_key=self.primary_key,
+            default_schema=self.default_schema,
+            unique=self.unique,
+            foreign_keys=tuple(
+                ForeignKeyShape(f.columns, f.referred_schema, f.referred_table, f.referred_columns)
+                for f in self.foreign_keys
+            ),
+            comment=self.comment,
+            where=self.where,
+        )
+
+
+def parse_shape(text: bytes | str) -> TableShape:
+    """Return the shape of a JSON document. Raises DataError, with the reason, if the document is no table's shape."""
+    return checked(lambda document: _Shape.model_validate_json(document).shape(), text, "a table's shape", DataError)
