@@ -2,7 +2,8 @@
 
     RowcastError
     ├── ConfigurationError      wrong use or configuration: correct it and start again (exit code 2)
-    │   └── MissingExtraError   a driver or a client of an extra is not installed
+    │   ├── MissingExtraError   a driver or a client of an extra is not installed
+    │   └── LoginError          a database refuses the user, the password or the database of a URL
     ├── UnreachableError        a database or Kafka does not answer (exit code 3)
     ├── CaptureError            a change cannot be captured, and is refused before it runs
     ├── DataError               a message, row or outbox line is not valid, so that the position stays before it
@@ -38,6 +39,10 @@ class MissingExtraError(ConfigurationError):
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         """Let another process, as of Celery, rebuild the error from its arguments."""
         return type(self), (self.what, self.extra)
+
+
+class LoginError(ConfigurationError):
+    """Report that a database refuses the user, the password or the name of the database."""
 
 
 class UnreachableError(RowcastError):

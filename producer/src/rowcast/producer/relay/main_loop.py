@@ -26,7 +26,7 @@ from rowcast.shared.cli.logs import name_source
 from rowcast.shared.config.settings import RelaySettings, Settings
 from rowcast.shared.database.driver_errors import first_line, is_server_side
 from rowcast.shared.database.engines import reach
-from rowcast.shared.errors import ConfigurationError, FencedError, RetriableError, UnreachableError
+from rowcast.shared.errors import ConfigurationError, FencedError, LoginError, RetriableError, UnreachableError
 from rowcast.shared.kafka import clients
 from rowcast.shared.process_name import new_process_name
 
@@ -123,7 +123,7 @@ class Relay:
                 # Not at once: two relays with different databases and one source name would fence each other.
                 _log.warning("fenced: %s", error)
                 run.stop.wait(run.backoff.next_pause())
-            except (RetriableError, UnreachableError, exc.DBAPIError) as error:
+            except (RetriableError, UnreachableError, LoginError, exc.DBAPIError) as error:
                 if raise_unreachable or not _is_transient(error):
                     raise
                 pause = run.backoff.next_pause()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from enum import Enum
@@ -17,7 +18,8 @@ class ServerFault(Enum):
     CONTENDED = "another transaction holds a lock or a resource that the statement needs"
     UNAVAILABLE = "the server cannot run the statement now"
     TIMED_OUT = "the statement took longer than the server allows"
-    READ_ONLY = "the database file cannot be written"
+    READ_ONLY = "the server or the database file cannot be written now"
+    LOGIN = "the user, the password or the database of the URL is wrong"
     LASTING = "the statement or its values are at fault"
 
 
@@ -31,11 +33,22 @@ _SQLITE = {
 }
 
 # MySQL's and MariaDB's error numbers. Drivers call nearly all of them operational, so the class of the error says
-# nothing. Numbers from 2,000 to 2,999 come from the client: the connection. Contended: lock timeout, deadlock.
-# Unavailable: out of memory, too many connections, interrupted, table definition changed. Lost: shutdown, network.
+# nothing. Numbers from 2,000 to 2,999 come from the client: the connection.
 _MYSQL = {
-    **dict.fromkeys((1205, 1213), ServerFault.CONTENDED),
-    **dict.fromkeys((1037, 1038, 1040, 1041, 1317, 1412), ServerFault.UNAVAILABLE),
+    # Lock timeout, deadlock, too many locks, too many transactions, row changed since the snapshot, lock with NOWAIT.
+    **dict.fromkeys((1205, 1213, 1206, 1637, 1020, 3572), ServerFault.CONTENDED),
+    # Out of memory, too many connections, interrupted, table definition changed.
+    **dict.fromkeys((1037, 1038, 1040, 1041, 1203, 1226, 1317, 1412), ServerFault.UNAVAILABLE),
+    # Disk full, table full, error of the storage engine.
+    **dict.fromkeys((1021, 1114, 1030), ServerFault.UNAVAILABLE),
+    # Statement time on MariaDB and on MySQL.
+    **dict.fromkeys((1969, 3024), ServerFault.TIMED_OUT),
+    # read_only, read-only mode, read-only transaction, global read lock.
+    **dict.fromkeys((1290, 1836, 1792, 1223), ServerFault.READ_ONLY),
+    # Access denied to the database and to the server, unknown database, expired password, locked account on MariaDB and
+    # on MySQL.
+    **dict.fromkeys((1044, 1045, 1698, 1049, 1820, 1862, 4151, 3118), ServerFault.LOGIN),
+    # Shutdown, network.
     **dict.fromkeys((1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1927, 4031), ServerFault.LOST),
     **dict.fromkeys(range(2_000, 3_000), ServerFault.LOST),
 }
@@ -43,15 +56,25 @@ _MYSQL = {
 # PostgreSQL's SQLSTATE codes, or their first two characters, which are the class.
 _POSTGRESQL = {
     "08": ServerFault.LOST,
+    "25006": ServerFault.READ_ONLY,
     "25P03": ServerFault.LOST,  # idle in transaction for too long
+    "28": ServerFault.LOGIN,
+    "3D000": ServerFault.LOGIN,
     "40": ServerFault.CONTENDED,
-    "53": ServerFault.CONTENDED,
+    "53": ServerFault.UNAVAILABLE,  # disk full, out of memory, too many connections
+    "54": ServerFault.LASTING,  # a row or an index entry is too long
     "55P03": ServerFault.CONTENDED,  # lock timeout
     "57": ServerFault.LOST,
     "57014": ServerFault.TIMED_OUT,
 }
 
-_TRANSIENT = frozenset((ServerFault.LOST, ServerFault.CONTENDED, ServerFault.UNAVAILABLE))
+# libpq reports no code for a failed login, and the text of the server's message only.
+_POSTGRESQL_LOGIN = re.compile(
+    r"(password|peer|ident|GSSAPI|LDAP|certificate) authentication failed|no pg_hba\.conf entry"
+    r"|no password supplied|(database|role) \".*\" does not exist|permission denied for database"
+)
+
+_TRANSIENT = frozenset((ServerFault.LOST, ServerFault.CONTENDED, ServerFault.UNAVAILABLE, ServerFault.READ_ONLY))
 
 
 def first_line(error: exc.DBAPIError) -> str:
@@ -87,7 +110,9 @@ def server_fault(error: exc.DBAPIError) -> ServerFault:
         if code in _POSTGRESQL:
             return _POSTGRESQL[code]
     if isinstance(error, exc.OperationalError):
-        return ServerFault.UNAVAILABLE if state else ServerFault.LOST
+        if state:
+            return ServerFault.UNAVAILABLE
+        return ServerFault.LOGIN if _POSTGRESQL_LOGIN.search(str(cause)) else ServerFault.LOST
     return ServerFault.LASTING
 
 
@@ -101,9 +126,7 @@ def is_transient(error: exc.DBAPIError) -> bool:
 
     An unknown fault counts as lasting, because a retry would go on for ever.
     """
-    if error.connection_invalidated:
-        return True
-    return isinstance(error, exc.OperationalError) and server_fault(error) in _TRANSIENT
+    return error.connection_invalidated or server_fault(error) in _TRANSIENT
 
 
 def is_server_side(error: exc.DBAPIError) -> bool:

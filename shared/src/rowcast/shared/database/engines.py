@@ -11,8 +11,8 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from rowcast.shared.database.driver_errors import first_line
-from rowcast.shared.errors import ConfigurationError, MissingExtraError, UnreachableError
+from rowcast.shared.database.driver_errors import ServerFault, first_line, server_fault
+from rowcast.shared.errors import ConfigurationError, LoginError, MissingExtraError, UnreachableError
 
 _EXTRA_OF_BACKEND = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 
@@ -90,7 +90,10 @@ def synchronous(url: URL) -> URL:
 
 
 def reach(engine: Engine, what: str) -> None:
-    """Connect once. Raises UnreachableError with the driver's reason and the next step."""
+    """Connect once.
+
+    Raises UnreachableError or LoginError, with the driver's reason and the next step.
+    """
     try:
         with engine.connect():
             pass
@@ -98,8 +101,13 @@ def reach(engine: Engine, what: str) -> None:
         raise unreachable(engine, what, error) from error
 
 
-def unreachable(engine: Engine, what: str, error: exc.DBAPIError) -> UnreachableError:
-    """Return the error to raise when ``engine`` does not answer. It shows the URL without the password."""
+def unreachable(engine: Engine, what: str, error: exc.DBAPIError) -> UnreachableError | LoginError:
+    """Return the error to raise when ``engine`` refuses a connection. It shows the URL without the password."""
+    if server_fault(error) is ServerFault.LOGIN:
+        return LoginError(
+            f"the {what} database at {engine.url} refuses the login: {first_line(error)}. "
+            "Correct the user, the password or the name of the database in its url."
+        )
     hint = "Is it running, and are the host, port, name and password of its url right?"
     if engine.dialect.name == "sqlite":
         hint = "Does the folder exist, and may this user write the file?"

@@ -73,7 +73,10 @@ class Fault(Enum):
 
 _FAULTS = {
     ServerFault.LOST: Fault.LOST,
+    # The worker has logged in at its start, so the password or the role has been changed since.
+    ServerFault.LOGIN: Fault.LOST,
     ServerFault.READ_ONLY: Fault.LOST,
+    ServerFault.UNAVAILABLE: Fault.LOST,
     ServerFault.CONTENDED: Fault.TRANSIENT,
     ServerFault.TIMED_OUT: Fault.TRANSIENT,
 }
