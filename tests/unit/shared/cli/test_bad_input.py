@@ -153,7 +153,7 @@ def test_an_unknown_kafka_property_is_refused(tmp_path: Path) -> None:
 def test_a_primary_without_the_outbox_tables_is_refused_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "primary.db").touch()
     write(tmp_path, configuration("sqlite:///primary.db"))
-    refused(rowcast("relay", "--once", cwd=tmp_path), 2, "rowcast_", "create_all")
+    refused(rowcast("relay", "--once", cwd=tmp_path), 2, "rowcast_", "rowcast init")
 
 
 def test_an_unknown_command_and_an_unknown_option_are_wrong_use(tmp_path: Path) -> None:
