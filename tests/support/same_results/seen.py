@@ -40,7 +40,8 @@ def described_error(error: BaseException) -> tuple[Any, ...]:
     """
     original = getattr(error, "orig", None)
     if isinstance(error, exc.DBAPIError):
-        return type(error).__name__, type(original).__name__, str(original)
+        # MySQL names the database.
+        return type(error).__name__, type(original).__name__, re.sub(r"`test_\w+`", "`database`", str(original))
     return type(error).__name__, without_addresses(str(error))
 
 
