@@ -32,9 +32,9 @@ def fault_of(error: ValidationError) -> str:
     return f"{path}: {message}" if path else message
 
 
-def checked(check: Callable[[Any], T], document: Any, what: str, error: type[Exception]) -> T:
-    """Return ``check(document)``. Raise ``error`` with ``what`` and the fault if the document has another form."""
+def checked(check: Callable[[Any], T], document: Any, refusal: str, error: type[Exception]) -> T:
+    """Return ``check(document)``. Raise ``error`` with ``refusal`` and the fault if the document has another form."""
     try:
         return check(document)
     except ValidationError as invalid:
-        raise error(f"not {what}: {fault_of(invalid)}") from invalid
+        raise error(f"{refusal}: {fault_of(invalid)}") from invalid

@@ -110,6 +110,10 @@ class TransactionEvent:
     context: Mapping[str, Any] | None = None
 
 
+_NO_CHANGE = "not a change event"
+_NO_TRANSACTION = "not a transaction event"
+
+
 class _Source(StrictForm):
     name: Name
     schema_: Annotated[Name, Field(alias="schema")]
@@ -148,14 +152,14 @@ class _TransactionEvent(StrictForm):
 
 def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
     """Parse a message of a table topic. Raises DataError, with the reason, if it is no change event."""
-    change = checked(_Change.model_validate, _json(value, "a change event"), "a change event", DataError)
-    key_columns: Any = _json(key, "a change event") if key else None
+    change = checked(_Change.model_validate, _json(value, _NO_CHANGE), _NO_CHANGE, DataError)
+    key_columns: Any = _json(key, _NO_CHANGE) if key else None
     if not isinstance(key_columns, dict):
         if change.op != "t":
-            raise DataError("not a change event: the message key is not an object of the primary key's columns")
+            raise DataError(f"{_NO_CHANGE}: the message key is not an object of the primary key's columns")
         key_columns = {}
     if change.op in ("c", "u", "r") and change.after is None:
-        raise DataError(f"not a change event: op {change.op!r} without a row in 'after'")
+        raise DataError(f"{_NO_CHANGE}: op {change.op!r} without a row in 'after'")
     source, transaction = change.source, change.transaction
     return ChangeEvent(
         change.op, key_columns, change.after, source.name, source.schema_, source.table, source.lsn, source.ts_ms,
@@ -165,13 +169,13 @@ def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
 
 def parse_transaction(value: bytes) -> TransactionEvent:
     """Parse a message of the transaction topic. Raises DataError, with the reason, if it is no BEGIN or END."""
-    document = payload_of(_json(value, "a transaction event"))
-    event = checked(_TransactionEvent.model_validate, document, "a transaction event", DataError)
+    document = payload_of(_json(value, _NO_TRANSACTION))
+    event = checked(_TransactionEvent.model_validate, document, _NO_TRANSACTION, DataError)
     context = event.context
     if isinstance(context, str):
-        context = _json(context, "a transaction event")
+        context = _json(context, _NO_TRANSACTION)
         if not isinstance(context, dict):
-            raise DataError("not a transaction event: the text in 'context' is not an object")
+            raise DataError(f"{_NO_TRANSACTION}: the text in 'context' is not an object")
     collections = event.data_collections
     return TransactionEvent(
         event.status, event.id, event.ts_ms, event.lsn, event.event_count or 0,
@@ -179,11 +183,11 @@ def parse_transaction(value: bytes) -> TransactionEvent:
     )  # fmt: skip
 
 
-def _json(text: bytes | str, what: str) -> Any:
+def _json(text: bytes | str, refusal: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise DataError(f"not {what}: invalid JSON ({error})") from error
+        raise DataError(f"{refusal}: invalid JSON ({error})") from error
 
 
 def payload_of(message: Any) -> Any:

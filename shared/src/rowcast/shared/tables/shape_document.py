@@ -124,4 +124,6 @@ class _Shape(StrictForm):
 
 def parse_shape(text: bytes | str) -> TableShape:
     """Return the shape of a JSON document. Raises DataError, with the reason, if the document is no table's shape."""
-    return checked(lambda document: _Shape.model_validate_json(document).shape(), text, "a table's shape", DataError)
+    return checked(
+        lambda document: _Shape.model_validate_json(document).shape(), text, "not a table's shape", DataError
+    )
