@@ -54,7 +54,6 @@ def postgresql_role(url: str, name: str) -> Role:
     role.faults = {
         "read-only": (f"{change} SET default_transaction_read_only = on", f"{change} RESET ALL", "read-only"),
         "connections": (f"{change} CONNECTION LIMIT 0", f"{change} CONNECTION LIMIT -1", "too many connections"),
-        "statement time": (f"{change} SET statement_timeout = '1ms'", f"{change} RESET ALL", "statement timeout"),
         "login": (f"{change} NOLOGIN", f"{change} LOGIN", "not permitted to log in"),
     }
     return role
@@ -69,8 +68,6 @@ def mariadb_role(url: str, name: str) -> Role:
     change = f"ALTER USER {user}"
     role.faults = {
         "read-only": ("SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0", "read-only"),
-        "statement time": (f"{change} WITH MAX_STATEMENT_TIME 0.00001", f"{change} WITH MAX_STATEMENT_TIME 0",
-                           "max_statement_time"),
         "login": (f"{change} ACCOUNT LOCK", f"{change} ACCOUNT UNLOCK", "locked"),
     }  # fmt: skip
     return role
@@ -98,8 +95,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 CASES = [
-    *(("postgresql", fault) for fault in ("read-only", "connections", "statement time", "login")),
-    *(("mariadb", fault) for fault in ("read-only", "statement time", "login")),
+    *(("postgresql", fault) for fault in ("read-only", "connections", "login")),
+    *(("mariadb", fault) for fault in ("read-only", "login")),
 ]
 
 
