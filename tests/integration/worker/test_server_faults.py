@@ -30,12 +30,16 @@ class Role:
     faults: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     """By name: the statement that begins a fault, the statement that ends it, and the words of the warning."""
 
-    def begin(self, fault: str) -> None:
-        self.admin.execute(self.faults[fault][0])
-        self.end_sessions()
-
-    def end(self, fault: str) -> None:
-        self.admin.execute(self.faults[fault][1])
+    @contextmanager
+    def fault(self, name: str) -> Iterator[str]:
+        """Let the server have the fault, and yield the words of the warning."""
+        begin, end, words = self.faults[name]
+        self.admin.execute(begin)
+        try:
+            self.end_sessions()
+            yield words
+        finally:
+            self.admin.execute(end)
 
     def end_sessions(self) -> None:
         if self.admin.engine.dialect.name == "postgresql":
@@ -116,13 +120,10 @@ def test_the_worker_tries_again_until_the_fault_has_passed(
         settings = settings_for(source_name, kafka.bootstrap_servers, role.url)
         with running_worker(settings) as worker:
             worker.until(lambda progress: progress.state == "consistent")
-            role.begin(fault)
             caplog.clear()
-            with caplog.at_level(logging.WARNING, "rowcast.worker"):
+            with caplog.at_level(logging.WARNING, "rowcast.worker"), role.fault(fault) as words:
                 source.transaction(("c", "item", {"id": 2, "n": 2}))
-                words = role.faults[fault][2]
                 until(lambda: any(words in text and "Trying again in" in text for text in caplog.messages))
-            role.end(fault)
             until(lambda: role.admin.rows("item") == [(1, 1), (2, 2)])
 
 
