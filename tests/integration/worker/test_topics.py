@@ -269,8 +269,8 @@ def test_a_restart_in_the_middle_of_loading(source: Source, settings: Settings, 
     assert first.events < 300
     assert replica.state() == "loading"
     rest = work_once(settings)
-    assert first.events + rest.events == 300
     assert replica.rows("item", "id", "n") == sorted(((n, 1) for n in range(300)), key=repr)
+    assert first.events + rest.events == 300
     assert replica.state() == "consistent"
 
 
