@@ -77,7 +77,17 @@ class Source:
     producer: Producer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 0, "enable.idempotence": True})
+        # With several requests in flight, the first messages of a new topic may be lost: a request before the partition
+        # has its leader is refused, and its repetition counts as a duplicate of the next request. Transactions prevent
+        # this, but a test shows messages to a worker before their transaction commits.
+        self.producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "linger.ms": 0,
+                "enable.idempotence": True,
+                "max.in.flight.requests.per.connection": 1,
+            }
+        )
         self._made: set[str] = set()
 
     def create_topics(self, *topics: str, partitions: int | None = None) -> None:
@@ -182,7 +192,7 @@ class Source:
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
         while True:
             try:
-                self.producer.produce(topic, value, key, on_delivery=_refused, **where)
+                self.producer.produce(topic, value, key, on_delivery=_check_stored, **where)
                 break
             except BufferError:
                 self.producer.poll(0.1)
@@ -193,5 +203,6 @@ class Source:
         assert self.producer.flush(30) == 0
 
 
-def _refused(error: Any, message: Any) -> None:
+def _check_stored(error: Any, message: Any) -> None:
     assert error is None, f"{message.topic()}: {error}"
+    assert message.offset() is not None, f"{message.topic()}: Kafka took a message for a duplicate and did not store it"
