@@ -15,6 +15,7 @@ from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import ReplicaDialect, replica_dialect
 from rowcast.consumer.replica.positions import Positions
 from rowcast.consumer.replica.tables import ReplicaTables
+from rowcast.consumer.replica.worker_tables import METADATA
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.tables.shape import TableShape
 
@@ -52,7 +53,7 @@ def memory_replica(*shapes: TableShape, epoch: int = 1) -> Iterator[MemoryReplic
     tables = ReplicaTables("shop", dialect)
     with engine.connect() as connection:
         with connection.begin():
-            positions.METADATA.create_all(connection)
+            METADATA.create_all(connection)
             positions.take_over(connection, "shop", "test")
         own = Positions("shop", epoch, dialect)
         replica = MemoryReplica(

@@ -9,8 +9,9 @@ from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
-from rowcast.consumer.replica.positions import METADATA, ROWCAST_REPLICA, ROWCAST_TABLE, read_row
+from rowcast.consumer.replica.positions import read_row
 from rowcast.consumer.replica.type_limits import type_limits
+from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE, missing_columns
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.engines import open_engine
@@ -42,21 +43,18 @@ def replicas(settings: Settings) -> Iterator[Finding]:
 def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
     """Yield what the worker's tables in the replica say."""
     inspector = sa.inspect(engine)
-    if not inspector.has_table(ROWCAST_REPLICA.name):
+    if not all(inspector.has_table(table.name) for table in METADATA.sorted_tables):
         yield Finding(
             area, Verdict.warning, "no worker has run yet", f"start `rowcast worker {name}`: it creates its tables"
         )
         return
-    for table in METADATA.sorted_tables:
-        columns = {c["name"] for c in inspector.get_columns(table.name)} if inspector.has_table(table.name) else set()
-        if missing := [str(c.name) for c in table.columns if c.name not in columns]:
-            yield Finding(
-                area,
-                Verdict.missing,
-                f"table {table.name} has no column {', '.join(missing)}",
-                "another version of rowcast created it: start `rowcast worker` of that version",
-            )
-            return
+    if missing := missing_columns(engine):
+        yield Finding(
+            area,
+            Verdict.warning,
+            f"an earlier version created the worker's tables: they lack {', '.join(missing)}",
+            f"start `rowcast worker {name}`: it adds them. If its user may not, run {' and '.join(missing.values())}",
+        )
     with engine.connect() as connection:
         row = read_row(connection, source)
         tables = connection.scalars(

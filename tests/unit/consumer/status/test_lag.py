@@ -14,6 +14,7 @@ from rowcast.consumer.reading import topic_metadata
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import LastApplied, Positions
+from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import ConfigurationError
 from support.kafka_source import column, shape
@@ -47,7 +48,7 @@ def settings(tmp_path: Path) -> Settings:
 def apply_up_to(settings: Settings, events: int, records: int, lsn: int) -> None:
     """Write a worker's positions: ``events`` in the table's topic and ``records`` in the transaction topic."""
     engine = sa.create_engine(settings.replicas["copy"].sqlalchemy_url)
-    positions.create_tables(engine)
+    create_tables(engine, replica_dialect("sqlite"))
     with engine.begin() as connection:
         epoch = positions.take_over(connection, "shop", "worker-1").epoch
         own = Positions("shop", epoch, replica_dialect("sqlite"))

@@ -18,6 +18,7 @@ from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
 from rowcast.consumer.replica.tables import ReplicaTables
+from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.shared.config.settings import ReplicaSettings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, RetriableError
@@ -64,7 +65,7 @@ class Replica:
         self.close()
         self._held_back.clear()
         with self._translated_errors():
-            positions.create_tables(self._engine)
+            create_tables(self._engine, self._dialect)
         with self._connected() as connection, connection.begin():
             row = positions.take_over(connection, self._source, self._owner)
             applied_positions = positions.read_positions(connection, self._source)

@@ -1,4 +1,4 @@
-"""The worker's tables in the replica: owner, positions and shapes.
+"""The replica's owner and positions.
 
 Positions are written in the transaction of the applied events. The row of ``rowcast_replica`` lets only a single worker
 write. Each worker increases ``epoch`` when taking over, and every transaction first compares the epoch. After a
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import exc
-from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.position import Partition, Position, ReplicaState
 from rowcast.consumer.replica.dialects import ReplicaDialect
+from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, select_rows
 from rowcast.shared.errors import FencedError
 
 
@@ -31,7 +30,11 @@ class LastApplied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
-    """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of the transaction applied last."""
+    """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of the transaction applied last.
+
+    ``reason``: why the replica cannot vouch for its rows, or is not followed any further, since ``since_ms``. None if
+    nothing is wrong. ``timeline``: the source's timeline that the rows come from.
+    """
 
     owner: str
     epoch: int
@@ -39,74 +42,25 @@ class ReplicaRow:
     lsn: int
     tx: str | None
     ts_ms: int
-
-
-def _name_type(length: int) -> sa.types.TypeEngine[str]:
-    """Return a text type that compares byte by byte on every engine."""
-    return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
-    )
-
-
-METADATA = sa.MetaData()
-
-ROWCAST_REPLICA = sa.Table(
-    "rowcast_replica",
-    METADATA,
-    sa.Column("source", _name_type(100), primary_key=True),
-    sa.Column("owner", _name_type(255), nullable=False),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
-    sa.Column("state", _name_type(16), nullable=False),
-    sa.Column("lsn", sa.BigInteger, nullable=False),
-    sa.Column("tx", _name_type(255)),
-    sa.Column("ts_ms", sa.BigInteger, nullable=False),
-    mysql_engine="InnoDB",
-    mariadb_engine="InnoDB",
-)
-
-ROWCAST_POSITION = sa.Table(
-    "rowcast_position",
-    METADATA,
-    sa.Column("source", _name_type(100), primary_key=True),
-    sa.Column("topic", _name_type(249), primary_key=True),
-    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("next_offset", sa.BigInteger, nullable=False),
-    sa.Column("lsn", sa.BigInteger, nullable=False),
-    mysql_engine="InnoDB",
-    mariadb_engine="InnoDB",
-)
-
-ROWCAST_TABLE = sa.Table(
-    "rowcast_table",
-    METADATA,
-    sa.Column("source", _name_type(100), primary_key=True),
-    sa.Column("table_name", _name_type(255), primary_key=True),
-    sa.Column("shape", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
-    # False: the table was there before the worker and belongs to the user.
-    sa.Column("created", sa.Boolean(create_constraint=False), nullable=False),
-    mysql_engine="InnoDB",
-    mariadb_engine="InnoDB",
-)
-
-
-def create_tables(engine: Engine) -> None:
-    """Create missing tables of this module. Two workers may call the function at the same time."""
-    try:
-        METADATA.create_all(engine)
-    except exc.DBAPIError:
-        # The other worker may have been faster. After an error of another cause, the second attempt raises again.
-        METADATA.create_all(engine)
+    reason: str | None
+    since_ms: int
+    timeline: int
 
 
 def read_row(connection: Connection, source: str) -> ReplicaRow | None:
     """Return the replica's row, or None if no worker has ever run for this source."""
-    row = connection.execute(sa.select(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source)).one_or_none()
-    return None if row is None else ReplicaRow(row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms)
+    query = select_rows(connection, ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    return ReplicaRow(
+        row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline
+    )
 
 
 def read_positions(connection: Connection, source: str) -> dict[Partition, Position]:
     """Return the positions of all partitions from which events have been applied."""
-    rows = connection.execute(sa.select(ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source))
+    rows = connection.execute(select_rows(connection, ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source))
     return {(r.topic, r.partition): Position(r.next_offset, r.lsn) for r in rows}
 
 

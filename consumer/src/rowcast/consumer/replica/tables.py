@@ -11,8 +11,8 @@ from sqlalchemy.schema import CreateColumn, CreateSchema, CreateTable
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import ReplicaDialect, ReplicaTable, quoted_name
-from rowcast.consumer.replica.positions import ROWCAST_TABLE
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_document import parse_shape

@@ -21,6 +21,7 @@ from rowcast.consumer.reading.topic_metadata import (
 )
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.positions import ReplicaRow
+from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
 from rowcast.shared.errors import DataError
@@ -78,7 +79,7 @@ def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partit
     engine = open_engine(settings.replica(name).sqlalchemy_url, label, pooled=False)
     try:
         with engine.connect() as connection:
-            if not sa.inspect(connection).has_table(positions.ROWCAST_REPLICA.name):
+            if not sa.inspect(connection).has_table(ROWCAST_REPLICA.name):
                 return None, {}
             row = positions.read_row(connection, settings.source)
             return row, positions.read_positions(connection, settings.source)

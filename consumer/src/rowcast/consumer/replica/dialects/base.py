@@ -95,6 +95,7 @@ class ReplicaDialect(ABC):
     has_deferrable_foreign_keys: ClassVar[bool] = False
     """The engine can check foreign keys at the end of the transaction."""
     has_schemas: ClassVar[bool] = False
+    right_to_add_columns: ClassVar[str] = "the right ALTER on the tables"
     suspends_foreign_keys: ClassVar[bool] = False
     """``suspend_foreign_keys`` also switches off the actions of foreign keys, such as cascades."""
     value_limits: ClassVar[Sequence[ValueLimit]] = ()

@@ -72,6 +72,7 @@ class PostgreSQLReplica(ReplicaDialect):
     name = "postgresql"
     has_deferrable_foreign_keys = True
     has_schemas = True
+    right_to_add_columns = "the ownership of the tables"
     value_limits = (
         value_limits.NO_ZERO_DATES,
         value_limits.NO_LONG_TIMES,

@@ -1,0 +1,139 @@
+"""The worker's own tables in the replica: their definitions, their creation, and their upgrade.
+
+A column that this version added to a table has a default or may be NULL. So the columns can be added to tables of an
+earlier version while workers of that version still run, and readers can read the tables before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.schema import CreateColumn
+
+from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
+from rowcast.shared.errors import ConfigurationError
+
+MAX_REASON = 2_000
+
+
+def _name_type(length: int) -> sa.types.TypeEngine[str]:
+    """Return a text type that compares byte by byte on every engine."""
+    return sa.String(length).with_variant(
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+    )
+
+
+METADATA = sa.MetaData()
+
+ROWCAST_REPLICA = sa.Table(
+    "rowcast_replica",
+    METADATA,
+    sa.Column("source", _name_type(100), primary_key=True),
+    sa.Column("owner", _name_type(255), nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("state", _name_type(16), nullable=False),
+    sa.Column("lsn", sa.BigInteger, nullable=False),
+    sa.Column("tx", _name_type(255)),
+    sa.Column("ts_ms", sa.BigInteger, nullable=False),
+    # Why the replica cannot vouch for its rows or is not followed any further, and since when. NULL: nothing is wrong.
+    sa.Column("reason", _name_type(MAX_REASON)),
+    sa.Column("since_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    # The source's timeline that the rows come from. Messages of version 0.2 and earlier name none: they are timeline 1.
+    sa.Column("timeline", sa.Integer, nullable=False, server_default=sa.text("1")),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
+ROWCAST_POSITION = sa.Table(
+    "rowcast_position",
+    METADATA,
+    sa.Column("source", _name_type(100), primary_key=True),
+    sa.Column("topic", _name_type(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+    sa.Column("lsn", sa.BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
+ROWCAST_TABLE = sa.Table(
+    "rowcast_table",
+    METADATA,
+    sa.Column("source", _name_type(100), primary_key=True),
+    sa.Column("table_name", _name_type(255), primary_key=True),
+    sa.Column("shape", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
+    # False: the table was there before the worker and belongs to the user.
+    sa.Column("created", sa.Boolean(create_constraint=False), nullable=False),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
+
+def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
+    """Create missing tables of this module, and add missing columns. Two workers may call this at the same time.
+
+    Raise ConfigurationError with the statements to run if the user may not add columns.
+    """
+    try:
+        METADATA.create_all(engine)
+    except exc.DBAPIError:
+        # The other worker may have been faster. After an error of another cause, the second attempt raises again.
+        METADATA.create_all(engine)
+    for statement in missing_columns(engine).values():
+        _add_column(engine, replica, statement)
+
+
+def missing_columns(engine: Engine) -> dict[str, str]:
+    """Return the statement that adds each column that a table of an earlier version lacks, by ``table.column``."""
+    inspector = sa.inspect(engine)
+    missing = {}
+    for table in METADATA.sorted_tables:
+        if not inspector.has_table(table.name):
+            continue
+        existing = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in _absent(table, existing):
+            ddl = CreateColumn(column).compile(dialect=engine.dialect)
+            missing[f"{table.name}.{column.name}"] = f"ALTER TABLE {table.name} ADD COLUMN {ddl}"
+    return missing
+
+
+def _add_column(engine: Engine, replica: ReplicaDialect, statement: str) -> None:
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+    except exc.DBAPIError as error:
+        remaining = list(missing_columns(engine).values())
+        if statement not in remaining:
+            return  # The other worker was faster.
+        if replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+            raise
+        statements = "\n".join(remaining)
+        raise ConfigurationError(
+            "the worker's tables in the replica are those of an earlier version, and the user of the replica's url may "
+            f"not add columns to them: {replica.reason(error)}. Give the user {replica.right_to_add_columns}, or run "
+            f"with another user:\n{statements}"
+        ) from error
+
+
+def select_rows(connection: Connection, table: sa.Table) -> sa.Select[Any]:
+    """Return a SELECT of all columns. A column that an earlier version did not create has its default value.
+
+    For readers, because they do not change the tables.
+    """
+    existing = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    absent = {column.name for column in _absent(table, existing)}
+    return sa.select(*(_default(column).label(column.name) if column.name in absent else column for column in table.c))
+
+
+def _absent(table: sa.Table, existing: set[str]) -> Iterator[sa.Column[Any]]:
+    return (column for column in table.columns if column.name not in existing)
+
+
+def _default(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    default = column.server_default
+    return sa.literal_column(str(default.arg)) if isinstance(default, sa.DefaultClause) else sa.null()
