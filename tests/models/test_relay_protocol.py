@@ -40,6 +40,7 @@ def test_a_worker_and_a_committed_reader_see_each_event_once_and_in_order(campai
         ("commit_in_order", "a reader of committed data sees"),
         ("swap_when_claiming", "are deleted"),
         ("recorded_first", "a worker sees"),
+        ("replay_in_order", "a worker sees"),
     ],
 )
 def test_without_this_part_a_promise_is_broken(part: str, promise: str) -> None:

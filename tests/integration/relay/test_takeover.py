@@ -10,13 +10,15 @@ from functools import partial
 
 import pytest
 import sqlalchemy as sa
+from confluent_kafka import KafkaError, KafkaException
 
 from rowcast.producer.relay import Relay, main_loop
+from rowcast.producer.relay.kafka.transactional_producer import TransactionalProducer
 from rowcast.shared.config.settings import Settings
 from servers import Broker
 from support.relay.counter_app import Counters
 from support.relay.fault_injection import STEPS, CrashAt, CrashError, Faults, PauseAt
-from support.relay.primary import Primary
+from support.relay.primary import ORDERS, Primary, line
 from support.relay.settings import NewSettings, settings_of
 from support.relay.threads import RunningRelay, running_thread, wait_until
 from support.relay.topic_reader import assert_whole_transactions, notes_by_key, read_topics
@@ -144,6 +146,49 @@ class _PlannedRelay(Relay):
     def run(self, stop: threading.Event) -> None:
         self._faults.plan(self._pause)
         super().run(stop)
+
+
+def test_claims_stop_at_their_limit_without_commits_and_few_transactions_publish_them_again(
+    lite: Primary, new_settings: NewSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka acknowledges messages and commits nothing, as without the coordinator of its transactions."""
+    monkeypatch.setattr(main_loop, "_STOP_TIMEOUT_S", 0.1)
+    settings = new_settings(lite, max_claims=20)
+    lite.add_shapes(ORDERS)
+    with monkeypatch.context() as without_coordinator, running_thread(Relay(settings, lite.engine)) as relay:
+        # The first event publishes the shape, in a Kafka transaction of its own.
+        lite.add("first", line(ORDERS, "c", 0, "1"))
+        wait_until(lambda: not lite.ids())
+        without_coordinator.setattr(TransactionalProducer, "commit", _time_out)
+        for n in range(1, 31):
+            lite.add(f"t{n}", line(ORDERS, "c", n, "1"))
+            relay.relay.wake()
+            wait_until(partial(lambda n: lite.claims() in (20, n), n))
+        relay.stop()
+    assert lite.claims() == 20
+    commits = []
+    commit = TransactionalProducer.commit
+
+    def count_and_commit(producer: TransactionalProducer, timeout: float) -> None:
+        commit(producer, timeout)
+        commits.append(producer)
+
+    monkeypatch.setattr(TransactionalProducer, "commit", count_and_commit)
+    Relay(settings, lite.engine).run_once()
+    # The recorded claims share a Kafka transaction, and the waiting rows another.
+    assert len(commits) <= 4
+    assert lite.ids() == []
+    assert lite.claims() == 0
+    for isolation in ("read_committed", "read_uncommitted"):
+        topics = read_topics(str(settings.kafka["bootstrap.servers"]), settings.source, isolation)
+        stream = topics.by_lsn_rule().stream
+        assert_whole_transactions(stream)
+        assert notes_by_key(stream) == {n: [1] for n in range(31)}
+
+
+def _time_out(producer: TransactionalProducer, timeout: float) -> None:
+    threading.Event().wait(0.01)
+    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
 def test_a_standby_takes_over_at_once_from_a_leader_that_stops_in_order(

@@ -120,6 +120,7 @@ class Variant:
     second_look: bool = True
     swap_when_claiming: bool = True
     recorded_first: bool = True
+    replay_in_order: bool = True
     chunk_behind_events: bool = True
     one_moment: bool = True
     chunk_read_again: bool = True
@@ -193,10 +194,8 @@ def _relay_steps(state: State, i: int, relay: Relay, variant: Variant, chunks: i
             yield from _settle(state, i, relay, then="drop chunks")
         case "drop chunks":
             yield from _drop_chunks(state, i, relay, variant)
-        case "resend" if _can_publish(i, relay.pending[0].events if relay.pending else (), variant):
+        case "resend":
             yield from _resend(state, i, relay, variant)
-        case "resend" if not variant.park_before_claiming:
-            yield "park what is claimed", _park_claimed(state, i, relay, variant)
         case "lead":
             yield from _lead(state, i, relay, variant)
             yield from _snapshot(state, i, relay, variant, chunks)
@@ -262,37 +261,50 @@ def _park(state: State, i: int, relay: Relay, event: int, variant: Variant) -> S
     return _now(state._replace(parked=tuple(sorted({*state.parked, event}))), i, relay)
 
 
-def _park_claimed(state: State, i: int, relay: Relay, variant: Variant) -> State:
+def _park_claimed(state: State, i: int, relay: Relay, claim: Claim, variant: Variant) -> State:
     """Park an event that a predecessor has claimed. The rest of the claim keeps the lsns."""
     if state.leader != i:
         return _now(state, i, Relay())
-    claim = relay.pending[0]
     bad = tuple(e for e in claim.events if e in variant.unpublishable[i])
     rest = [Claim(claim.first_lsn + n, (e,)) for n, e in enumerate(claim.events) if e not in bad]
     state = state._replace(
         parked=tuple(sorted({*state.parked, *bad})), claims=(*rest, *(c for c in state.claims if c != claim))
     )
-    return _now(state, i, relay._replace(pending=(*rest, *relay.pending[1:])))
+    return _now(state, i, relay._replace(pending=(*rest, *(c for c in relay.pending if c != claim))))
 
 
 def _resend(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
-    """Send the recorded claims first, each in a separate Kafka transaction."""
-    if relay.sent:
-        if not relay.queue:
-            yield "commit", _commit(state, i, relay, relay.lane, relay.sent, variant)
-    elif not relay.pending:
-        yield "lead", _now(state, i, relay._replace(at="lead"))
-    else:
-        claim = relay.pending[0]
-        if claim.is_chunk:
-            # Only a variant that does not drop chunks arrives here. The claim does not contain the rows, so the relay
-            # reads the current state.
-            claim = claim._replace(events=(chunk_of(state.visible),))
-        if not variant.same_lsns:
-            claim = Claim(state.next_lsn, claim.events)
-            state = state._replace(next_lsn=claim.last_lsn + 1, claims=(claim, *state.claims[1:]))
-            relay = relay._replace(pending=(claim, *relay.pending[1:]))
-        yield "send again", _now(state, i, _sending(relay, claim))
+    """Send the recorded claims first, in order. A Kafka transaction takes any number of the claims."""
+    if relay.sent and not relay.queue:
+        yield "commit", _commit(state, i, relay, relay.lane, relay.sent, variant)
+    sent = {lsn for _, _, lsn in relay.queue} | {lsn for _, lsn in state.open[2 * i + relay.lane]}
+    waiting = [n for n, claim in enumerate(relay.pending) if claim.last_lsn not in sent]
+    if not waiting:
+        if not relay.sent:
+            yield "lead", _now(state, i, relay._replace(at="lead"))
+        return
+    for n in waiting if not variant.replay_in_order else waiting[:1]:
+        claim = relay.pending[n]
+        if _can_publish(i, claim.events, variant):
+            yield "send again", _send_again(state, i, relay, n, variant)
+        elif not relay.sent and not variant.park_before_claiming:
+            yield "park what is claimed", _park_claimed(state, i, relay, claim, variant)
+
+
+def _send_again(state: State, i: int, relay: Relay, n: int, variant: Variant) -> State:
+    claim = relay.pending[n]
+    if claim.is_chunk:
+        # Only a variant that does not drop chunks arrives here. The claim does not contain the rows, so the relay
+        # reads the current state.
+        claim = claim._replace(events=(chunk_of(state.visible),))
+    if not variant.same_lsns:
+        recorded = claim
+        claim = Claim(state.next_lsn, claim.events)
+        state = state._replace(
+            next_lsn=claim.last_lsn + 1, claims=tuple(claim if c == recorded else c for c in state.claims)
+        )
+        relay = relay._replace(pending=(*relay.pending[:n], claim, *relay.pending[n + 1 :]))
+    return _now(state, i, _sending(relay, claim))
 
 
 def _lead(state: State, i: int, relay: Relay, variant: Variant) -> Iterator[Step]:
@@ -332,7 +344,7 @@ def _claim(state: State, i: int, relay: Relay, variant: Variant) -> State:
 
 def _sending(relay: Relay, claim: Claim) -> Relay:
     queue = tuple((relay.lane, event, claim.first_lsn + n) for n, event in enumerate(claim.events))
-    return relay._replace(queue=relay.queue + queue, sent=claim.last_lsn)
+    return relay._replace(queue=relay.queue + queue, sent=max(relay.sent, claim.last_lsn))
 
 
 def _settle(state: State, i: int, relay: Relay, then: str) -> Iterator[Step]:

@@ -188,6 +188,12 @@ class RelaySettings(Section):
     claim_rows: int = Field(
         default=1_000, ge=1, description="Outbox rows in a claim. A claim ends earlier when it holds 8 MiB."
     )
+    max_claims: int = Field(
+        default=500,
+        ge=2,
+        description="Claims that Kafka has not committed. With this many, the relay claims no further rows and waits "
+        "for Kafka: a relay that takes over publishes all of them again.",
+    )
     poll_min_ms: int = Field(
         default=2, ge=1, description="Pause between two polls of the outbox under load, if no commit wakes the relay."
     )

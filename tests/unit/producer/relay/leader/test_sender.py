@@ -189,3 +189,33 @@ def test_without_a_heartbeat_interval_no_heartbeat_is_sent(clock: SimpleNamespac
     sender.send_heartbeat_if_due()
     assert kafka.sent == []
     assert sender.longest_pause_s == float("inf")
+
+
+def test_a_transaction_is_committed_early_when_kafka_has_not_committed_the_allowed_number_of_claims(
+    clock: SimpleNamespace, kafka: FakeKafka
+) -> None:
+    sender = new_sender(kafka, max_claims=3)
+    sender.send([EVENT], 3)
+    sender.send([EVENT], 4)
+    sender.begin_commit()
+    kafka.log.clear()
+    kafka.committing = True
+    sender.commit_if_due(idle=False)
+    assert kafka.log == []
+    sender.send([EVENT], 5)
+    sender.commit_if_due(idle=False)
+    assert kafka.log == ["send 5", "commit 5"]
+
+
+def test_replayed_claims_share_a_transaction_until_it_is_full_or_old(clock: SimpleNamespace, kafka: FakeKafka) -> None:
+    sender = new_sender(kafka)
+    sender.send([EVENT], 3, rows=39)
+    sender.commit_replayed()
+    assert kafka.log == ["send 3"]
+    sender.send([EVENT], 4, rows=1)
+    sender.commit_replayed()
+    assert kafka.log == ["send 3", "send 4", "commit 4"]
+    sender.send([EVENT], 5)
+    clock.now += 5
+    sender.commit_replayed()
+    assert kafka.log == ["send 3", "send 4", "commit 4", "send 5", "commit 5"]

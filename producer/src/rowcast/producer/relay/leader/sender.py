@@ -18,6 +18,10 @@ _MAX_CLAIMS_IN_TRANSACTION = 4
 """A Kafka transaction with the rows of this many full claims is committed early, because the relay skips claimed rows
 in each read of the outbox."""
 
+_REPLAY_TRANSACTION_S = 1.0
+"""At a takeover, a Kafka transaction with recorded claims is committed after this time. Brokers abort a transaction
+after a minute."""
+
 _PUSH_FOR_S = 0.1
 """For this time after the last message, the relay pushes messages that Kafka has not acknowledged."""
 
@@ -51,6 +55,8 @@ class Sender:
         self._on_committed = on_committed
         self._interval_s = epoch.relay_settings.kafka_transaction_ms / 1000
         self._sent_at = 0.0
+        self._open_claims = 0
+        self._committing_claims = 0
         self._open_rows = 0
         self._pushing = False
         self.lsn = 0
@@ -59,6 +65,7 @@ class Sender:
         """Send messages. ``lsn``: their highest lsn. ``rows``: number of their outbox rows."""
         self._publisher.send(messages, lsn)
         self._sent_at = time.monotonic()
+        self._open_claims += 1
         self._open_rows += rows
         self.lsn = lsn
 
@@ -114,7 +121,7 @@ class Sender:
         begun_at = self._publisher.begun_at
         if begun_at is None:
             return False
-        if self._open_rows >= _MAX_CLAIMS_IN_TRANSACTION * self._settings.claim_rows or self._interval_s == 0:
+        if self._is_full or self._interval_s == 0:
             return True
         if self._publisher.committing:
             # A second commit would have to wait for the first.
@@ -124,15 +131,34 @@ class Sender:
             return True
         return idle and now - self._sent_at >= self._interval_s * _IDLE_SHARE
 
+    @property
+    def _is_full(self) -> bool:
+        """Return whether the open Kafka transaction takes no further claim.
+
+        Without this limit, claims would pile up while Kafka does not commit, and the next relay would publish all
+        claims again.
+        """
+        most_rows = _MAX_CLAIMS_IN_TRANSACTION * self._settings.claim_rows
+        claims = self._open_claims + self._committing_claims
+        return self._open_rows >= most_rows or claims >= self._settings.max_claims
+
+    def commit_replayed(self) -> None:
+        """Commit the recorded claims that were sent again, and wait, if the Kafka transaction is full or old."""
+        begun_at = self._publisher.begun_at
+        if begun_at is not None and (self._is_full or time.monotonic() - begun_at > _REPLAY_TRANSACTION_S):
+            self.commit()
+
     def begin_commit(self) -> None:
-        """Begin to commit the open Kafka transaction."""
+        """Begin to commit the open Kafka transaction. First wait until the previous transaction is committed."""
         self._publisher.begin_commit(self.lsn)
-        self._open_rows = 0
+        self._committing_claims = self._open_claims
+        self._open_rows = self._open_claims = 0
 
     def poll_commits(self, *, wait: bool = False) -> None:
         """Call ``on_committed`` if Kafka has committed a transaction. ``wait``: wait for the commit that has begun."""
         committed = self._publisher.take_committed(wait=wait)
         if committed is not None:
+            self._committing_claims = 0
             self._on_committed(committed)
 
     @property

@@ -23,6 +23,7 @@ from rowcast.producer.relay.messages.envelopes import Envelopes
 from rowcast.producer.relay.messages.table_versions import TableVersions
 from rowcast.producer.relay.snapshots.chunk_reader import Chunk
 from rowcast.producer.relay.snapshots.runner import SnapshotRunner
+from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import heartbeat_topic, marker_topic
 
 _log = logging.getLogger("rowcast.relay")
@@ -120,11 +121,23 @@ class Leader:
             )
 
     def _publish_recorded_claims(self) -> None:
-        for claim in list(self._claims.pending):
-            _log.info("publishing again the predecessor's claim of lsn %d to %d", claim.first_lsn, claim.last_lsn)
-            self._send(claim, self._next.load_claimed(claim))
-            # Commit each claim alone, so that an unpublishable claim does not delay earlier claims.
-            self.commit()
+        """Send the recorded claims again, in order. A Kafka transaction takes many claims, because a commit is slow."""
+        recorded = list(self._claims.pending)
+        if not recorded:
+            return
+        first_lsn, last_lsn = recorded[0].first_lsn, recorded[-1].last_lsn
+        _log.info("publishing again %d claims of the predecessor, lsn %d to %d", len(recorded), first_lsn, last_lsn)
+        for claim in recorded:
+            try:
+                rows = self._next.load_claimed(claim)
+            except DataError:
+                # An unpublishable claim does not delay earlier claims.
+                self.commit()
+                raise
+            self._send(claim, rows)
+            self._sender.commit_replayed()
+            self._heartbeat.renew_lease()
+        self.commit()
 
     @property
     def committed_lsn(self) -> int:
