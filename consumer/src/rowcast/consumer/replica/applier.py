@@ -21,8 +21,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.transactions import Run, Transaction
-from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
+from rowcast.consumer.replica.dialects import Fault, OrphanError, ReplicaDialect, TouchedKeys
 from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.tables import ReplicaTables
@@ -102,8 +103,8 @@ class Applier:
                 with self._replica_transaction(connection, Run([transaction])):
                     write(connection, transaction)
             except (ConflictError, ValueRefusedError) as error:
-                if write == self._write_in_order:
-                    # The error names the event.
+                # The error of the writing in order names the event. An orphan is there at the end of every order.
+                if write == self._write_in_order or isinstance(error.__cause__, OrphanError):
                     error_to_raise = error
             else:
                 return
@@ -128,7 +129,7 @@ class Applier:
 
     def _write_with_suspended_constraints(self, connection: Connection, transaction: Transaction) -> None:
         groups = group_by_table(fold(transaction.changes), self._parents_first())
-        with self._foreign_keys_suspended(connection):
+        with self._replica.foreign_keys_at_the_end(connection, self._touched(transaction)):
             self._delete(connection, groups)
             for group in groups:
                 table = self._tables.table(group.table)
@@ -139,6 +140,12 @@ class Applier:
                     keys = [c.key for c in transaction.changes if c.layout is layout and c.after is not None]
                     self._replica.delete(connection, table, layout, list(dict.fromkeys(keys)))
             self._upsert(connection, groups)
+
+    def _touched(self, transaction: Transaction) -> list[TouchedKeys]:
+        keys: dict[RowLayout, dict[bytes, None]] = {}
+        for change in transaction.changes:
+            keys.setdefault(change.layout, {})[change.key] = None
+        return [TouchedKeys(self._tables.table(layout.table), layout, list(found)) for layout, found in keys.items()]
 
     def _delete(self, connection: Connection, groups: Sequence[TableChanges]) -> None:
         for group in reversed(groups):
@@ -158,15 +165,6 @@ class Applier:
         return self._order
 
     @contextmanager
-    def _foreign_keys_suspended(self, connection: Connection) -> Iterator[None]:
-        self._replica.suspend_foreign_keys(connection)
-        try:
-            yield
-        finally:
-            if not connection.invalidated:
-                self._replica.resume_foreign_keys(connection)
-
-    @contextmanager
     def _replica_transaction(self, connection: Connection, run: Run) -> Iterator[None]:
         """Commit rows and positions together, or neither. Turn the driver's errors into errors of this module."""
         last = run.last
@@ -180,6 +178,8 @@ class Applier:
                 self._positions.write(connection, run.positions())
         except exc.DBAPIError as error:
             raise self._to_rowcast_error(error) from error
+        except OrphanError as error:
+            raise ConflictError(f"a constraint of the replica refuses the change: {error}") from error
         except ValueError as error:
             raise ValueRefusedError(str(error)) from error
         self.lsn = max(self.lsn, last.lsn)

@@ -18,7 +18,7 @@ from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
 from rowcast.consumer.replica.tables import ReplicaTables
-from rowcast.consumer.replica.worker_tables import create_tables
+from rowcast.consumer.replica.worker_tables import METADATA, create_tables
 from rowcast.shared.config.settings import ReplicaSettings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, RetriableError
@@ -67,6 +67,7 @@ class Replica:
         with self._translated_errors():
             create_tables(self._engine, self._dialect)
         with self._connected() as connection, connection.begin():
+            self._dialect.require_transactions(connection, list(METADATA.tables))
             row = positions.take_over(connection, self._source, self._owner)
             applied_positions = positions.read_positions(connection, self._source)
         self.state = row.state

@@ -108,7 +108,8 @@ class Constraints:
         if self._replica.is_violated_by_rows(error):
             _log.warning(
                 "table %s: %s cannot be created, so the replica is still loading: %s. "
-                "Look for rows from before the capture, which are not in the topics.", table, constraint, reason,
+                "Look for rows from before the capture, which are not in the topics, and for texts that only the "
+                "primary's collation takes for the same.", table, constraint, reason,
             )  # fmt: skip
             return False
         _log.warning("table %s: %s is left out, because this engine does not support it: %s", table, constraint, reason)

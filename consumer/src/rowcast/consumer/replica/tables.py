@@ -65,6 +65,7 @@ class ReplicaTables:
         changed shape.
         """
         wanted = list(shapes)
+        self._replica.require_transactions(connection, [self._name(shape)[1] for shape in wanted])
         known = {**self._shapes, **{shape.full_name: shape for shape in wanted}}
         definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
         rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))

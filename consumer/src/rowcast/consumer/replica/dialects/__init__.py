@@ -9,7 +9,15 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rowcast.consumer.replica.dialects.base import Fault, ReplicaColumn, ReplicaDialect, ReplicaTable, quoted_name
+from rowcast.consumer.replica.dialects.base import (
+    Fault,
+    OrphanError,
+    ReplicaColumn,
+    ReplicaDialect,
+    ReplicaTable,
+    TouchedKeys,
+    quoted_name,
+)
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.engine_registry import class_for_engine, engines_in
 from rowcast.shared.errors import ConfigurationError
@@ -21,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "GROUP",
     "Fault",
+    "OrphanError",
     "PlannedColumn",
     "ReplicaColumn",
     "ReplicaDialect",
     "ReplicaTable",
+    "TouchedKeys",
     "ValueLimit",
     "quoted_name",
     "replica_dialect",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -62,6 +63,18 @@ class ReplicaTable:
         return [name for name in layout.columns if name in self.columns and not self.columns[name].generated]
 
 
+class TouchedKeys(NamedTuple):
+    """Primary keys in the contract's encodings, of the rows of one table that a transaction writes or deletes."""
+
+    table: ReplicaTable
+    layout: RowLayout
+    keys: Sequence[bytes]
+
+
+class OrphanError(Exception):
+    """Report a row that would refer to a missing row, found by the worker instead of the server."""
+
+
 class Fault(Enum):
     """The meaning of a database error for the rows being applied."""
 
@@ -97,7 +110,7 @@ class ReplicaDialect(ABC):
     has_schemas: ClassVar[bool] = False
     right_to_add_columns: ClassVar[str] = "the right ALTER on the tables"
     suspends_foreign_keys: ClassVar[bool] = False
-    """``suspend_foreign_keys`` also switches off the actions of foreign keys, such as cascades."""
+    """``foreign_keys_at_the_end`` also switches off the actions of foreign keys, such as cascades."""
     value_limits: ClassVar[Sequence[ValueLimit]] = ()
     """The values of other engines that the engine cannot hold."""
 
@@ -119,6 +132,9 @@ class ReplicaDialect(ABC):
     @abstractmethod
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name, or an empty dictionary if the table does not exist."""
+
+    def require_transactions(self, connection: Connection, names: Sequence[str]) -> None:  # noqa: B027  # optional
+        """Raise ConfigurationError if the engine keeps changes of these tables that a transaction rolls back."""
 
     def set_consistency(self, connection: Connection, *, consistent: bool) -> None:  # noqa: B027  # optional
         """Set the connection up for a replica that is loading or consistent. Called outside of any transaction."""
@@ -144,11 +160,13 @@ class ReplicaDialect(ABC):
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position`` in one round trip, because every transaction does."""
 
-    def suspend_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
-        """Ignore foreign keys within a transaction with a valid end, until ``resume_foreign_keys``."""
+    @contextmanager
+    def foreign_keys_at_the_end(self, connection: Connection, touched: Sequence[TouchedKeys]) -> Iterator[None]:
+        """Check foreign keys at the end of the block only, for an engine that checks foreign keys row by row.
 
-    def resume_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
-        """End ``suspend_foreign_keys``."""
+        ``touched``: the keys of all rows that the block writes or deletes. Raise OrphanError if a row lacks its parent.
+        """
+        yield
 
     def classify(self, error: exc.DBAPIError) -> Fault:
         """Return what the error means for the rows."""
@@ -212,5 +230,6 @@ def log_orphans(table: str, count: int, parent: str) -> None:
     """Warn of rows that keep a replica from becoming consistent."""
     _log.warning(
         "table %s: %d rows refer to rows of %s that are missing, so the replica is still loading. "
-        "Look for rows from before the capture, which are not in the topics.", table, count, parent,
+        "Look for rows from before the capture, which are not in the topics, and for texts that only the primary's "
+        "collation takes for the same.", table, count, parent,
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,11 +13,20 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, log_orphans
+from rowcast.consumer.replica.dialects.base import (
+    ReplicaColumn,
+    ReplicaTable,
+    TouchedKeys,
+    log_orphans,
+    quoted_name,
+)
+from rowcast.consumer.replica.dialects.mysql_packets import Packets
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
+from rowcast.consumer.replica.dialects.touched_foreign_keys import TouchedForeignKeys, TouchedRows
 from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.database.driver_errors import mysql_number
+from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import PortableType
 
 _SESSION = (
@@ -26,6 +36,12 @@ _SESSION = (
     # Lock only existing rows, to block further users of the replica less often.
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 )
+
+_WITHOUT_TRANSACTIONS = sa.text(
+    "SELECT t.table_name, t.engine FROM information_schema.tables t JOIN information_schema.engines e "
+    "ON e.engine = t.engine WHERE t.table_schema = database() AND t.table_name IN :names AND e.transactions <> 'YES' "
+    "ORDER BY t.table_name"
+).bindparams(sa.bindparam("names", expanding=True))
 
 _MARIADB_TYPES = dict.fromkeys(("inet4", "inet6", "uuid"), sa.types.NullType)
 
@@ -82,6 +98,7 @@ class MySQLReplica(RowStatementReplica):
     def __init__(self) -> None:
         super().__init__()
         self._consistent = False
+        self._packets = Packets()
 
     def configure(self, engine: Engine) -> None:
         """Set the session up, and teach SQLAlchemy the types that only MariaDB has."""
@@ -95,6 +112,7 @@ class MySQLReplica(RowStatementReplica):
             for statement in _SESSION:
                 cursor.execute(statement)
             cursor.close()
+            self._packets.set_up(connection)
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name."""
@@ -119,6 +137,22 @@ class MySQLReplica(RowStatementReplica):
     def converter(self, portable: PortableType, column_type: str, source_engine: str) -> Converter | None:
         """Return the converter for a column of this type, or None if the JSON value is the stored value."""
         return converter(portable, column_type, source_engine)
+
+    def check_rows(
+        self, connection: Connection, sql: str, documents: Sequence[bytes], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Raise ValueError if a row is longer than the server accepts."""
+        self._packets.require_fitting(connection, sql, documents, rows)
+
+    def require_transactions(self, connection: Connection, names: Sequence[str]) -> None:
+        """Raise ConfigurationError if the storage engine of a table has no transactions."""
+        rows = connection.execute(_WITHOUT_TRANSACTIONS, {"names": names}).all()
+        for table, storage_engine in rows:
+            ddl = f"ALTER TABLE {quoted_name(connection, None, table)} ENGINE = InnoDB"
+            raise ConfigurationError(
+                f"the replica's table {table}: its storage engine {storage_engine} has no transactions, so a batch "
+                f"that fails would stay in part. Run: {ddl}"
+            )
 
     def upsert_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
         """Return an INSERT … ON DUPLICATE KEY UPDATE, with a guard if the table needs one.
@@ -153,15 +187,21 @@ class MySQLReplica(RowStatementReplica):
             # The server does not use an index for `(a, b) IN (…)`.
             super().delete(connection, table, layout, keys)
         else:
-            _delete_by_list(connection, table, layout, list(self.key_values(table, layout, keys)))
+            rows = list(self.key_values(table, layout, keys))
+            _delete_by_list(connection, table, layout, rows, self._packets.keys_per_statement(_KEYS_PER_DELETE))
 
-    def suspend_foreign_keys(self, connection: Connection) -> None:
-        """Switch foreign keys off."""
+    @contextmanager
+    def foreign_keys_at_the_end(self, connection: Connection, touched: Sequence[TouchedKeys]) -> Iterator[None]:
+        """Switch foreign keys off, and check the touched rows at the end. No row is checked while the replica loads."""
+        rows = [TouchedRows(t.table.name, t.table.key, list(self.key_values(*t))) for t in touched]
+        foreign_keys = TouchedForeignKeys(connection, rows if self._consistent else ())
         connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
-
-    def resume_foreign_keys(self, connection: Connection) -> None:
-        """Switch foreign keys on if the replica is consistent."""
-        connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(self._consistent)}")
+        try:
+            yield
+            foreign_keys.require_parents()
+        finally:
+            if not connection.invalidated:
+                connection.exec_driver_sql(f"SET SESSION foreign_key_checks = {int(self._consistent)}")
 
     def reason(self, error: exc.DBAPIError) -> str:
         """Return the server's message, with an explanation if the guard of ``_upsert_statement`` may be the cause."""
@@ -260,12 +300,14 @@ def _key_guard(connection: Connection, table: ReplicaTable, layout: RowLayout) -
     return f"{first} = IF({' AND '.join(comparisons)}, VALUES({first}), NULL)"
 
 
-def _delete_by_list(connection: Connection, table: ReplicaTable, layout: RowLayout, rows: Sequence[Any]) -> None:
-    """Delete rows by a key of one column, many keys in each statement."""
+def _delete_by_list(
+    connection: Connection, table: ReplicaTable, layout: RowLayout, rows: Sequence[Any], at_once: int
+) -> None:
+    """Delete rows by a key of one column. ``at_once``: the most keys in a statement."""
     key = connection.dialect.identifier_preparer.quote_identifier(table.key[0])
     is_loose = bool(_loose_key_columns(table, layout))
-    for start in range(0, len(rows), _KEYS_PER_DELETE):
-        parameters = tuple(row[0] for row in rows[start : start + _KEYS_PER_DELETE])
+    for start in range(0, len(rows), at_once):
+        parameters = tuple(row[0] for row in rows[start : start + at_once])
         markers = ", ".join(["%s"] * len(parameters))
         sql = f"DELETE FROM {table.quoted} WHERE {key} IN ({markers})"
         if is_loose:
@@ -295,6 +337,8 @@ def _bytes(sql: str) -> str:
 
 _TEXT_TYPES = frozenset(("string", "char", "text", "enum", "native", "interval", "timetz"))
 _NUMBER_TYPES = frozenset(("float32", "float64", "decimal"))
+_TIME_TYPES = frozenset(("time", "timestamp", "timestamptz"))
+_MAX_DIGITS = 6
 
 
 def converter(portable: PortableType, column_type: str, source_engine: str = "") -> Converter | None:
@@ -304,6 +348,8 @@ def converter(portable: PortableType, column_type: str, source_engine: str = "")
     if portable.name == "decimal" and column_type.startswith("decimal"):
         scale = column_type.partition(",")[2].partition(")")[0]
         return value_converters.require_scale(int(scale))
+    if portable.name in _TIME_TYPES and column_type.startswith(("datetime", "timestamp", "time")):
+        return _time_converter(portable, column_type)
     if portable.name == "char" and column_type.startswith("char"):
         # The column has no padding, so a padded key would not be found.
         return value_converters.strip_padding
@@ -315,6 +361,12 @@ def converter(portable: PortableType, column_type: str, source_engine: str = "")
     if portable.name == "decimal" and is_varchar:
         return value_converters.require_length(value_converters.type_length(column_type) or 0)
     return value_converters.common_converter(portable, column_type)
+
+
+def _time_converter(portable: PortableType, column_type: str) -> Converter | None:
+    convert = value_converters.common_converter(portable, column_type)
+    digits = value_converters.type_length(column_type) or 0
+    return convert if digits == _MAX_DIGITS else value_converters.require_digits(digits, convert)
 
 
 def _length_converter(portable: PortableType, column_type: str, source_engine: str) -> Converter | None:

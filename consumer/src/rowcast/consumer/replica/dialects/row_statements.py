@@ -67,7 +67,14 @@ class RowStatementReplica(ReplicaDialect):
             sql, names = make(connection, table, layout)
             prepared[table, layout] = sql, self._reader(table, layout, names)
         sql, reader = prepared[table, layout]
-        connection.exec_driver_sql(sql, list(reader.rows(rows)))
+        parameters = list(reader.rows(rows))
+        self.check_rows(connection, sql, rows, parameters)
+        connection.exec_driver_sql(sql, parameters)
+
+    def check_rows(  # optional
+        self, connection: Connection, sql: str, documents: Sequence[bytes], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Raise ValueError if a row would make a statement that the server refuses."""
 
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position``, in one call of the driver."""

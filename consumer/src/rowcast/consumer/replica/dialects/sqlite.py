@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import event, exc
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
@@ -46,6 +47,15 @@ class SQLiteReplica(RowStatementReplica):
         @event.listens_for(engine, "begin")
         def begin_as_writer(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        @event.listens_for(engine, "handle_error")
+        def roll_back_after_a_failed_commit(context: ExceptionContext) -> None:
+            # SQLite leaves the transaction open if a deferred foreign key refuses COMMIT. SQLAlchemy takes the
+            # transaction for ended, and the next BEGIN would fail.
+            if context.statement is None and context.connection is not None:
+                driver: Any = context.connection.connection.dbapi_connection
+                if driver.in_transaction:
+                    driver.rollback()
 
     def configure_reader(self, engine: Engine) -> None:
         """Register the functions that row images need."""

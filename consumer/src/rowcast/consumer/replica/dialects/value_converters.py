@@ -96,6 +96,21 @@ def require_scale(scale: int) -> Converter:
     return convert
 
 
+def require_digits(digits: int, convert: Converter | None) -> Converter:
+    """Return a converter that refuses times with more than ``digits`` digits of a second.
+
+    The engine would silently round the time. ``convert``: the further conversion, or None.
+    """
+
+    def refuse_or_convert(value: Any) -> Any:
+        fraction = str(value).removesuffix("Z").partition(".")[2]
+        if fraction.rstrip("0")[digits:]:
+            raise ValueError(f"the time has more than {digits} digits of a second, which this column would round")
+        return value if convert is None else convert(value)
+
+    return refuse_or_convert
+
+
 def strip_padding(value: str) -> str:
     """Return a char without padding."""
     return value.rstrip(" ")
