@@ -54,8 +54,8 @@ def memory_replica(*shapes: TableShape, epoch: int = 1) -> Iterator[MemoryReplic
     with engine.connect() as connection:
         with connection.begin():
             METADATA.create_all(connection)
-            positions.take_over(connection, "shop", "test")
-        own = Positions("shop", epoch, dialect)
+            stamp = positions.take_over(connection, "shop", "test").stamp
+        own = Positions("shop", epoch, stamp, dialect)
         replica = MemoryReplica(
             connection, dialect, tables, Constraints(dialect, tables), own, Applier(dialect, tables, own)
         )

@@ -96,6 +96,10 @@ class Database:
             found = connection.execute(sa.select(*names).select_from(sa.table(table)))
             return sorted((tuple(row) for row in found), key=repr)
 
+    def tables(self) -> list[str]:
+        """Return the names of all tables."""
+        return sa.inspect(self.engine).get_table_names()
+
     def state(self) -> str:
         """Return the state of the replica."""
         return str(self.rows("rowcast_replica", "state")[0][0])

@@ -88,6 +88,26 @@ def test_conflicting_changes_are_held_back_until_others_resolve_them(
     assert cities(database) == [(2, "a")]
 
 
+def test_a_fault_at_the_cutover_does_not_lose_the_changes_held_back(
+    layouts: RowLayouts, database: sa.Engine, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE city (id BIGINT PRIMARY KEY, name TEXT UNIQUE)")
+    replica.apply(run(layouts, 1, "a", 1))
+    replica.apply(run(layouts, 2, "a", 2))
+    replica.apply(run(layouts, 1, "b", 3))
+
+    def fail(*_: object) -> None:
+        raise RetriableError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica._applier, "apply", fail)
+        with pytest.raises(RetriableError):
+            replica.become_consistent()
+    assert replica.become_consistent()
+    assert cities(database) == [(1, "b"), (2, "a")]
+
+
 def test_rows_that_violate_a_constraint_keep_the_replica_loading(
     layouts: RowLayouts, database: sa.Engine, replica: Replica
 ) -> None:
@@ -125,6 +145,20 @@ def test_after_a_fault_only_what_is_missing_is_applied_again(
         with pytest.raises(RetriableError):
             replica.apply(run(layouts, 2, "b", 2))
     assert replica.apply(run(layouts, 2, "b", 2)) == 0
+    assert cities(database) == [(1, "a"), (2, "b")]
+
+
+def test_a_missing_file_is_awaited_and_not_created(
+    layouts: RowLayouts, database: sa.Engine, replica: Replica, tmp_path: Path
+) -> None:
+    replica.apply(run(layouts, 1, "a", 1))
+    (tmp_path / "replica.db").rename(tmp_path / "away.db")
+    for _ in range(2):
+        with pytest.raises(RetriableError, match=r"its file .*replica\.db is gone"):
+            replica.apply(run(layouts, 2, "b", 2))
+    assert not (tmp_path / "replica.db").exists()
+    (tmp_path / "away.db").rename(tmp_path / "replica.db")
+    assert replica.apply(run(layouts, 2, "b", 2)) == 1
     assert cities(database) == [(1, "a"), (2, "b")]
 
 

@@ -49,11 +49,12 @@ def apply_up_to(settings: Settings, events: int, records: int, lsn: int) -> None
     """Write a worker's positions: ``events`` in the table's topic and ``records`` in the transaction topic."""
     engine = sa.create_engine(settings.replicas["copy"].sqlalchemy_url)
     create_tables(engine, replica_dialect("sqlite"))
-    with engine.begin() as connection:
-        epoch = positions.take_over(connection, "shop", "worker-1").epoch
-        own = Positions("shop", epoch, replica_dialect("sqlite"))
-        own.check_epoch(connection, LastApplied(lsn, "701", 5))
-        own.write(connection, {TABLE: Position(events, lsn), TRANSACTIONS: Position(records, lsn)})
+    with engine.connect() as connection:
+        with connection.begin():
+            row = positions.take_over(connection, "shop", "worker-1")
+        own = Positions("shop", row.epoch, row.stamp, replica_dialect("sqlite"))
+        with own.transaction(connection, LastApplied(lsn, "701", 5)):
+            own.write(connection, {TABLE: Position(events, lsn), TRANSACTIONS: Position(records, lsn)})
     engine.dispose()
 
 

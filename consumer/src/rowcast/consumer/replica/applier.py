@@ -170,9 +170,7 @@ class Applier:
         last = run.last
         applied = LastApplied(last.lsn, last.id, last.ts_ms) if last.lsn > self.lsn else None
         try:
-            with connection.begin():
-                # The epoch comes first, because a fenced worker must write nothing and wait for no lock.
-                self._positions.check_epoch(connection, applied)
+            with self._positions.transaction(connection, applied):
                 self._replica.defer_foreign_keys(connection)
                 yield
                 self._positions.write(connection, run.positions())

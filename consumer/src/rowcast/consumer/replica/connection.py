@@ -31,7 +31,8 @@ class Replica:
     """One replica database.
 
     Methods raise RetriableError if the database goes away or a lock is not granted: call the method again then. Methods
-    raise FencedError if another worker has taken over.
+    raise FencedError if another worker has taken over. Methods raise ReplicaChangedError if the replica is not as this
+    worker left it: take the replica over again then.
     """
 
     def __init__(self, source: str, name: str, settings: ReplicaSettings, layouts: RowLayouts) -> None:
@@ -45,9 +46,10 @@ class Replica:
         self._dialect.configure(self._engine)
         reach(self._engine, self._label)
         self._connection: Connection | None = None
+        self._file = self._dialect.database_file(self._engine)
         self._tables = ReplicaTables(source, self._dialect)
         self._constraints = Constraints(self._dialect, self._tables)
-        self._positions = Positions(source, 0, self._dialect)
+        self._positions = Positions(source, 0, 0, self._dialect)
         self._applier = Applier(self._dialect, self._tables, self._positions)
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
@@ -71,12 +73,21 @@ class Replica:
             row = positions.take_over(connection, self._source, self._owner)
             applied_positions = positions.read_positions(connection, self._source)
         self.state = row.state
-        self._positions = Positions(self._source, row.epoch, self._dialect)
+        # The tables may be others too, after a failover or a restore.
+        self._dialect.forget_tables()
+        self._tables = ReplicaTables(self._source, self._dialect)
+        self._constraints = Constraints(self._dialect, self._tables)
+        self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect)
         self._applier = Applier(self._dialect, self._tables, self._positions)
         self._applier.lsn = row.lsn
         self._in_doubt = False
         self.close()
         return row, applied_positions
+
+    def compare(self) -> None:
+        """Raise ReplicaChangedError if the replica is not as this worker left it."""
+        with self._connected() as connection, connection.begin():
+            self._positions.compare(connection)
 
     def prepare(self) -> None:
         """Create or adapt the tables of all shapes that have been read."""
@@ -84,8 +95,7 @@ class Replica:
         if not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
-            with connection.begin():
-                self._positions.check_epoch(connection)
+            with self._positions.transaction(connection):
                 self._tables.prepare(connection, shapes)
             if self.state == "consistent":
                 self._constraints.create(connection)
@@ -136,8 +146,9 @@ class Replica:
         """Create and check the constraints. Return False if rows violate one: the replica stays in loading then."""
         if self._held_back:
             with self._connected() as connection:
-                held, self._held_back = Run([_merge(self._held_back)]), []
-                self._applier.apply(connection, held)
+                self._applier.apply(connection, Run([_merge(self._held_back)]))
+            # Not before, because a lost connection must not lose the changes.
+            self._held_back.clear()
         self.prepare()
         with self._connected() as connection:
             # First, because the server is to check the rows when constraints are created.
@@ -145,8 +156,7 @@ class Replica:
             if not self._constraints.create(connection):
                 self._dialect.set_consistency(connection, consistent=False)
                 return False
-            with connection.begin():
-                self._positions.change_state(connection, "consistent")
+            self._positions.change_state(connection, "consistent")
             self.state = "consistent"
         _log.info("%s is consistent: from now on, every state is one that the primary had", self._label)
         return True
@@ -154,8 +164,7 @@ class Replica:
     def begin_loading(self) -> None:
         """Drop the constraints, because the events that follow go by key."""
         with self._connected() as connection:
-            with connection.begin():
-                self._positions.change_state(connection, "loading")
+            self._positions.change_state(connection, "loading")
             self.state = "loading"
             self._dialect.set_consistency(connection, consistent=False)
             self._constraints.drop(connection)
@@ -167,10 +176,25 @@ class Replica:
     def _connected(self) -> Iterator[Connection]:
         """Yield the connection, after opening a new connection if needed."""
         with self._translated_errors():
+            self._leave_replaced_file()
             if self._connection is None:
                 self._connection = self._engine.connect()
                 self._dialect.set_consistency(self._connection, consistent=self.state == "consistent")
             yield self._connection
+
+    def _leave_replaced_file(self) -> None:
+        """Close a connection to a file that another file has replaced. Raise RetriableError while the file is missing.
+
+        A connection would go on writing to a file that has no name any more, or create an empty file.
+        """
+        file = self._dialect.database_file(self._engine)
+        if file == self._file:
+            return
+        if file is None:
+            raise RetriableError(f"{self._label}: its file {self._engine.url.database} is gone")
+        if self._file is not None:
+            self._drop_connection()
+        self._file = file
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

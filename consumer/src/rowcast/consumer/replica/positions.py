@@ -3,21 +3,36 @@
 Positions are written in the transaction of the applied events. The row of ``rowcast_replica`` lets only a single worker
 write. Each worker increases ``epoch`` when taking over, and every transaction first compares the epoch. After a
 takeover, the comparison fails for the earlier worker and the transaction rolls back.
+
+The same UPDATE swaps ``stamp``. The worker that takes over writes a random stamp, and each of its transactions adds 1.
+A replica that has lost transactions in a failover, was restored from a backup, or holds a transaction whose COMMIT was
+not answered has another stamp than the worker expects. The positions in the replica count then, and the worker starts
+again from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.position import Partition, Position, ReplicaState
-from rowcast.consumer.replica.dialects import ReplicaDialect
+from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
 from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, select_rows
-from rowcast.shared.errors import FencedError
+from rowcast.shared.errors import FencedError, RowcastError
+
+# The stamp stays below 2^63, however many transactions add 1.
+_STAMPS = 2**62
+
+
+class ReplicaChangedError(RowcastError):
+    """The replica is not as this worker left it, although no other worker has taken over."""
 
 
 class LastApplied(NamedTuple):
@@ -33,7 +48,8 @@ class ReplicaRow:
     """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of the transaction applied last.
 
     ``reason``: why the replica cannot vouch for its rows, or is not followed any further, since ``since_ms``. None if
-    nothing is wrong. ``timeline``: the source's timeline that the rows come from.
+    nothing is wrong. ``timeline``: the source's timeline that the rows come from. ``stamp``: the number that every
+    transaction of a worker changes.
     """
 
     owner: str
@@ -45,6 +61,7 @@ class ReplicaRow:
     reason: str | None
     since_ms: int
     timeline: int
+    stamp: int
 
 
 def read_row(connection: Connection, source: str) -> ReplicaRow | None:
@@ -54,7 +71,7 @@ def read_row(connection: Connection, source: str) -> ReplicaRow | None:
     if row is None:
         return None
     return ReplicaRow(
-        row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline
+        row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline, row.stamp
     )
 
 
@@ -66,15 +83,16 @@ def read_positions(connection: Connection, source: str) -> dict[Partition, Posit
 
 def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
     """Make ``owner`` the only worker, and fence every earlier one. The caller ends the transaction."""
+    stamp = secrets.randbelow(_STAMPS)
     updated = connection.execute(
         sa.update(ROWCAST_REPLICA)
         .where(ROWCAST_REPLICA.c.source == source)
-        .values(owner=owner, epoch=ROWCAST_REPLICA.c.epoch + 1)
+        .values(owner=owner, epoch=ROWCAST_REPLICA.c.epoch + 1, stamp=stamp)
     )
     if updated.rowcount == 0:
         connection.execute(
             sa.insert(ROWCAST_REPLICA).values(
-                source=source, owner=owner, epoch=1, state="loading", lsn=0, tx=None, ts_ms=0
+                source=source, owner=owner, epoch=1, state="loading", lsn=0, tx=None, ts_ms=0, stamp=stamp
             )
         )
     row = read_row(connection, source)
@@ -83,49 +101,101 @@ def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
 
 
 class Positions:
-    """Write the positions on behalf of a worker, under the worker's epoch."""
+    """Write the positions on behalf of a worker, under the worker's epoch and stamp."""
 
-    def __init__(self, source: str, epoch: int, replica: ReplicaDialect) -> None:
+    def __init__(self, source: str, epoch: int, stamp: int, replica: ReplicaDialect) -> None:
         self._source = source
         self._epoch = epoch
+        self._stamp = stamp
         self._replica = replica
 
-    def check_epoch(self, connection: Connection, applied: LastApplied | None = None) -> None:
-        """Compare the epoch and record the transaction applied last. The row stays locked until the transaction ends.
+    @contextmanager
+    def transaction(self, connection: Connection, applied: LastApplied | None = None) -> Iterator[None]:
+        """Run the block in a transaction that only the owner of an unchanged replica commits.
 
-        Raise FencedError if another worker has taken over.
+        The first statement compares epoch and stamp, and records the transaction applied last. The row of
+        ``rowcast_replica`` stays locked until the end. Raise FencedError if another worker has taken over. Raise
+        ReplicaChangedError if the replica is not as this worker left it.
         """
-        parameters = {"s": self._source, "e": self._epoch}
-        if applied is None:
-            updated = connection.execute(_CHECK_EPOCH, parameters)
-        else:
-            parameters |= {"l": applied.lsn, "t": applied.tx, "m": applied.ts_ms}
-            updated = connection.execute(_CHECK_EPOCH_AND_RECORD, parameters)
-        if updated.rowcount != 1:
-            raise FencedError(
-                f"another worker has taken over the replica of source {self._source!r}. "
-                "This worker's transaction is rolled back"
-            )
+        with connection.begin():
+            # First, because a fenced worker must write nothing and wait for no lock.
+            self._swap_stamp(connection, applied)
+            yield
+        # Unchanged after an error. If the transaction was committed all the same, the next comparison fails.
+        self._stamp += 1
+
+    def compare(self, connection: Connection) -> None:
+        """Compare epoch and stamp without writing. Raise as ``transaction``."""
+        row = self._read_stamp(connection)
+        if row is None or row != (self._epoch, self._stamp):
+            raise self._refusal(row)
 
     def change_state(self, connection: Connection, state: ReplicaState) -> None:
-        """Write the replica's state. Raise FencedError if another worker has taken over."""
-        self.check_epoch(connection)
-        connection.execute(
-            sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(state=state)
-        )
+        """Write the replica's state in a transaction of its own. Raise as ``transaction``."""
+        with self.transaction(connection):
+            connection.execute(
+                sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(state=state)
+            )
 
     def write(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
-        """Write the positions after applying events. Call ``check_epoch`` first, in the same transaction."""
+        """Write the positions after applying events, in the same ``transaction``."""
         if positions:
             rows = [(self._source, *partition, *position) for partition, position in positions.items()]
             self._replica.write_positions(connection, rows)
 
+    def _swap_stamp(self, connection: Connection, applied: LastApplied | None) -> None:
+        parameters = {"s": self._source, "e": self._epoch, "old": self._stamp, "new": self._stamp + 1}
+        statement = _SWAP
+        if applied is not None:
+            statement = _SWAP_AND_RECORD
+            parameters |= {"l": applied.lsn, "t": applied.tx, "m": applied.ts_ms}
+        with self._missing_table_is_a_change():
+            updated = connection.execute(statement, parameters)
+        if updated.rowcount != 1:
+            raise self._refusal(self._read_stamp(connection))
+
+    def _read_stamp(self, connection: Connection) -> tuple[int, int] | None:
+        """Return epoch and stamp, or None if the replica has no row of this source."""
+        with self._missing_table_is_a_change():
+            row = connection.execute(_READ_STAMP, {"s": self._source}).one_or_none()
+        return None if row is None else (row.epoch, row.stamp)
+
+    @contextmanager
+    def _missing_table_is_a_change(self) -> Iterator[None]:
+        """Raise ReplicaChangedError if the database refuses the statement."""
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if self._replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+                raise
+            raise self._changed(f"the table rowcast_replica has changed: {self._replica.reason(error)}") from error
+
+    def _refusal(self, row: tuple[int, int] | None) -> RowcastError:
+        """Return the error for the epoch and stamp that the replica has."""
+        if row is None:
+            return self._changed("rowcast_replica has no row of the source any more")
+        epoch, _ = row
+        if epoch > self._epoch:
+            return FencedError(
+                f"another worker has taken over the replica of source {self._source!r}. "
+                "This worker's transaction is rolled back"
+            )
+        return self._changed(
+            "a failover lost transactions, a backup was restored, or a COMMIT took effect although its answer was lost"
+        )
+
+    def _changed(self, reason: str) -> ReplicaChangedError:
+        return ReplicaChangedError(f"the replica of source {self._source!r} is not as this worker left it: {reason}")
+
 
 # Built once, because they run in every transaction.
-_OWN_ROW = (ROWCAST_REPLICA.c.source == sa.bindparam("s")) & (ROWCAST_REPLICA.c.epoch == sa.bindparam("e"))
-_CHECK_EPOCH = sa.update(ROWCAST_REPLICA).where(_OWN_ROW).values(epoch=ROWCAST_REPLICA.c.epoch)
-_CHECK_EPOCH_AND_RECORD = (
+_REPLICA = ROWCAST_REPLICA.c
+_SWAP = (
     sa.update(ROWCAST_REPLICA)
-    .where(_OWN_ROW)
-    .values(lsn=sa.bindparam("l"), tx=sa.bindparam("t"), ts_ms=sa.bindparam("m"))
+    .where(
+        _REPLICA.source == sa.bindparam("s"), _REPLICA.epoch == sa.bindparam("e"), _REPLICA.stamp == sa.bindparam("old")
+    )
+    .values(stamp=sa.bindparam("new"))
 )
+_SWAP_AND_RECORD = _SWAP.values(lsn=sa.bindparam("l"), tx=sa.bindparam("t"), ts_ms=sa.bindparam("m"))
+_READ_STAMP = sa.select(_REPLICA.epoch, _REPLICA.stamp).where(_REPLICA.source == sa.bindparam("s"))

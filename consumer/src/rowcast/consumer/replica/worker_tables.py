@@ -45,6 +45,8 @@ ROWCAST_REPLICA = sa.Table(
     sa.Column("since_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # The source's timeline that the rows come from. Messages of version 0.2 and earlier name none: they are timeline 1.
     sa.Column("timeline", sa.Integer, nullable=False, server_default=sa.text("1")),
+    # Changed by every transaction of a worker. A replica with another stamp is not as the worker left the replica.
+    sa.Column("stamp", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

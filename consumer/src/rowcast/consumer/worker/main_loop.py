@@ -3,6 +3,8 @@
 stand by ──owns partition 0 of the transaction topic──▶ take the replica over ──▶ read and apply
    ▲                                                                                │
    └──────────────────── fenced, or the group has given the work to another ────────┘
+
+The worker also takes the replica over again if the replica is not as the worker left it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from rowcast.consumer.reading.reader_thread import ReaderThread
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
 from rowcast.consumer.reading.transaction_queue import Signal
 from rowcast.consumer.replica.connection import Replica
-from rowcast.consumer.replica.positions import ReplicaRow
+from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.progress import WorkerProgress
@@ -42,6 +44,7 @@ _FORMING_POLL_S = 0.01
 _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
 _OFFSET_COMMIT_S = 1.0
+_COMPARE_S = 5.0
 _JITTER = (0.5, 1.5)
 
 T = TypeVar("T")
@@ -117,7 +120,7 @@ class _Worker:
             return True
         membership = GroupMembership(self._settings, self._name)
         try:
-            return not self._stand_by(membership) or self._work(membership)
+            return not self._stand_by(membership) or self._work_from_positions(membership)
         finally:
             membership.close()
             self._report_progress(active=False)
@@ -162,6 +165,14 @@ class _Worker:
                     return False
         return False
 
+    def _work_from_positions(self, membership: GroupMembership) -> bool:
+        """Work, and start again from the replica's positions whenever the replica has changed. Return as ``_work``."""
+        while True:
+            try:
+                return self._work(membership)
+            except ReplicaChangedError as error:
+                _log.warning("%s. Starting again from the positions in the replica", error)
+
     def _work(self, membership: GroupMembership) -> bool:
         """Take the replica over, read and apply. Return as ``_take_a_turn``."""
         row, positions = self._retry_until_stopped(self._replica.take_over)
@@ -201,6 +212,7 @@ class _Worker:
 
     def _apply(self, reader: ReaderThread, membership: GroupMembership) -> bool:
         consistency = _ConsistencyAttempts()
+        next_comparison = time.monotonic() + _COMPARE_S
         while not self._stop.is_set():
             if not membership.is_active():
                 _log.info("the group has given the work to another worker: standing by")
@@ -208,6 +220,7 @@ class _Worker:
             match reader.queue.take(self._options.batch_events, _TAKE_TIMEOUT_S):
                 case Run() as run:
                     self._apply_run(run)
+                    next_comparison = time.monotonic() + _COMPARE_S
                 case Signal.GAP:
                     self._retry_until_stopped(self._replica.begin_loading)
                     self._report_progress(state="loading")
@@ -221,6 +234,10 @@ class _Worker:
                 is_consistent = self._retry_until_stopped(self._replica.become_consistent)
                 consistency.finish(is_consistent)
                 self._report_progress(state=self._replica.state)
+            if time.monotonic() >= next_comparison:
+                # Every transaction compares too. Without events, a replica that lost rows would go unnoticed.
+                self._retry_until_stopped(self._replica.compare)
+                next_comparison = time.monotonic() + _COMPARE_S
             if time.monotonic() >= self._next_offset_commit:
                 self._commit_offsets(membership)
         self._commit_offsets(membership)

@@ -121,6 +121,13 @@ class ReplicaDialect(ABC):
         """Set up every new connection that only reads rows and their images."""
         self.configure(engine)
 
+    def database_file(self, engine: Engine) -> tuple[int, int] | None:
+        """Return the identity of the file that the URL names now: device and inode, or None without a file."""
+        return None
+
+    def forget_tables(self) -> None:  # noqa: B027  # optional
+        """Forget the statements of all tables, because the tables may be others now."""
+
     def is_own_engine(self, source_engine: str) -> bool:
         """Return whether a source is on this engine. The source's values can then be stored unchanged."""
         return engine_family(source_engine) == self.name

@@ -84,6 +84,11 @@ class PostgreSQLReplica(ReplicaDialect):
         self._upserts: dict[tuple[ReplicaTable, RowLayout], str] = {}
         self._deletes: dict[tuple[ReplicaTable, RowLayout], str] = {}
 
+    def forget_tables(self) -> None:
+        """Forget the statements of all tables."""
+        self._upserts.clear()
+        self._deletes.clear()
+
     def configure(self, engine: Engine) -> None:
         """Set the session up."""
 

@@ -29,6 +29,11 @@ class RowStatementReplica(ReplicaDialect):
         self._upserts: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
         self._deletes: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
 
+    def forget_tables(self) -> None:
+        """Forget the statements of all tables."""
+        self._upserts.clear()
+        self._deletes.clear()
+
     @abstractmethod
     def converter(self, portable: PortableType, column_type: str, source_engine: str) -> Converter | None:
         """Return the converter for a column of this type, or None if the JSON value is the stored value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -56,6 +57,14 @@ class SQLiteReplica(RowStatementReplica):
                 driver: Any = context.connection.connection.dbapi_connection
                 if driver.in_transaction:
                     driver.rollback()
+
+    def database_file(self, engine: Engine) -> tuple[int, int] | None:
+        """Return device and inode of the file, or None for a missing file or a database in memory."""
+        try:
+            status = os.stat(engine.url.database or "")
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     def configure_reader(self, engine: Engine) -> None:
         """Register the functions that row images need."""
