@@ -84,9 +84,16 @@ def test_status_follows_rows_from_the_outbox_to_the_replica(
     assert replica["topics"][f"{source_name}.main.orders"] > 0
     assert replica["behind_ms"] > 0
     done(place, "worker", "r", "--once")
-    assert status(place)["replicas"]["r"]["behind_ms"] == 0
+    replica = status(place)["replicas"]["r"]
+    assert (replica["behind_ms"], replica["records"], replica["outbox_read"], replica["workers"]) == (0, 0, True, 0)
+    write(sessions, 4)
+    replica = status(place)["replicas"]["r"]
+    assert replica["records"] == 0
+    assert replica["behind_ms"] > 0
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
     assert f"{source_name}.main.orders" in done(place, "status")
-    assert "equal: 3 rows in 1 tables" in done(place, "verify", "r")
+    assert "equal: 4 rows in 1 tables" in done(place, "verify", "r")
 
 
 def test_check_accepts_the_topics_that_the_relay_created(place: Path, sessions: sessionmaker[Session]) -> None:

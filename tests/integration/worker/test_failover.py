@@ -19,7 +19,7 @@ from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.connection import Replica
-from rowcast.consumer.worker.group_membership import group_id
+from rowcast.consumer.status.workers import group_id
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import FencedError
 from servers import Broker

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
-from rowcast.consumer.replica.positions import read_row
+from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
 from rowcast.consumer.replica.type_limits import type_limits
 from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE, missing_columns
+from rowcast.consumer.status.lag import replica_status, shown_state
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.engines import open_engine
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_store import written_shapes
@@ -35,6 +37,8 @@ def replicas(settings: Settings) -> Iterator[Finding]:
             continue
         try:
             yield from _worker_findings(engine, settings.source, name, area)
+            if settings.kafka:
+                yield from _running_findings(settings, name, area)
             yield from _type_findings(settings, replica, engine, name, area)
         finally:
             engine.dispose()
@@ -56,7 +60,7 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
             f"start `rowcast worker {name}`: it adds them. If its user may not, run {' and '.join(missing.values())}",
         )
     with engine.connect() as connection:
-        row = read_row(connection, source)
+        row, applied = read_row(connection, source), read_positions(connection, source)
         tables = connection.scalars(
             sa.select(ROWCAST_TABLE.c.table_name)
             .where(ROWCAST_TABLE.c.source == source)
@@ -67,16 +71,39 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
             area, Verdict.warning, f"no worker has run for source {source!r} yet", f"start `rowcast worker {name}`"
         )
         return
-    if row.state == "consistent":
-        names = ", ".join(tables) or "none yet"
-        yield Finding(area, Verdict.ok, f"consistent up to lsn {row.lsn}, tables: {names}")
-    else:
-        yield Finding(
-            area,
-            Verdict.warning,
-            f"{row.state}: not yet a state that the primary had",
-            f"let `rowcast worker {name}` run until it is consistent",
-        )
+    yield _state_finding(row, applied, tables, name, area)
+
+
+def _state_finding(
+    row: ReplicaRow, applied: Mapping[Partition, Position], tables: Sequence[str], name: str, area: str
+) -> Finding:
+    """Return the finding about the replica's state."""
+    match shown_state(row, applied, 0):
+        case "suspect":
+            return Finding(area, Verdict.missing, f"suspect: {row.reason}", "docs/how-to/rebuild-a-replica.md")
+        case "stopped":
+            hint = f"remove the cause, and start `rowcast worker {name}`"
+            return Finding(area, Verdict.missing, f"stopped: {row.reason}", hint)
+        case "waiting":
+            hint = f"let `rowcast relay` and `rowcast worker {name}` run"
+            return Finding(area, Verdict.warning, "waiting: nothing has been published yet", hint)
+        case "loading":
+            hint = f"let `rowcast worker {name}` run until it is consistent"
+            return Finding(area, Verdict.warning, "loading: not yet a state that the primary had", hint)
+    names = ", ".join(tables) or "none yet"
+    return Finding(area, Verdict.ok, f"consistent up to lsn {row.lsn}, tables: {names}")
+
+
+def _running_findings(settings: Settings, name: str, area: str) -> Iterator[Finding]:
+    """Yield a finding if records wait and no worker runs."""
+    try:
+        status = replica_status(settings, name)
+    except (ConfigurationError, UnreachableError, DataError) as error:
+        yield Finding(area, Verdict.warning, f"its lag is not known: {error}", "correct the configuration of Kafka")
+        return
+    if status.workers == 0 and status.records:
+        waiting = f"no worker runs, and {status.records:,} records wait, the oldest for {status.behind_ms:,} ms"
+        yield Finding(area, Verdict.warning, waiting, f"start `rowcast worker {name}`")
 
 
 def _type_findings(

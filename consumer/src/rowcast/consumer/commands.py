@@ -16,6 +16,7 @@ from rowcast.shared.cli.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from rowcast.consumer.worker.progress import WorkerProgress
+    from rowcast.shared.config.settings import Settings
 
 _log = logging.getLogger("rowcast.worker")
 _verify_log = logging.getLogger("rowcast.verify")
@@ -49,7 +50,7 @@ def worker(
         progress(
             "applied", figures_of, log=_log, log_format=invocation.log_format, interval=progress_interval
         ) as shown,
-        _with_metrics(metrics, settings.source, replica, shown) as on_progress,
+        _with_metrics(metrics, settings, replica, shown) as on_progress,
         stop_on_signals() as stop,
     ):
         run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress)
@@ -57,16 +58,17 @@ def worker(
 
 @contextmanager
 def _with_metrics(
-    address: str | None, source: str, replica: str, shown: Callable[[WorkerProgress], None]
+    address: str | None, settings: Settings, replica: str, shown: Callable[[WorkerProgress], None]
 ) -> Iterator[Callable[[WorkerProgress], None]]:
     """Yield a callback that shows progress. With an address, the callback also serves Prometheus."""
     if address is None:
         yield shown
         return
     require_metrics()
+    from rowcast.consumer.status.lag import replica_status
     from rowcast.consumer.worker.metrics import WorkerMetrics
 
-    metrics = WorkerMetrics(source, replica)
+    metrics = WorkerMetrics(settings.source, replica, lambda: replica_status(settings, replica))
 
     def show_and_serve(progress: WorkerProgress) -> None:
         shown(progress)

@@ -7,6 +7,7 @@
     ├── UnreachableError        a database or Kafka does not answer (exit code 3)
     ├── CaptureError            a change cannot be captured, and is refused before it runs
     ├── DataError               a message, row or outbox line is not valid, so that the position stays before it
+    │   └── SuspectError        a replica's rows are not those of its source any more: rebuild it
     ├── RetriableError          a transient error of Kafka or of a database: try the same work again
     └── FencedError             another relay or worker has taken over: stop, or stand by
 
@@ -59,6 +60,10 @@ class DataError(RowcastError):
     """Report an invalid message or row. The position stays before it."""
 
     exit_code = 1
+
+
+class SuspectError(DataError):
+    """Report that the rows of a replica are not those of its source any more. The replica must be rebuilt."""
 
 
 class RetriableError(RowcastError):

@@ -15,6 +15,7 @@ from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.worker_tables import create_tables
+from rowcast.consumer.status import lag
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import ConfigurationError
 from support.kafka_source import column, shape
@@ -33,6 +34,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
         source.put(("c", "a", {"id": key, "n": 0}))
     broker = MemoryBroker(source)
     monkeypatch.setattr(topic_metadata, "new_consumer", broker.new_consumer)
+    monkeypatch.setattr(lag, "running_workers", lambda *_: 1)
     return broker
 
 

@@ -26,25 +26,28 @@ def test_each_replica_has_a_row_or_its_error(settings: Settings, monkeypatch: py
     def replica_status(_settings: Settings, name: str) -> ReplicaStatus:
         if name == "b":
             raise UnreachableError("cannot reach b")
-        return ReplicaStatus(name, "consistent", "worker-1", 1_234, "701", 5, 40, (TopicLag("shop.public.a", 3),))
+        lag = (TopicLag("shop.public.a", 3),)
+        return ReplicaStatus(name, "consistent", "worker-1", 1_234, "701", 5, 40, lag, outbox_read=True, workers=2)
 
     monkeypatch.setattr(report, "replica_status", replica_status)
     part = report.replicas(settings)
     assert part.data["replicas"] == {
         "a": {
-            "state": "consistent", "owner": "worker-1", "lsn": 1_234, "tx": "701", "records": 3, "behind_ms": 40,
+            "state": "consistent", "reason": None, "since_ms": 0, "workers": 2,
+            "owner": "worker-1", "lsn": 1_234, "tx": "701", "records": 3, "behind_ms": 40, "outbox_read": True,
             "topics": {"shop.public.a": 3},
         },
         "b": {"error": "cannot reach b"},
         "none": {
-            "state": None, "owner": None, "lsn": 0, "tx": None, "records": 0, "behind_ms": 0, "topics": {},
+            "state": None, "reason": None, "since_ms": 0, "workers": None,
+            "owner": None, "lsn": 0, "tx": None, "records": 0, "behind_ms": 0, "outbox_read": False, "topics": {},
         },
     }  # fmt: skip
     replicas, topics = part.tables
     assert replicas.rows == (
-        ("a", "consistent", "1,234", "3", "40"),
-        ("b", "?", "", "", ""),
-        ("none", "no worker has run yet", "", "", ""),
+        ("a", "consistent", "2", "1,234", "3", "40"),
+        ("b", "?", "", "", "", ""),
+        ("none", "no worker has run yet", "", "", "", ""),
     )
     assert topics.columns == ("topic", "a", "none")
     assert topics.rows == (("shop.public.a", "3", ""),)

@@ -9,8 +9,9 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from rowcast.consumer.events.position import Position
+from rowcast.consumer.status.workers import group_id
 from rowcast.consumer.worker import group_membership
-from rowcast.consumer.worker.group_membership import GroupMembership, group_id
+from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.shared.config.settings import Settings
 
 TOPIC = "shop.transaction"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rowcast.consumer.status.lag import ReplicaStatus, TopicLag
 from rowcast.consumer.worker.metrics import WorkerMetrics
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.producer.outbox.snapshot_requests import SnapshotRequests
@@ -16,7 +17,7 @@ from rowcast.producer.relay import RelayProgress
 from rowcast.producer.relay.metrics import RelayMetrics
 from rowcast.shared.cli.metrics_server import serve_metrics
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, UnreachableError
 from support.command_line import rowcast
 from support.relay.primary import ORDERS, Primary, line, primary_at
 
@@ -78,6 +79,23 @@ def test_a_workers_state_and_how_far_it_is(caplog: pytest.LogCaptureFixture) -> 
     assert (found["rowcast_worker_active r"], found["rowcast_worker_lsn r"]) == (1, 9)
     assert (found["rowcast_worker_events_total r"], found["rowcast_worker_transactions_total r"]) == (5, 2)
     assert found["rowcast_worker_behind_seconds r"] == 1.5
+    assert "rowcast_replica_up r" not in found
+
+
+def test_the_lag_of_a_replica_is_read_when_prometheus_asks(caplog: pytest.LogCaptureFixture) -> None:
+    status = ReplicaStatus("r", "stopped", behind_ms=2_500, topics=(TopicLag("shop.public.a", 3),), reason="bad row")
+    found = samples_of(caplog, WorkerMetrics("shop", "r", lambda: status))
+    assert (found["rowcast_replica_up r"], found["rowcast_replica_behind_seconds r"]) == (1, 2.5)
+    assert found["rowcast_replica_records r"] == 3
+
+
+def test_a_replica_that_does_not_answer_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    def read_status() -> ReplicaStatus:
+        raise UnreachableError("no answer")
+
+    found = samples_of(caplog, WorkerMetrics("shop", "r", read_status))
+    assert (found["rowcast_replica_up r"], found["rowcast_replica_state r waiting"]) == (0, 1)
+    assert "rowcast_replica_behind_seconds r" not in found
 
 
 @pytest.mark.parametrize("address", ["", "9464x", ":9464", "localhost:", "127.0.0.1:65536", "127.0.0.1:-1"])

@@ -8,7 +8,16 @@ Partition = tuple[str, int]
 """A topic and the number of one of its partitions."""
 
 
-ReplicaState = Literal["loading", "consistent"]
+StoredState = Literal["loading", "consistent", "suspect"]
+"""The values of ``rowcast_replica.state``."""
+
+ReplicaState = Literal["waiting", "loading", "consistent", "stopped", "suspect"]
+"""The state of a replica as it is shown.
+
+``waiting``: nothing has been published yet. ``loading``: rows are missing, or come before the rows that they refer to.
+``consistent``: the rows are a state that the primary had. ``stopped``: the worker has ended with an error. ``suspect``:
+the rows are not those of the source any more.
+"""
 
 
 class Position(NamedTuple):

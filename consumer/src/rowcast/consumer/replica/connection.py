@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.position import Partition, Position, StoredState
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica import positions
@@ -21,7 +22,7 @@ from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
 from rowcast.shared.config.settings import ReplicaSettings
 from rowcast.shared.database.engines import open_engine, reach
-from rowcast.shared.errors import ConfigurationError, RetriableError
+from rowcast.shared.errors import ConfigurationError, RetriableError, RowcastError, SuspectError
 from rowcast.shared.process_name import new_process_name
 
 _log = logging.getLogger("rowcast.worker")
@@ -54,7 +55,7 @@ class Replica:
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
         self._held_back: list[Transaction] = []
-        self.state: ReplicaState = "loading"
+        self.state: StoredState = "loading"
 
     def close(self) -> None:
         """Close the connection. A transaction that was not committed rolls back."""
@@ -62,8 +63,19 @@ class Replica:
         if connection is not None:
             connection.close()
 
+    def register(self) -> None:
+        """Write a row for a worker that waits for the source's topics, unless the replica has a row."""
+        with self._translated_errors():
+            create_tables(self._engine, self._dialect)
+        with self._connected() as connection, connection.begin():
+            positions.register(connection, self._source, self._owner)
+        self.close()
+
     def take_over(self) -> tuple[ReplicaRow, dict[Partition, Position]]:
-        """Take the replica over and fence every earlier worker. Return the replica's row and its positions."""
+        """Take the replica over and fence every earlier worker. Return the replica's row and its positions.
+
+        Raise SuspectError if an earlier worker has found the replica suspect.
+        """
         self.close()
         self._held_back.clear()
         with self._translated_errors():
@@ -82,12 +94,32 @@ class Replica:
         self._applier.lsn = row.lsn
         self._in_doubt = False
         self.close()
+        if row.state == "suspect":
+            raise SuspectError(row.reason or "the replica is suspect. Rebuild it")
         return row, applied_positions
 
     def compare(self) -> None:
         """Raise ReplicaChangedError if the replica is not as this worker left it."""
         with self._connected() as connection, connection.begin():
             self._positions.compare(connection)
+
+    def record_stop(self, error: Exception) -> None:
+        """Write the error that ends the worker to the replica's row, where ``rowcast status`` finds it.
+
+        The row is unchanged if another worker has taken over, or if no worker has ever taken the replica over.
+        """
+        self.close()
+        reason, now_ms = f"{error}" if isinstance(error, RowcastError) else repr(error), time.time_ns() // 1_000_000
+        try:
+            with self._connected() as connection, connection.begin():
+                self._positions.record_stop(connection, reason, now_ms, suspect=isinstance(error, SuspectError))
+        except (RowcastError, exc.SQLAlchemyError) as failure:
+            _log.warning("%s: the reason for the stop could not be written: %s", self._label, failure)
+
+    def clear_stop(self) -> None:
+        """Remove the error of an earlier worker from the replica's row, because this worker works."""
+        with self._connected() as connection, connection.begin():
+            self._positions.clear_stop(connection)
 
     def prepare(self) -> None:
         """Create or adapt the tables of all shapes that have been read."""

@@ -16,15 +16,15 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.position import Partition, Position, StoredState
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
-from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, select_rows
+from rowcast.consumer.replica.worker_tables import MAX_REASON, ROWCAST_POSITION, ROWCAST_REPLICA, select_rows
 from rowcast.shared.errors import FencedError, RowcastError
 
 # The stamp stays below 2^63, however many transactions add 1.
@@ -54,7 +54,7 @@ class ReplicaRow:
 
     owner: str
     epoch: int
-    state: ReplicaState
+    state: StoredState
     lsn: int
     tx: str | None
     ts_ms: int
@@ -81,6 +81,20 @@ def read_positions(connection: Connection, source: str) -> dict[Partition, Posit
     return {(r.topic, r.partition): Position(r.next_offset, r.lsn) for r in rows}
 
 
+def register(connection: Connection, source: str, owner: str) -> None:
+    """Insert the row of a replica that nothing can be applied to yet, unless there is a row."""
+    if read_row(connection, source) is None:
+        _insert(connection, source, owner, epoch=0, stamp=0)
+
+
+def _insert(connection: Connection, source: str, owner: str, epoch: int, stamp: int) -> None:
+    connection.execute(
+        sa.insert(ROWCAST_REPLICA).values(
+            source=source, owner=owner, epoch=epoch, state="loading", lsn=0, tx=None, ts_ms=0, stamp=stamp
+        )
+    )
+
+
 def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
     """Make ``owner`` the only worker, and fence every earlier one. The caller ends the transaction."""
     stamp = secrets.randbelow(_STAMPS)
@@ -90,11 +104,7 @@ def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
         .values(owner=owner, epoch=ROWCAST_REPLICA.c.epoch + 1, stamp=stamp)
     )
     if updated.rowcount == 0:
-        connection.execute(
-            sa.insert(ROWCAST_REPLICA).values(
-                source=source, owner=owner, epoch=1, state="loading", lsn=0, tx=None, ts_ms=0, stamp=stamp
-            )
-        )
+        _insert(connection, source, owner, epoch=1, stamp=stamp)
     row = read_row(connection, source)
     assert row is not None
     return row
@@ -130,12 +140,31 @@ class Positions:
         if row is None or row != (self._epoch, self._stamp):
             raise self._refusal(row)
 
-    def change_state(self, connection: Connection, state: ReplicaState) -> None:
+    def change_state(self, connection: Connection, state: StoredState) -> None:
         """Write the replica's state in a transaction of its own. Raise as ``transaction``."""
         with self.transaction(connection):
             connection.execute(
                 sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(state=state)
             )
+
+    def record_stop(self, connection: Connection, reason: str, now_ms: int, *, suspect: bool) -> None:
+        """Write why and since when the replica is not followed any further, unless another worker has taken over.
+
+        A worker that stops again for the same reason keeps the time. ``suspect``: also change the state, for good.
+        """
+        row, reason = ROWCAST_REPLICA.c, reason[:MAX_REASON]
+        since = sa.case((row.reason == reason, row.since_ms), else_=now_ms)
+        values: list[tuple[sa.Column[Any], Any]] = [(row.since_ms, since), (row.reason, reason)]
+        if suspect:
+            values.append((row.state, "suspect"))
+        # MySQL assigns in this order, and the time depends on the reason before.
+        statement = sa.update(ROWCAST_REPLICA).where(_OWN_EPOCH).ordered_values(*values)
+        connection.execute(statement, {"s": self._source, "e": self._epoch})
+
+    def clear_stop(self, connection: Connection) -> None:
+        """Remove what ``record_stop`` wrote, unless another worker has taken over. A suspect replica stays suspect."""
+        working = sa.update(ROWCAST_REPLICA).where(_OWN_EPOCH, ROWCAST_REPLICA.c.state != "suspect")
+        connection.execute(working.values(reason=None, since_ms=0), {"s": self._source, "e": self._epoch})
 
     def write(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
         """Write the positions after applying events, in the same ``transaction``."""
@@ -188,6 +217,7 @@ class Positions:
         return ReplicaChangedError(f"the replica of source {self._source!r} is not as this worker left it: {reason}")
 
 
+_OWN_EPOCH = (ROWCAST_REPLICA.c.source == sa.bindparam("s")) & (ROWCAST_REPLICA.c.epoch == sa.bindparam("e"))
 # Built once, because they run in every transaction.
 _REPLICA = ROWCAST_REPLICA.c
 _SWAP = (

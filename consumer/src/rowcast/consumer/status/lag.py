@@ -1,32 +1,28 @@
-"""How far a replica is behind its source."""
+"""How far a replica is behind its source, and in which state it is."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from rowcast.consumer.events.position import Partition, Position, ReplicaState
 from rowcast.consumer.events.row_layout import RowLayouts
-from rowcast.consumer.reading.topic_metadata import (
-    KAFKA_TIMEOUT_S,
-    new_asker,
-    partition_ends,
-    partitions_of,
-    read_shapes,
-)
+from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, partitions_of, read_shapes
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
+from rowcast.consumer.status.unapplied import Rest, commit_times
+from rowcast.consumer.status.workers import running_workers
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
-from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.clients import unreachable as kafka_unreachable
-from rowcast.shared.kafka.messages import parse_transaction, transaction_topic
+from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.tables.outbox_age import oldest_in_outbox_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,10 @@ class ReplicaStatus:
 
     ``state`` is None if no worker has ever run. ``owner``: the last active worker. ``lsn``, ``tx`` and
     ``applied_ts_ms``: the transaction applied last, with the primary's time in milliseconds since 1970. ``behind_ms``:
-    the age of the first unapplied transaction, or 0.
+    the age of the oldest commit that is not visible in the replica, at least 1 if there is such a commit, else 0.
+    ``outbox_read``: whether ``behind_ms`` includes the commits in the primary's outbox. ``reason``: why the replica is
+    stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of running workers, or
+    None if Kafka does not show them.
     """
 
     replica: str
@@ -54,6 +53,10 @@ class ReplicaStatus:
     applied_ts_ms: int = 0
     behind_ms: int = 0
     topics: tuple[TopicLag, ...] = ()
+    reason: str | None = None
+    since_ms: int = 0
+    outbox_read: bool = False
+    workers: int | None = None
 
     @property
     def records(self) -> int:
@@ -62,7 +65,7 @@ class ReplicaStatus:
 
 
 def replica_status(settings: Settings, name: str) -> ReplicaStatus:
-    """Read the replica's positions and the topics' ends.
+    """Read the replica's row and positions, the topics' ends, and the primary's outbox if the configuration has one.
 
     Raise ConfigurationError if the configuration has no such replica. Raise UnreachableError if its database or Kafka
     does not answer.
@@ -70,8 +73,35 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     row, applied = _read(settings, name)
     if row is None:
         return ReplicaStatus(name, None)
-    lags, behind_ms = _lags(settings, name, applied)
-    return ReplicaStatus(name, row.state, row.owner, row.lsn, row.tx, row.ts_ms, behind_ms, lags)
+    lags, oldest_ms = _lags(settings, name, applied)
+    records = sum(lag.records for lag in lags)
+    behind_ms = max(1, time.time_ns() // 1_000_000 - oldest_ms) if records else 0
+    waiting_ms = _outbox_ms(settings)
+    return ReplicaStatus(
+        name,
+        shown_state(row, applied, records),
+        row.owner,
+        row.lsn,
+        row.tx,
+        row.ts_ms,
+        max(behind_ms, waiting_ms or 0),
+        lags,
+        row.reason,
+        row.since_ms,
+        waiting_ms is not None,
+        running_workers(settings, name),
+    )
+
+
+def shown_state(row: ReplicaRow, applied: Mapping[Partition, Position], records: int) -> ReplicaState:
+    """Return the state to show, from the replica's row and positions, and the number of unapplied records."""
+    if row.state == "suspect":
+        return "suspect"
+    if row.reason is not None:
+        return "stopped"
+    if not row.lsn and not records and not any(position.lsn for position in applied.values()):
+        return "waiting"
+    return row.state
 
 
 def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partition, Position]]:
@@ -88,7 +118,7 @@ def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partit
 
 
 def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) -> tuple[tuple[TopicLag, ...], int]:
-    """Return the lag of each topic, and the age of the first unapplied transaction."""
+    """Return the lag of each topic, and the time of the oldest unapplied commit."""
     from confluent_kafka import KafkaException
 
     layouts = RowLayouts(settings.replica(name).tables)
@@ -97,36 +127,34 @@ def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) 
         read_shapes(asker, settings, layouts)
         topics = {transactions, *(settings.topic_of(shape.schema, shape.name) for shape in layouts.latest_shapes())}
         records = dict.fromkeys(sorted(topics), 0)
-        behind_ms = 0
         try:
             found = partitions_of(asker, topics)
             partitions = [(t, n) for t, numbers in found.items() for n in (numbers if t != transactions else [0])]
+            rests = {}
             for partition, (first, end) in partition_ends(asker, partitions).items():
                 position = applied.get(partition, Position(0, 0))
-                next_offset = max(first, position.next_offset)
-                topic, _ = partition
-                records[topic] += max(0, end - next_offset)
-                if topic == transactions and next_offset < end:
-                    behind_ms = _age_of_next(asker, partition, next_offset, position.lsn)
+                rests[partition] = Rest(max(first, position.next_offset), end, position.lsn)
+            times = commit_times(asker, rests, transactions)
         except KafkaException as error:
             raise kafka_unreachable(settings.kafka, error) from error
-    return tuple(TopicLag(topic, count) for topic, count in records.items()), behind_ms
+    for partition, rest in rests.items():
+        if times.get(partition, 0) is not None:
+            records[partition[0]] += max(0, rest.end - rest.next_offset)
+    known = [ts_ms for ts_ms in times.values() if ts_ms is not None]
+    oldest_ms = min(known, default=time.time_ns() // 1_000_000)
+    return tuple(TopicLag(topic, count) for topic, count in records.items()), oldest_ms
 
 
-def _age_of_next(asker: Any, partition: Partition, next_offset: int, applied_lsn: int) -> int:
-    """Return the milliseconds since the first unapplied transaction, or 0."""
-    from confluent_kafka import TopicPartition
-
-    asker.incremental_assign([TopicPartition(*partition, next_offset)])
-    deadline = time.monotonic() + KAFKA_TIMEOUT_S
-    while time.monotonic() < deadline:
-        message = asker.poll(KAFKA_TIMEOUT_S)
-        if message is None or message.error() is not None:
-            return 0
-        try:
-            event = parse_transaction(message.value() or b"")
-        except DataError:
-            return 0
-        if event.lsn > applied_lsn:
-            return max(0, int(time.time() * 1000) - event.ts_ms)
-    return 0
+def _outbox_ms(settings: Settings) -> int | None:
+    """Return the age of the oldest commit in the primary's outbox, or None if the outbox cannot be read."""
+    if settings.primary is None:
+        return None
+    url = settings.primary.sqlalchemy_url
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        # A connection would create the file.
+        return None
+    engine = open_engine(url, "primary", pooled=False)
+    try:
+        return oldest_in_outbox_ms(engine)
+    finally:
+        engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rowcast.shared.cli.output import print_json
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import RowcastError
 
-_COLUMNS = ("replica", "state", "applied up to lsn", "lag, records", "lag, ms")
+_COLUMNS = ("replica", "state", "workers", "applied up to lsn", "lag, records", "lag, ms")
 
 
 def report(settings: Settings, *, as_json: bool) -> int:
@@ -54,7 +55,7 @@ def replicas(settings: Settings) -> SideStatus:
                 raise
             failed.append(failure)
             data[name] = {"error": logs.mask(failure.message)}
-            rows.append((name, "?", "", "", ""))
+            rows.append((name, "?", "", "", "", ""))
             continue
         known.append(status)
         data[name] = _data(status)
@@ -78,19 +79,29 @@ def _status(settings: Settings, name: str) -> ReplicaStatus:
 def _data(status: ReplicaStatus) -> dict[str, Any]:
     return {
         "state": status.state,
+        "reason": status.reason,
+        "since_ms": status.since_ms,
+        "workers": status.workers,
         "owner": status.owner,
         "lsn": status.lsn,
         "tx": status.tx,
         "records": status.records,
         "behind_ms": status.behind_ms,
+        "outbox_read": status.outbox_read,
         "topics": {lag.topic: lag.records for lag in status.topics},
     }
 
 
 def _row(status: ReplicaStatus) -> tuple[str, ...]:
     if status.state is None:
-        return (status.replica, "no worker has run yet", "", "", "")
-    return (status.replica, status.state, f"{status.lsn:,}", f"{status.records:,}", f"{status.behind_ms:,}")
+        return (status.replica, "no worker has run yet", "", "", "", "")
+    workers = "?" if status.workers is None else f"{status.workers:,}"
+    shown = status.state if status.reason is None else f"{status.state} since {_time(status.since_ms)}: {status.reason}"
+    return (status.replica, shown, workers, f"{status.lsn:,}", f"{status.records:,}", f"{status.behind_ms:,}")
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _by_topic(known: list[ReplicaStatus]) -> StatusTable | None:

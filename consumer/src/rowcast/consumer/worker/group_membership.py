@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.status.workers import group_id
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka.clients import new_consumer
 from rowcast.shared.kafka.messages import transaction_topic
@@ -20,11 +21,6 @@ _log = logging.getLogger("rowcast.worker")
 
 # The defaults of the user's properties: a worker that has died is replaced after ten seconds.
 _DEFAULTS = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
-
-
-def group_id(source: str, replica: str) -> str:
-    """Return the consumer group in which lag monitors find the replica."""
-    return f"rowcast.{source}.{replica}"
 
 
 class GroupMembership:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.position import Partition, Position, ReplicaState
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.reading.context import ReaderContext
@@ -30,7 +30,7 @@ from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import FencedError, RetriableError, UnreachableError
+from rowcast.shared.errors import FencedError, RetriableError, SuspectError, UnreachableError
 from rowcast.shared.kafka.clients import new_admin, reach
 from rowcast.shared.kafka.messages import transaction_topic
 from rowcast.shared.process_tuning import tune_interpreter
@@ -45,6 +45,8 @@ _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
 _OFFSET_COMMIT_S = 1.0
 _COMPARE_S = 5.0
+# A worker that meets the error of its predecessor again does so within a second.
+_CLEAR_STOP_S = 3.0
 _JITTER = (0.5, 1.5)
 
 T = TypeVar("T")
@@ -85,6 +87,8 @@ class _Worker:
         self._layouts = RowLayouts(self._options.tables)
         self._uncommitted: dict[Partition, Position] = {}
         self._next_offset_commit = 0.0
+        self._stop_recorded = False
+        self._published = False
         self._topic = transaction_topic(settings.source)
         metadata = reach(settings.require_kafka(), "worker")
         self._topic_was_found = bool(partitions_in(metadata, [self._topic]))
@@ -110,6 +114,10 @@ class _Worker:
                     pause = backoff.next_pause()
                     _log.warning("%s Trying again in %.1f s", error, pause)
                     self._stop.wait(pause)
+        except Exception as error:
+            self._replica.record_stop(error)
+            self._report_progress(state="suspect" if isinstance(error, SuspectError) else "stopped")
+            raise
         finally:
             self._replica.close()
         return self._progress
@@ -141,6 +149,7 @@ class _Worker:
                 return False
             if not already_logged:
                 _log.info("topic %s does not exist yet: waiting for the relay's first start", self._topic)
+                self._retry_until_stopped(self._replica.register)
                 already_logged = True
             self._stop.wait(_STAND_BY_POLL_S)
         return False
@@ -160,7 +169,7 @@ class _Worker:
                 already_logged = True
             if self._once and already_logged:
                 status = replica_status(self._settings, self._name)
-                if status.state == "consistent" and status.records == 0:
+                if status.state in ("waiting", "consistent") and status.records == 0:
                     _log.info("the active worker has applied everything")
                     return False
         return False
@@ -191,7 +200,9 @@ class _Worker:
         read_shapes(asker, self._settings, self._layouts)
         self._retry_until_stopped(self._replica.prepare)
         _log.info("active: %s, epoch %d, lsn %d", row.state, row.epoch, row.lsn)
-        self._report_progress(active=True, state=row.state, lsn=row.lsn)
+        self._stop_recorded = row.reason is not None
+        self._published = row.lsn > 0 or any(position.lsn for position in positions.values())
+        self._report_progress(active=True, state=self._shown_state(), lsn=row.lsn)
         context = ReaderContext(
             self._settings,
             self._layouts,
@@ -213,6 +224,7 @@ class _Worker:
     def _apply(self, reader: ReaderThread, membership: GroupMembership) -> bool:
         consistency = _ConsistencyAttempts()
         next_comparison = time.monotonic() + _COMPARE_S
+        clear_stop_at = time.monotonic() + _CLEAR_STOP_S
         while not self._stop.is_set():
             if not membership.is_active():
                 _log.info("the group has given the work to another worker: standing by")
@@ -223,21 +235,24 @@ class _Worker:
                     next_comparison = time.monotonic() + _COMPARE_S
                 case Signal.GAP:
                     self._retry_until_stopped(self._replica.begin_loading)
-                    self._report_progress(state="loading")
+                    self._report_progress(state=self._shown_state())
                     consistency.cancel()
                 case Signal.LOADED:
                     consistency.request()
                 case Signal.DONE:
+                    self._clear_stop()
                     self._commit_offsets(membership)
                     return True
             if consistency.is_due():
                 is_consistent = self._retry_until_stopped(self._replica.become_consistent)
                 consistency.finish(is_consistent)
-                self._report_progress(state=self._replica.state)
+                self._report_progress(state=self._shown_state())
             if time.monotonic() >= next_comparison:
                 # Every transaction compares too. Without events, a replica that lost rows would go unnoticed.
                 self._retry_until_stopped(self._replica.compare)
                 next_comparison = time.monotonic() + _COMPARE_S
+            if time.monotonic() >= clear_stop_at:
+                self._clear_stop()
             if time.monotonic() >= self._next_offset_commit:
                 self._commit_offsets(membership)
         self._commit_offsets(membership)
@@ -246,6 +261,9 @@ class _Worker:
     def _apply_run(self, run: Run) -> None:
         applied = self._retry_until_stopped(lambda: self._replica.apply(run))
         self._uncommitted |= run.positions()
+        if not self._published and any(position.lsn for position in run.positions().values()):
+            self._published = True
+            self._report_progress(state=self._shown_state())
         last = run.last
         if not last.lsn:
             return
@@ -255,6 +273,15 @@ class _Worker:
             lsn=max(self._progress.lsn, last.lsn),
             behind_ms=max(0, int(time.time() * 1000) - last.ts_ms),
         )
+
+    def _shown_state(self) -> ReplicaState:
+        return self._replica.state if self._published else "waiting"
+
+    def _clear_stop(self) -> None:
+        """Remove the error of an earlier worker, because this worker has not met it again."""
+        if self._stop_recorded:
+            self._retry_until_stopped(self._replica.clear_stop)
+            self._stop_recorded = False
 
     def _retry_until_stopped(self, work: Callable[[], T]) -> T:
         """Repeat ``work`` with a growing pause while the replica is unreachable. Raise RetriableError if stopped."""

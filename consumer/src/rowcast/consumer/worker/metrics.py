@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import get_args
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 
 from rowcast.consumer.events.position import ReplicaState
+from rowcast.consumer.status.lag import ReplicaStatus
 from rowcast.consumer.worker.progress import WorkerProgress
+from rowcast.shared.errors import RowcastError
+
+_log = logging.getLogger("rowcast.metrics")
 
 _LABELS = ("source", "replica")
 
 
 class WorkerMetrics(Collector):
-    """Collect the metrics of one replica's worker. Pass ``moved`` as ``on_progress``."""
+    """Collect the metrics of one replica's worker. Pass ``moved`` as ``on_progress``.
 
-    def __init__(self, source: str, replica: str) -> None:
+    ``read_status``: read the replica's lag when Prometheus asks, as ``rowcast status`` does. None: without the lag.
+    """
+
+    def __init__(self, source: str, replica: str, read_status: Callable[[], ReplicaStatus] | None = None) -> None:
         self._names = (source, replica)
+        self._read_status = read_status
         self._latest = WorkerProgress()
 
     def moved(self, progress: WorkerProgress) -> None:
@@ -51,3 +61,22 @@ class WorkerMetrics(Collector):
             counter = CounterMetricFamily(name, description, labels=_LABELS)
             counter.add_metric(self._names, count)
             yield counter
+        if self._read_status is not None:
+            yield from self._lag(self._read_status)
+
+    def _lag(self, read_status: Callable[[], ReplicaStatus]) -> Iterator[Metric]:
+        status: ReplicaStatus | None = None
+        try:
+            status = read_status()
+        except (RowcastError, SQLAlchemyError) as error:
+            _log.debug("the lag of the replica cannot be read: %s", error)
+        gauges = [("rowcast_replica_up", float(status is not None), "1 if the replica and Kafka could be read")]
+        if status is not None:
+            gauges += [
+                ("rowcast_replica_behind_seconds", status.behind_ms / 1000, "The age of the oldest commit not applied"),
+                ("rowcast_replica_records", status.records, "The records that are not applied"),
+            ]
+        for name, value, description in gauges:
+            gauge = GaugeMetricFamily(name, description, labels=_LABELS)
+            gauge.add_metric(self._names, value)
+            yield gauge

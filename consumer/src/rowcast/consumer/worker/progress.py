@@ -9,13 +9,13 @@ from rowcast.consumer.events.position import ReplicaState
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgress:
-    """The state of a worker. ``events`` and ``transactions`` are counts since the start of the worker.
+    """The state of a worker and its replica. ``events`` and ``transactions`` are counts since the start of the worker.
 
     ``lsn``: the greatest lsn applied. ``behind_ms``: the age of the last applied transaction when it was applied, in
     milliseconds.
     """
 
-    state: ReplicaState = "loading"
+    state: ReplicaState = "waiting"
     active: bool = False
     events: int = 0
     transactions: int = 0

@@ -1,0 +1,98 @@
+"""The state of a replica says whether its rows can be relied on, also when no worker runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from rowcast.consumer import checks, replica_status
+from rowcast.consumer.worker import main_loop
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import DataError
+from rowcast.shared.findings import Verdict
+from servers import Broker
+from support.kafka_source import Source, column, shape
+from support.worker_runs import NAME, Database, running_worker, settings_for, work_once
+
+ITEM = shape("item", column("n"))
+ENGINES = ["postgresql", "mariadb", "mysql", "sqlite"]
+
+
+def until_state(settings: Settings, state: str) -> None:
+    deadline = time.monotonic() + 30
+    while (status := replica_status(settings, NAME)).state != state:
+        assert time.monotonic() < deadline, status
+
+
+def test_a_replica_waits_until_something_has_been_published(
+    new_database: Callable[[str], str], kafka: Broker, source_name: str
+) -> None:
+    settings = settings_for(source_name, kafka.bootstrap_servers, new_database("sqlite"))
+    source = Source(kafka.bootstrap_servers, source_name)
+    assert replica_status(settings, NAME).state is None
+    with running_worker(settings) as worker:
+        until_state(settings, "waiting")
+        source.add(ITEM)
+        worker.until(lambda progress: progress.active)
+        until_state(settings, "waiting")
+        assert "waiting: nothing has been published yet" in [f.message for f in checks.replicas(settings)]
+        source.transaction(("c", "item", {"id": 1, "n": 1}))
+        worker.until(lambda progress: progress.state == "consistent")
+        until_state(settings, "consistent")
+
+
+def test_a_worker_without_anything_published_does_not_report_a_consistent_replica(
+    new_database: Callable[[str], str], kafka: Broker, source_name: str
+) -> None:
+    settings = settings_for(source_name, kafka.bootstrap_servers, new_database("sqlite"))
+    Source(kafka.bootstrap_servers, source_name).add(ITEM)
+    assert work_once(settings).state == "waiting"
+    assert replica_status(settings, NAME).state == "waiting"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_reason_for_a_stop_stays_in_the_replica_until_a_worker_works_again(
+    engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str
+) -> None:
+    url, source = new_database(engine), Source(kafka.bootstrap_servers, source_name)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    source.add(ITEM)
+    source.transaction(("c", "item", {"id": 1, "n": 1}))
+    work_once(settings)
+    replica = Database(url)
+    replica.execute("CREATE UNIQUE INDEX mine ON item (n)")
+    source.transaction(("c", "item", {"id": 2, "n": 1}))
+    since = []
+    for _ in range(2):
+        with pytest.raises(DataError) as stop:
+            work_once(settings)
+        status = replica_status(settings, NAME)
+        assert (status.state, status.reason, status.workers) == ("stopped", str(stop.value), 0)
+        assert status.records > 0
+        assert status.behind_ms > 0
+        since.append(status.since_ms)
+    assert since[0] == since[1] > 0
+    findings = list(checks.replicas(settings))
+    assert [f.verdict for f in findings if f.message == f"stopped: {stop.value}"] == [Verdict.missing]
+    assert any(f.message.startswith("no worker runs, and ") for f in findings)
+    replica.execute("DROP INDEX mine" + (" ON item" if engine in ("mariadb", "mysql") else ""))
+    work_once(settings)
+    status = replica_status(settings, NAME)
+    assert (status.state, status.reason, status.since_ms, status.behind_ms) == ("consistent", None, 0, 0)
+
+
+def test_a_running_worker_removes_the_reason(
+    new_database: Callable[[str], str], kafka: Broker, source_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main_loop, "_CLEAR_STOP_S", 0.2)
+    url, source = new_database("sqlite"), Source(kafka.bootstrap_servers, source_name)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    source.add(ITEM)
+    source.transaction(("c", "item", {"id": 1, "n": 1}))
+    work_once(settings)
+    Database(url).execute("UPDATE rowcast_replica SET reason = 'a full disk', since_ms = 5")
+    assert replica_status(settings, NAME).state == "stopped"
+    with running_worker(settings):
+        until_state(settings, "consistent")
