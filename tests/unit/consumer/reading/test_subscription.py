@@ -66,6 +66,42 @@ def test_a_topic_that_ends_before_the_position_was_created_again(broker: MemoryB
         subscribe(broker, transactions=99)
 
 
+def test_a_table_topic_that_begins_after_the_position_has_lost_events(broker: MemoryBroker) -> None:
+    source = broker.source
+    for key in range(10):
+        source.put(("c", "a", {"id": key, "n": 0}))
+    broker.first_offsets[TABLE, 0] = 2
+    with pytest.raises(
+        DataError, match=r"shop\.public\.a, partition 0, offset 1 was.*begins at 2 now: 1 offsets.*snapshot"
+    ):
+        subscribe(broker, table=1)
+    assert subscribe(broker, table=2).streams[TABLE, 0].next_offset == 2
+
+
+def test_a_new_replica_is_warned_of_a_table_topic_without_its_beginning(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.first_offsets[TABLE, 0] = 1
+    assert subscribe(broker).streams[TABLE, 0].next_offset == 1
+    assert "topic shop.public.a, partition 0 begins at offset 1: the replica lacks rows" in caplog.text
+
+
+def test_a_topic_with_fewer_partitions_was_created_again(broker: MemoryBroker) -> None:
+    del broker.source.log[TABLE, 1]
+    layouts = RowLayouts()
+    layouts.add(A.version, A)
+    consumer, asker = (broker.new_consumer({}, "worker", {}) for _ in range(2))
+    with pytest.raises(DataError, match=r"shop\.public\.a has no partition 1.*created again.*Rebuild"):
+        Subscription(ReaderContext(SETTINGS, layouts, {(TABLE, 1): Position(0, 0)}), consumer, asker)
+
+
+def test_a_schema_topic_that_was_created_again_is_read_from_its_beginning(broker: MemoryBroker) -> None:
+    found = subscribe(broker)
+    found.streams[SCHEMAS, 0].next_offset = 99
+    found.restart(found.streams[SCHEMAS, 0])
+    assert found.streams[SCHEMAS, 0].next_offset == 0
+
+
 def test_a_topic_is_awaited_for_the_time_of_grace(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(subscription, "time", SimpleNamespace(monotonic=lambda: now))

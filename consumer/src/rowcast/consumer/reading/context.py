@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.reading.topic_ids import TopicIds
 from rowcast.shared.config.settings import Settings
 
 
@@ -16,7 +17,7 @@ class ReaderContext:
 
     ``positions`` are the replica's. ``loading``: the replica loads, so events go by key until the cutover.
     ``last_transaction``: the id of the transaction last applied. ``once``: stop at the topics' ends at the time of the
-    start.
+    start. ``topic_ids``: the ids of the topics to which ``positions`` belong.
     """
 
     settings: Settings
@@ -27,3 +28,4 @@ class ReaderContext:
     batch_events: int = 20_000
     buffer_events: int = 200_000
     once: bool = False
+    topic_ids: TopicIds = field(default_factory=lambda: TopicIds({}, None))

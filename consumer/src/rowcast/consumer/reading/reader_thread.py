@@ -126,11 +126,15 @@ class ReaderThread:
         match error.name():
             case "_PARTITION_EOF":
                 stream.at_end = True
+                if message.offset() < stream.next_offset:
+                    self._subscription.restart(stream)
                 # Control records, which no client sees, have offsets too.
                 stream.next_offset = max(stream.next_offset, message.offset())
             case "_AUTO_OFFSET_RESET" | "OFFSET_OUT_OF_RANGE":
-                self._return_to_loading(f"{stream.where(stream.next_offset)} is no longer there")
+                where = stream.where(stream.next_offset)
                 self._subscription.restart(stream)
+                if stream.kind != "schema":
+                    self._return_to_loading(f"{where} is no longer there")
             case _:
                 _log.warning("%s: %s", stream.where(stream.next_offset), error.str())
 
@@ -144,6 +148,7 @@ class ReaderThread:
         """Do everything but reading messages. Return True if nothing more is to be read."""
         self._subscription.discover(at_once=self._router.has_new_shapes)
         self._router.has_new_shapes = False
+        self._subscription.compare_ids()
         self._raise_bad_message()
         if self._loading:
             self._finish_loading()
@@ -209,7 +214,11 @@ class ReaderThread:
         return True
 
     def _return_to_loading(self, reason: str) -> None:
-        """Load by key again, up to the present ends of the topics."""
+        """Load by key again, up to the present ends of the topics.
+
+        Raise DataError if a topic was created again, because its first records would be skipped.
+        """
+        self._subscription.compare_ids(at_once=True)
         _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
         self.queue.put([Signal.GAP])
         self._subscription.set_targets()

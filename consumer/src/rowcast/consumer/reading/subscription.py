@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.partition_stream import PartitionStream, TopicKind
+from rowcast.consumer.reading.topic_ids import REBUILD
 from rowcast.consumer.reading.topic_metadata import partition_ends, partitions_of
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import schema_topic, transaction_topic
@@ -34,6 +35,7 @@ class Subscription:
         self._settings = context.settings
         self._layouts = context.layouts
         self._positions = context.positions
+        self._ids = context.topic_ids
         self._consumer = consumer
         self._asker = asker
         self._next_discovery = 0.0
@@ -83,6 +85,8 @@ class Subscription:
         # The consumer makes the request, because its fetches begin at once only if the consumer knows the partitions'
         # leaders.
         found = partitions_of(self._consumer, topics)
+        self._require_partitions(found)
+        self._ids.compare([topic for topic in found if (topic, 0) not in self.streams])
         new: list[PartitionStream] = []
         for topic, numbers in found.items():
             kind = topics[topic]
@@ -111,6 +115,26 @@ class Subscription:
         topics[schema_topic(source)] = "schema"
         return topics
 
+    def compare_ids(self, *, at_once: bool = False) -> None:
+        """Raise DataError if a topic was deleted and created again.
+
+        Compare once a second without waiting, or ``at_once`` and wait.
+        """
+        topics = {stream.partition[0] for stream in self.streams.values() if stream.kind != "schema"}
+        if at_once:
+            self._ids.compare(topics)
+        else:
+            self._ids.compare_sometimes(topics)
+
+    def _require_partitions(self, found: Mapping[str, Collection[int]]) -> None:
+        """Raise DataError if a partition with a position is gone, because Kafka never removes a single partition."""
+        for topic, number in self._positions:
+            if topic in found and number not in found[topic]:
+                raise DataError(
+                    f"topic {topic} has no partition {number}, from which the replica has applied events, so the topic "
+                    f"was deleted and created again. {REBUILD}"
+                )
+
     def _new_stream(self, partition: Partition, kind: TopicKind) -> PartitionStream:
         position = self._positions.get(partition)
         if position is None:
@@ -124,16 +148,44 @@ class Subscription:
 
     def _set_target(self, stream: PartitionStream, first: int, end: int) -> None:
         stream.target = end
-        if stream.next_offset > stream.target:
-            raise DataError(
-                f"{stream.where(stream.next_offset)} was to be read next, but the partition ends at {stream.target}, "
-                "so the topic was deleted and created again. "
-                "Rebuild the replica from the topic: docs/how-to/rebuild-a-replica.md says how."
-            )
+        if stream.next_offset > end:
+            self._handle_lost_end(stream, end)
         if stream.next_offset < first:
-            # A compacted topic may begin at any offset. The transaction topic loses its oldest records by time.
-            self.lost_ends |= stream.kind == "transaction" and stream.partition in self._positions
+            self._handle_lost_head(stream, first)
             stream.next_offset = first
+
+    def _handle_lost_end(self, stream: PartitionStream, end: int) -> None:
+        """Raise DataError, because the partition has lost records that were read."""
+        if stream.kind == "schema":
+            # The shapes that were read are still known, and the new records of the topic are read from the beginning.
+            stream.next_offset = 0
+            return
+        is_same_topic = self._ids.is_known(stream.partition[0])
+        raise DataError(
+            f"{stream.where(stream.next_offset)} was to be read next, but the partition ends at {end}, so "
+            f"{'Kafka has lost the last records' if is_same_topic else 'the topic was deleted and created again'}. "
+            f"{REBUILD}"
+        )
+
+    def _handle_lost_head(self, stream: PartitionStream, first: int) -> None:
+        """Raise DataError if records were deleted that the replica has not applied."""
+        has_position = stream.partition in self._positions or stream.partition in self.streams
+        if stream.kind == "transaction":
+            # The topic loses its oldest records by time. The rows are still in the topics of the tables.
+            self.lost_ends |= has_position
+        elif stream.kind == "table" and has_position:
+            raise DataError(
+                f"{stream.where(stream.next_offset)} was to be read next, but the partition begins at {first} now: "
+                f"{first - stream.next_offset} offsets were deleted, by the topic's retention or by an operator, and "
+                f"the replica lacks their events. {REBUILD} Run rowcast snapshot afterwards."
+            )
+        elif stream.kind == "table":
+            _log.warning(
+                "topic %s, partition %d begins at offset %d: the replica lacks rows that have not changed since. "
+                "Publish them with rowcast snapshot",
+                *stream.partition,
+                first,
+            )
 
     def first_offset(self, stream: PartitionStream) -> int:
         """Return the first offset that the partition still has."""
@@ -141,7 +193,12 @@ class Subscription:
         return first
 
     def restart(self, stream: PartitionStream) -> None:
-        """Continue with the first offset that the partition still has."""
+        """Continue with the first offset that the partition still has.
+
+        Raise DataError if records were deleted that the replica has not applied, or if the topic was created again.
+        """
+        self.compare_ids(at_once=True)
+        self._set_targets([stream])
         from confluent_kafka import TopicPartition
 
         stream.next_offset = self.first_offset(stream)

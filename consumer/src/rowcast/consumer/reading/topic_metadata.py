@@ -70,7 +70,7 @@ def _new_consumer(settings: Settings, own: dict[str, Any]) -> Iterator[Any]:
 
 def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[int]]:
     """Return the partition numbers of the topics that exist. Raise UnreachableError if no broker answers."""
-    return partitions_in(_retry_transient(lambda: consumer.list_topics(timeout=KAFKA_TIMEOUT_S)), topics)
+    return partitions_in(retry_transient(lambda: consumer.list_topics(timeout=KAFKA_TIMEOUT_S)), topics)
 
 
 def partitions_in(metadata: Any, topics: Iterable[str]) -> dict[str, list[int]]:
@@ -84,8 +84,8 @@ def partition_ends(consumer: Any, partitions: Collection[Partition]) -> dict[Par
 
     Raise UnreachableError if the leader of a partition does not answer.
     """
-    first = _retry_transient(lambda: _offsets_at(consumer, partitions, _FIRST))
-    end = _retry_transient(lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
+    first = retry_transient(lambda: _offsets_at(consumer, partitions, _FIRST))
+    end = retry_transient(lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
     return {partition: (first[partition], end[partition]) for partition in partitions}
 
 
@@ -101,7 +101,7 @@ def _offsets_at(consumer: Any, partitions: Collection[Partition], timestamp: int
     return {(one.topic, one.partition): one.offset for one in found}
 
 
-def _retry_transient(call: Callable[[], T]) -> T:
+def retry_transient(call: Callable[[], T]) -> T:
     """Repeat the call while Kafka answers with a transient error, for ``KAFKA_TIMEOUT_S`` at most."""
     from confluent_kafka import KafkaException
 

@@ -56,6 +56,8 @@ class Replica:
         self._in_doubt = False
         self._held_back: list[Transaction] = []
         self.state: StoredState = "loading"
+        self.topic_ids: dict[str, str] = {}
+        """The ids of the topics to which the positions belong. Added ids are stored with the next positions."""
 
     def close(self) -> None:
         """Close the connection. A transaction that was not committed rolls back."""
@@ -84,12 +86,13 @@ class Replica:
             self._dialect.require_transactions(connection, list(METADATA.tables))
             row = positions.take_over(connection, self._source, self._owner)
             applied_positions = positions.read_positions(connection, self._source)
+            self.topic_ids = positions.read_topic_ids(connection, self._source)
         self.state = row.state
         # The tables may be others too, after a failover or a restore.
         self._dialect.forget_tables()
         self._tables = ReplicaTables(self._source, self._dialect)
         self._constraints = Constraints(self._dialect, self._tables)
-        self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect)
+        self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
         self._applier = Applier(self._dialect, self._tables, self._positions)
         self._applier.lsn = row.lsn
         self._in_doubt = False

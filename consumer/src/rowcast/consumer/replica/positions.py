@@ -81,6 +81,12 @@ def read_positions(connection: Connection, source: str) -> dict[Partition, Posit
     return {(r.topic, r.partition): Position(r.next_offset, r.lsn) for r in rows}
 
 
+def read_topic_ids(connection: Connection, source: str) -> dict[str, str]:
+    """Return the id of each topic to which positions belong. A topic whose id is not known is left out."""
+    query = select_rows(connection, ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source)
+    return {row.topic: row.topic_id for row in connection.execute(query) if row.topic_id is not None}
+
+
 def register(connection: Connection, source: str, owner: str) -> None:
     """Insert the row of a replica that nothing can be applied to yet, unless there is a row."""
     if read_row(connection, source) is None:
@@ -111,9 +117,15 @@ def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
 
 
 class Positions:
-    """Write the positions on behalf of a worker, under the worker's epoch and stamp."""
+    """Write the positions on behalf of a worker, under the worker's epoch and stamp.
 
-    def __init__(self, source: str, epoch: int, stamp: int, replica: ReplicaDialect) -> None:
+    ``topic_ids``: the ids of the topics. The reader adds the ids that it learns.
+    """
+
+    def __init__(
+        self, source: str, epoch: int, stamp: int, replica: ReplicaDialect, topic_ids: Mapping[str, str] | None = None
+    ) -> None:
+        self._topic_ids = {} if topic_ids is None else topic_ids
         self._source = source
         self._epoch = epoch
         self._stamp = stamp
@@ -169,7 +181,8 @@ class Positions:
     def write(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
         """Write the positions after applying events, in the same ``transaction``."""
         if positions:
-            rows = [(self._source, *partition, *position) for partition, position in positions.items()]
+            ids = self._topic_ids
+            rows = [(self._source, *place, *position, ids.get(place[0])) for place, position in positions.items()]
             self._replica.write_positions(connection, rows)
 
     def _swap_stamp(self, connection: Connection, applied: LastApplied | None) -> None:

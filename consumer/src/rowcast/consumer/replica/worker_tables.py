@@ -59,6 +59,8 @@ ROWCAST_POSITION = sa.Table(
     sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("next_offset", sa.BigInteger, nullable=False),
     sa.Column("lsn", sa.BigInteger, nullable=False),
+    # Kafka's id of the topic. NULL: an earlier version wrote the position, or the broker has no ids.
+    sa.Column("topic_id", _name_type(32)),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

@@ -21,6 +21,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
 from rowcast.consumer.reading.transaction_queue import Signal
 from rowcast.consumer.replica.connection import Replica
@@ -31,7 +32,7 @@ from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import FencedError, RetriableError, SuspectError, UnreachableError
-from rowcast.shared.kafka.clients import new_admin, reach
+from rowcast.shared.kafka.clients import is_embedded, new_admin, reach
 from rowcast.shared.kafka.messages import transaction_topic
 from rowcast.shared.process_tuning import tune_interpreter
 
@@ -92,6 +93,9 @@ class _Worker:
         self._topic = transaction_topic(settings.source)
         metadata = reach(settings.require_kafka(), "worker")
         self._topic_was_found = bool(partitions_in(metadata, [self._topic]))
+        # The embedded Kafka has no ids.
+        is_without_ids = is_embedded(metadata)
+        self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
         self._replica = Replica(settings.source, name, self._options, self._layouts)
 
     def run(self) -> WorkerProgress:
@@ -148,7 +152,7 @@ class _Worker:
                 _log.info("topic %s does not exist yet: nothing to apply", self._topic)
                 return False
             if not already_logged:
-                _log.info("topic %s does not exist yet: waiting for the relay's first start", self._topic)
+                _log.info("topic %s does not exist: waiting for the relay to create it", self._topic)
                 self._retry_until_stopped(self._replica.register)
                 already_logged = True
             self._stop.wait(_STAND_BY_POLL_S)
@@ -212,6 +216,7 @@ class _Worker:
             batch_events=self._options.batch_events,
             buffer_events=self._options.buffer_events,
             once=self._once,
+            topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
         )
         reader = ReaderThread(context, consumer, asker)
         try:

@@ -22,8 +22,8 @@ from rowcast.shared.tables.type_mapping import engine_family
 
 _log = logging.getLogger("rowcast.worker")
 
-PositionRow = tuple[str, str, int, int, int]
-"""Source, topic, partition, next offset, lsn."""
+PositionRow = tuple[str, str, int, int, int, str | None]
+"""Source, topic, partition, next offset, lsn, the topic's id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,9 @@ class MySQLReplica(RowStatementReplica):
     suspends_foreign_keys = True
     # The driver makes one statement of many rows.
     write_position = (
-        "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn) VALUES (%s, %s, %s, %s, %s) "
-        "ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), lsn = VALUES(lsn)"
+        "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn, topic_id) "
+        "VALUES (%s, %s, %s, %s, %s, %s) "
+        "ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), lsn = VALUES(lsn), topic_id = VALUES(topic_id)"
     )
     value_limits = (
         value_limits.NO_NAN,

@@ -60,9 +60,11 @@ _COLUMNS = sa.text(
 _ROW_CHANGED_TWICE = "21000"
 
 _WRITE_POSITIONS = """
-    INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn)
-    SELECT p->>0, p->>1, (p->>2)::integer, (p->>3)::bigint, (p->>4)::bigint FROM json_array_elements(%s::json) AS p
-    ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn
+    INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn, topic_id)
+    SELECT p->>0, p->>1, (p->>2)::integer, (p->>3)::bigint, (p->>4)::bigint, p->>5
+    FROM json_array_elements(%s::json) AS p
+    ON CONFLICT (source, topic, partition) DO UPDATE
+    SET next_offset = excluded.next_offset, lsn = excluded.lsn, topic_id = excluded.topic_id
 """
 
 

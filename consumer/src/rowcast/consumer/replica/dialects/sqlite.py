@@ -25,8 +25,9 @@ class SQLiteReplica(RowStatementReplica):
     name = "sqlite"
     foreign_keys_in_table = True
     write_position = (
-        "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (source, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, lsn = excluded.lsn"
+        "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn, topic_id) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (source, topic, partition) DO UPDATE "
+        "SET next_offset = excluded.next_offset, lsn = excluded.lsn, topic_id = excluded.topic_id"
     )
     value_limits = (
         value_limits.NO_NAN,
