@@ -29,7 +29,7 @@ class KeyFacts(NamedTuple):
     """Say what only the database knows of a table's keys."""
 
     rewritten: bool
-    """Whether triggers may change the key of an inserted row."""
+    """Whether a trigger may change the key of an inserted row, or a trigger or rule may replace the INSERT."""
     rekeyed: bool
     """Whether triggers may change the key of an updated row."""
     folds: bool
@@ -131,7 +131,7 @@ class StoredKeys:
     """Know the keys of a table on an engine. ``columns``: the columns of the primary key."""
 
     __slots__ = (
-        "_accepted", "_checked", "_is_rewritten", "_sql", "are_exact", "are_rekeyed", "columns", "dialect",
+        "_accepted", "_checked", "_sql", "are_exact", "are_rekeyed", "are_rewritten", "columns", "dialect",
         "folding_columns", "folds_names", "given", "is_complete", "key_columns",
     )  # fmt: skip
 
@@ -148,7 +148,8 @@ class StoredKeys:
         self.columns: tuple[Any, ...] = self.given if exact else tuple(column.stored for column in self.key_columns)
         """The key columns with the types that read and bind stored keys. They are ``given`` if all types are exact."""
         self._checked = [(i, column.is_exact) for i, column in enumerate(self.key_columns) if column.is_exact]
-        self._is_rewritten = False
+        self.are_rewritten = False
+        """Whether a trigger may change the keys of inserted rows, or a trigger or rule may replace the INSERT."""
         self.are_rekeyed = False
         """Whether triggers may change the keys of updated rows."""
         self._sql: dict[bool, tuple[str, ...]] = {}
@@ -163,7 +164,7 @@ class StoredKeys:
         """Take over what only the database knows of the table. ``catalogue``: of the table's schema."""
         self.is_complete = True
         if name in catalogue:
-            self._is_rewritten, self.are_rekeyed, folds = catalogue[name]
+            self.are_rewritten, self.are_rekeyed, folds = catalogue[name]
             self.folding_columns = tuple(c for c in self.key_columns if c.folds or (folds and c.kind is str))
 
     def returning(self, *, qualified: bool) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class StoredKeys:
     @property
     def may_be_sent(self) -> bool:
         """Whether the values of an INSERT can be the stored keys."""
-        return self.are_exact and not self._is_rewritten
+        return self.are_exact and not self.are_rewritten
 
     @property
     def have_defaults(self) -> bool:

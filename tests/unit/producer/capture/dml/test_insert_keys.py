@@ -28,7 +28,7 @@ from support.captured_tables import CapturedShop
 
 def choose(shop: CapturedShop, connection: Connection, pending: PendingStatement) -> Any:
     statement: Any = pending.statement
-    return InsertKeys(CascadedRows(shop.scope), shop.scope.strictness).choose(connection, pending, statement)
+    return InsertKeys(CascadedRows(shop.scope), shop.scope).choose(connection, pending, statement)
 
 
 def chosen(shop: CapturedShop, connection: Connection, statement: Any, *sets: dict[str, Any]) -> type:

@@ -14,8 +14,8 @@ from sqlalchemy.sql.dml import Delete, Insert
 
 from rowcast.producer.capture.dml import insert_inspection
 from rowcast.producer.capture.dml.pending_statement import ChangedRows, PendingStatement
-from rowcast.producer.capture.dml.read_back import read_back
-from rowcast.producer.capture.dml.returned_keys import REPORTED, ReturnedKeys
+from rowcast.producer.capture.dml.read_back import find_written, read_back
+from rowcast.producer.capture.dml.returned_keys import REPORTED, SENT, ReturnedKeys
 from rowcast.producer.capture.dml.row_counts import note_counted
 from rowcast.producer.capture.notes.strictness import StrictnessRule
 from rowcast.producer.capture.notes.transaction_notes import Touch, TransactionNotes
@@ -44,7 +44,19 @@ class InsertedRows(ChangedRows):
         keys = self.returned.read(connection, pending, result, notes)
         if keys is None:
             pending.refuse_or_warn(self._strictness, "an INSERT that does not return the new rows' keys")
-        elif insert_inspection.replaces(statement):
+        else:
+            self._note_keys(connection, pending, statement, keys, result, notes)
+
+    def _note_keys(
+        self,
+        connection: Connection,
+        pending: PendingStatement,
+        statement: Insert,
+        keys: Sequence[Key],
+        result: CursorResult[Any],
+        notes: TransactionNotes,
+    ) -> None:
+        if insert_inspection.replaces(statement):
             # A row of the statement may replace an earlier row of the statement.
             notes.note(pending.stored, Touch.INSERT, keys, locked=len(keys) == 1)
         elif insert_inspection.is_upsert(statement):
@@ -65,6 +77,34 @@ class InsertedRows(ChangedRows):
         if keys is not None:
             notes.note(pending.stored, Touch.INSERT, keys, locked=False)
         return keys is not None
+
+
+class RedirectedRows(InsertedRows):
+    """Rows of an INSERT into a table whose trigger or rule may write something else in the place of a row.
+
+    The row may then be found under its key: in a child of the table (INHERITS), or as an updated row.
+    """
+
+    def _note_keys(
+        self,
+        connection: Connection,
+        pending: PendingStatement,
+        statement: Insert,
+        keys: Sequence[Key],
+        result: CursorResult[Any],
+        notes: TransactionNotes,
+    ) -> None:
+        if self.returned.returns_rows:
+            super()._note_keys(connection, pending, statement, keys, result, notes)
+            rows = insert_inspection.single_rows(statement, pending.sets)
+            if rows is not None and len(keys) >= len(rows):
+                return
+            sent = SENT.read(connection, pending, result, notes)
+            if sent is None:
+                pending.refuse_or_warn(self._strictness, "an INSERT that a trigger may have replaced")
+                return
+            keys = sent
+        notes.note(pending.stored, Touch.UPDATE, find_written(connection, pending.stored, keys), locked=True)
 
 
 class ReturnedRows(ChangedRows):

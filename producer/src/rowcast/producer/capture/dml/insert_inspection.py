@@ -29,6 +29,18 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
     return named_keys([str(column.key) for column in key_columns], rows)
 
 
+def known_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> tuple[Key, ...] | None:
+    """Return the keys of all rows in the statement and its parameters, or None if a key or the rows are not known."""
+    if statement.select is not None:
+        return None
+    return named_keys([str(column.key) for column in key_columns], list(rows_of(statement, sets)))
+
+
+def has_single_row(statement: Insert, sets: Parameters) -> bool:
+    """Return whether the INSERT has one row, whose drawn key SQLAlchemy reports or sends."""
+    return len(sets) == 1 and not (statement._multi_values or statement._inline) and statement.select is None
+
+
 def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None:
     """Return the keys in the parameter sets, or None if a set has no value or an expression in a key column.
 

@@ -10,10 +10,12 @@ from sqlalchemy.sql.dml import Insert, UpdateBase
 
 from rowcast.producer.capture.dml import insert_inspection, inspection, unique_conflicts
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
-from rowcast.producer.capture.dml.changed_rows import InsertedRows
+from rowcast.producer.capture.dml.changed_rows import InsertedRows, RedirectedRows, UnseenRows
+from rowcast.producer.capture.dml.engine_scope import EngineScope
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import (
     REPORTED,
+    SENT,
     ExtendedOwnReturning,
     InjectedReturning,
     KeysStoredByCte,
@@ -23,17 +25,17 @@ from rowcast.producer.capture.dml.returned_keys import (
     ReturnedKeys,
 )
 from rowcast.producer.capture.dml.unreturned_keys import MatchedKeys, find_unreturned
-from rowcast.producer.capture.notes.strictness import StrictnessRule
 from rowcast.producer.database.dialects import capture_dialect
 
 
 class InsertKeys:
     """Choose for the INSERTs of an engine."""
 
-    def __init__(self, cascades: CascadedRows, strictness: StrictnessRule) -> None:
+    def __init__(self, cascades: CascadedRows, scope: EngineScope) -> None:
         self._cascades = cascades
-        self._strictness = strictness
-        self.reported_rows = InsertedRows(strictness)
+        self._strictness = scope.strictness
+        self._may_replace = scope.replaced_statements.may_replace
+        self.reported_rows = InsertedRows(scope.strictness)
         """The way for all INSERTs whose keys are in the parameters, or that SQLAlchemy reports."""
 
     def choose(
@@ -49,10 +51,31 @@ class InsertKeys:
             self._use(pending, KeysStoredByCte(pending.setting))
         elif inspection.has_own_returning(statement):
             self._choose_for_own_returning(pending, statement)
+        elif pending.stored.stored_keys.are_rewritten and self._may_replace(connection, pending.stored, "INSERT"):
+            # RETURNING fails if a rule replaces the INSERT.
+            self._choose_for_rule(pending, statement)
+            return None
         elif (single_rows := self._choose_without_own_returning(connection, pending, statement)) is not None:
             return single_rows
+        self._watch_trigger(connection, pending)
         self._lock_conflicts(connection, pending, statement)
         return None
+
+    def _choose_for_rule(self, pending: PendingStatement, statement: Insert) -> None:
+        """Let the capture look for the rows under the sent keys, or refuse or warn of drawn keys."""
+        known = insert_inspection.known_keys(statement, pending.key_columns, pending.sets)
+        if known is not None or insert_inspection.has_single_row(statement, pending.sets):
+            pending.rows = RedirectedRows(self._strictness, SENT)
+        else:
+            pending.refuse_or_warn(self._strictness, "an INSERT that a rule may replace")
+            pending.rows = UnseenRows()
+
+    def _watch_trigger(self, connection: Connection, pending: PendingStatement) -> None:
+        """Let the capture look for rows that the statement does not return, if a trigger may have written them."""
+        rows, stored = pending.rows, pending.stored
+        if stored.stored_keys.are_rewritten and self._may_replace(connection, stored, "INSERTED ROW"):
+            assert isinstance(rows, InsertedRows)
+            pending.rows = RedirectedRows(self._strictness, rows.returned)
 
     def _choose_without_own_returning(
         self, connection: Connection, pending: PendingStatement, statement: Insert

@@ -79,6 +79,24 @@ class ReportedKeys(ReturnedKeys):
         return keys
 
 
+class SentKeys(ReturnedKeys):
+    """Keys in the values of an INSERT, or drawn by SQLAlchemy before the INSERT. A row may have been stored or not."""
+
+    returns_rows = False
+
+    def read(
+        self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
+    ) -> Sequence[Key] | None:
+        """Return the sent keys, or None if the database draws a key."""
+        statement = pending.statement
+        assert isinstance(statement, Insert)
+        known = insert_inspection.known_keys(statement, pending.key_columns, pending.sets)
+        if known is None and insert_inspection.has_single_row(statement, pending.sets):
+            # SQLAlchemy reports no row if the database returned none.
+            return insert_inspection.inserted_keys(statement, result, pending.key_columns, pending.sets) or None
+        return known
+
+
 class ReadBackKeys(ReturnedKeys):
     """Keys of an INSERT as they are stored, on an engine without RETURNING. ``sent``: how to know the sent values."""
 
@@ -275,4 +293,7 @@ def _names(connection: Connection, pending: PendingStatement) -> str:
 
 
 REPORTED = ReportedKeys()
+"""The instance for all INSERTs, because it keeps nothing."""
+
+SENT = SentKeys()
 """The instance for all INSERTs, because it keeps nothing."""

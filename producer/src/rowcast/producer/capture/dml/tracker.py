@@ -39,7 +39,7 @@ class DmlTracker:
         self._scope = scope
         self._bulk_update = bulk_update
         self._cascades = cascades = CascadedRows(scope)
-        self._insert_keys = InsertKeys(cascades, scope.strictness)
+        self._insert_keys = InsertKeys(cascades, scope)
         self._update_keys = UpdateKeys(cascades, scope)
         self._fast_path = FastPath(cascades, self._insert_keys.reported_rows)
 

@@ -97,7 +97,7 @@ class CaptureDialect(ABC):
     """The statement that runs the deferred triggers of the transaction. Needed with ``has_deferrable_triggers``."""
 
     def has_deferrable_triggers(self, connection: Connection) -> bool:
-        """Return whether a trigger in the database may run as late as COMMIT."""
+        """Return whether a trigger in the database may run, or a primary key may be checked, as late as COMMIT."""
         return False
 
     def storage_without_transactions(self, connection: Connection, schema: str, name: str) -> str | None:
@@ -221,7 +221,8 @@ class CaptureDialect(ABC):
     def replaced_statements(self, connection: Connection) -> frozenset[tuple[str, str]]:
         """Return the tables, as ``schema.table``, and the verbs of the statements that may be replaced.
 
-        A trigger or a rule may do something else in the place of an ``UPDATE`` or ``DELETE``.
+        A trigger or a rule may do something else in the place of an ``UPDATE`` or ``DELETE``, a rule in the place of an
+        ``INSERT``, and a trigger in the place of an ``INSERTED ROW``.
         """
         return frozenset()
 
@@ -406,6 +407,10 @@ class CaptureDialect(ABC):
         return url.database or ""
 
     # -- triggers
+
+    def hindrance_to_triggers(self, connection: Connection) -> str | None:
+        """Return why rowcast's triggers fail for statements on this connection, or None."""
+        return None
 
     def trigger_dialect(self, dialect: Dialect) -> str:
         """Return the place of the engine's TriggerDialect, as ``module:class``.

@@ -94,6 +94,10 @@ class PostgreSQLKeys(KeyDialect):
                 WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
                 -- BEFORE INSERT FOR EACH ROW
                 AND t.tgtype & 7 = 7
+            ) OR EXISTS (
+                SELECT FROM pg_catalog.pg_rewrite w
+                -- ON INSERT DO INSTEAD
+                WHERE w.ev_class = c.oid AND w.is_instead AND w.ev_type = '3'
             ) AS rewritten, EXISTS (
                 SELECT FROM pg_catalog.pg_trigger t
                 JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid

@@ -61,9 +61,11 @@ MAY_VACUUM = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHE
 # TRUNCATE is off because it locks the table.
 _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE FALSE) rowcast_outbox, rowcast_claim, rowcast_lease"
 
-# Internal triggers check foreign keys and unique keys, and change nothing as late as COMMIT.
+# Internal triggers check foreign keys and unique keys, and change nothing as late as COMMIT. But while a deferred
+# primary key is violated, a key has several rows.
 _HAS_DEFERRABLE_TRIGGERS = sa.text(
-    "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgdeferrable AND NOT tgisinternal)"
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgdeferrable AND NOT tgisinternal) "
+    "OR EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE condeferrable AND contype = 'p')"
 )
 
 _LIMIT_EXCEEDED = "54000"
@@ -71,15 +73,22 @@ _TOO_LONG = ("invalid memory alloc request size", "Cannot enlarge string buffer"
 
 _IN_FAILED_TRANSACTION = "25P02"
 
-# Row triggers that run BEFORE DELETE, and rules with DO INSTEAD. Triggers that run BEFORE UPDATE usually change the new
-# row, and reading the rows of every UPDATE before would take twice as long.
+# Row triggers that run BEFORE DELETE, rules with DO INSTEAD, and row triggers that run BEFORE INSERT and may both write
+# and return NULL. Triggers that run BEFORE UPDATE usually change the new row, and reading the rows of every UPDATE
+# before would take twice as long.
 _REPLACED_STATEMENTS = sa.text(r"""
     SELECT nspname || '.' || relname, verb FROM (
         SELECT tgrelid AS relation, 'DELETE' AS verb FROM pg_catalog.pg_trigger
         WHERE NOT tgisinternal AND tgtype & 11 = 11
         UNION
-        SELECT ev_class, CASE ev_type WHEN '2' THEN 'UPDATE' ELSE 'DELETE' END FROM pg_catalog.pg_rewrite
-        WHERE is_instead AND ev_type IN ('2', '4')
+        SELECT ev_class, CASE ev_type WHEN '2' THEN 'UPDATE' WHEN '3' THEN 'INSERT' ELSE 'DELETE' END
+        FROM pg_catalog.pg_rewrite WHERE is_instead AND ev_type IN ('2', '3', '4')
+        UNION
+        SELECT tgrelid, 'INSERTED ROW' FROM pg_catalog.pg_trigger
+        JOIN pg_catalog.pg_proc p ON p.oid = tgfoid JOIN pg_catalog.pg_language g ON g.oid = prolang
+        WHERE NOT tgisinternal AND tgtype & 7 = 7 AND lanname NOT IN ('c', 'internal') AND (lanname <> 'plpgsql' OR (
+            prosrc ~* '\mreturn\M\s+(?!new\M)' AND prosrc ~* '\m(insert|update|delete|merge|execute|perform|call)\M'
+        ))
     ) AS replaced JOIN pg_catalog.pg_class c ON c.oid = relation JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace
 """)
 _PARTITIONS = sa.text("SELECT relname FROM pg_class WHERE relispartition AND relnamespace = to_regnamespace(:schema)")
