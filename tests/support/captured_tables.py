@@ -70,9 +70,9 @@ class CapturedShop:
 
         A statement without known keys is refused, not warned about.
         """
-        listeners = self.listeners
+        lookup = self.listeners.lookup
         return EngineScope(
-            self.metadata, self.outbox, listeners.find_captured, listeners.find_declared, StrictnessRule("raise")
+            self.metadata, self.outbox, lookup.find_captured, lookup.find_declared, StrictnessRule("raise")
         )
 
     def connect(self) -> Connection:
@@ -83,7 +83,7 @@ class CapturedShop:
 
     def captured(self, connection: Connection, table: sa.Table) -> CapturedTable:
         """Return the captured table."""
-        captured = self.listeners.find_captured(connection, table)
+        captured = self.listeners.lookup.find_captured(connection, table)
         assert captured is not None
         return captured
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 
-from rowcast.producer.capture.sql_text import calls_code, changed_tables, words_of
+from rowcast.producer.capture.sql_text import calls_code, changed_tables, hidden_tables, words_of
 
 POSTGRESQL, MYSQL = postgresql.dialect(), mysql.dialect()
 
@@ -43,6 +43,7 @@ CHANGES_TAGS = [
 CHANGES_NOTHING = [
     "GRANT SELECT, INSERT, DELETE ON tags TO shop",
     "-- rights\nREVOKE UPDATE ON tags FROM shop; SELECT 1",
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, DELETE ON TABLES TO tags",
     "SELECT * FROM tags FOR UPDATE",
     "select 'update tags set name'",
     "-- delete from tags\nselect 1",
@@ -132,3 +133,29 @@ def test_the_words_of_a_text_are_its_verbs_and_names_but_no_functions_literals_o
     sql = "GRANT DELETE ON tags TO shop; UPDATE tags SET \"Name\" = replace(id, 'a', 'truncate') -- delete"
     assert words_of(sql, POSTGRESQL) == {"update", "tags", "set", "name", "id"}
     assert "delete" in words_of("DO $$ BEGIN DELETE FROM tags; END $$", POSTGRESQL)
+
+
+@pytest.mark.parametrize(
+    ("sql", "hidden", "hidden_on_mysql"),
+    [
+        ("CREATE TEMPORARY TABLE tags (id INTEGER)", ["tags"], ["tags"]),
+        ("create temp table if not exists Tags as select 1", ["tags"], ["tags"]),
+        ("CREATE TABLE pg_temp.tags (id INTEGER)", ["tags"], []),
+        ("SELECT 1 INTO LOCAL TEMP TABLE tags", ["tags"], ["tags"]),
+        ("CREATE TEMP RECURSIVE VIEW tags (id) AS SELECT 1", ["tags"], ["tags"]),
+        ("DO $$ BEGIN CREATE TEMP TABLE tags (id INTEGER); END $$", ["tags"], ["tags"]),
+        # MySQL's temporary tables are in the schemas of the other tables.
+        ("CREATE TEMPORARY TABLE stock.tags (id INTEGER)", [], ["stock.tags"]),
+        ("CREATE TABLE tags (id INTEGER)", [], []),
+        ("CREATE TABLE copies AS SELECT * FROM temporary, tags", [], []),
+        ("CREATE TEMP TABLE staged AS SELECT * FROM tags", [], []),
+        ("SELECT 'CREATE TEMP TABLE tags'", [], []),
+        ("INSERT INTO temporary (tags) VALUES (1)", [], []),
+    ],
+)
+def test_a_temporary_table_hides_the_tables_that_the_engine_finds_after_it(
+    sql: str, hidden: list[str], hidden_on_mysql: list[str]
+) -> None:
+    tables = METADATA.tables.values()
+    assert [table.fullname for table in hidden_tables(sql, tables, POSTGRESQL)] == hidden
+    assert [table.fullname for table in hidden_tables(sql, tables, MYSQL)] == hidden_on_mysql

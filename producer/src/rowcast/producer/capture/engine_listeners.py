@@ -6,14 +6,12 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.producer.capture.deferred_triggers import DeferredTriggers
 from rowcast.producer.capture.dml.engine_scope import EngineScope
 from rowcast.producer.capture.dml.hidden_rows import execute_one_by_one
-from rowcast.producer.capture.dml.statement_tables import unaliased
 from rowcast.producer.capture.drain.bulk_update import BulkUpdate
 from rowcast.producer.capture.drain.outbox_writer import OutboxWriter
 from rowcast.producer.capture.notes.open_transactions import OpenTransactions
@@ -22,6 +20,7 @@ from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 from rowcast.producer.capture.other_schemas import OtherSchemas
 from rowcast.producer.capture.shape_writer import ShapeWriter
 from rowcast.producer.capture.statement_listeners import StatementListeners
+from rowcast.producer.capture.table_lookup import TableLookup
 from rowcast.producer.capture.transaction_check import TransactionCheck
 from rowcast.producer.capture.transaction_context import TransactionContext
 from rowcast.producer.capture.transaction_ends import TransactionEnds
@@ -31,8 +30,6 @@ from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEM
 from rowcast.producer.outbox.capture_mode import TriggerCapturedTables
 from rowcast.producer.outbox.schema import OutboxTables
 from rowcast.producer.tables.captured import CapturedTable, CapturedTables
-from rowcast.producer.tables.schema_translation import SchemaTranslation, Translation
-from rowcast.shared.database.schema_names import default_schema
 
 # "begin" is left out, because an implicit transaction begins after before_execute.
 _TRANSACTION_EVENTS = (
@@ -73,6 +70,7 @@ class EngineListeners:
         self._deferred = DeferredTriggers()
         self._other_schemas = OtherSchemas(self._transactions)
         self._ends = TransactionEnds(self._drain_before_end)
+        self._set_tables(tables)
         self._statements = StatementListeners(
             self._scope_of(tables),
             self._transactions,
@@ -83,7 +81,6 @@ class EngineListeners:
             self._bound_memory,
             self._drain_late,
         )
-        self._set_tables(tables)
         # SQLAlchemy calls the methods of StatementListeners directly, because every statement needs the calls.
         self._events: dict[str, Callable[..., Any]] = {
             **{name: getattr(self, f"_{name}") for name in _TRANSACTION_EVENTS},
@@ -94,12 +91,9 @@ class EngineListeners:
             self._events["do_executemany"] = self._do_executemany
 
     def _set_tables(self, tables: CapturedTables) -> None:
-        self._captured_tables = tables
-        self._shapes = ShapeWriter(self._outbox, tables, self._find_untranslated)
         self._by_triggers = TriggerCapturedTables(self._outbox.shape)
-        self._translation = SchemaTranslation(tables, self.engine.dialect)
-        self._tables: dict[tuple[str | None, str], CapturedTable | None] = {}
-        self._table_count = 0
+        self.lookup = TableLookup(tables, self._by_triggers, self._other_schemas, self.engine.dialect)
+        self._shapes = ShapeWriter(self._outbox, tables, self.lookup.find_untranslated)
 
     def replace_tables(self, tables: CapturedTables) -> None:
         """Capture other definitions of the tables from the next statement on."""
@@ -107,7 +101,9 @@ class EngineListeners:
         self._statements.replace_scope(self._scope_of(tables))
 
     def _scope_of(self, tables: CapturedTables) -> EngineScope:
-        return EngineScope(tables.metadata, self._outbox, self.find_captured, self.find_declared, self._strictness)
+        return EngineScope(
+            tables.metadata, self._outbox, self.lookup.find_captured, self.lookup.find_declared, self._strictness
+        )
 
     # The dialect and the drain are made at first use, because an application may use engines without a capture dialect
     # for tables without capture.
@@ -132,64 +128,11 @@ class EngineListeners:
         for name, listener in self._events.items():
             live_listeners.remove(self.engine, name, listener)
 
-    def find_captured(
-        self, connection: Connection, table: Any, translation: Translation | None = None
-    ) -> CapturedTable | None:
-        """Return the captured table for a statement's table under the ``schema_translate_map``.
-
-        Return None if the table is not captured, or captured by triggers.
-        """
-        own = self._find_untranslated(connection, table)
-        if own is None:
-            return None
-        schema, found = unaliased(table).schema, own
-        # Otherwise the statement names the table's default schema, and the map does not move the default schema.
-        if translation and (schema == own.table.schema or schema in translation):
-            found = self._translation.translate(own, translation, default_schema(connection.dialect))
-        if found is own and schema is None and self._other_schemas.may_be_changed(connection):
-            current = self._other_schemas.schema_of(connection, str(own.table.name))
-            found = self._translation.translate(own, {None: current}, default_schema(connection.dialect))
-        return found
-
-    def _find_untranslated(self, connection: Connection, table: Any) -> CapturedTable | None:
-        table = unaliased(table)
-        if self._table_count != len(self._captured_tables.metadata.tables):
-            # A model that was imported since may be of a table that was not captured before.
-            self._table_count = len(self._captured_tables.metadata.tables)
-            self._tables = {name: found for name, found in self._tables.items() if found is not None}
-        name = (getattr(table, "schema", None), getattr(table, "name", None))
-        try:
-            return self._tables[name]  # type: ignore[index]
-        except KeyError:
-            found = self._tables[name] = self._find_in_metadata(connection, table)  # type: ignore[index]
-            return found
-
-    def _find_in_metadata(self, connection: Connection, table: Any) -> CapturedTable | None:
-        own = self.find_declared(connection, table)
-        if own is None or not self._captured_tables.is_captured(own):
-            return None
-        if (own.schema, own.name) != (table.schema, table.name):
-            # Two names of a table must lead to the same captured table.
-            return self._find_untranslated(connection, own)
-        found = self._captured_tables.captured_table(own, connection.dialect, default_schema(connection.dialect))
-        by_triggers = self._by_triggers.contains(connection, found, self._captured_tables.settings(own))
-        return None if by_triggers else found
-
     def current_schema(self, connection: Connection, name: str) -> str | None:
         """Return the schema to which SQL text has moved a table without a schema, or None."""
         if not self._other_schemas.may_be_changed(connection):
             return None
         return self._dialect.schema_of(connection, name)[0]
-
-    def find_declared(self, connection: Connection, table: Any) -> sa.Table | None:
-        """Return the metadata's table for a statement's table, captured or not, or None."""
-        table, dialect = unaliased(table), connection.dialect
-        schema, name = getattr(table, "schema", None), getattr(table, "name", None)
-        if name is None:
-            # A join has no name.
-            return None
-        fold = capture_dialect(dialect).folded_table_name
-        return self._captured_tables.named(schema, name, default_schema(dialect), lambda name: fold(name, dialect))
 
     def flush(
         self, connection: Connection, *, last: bool = False, mark: bool | None = None, commit: bool = False

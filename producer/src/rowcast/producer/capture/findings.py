@@ -69,7 +69,12 @@ def _faults(connection: Connection, table: sa.Table, outbox: OutboxTables, table
     by_triggers = False
     if sa.inspect(connection).has_table(outbox.shape.name):
         by_triggers = TriggerCapturedTables(outbox.shape).contains(connection, captured, tables.settings(table))
-    if not by_triggers:
+    if by_triggers:
+        hindrance = capture_dialect(connection.dialect).hindrance_to_triggers(connection)
+        if hindrance is not None:
+            message = f"its triggers fail on this engine, because {hindrance}"
+            yield _finding(captured.full_name, message, "set PRAGMA trusted_schema = ON, or capture by listeners")
+    else:
         yield from _limits_of_role(connection, captured)
 
 

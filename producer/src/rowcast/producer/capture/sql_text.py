@@ -35,8 +35,6 @@ _NOT_SQL_ON_MYSQL = re.compile(
 )
 # Modifiers of MySQL, SQLite and PostgreSQL between the verb and the table.
 _MODIFIERS = (
-    # In CREATE TRIGGER and in rights, ON follows the verb.
-    r"(?!\s+on\b)"
     r"(?:\s+(?:low_priority|delayed|high_priority|quick|ignore|only|into|table|or\s+(?:replace|ignore|abort|fail|"
     r"rollback)))*"
 )
@@ -50,7 +48,7 @@ _CALL = re.compile(r"^(?!\s*create\b)(?:.*;)?\s*(?:call|execute)\b", re.IGNORECA
 _CALL_IN_CODE = re.compile(r"\b(?:call|execute)\b", re.IGNORECASE)
 # These statements name the verbs of rights, or hold code that runs later, and change no row themselves.
 _WITHOUT_CHANGES = re.compile(
-    r"(?:^|(?<=;))\s*(?:(?:grant|revoke)\b[^;]*|create\s+(?:(?:or\s+replace|temp(?:orary)?|constraint|aggregate|"
+    r"(?:^|(?<=;))\s*(?:(?:grant|revoke|alter\s+default\s+privileges)\b[^;]*|create\s+(?:(?:or\s+replace|temp(?:orary)?|constraint|aggregate|"
     r"definer\s*=\s*\S+)\s+)*(?:trigger|function|procedure|rule|event)\b(?:[^;]*?\bbegin\b.*?\bend\s*(?=;|$)|[^;]*))",
     re.IGNORECASE | re.DOTALL,
 )
@@ -68,6 +66,18 @@ _USING = re.compile(
 )
 
 
+_CREATED = re.compile(
+    rf"\bcreate\s+(?:or\s+replace\s+)?(?:(?:global|local|unlogged|recursive)\s+)*(?P<temporary>temp(?:orary)?\s+)?"
+    rf"(?:recursive\s+)?(?:table|view)\s+(?:if\s+not\s+exists\s+)?(?P<table>{_NAME})",
+    re.IGNORECASE,
+)
+_SELECTED_INTO = re.compile(
+    rf"\binto\s+(?:(?:local|global)\s+)?temp(?:orary)?\s+(?:table\s+)?(?P<table>{_NAME})", re.IGNORECASE
+)
+_TEMPORARY_SCHEMAS = ("pg_temp", "temp")
+"""The schemas of temporary tables in PostgreSQL and SQLite."""
+
+
 def changed_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> list[sa.Table]:
     """Return those of ``tables`` that the text seems to change.
 
@@ -81,6 +91,17 @@ def changed_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> li
 def changed_names(sql: str, dialect: Dialect) -> frozenset[NameParts]:
     """Return the names of the tables that the text seems to change."""
     return _changed_names(sql, _is_mysql(dialect))
+
+
+def hidden_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> list[sa.Table]:
+    """Return those of ``tables`` that a temporary table or view hides which the text creates.
+
+    MariaDB and MySQL find a temporary table in each schema before the table of the schema. PostgreSQL and SQLite have a
+    schema of temporary tables, which they search before the others for a name without a schema.
+    """
+    mysql, tables = _is_mysql(dialect), list(tables)
+    hidden = {table for name in _temporary_names(sql, mysql) for table in _find_tables(name, tables)}
+    return [table for table in tables if table in hidden and (mysql or table.schema is None)]
 
 
 def words_of(sql: str, dialect: Dialect) -> frozenset[str]:
@@ -136,6 +157,20 @@ def _changed_names(sql: str, mysql: bool) -> frozenset[NameParts]:
         for found in pattern.finditer(bare):
             written += _NAME_PATTERN.findall(found["tables"])
     return frozenset(map(_split_name, written))
+
+
+@lru_cache(maxsize=1_000)
+def _temporary_names(sql: str, mysql: bool) -> frozenset[NameParts]:
+    """Return the names of the temporary tables and views that the text creates, without their schema on PostgreSQL."""
+    if "temp" not in sql.lower():
+        return frozenset()
+    bare, found = _executed(sql, mysql), set()
+    for created in _CREATED.finditer(bare):
+        name = _split_name(created["table"])
+        is_placed = len(name) > 1 and name[0].lower() in _TEMPORARY_SCHEMAS and not mysql
+        if is_placed or created["temporary"]:
+            found.add(name[-1:] if is_placed else name)
+    return frozenset(found | {_split_name(into["table"]) for into in _SELECTED_INTO.finditer(bare)})
 
 
 @lru_cache(maxsize=1_000)

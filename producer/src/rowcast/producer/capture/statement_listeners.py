@@ -1,8 +1,8 @@
-"""Listen to the statements of an engine: note what DML changes, and refuse or warn of SQL text."""
+"""Listen to the statements of an engine: note what DML changes, and find SQL text and other unknown rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,26 +14,23 @@ from sqlalchemy.sql.selectable import CTE
 
 from rowcast.producer.capture.dml import ctes, inspection
 from rowcast.producer.capture.dml.engine_scope import SCHEMA_TRANSLATE_MAP, EngineScope
-from rowcast.producer.capture.dml.statement_tables import other_tables_changed, table_of
+from rowcast.producer.capture.dml.statement_tables import table_of
 from rowcast.producer.capture.dml.tracker import DmlTracker
-from rowcast.producer.capture.dml.uncaptured_parents import changed_children, children_changed_by_text
 from rowcast.producer.capture.drain.bulk_update import BulkUpdate
 from rowcast.producer.capture.notes.open_transactions import OpenTransactions
 from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 from rowcast.producer.capture.other_schemas import OtherSchemas
-from rowcast.producer.capture.row_hints import IGNORE, ROWCAST_OPTION, apply_row_hint, row_hint_of
-from rowcast.producer.capture.sql_text import calls_code, changed_tables, words_of
+from rowcast.producer.capture.row_hints import ROWCAST_OPTION
+from rowcast.producer.capture.temporary_tables import refuse_hiding
 from rowcast.producer.capture.transaction_check import TransactionCheck
 from rowcast.producer.capture.transaction_ends import TransactionEnds
+from rowcast.producer.capture.unknown_rows import UnknownRows
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.dialects.statement_options import INTERNAL_OPTION
-from rowcast.producer.tables.captured import CapturedTable
 from rowcast.shared.errors import CaptureError
 
 _OPTIONS = frozenset((INTERNAL_OPTION, ROWCAST_OPTION, SCHEMA_TRANSLATE_MAP))
 """Execution options that rule the fast path out, because with them the same statement is to be captured otherwise."""
-
-_THROUGH_FOREIGN_KEY = "a foreign key of a table that is not captured"
 
 
 class StatementListeners:
@@ -69,6 +66,7 @@ class StatementListeners:
         self._scope = scope
         self._find_captured = scope.find_captured
         self._tracker = DmlTracker(scope, self._bulk_update)
+        self._unknown = UnknownRows(scope, self._transactions, self._check, self._ends, self._tracker)
 
     def before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
@@ -92,15 +90,15 @@ class StatementListeners:
         statement = inspection.resolved(statement)
         dml = inspection.dml_of(statement)
         if isinstance(statement, Compiled):
-            self._refuse_or_hint_compiled(connection, statement, execution_options)
+            self._unknown.refuse_or_hint_compiled(connection, statement, execution_options)
         if dml is not None and INTERNAL_OPTION not in execution_options:
             translation = execution_options.get(SCHEMA_TRANSLATE_MAP)
             table = self._find_captured(connection, table_of(dml), translation)
             if table is not None:
                 self._bound_memory(connection, notes)
-                self._check_all(connection, table, notes)
+                self._check.check(connection, table, notes)
                 if ROWCAST_OPTION in execution_options:
-                    self._apply_row_hint(connection, execution_options)
+                    self._unknown.apply_hint(connection, execution_options)
                 else:
                     sets = inspection.parameter_sets(multiparams, params)
                     new_dml, new_sets = self._tracker.prepare(connection, dml, table, sets, execution_options, notes)
@@ -109,28 +107,10 @@ class StatementListeners:
                         multiparams, params = [], dict(new_sets[0])
             else:
                 sets = inspection.parameter_sets(multiparams, params)
-                self._refuse_or_hint_others(connection, dml, sets, execution_options)
+                self._unknown.refuse_or_hint_others(connection, dml, sets, execution_options)
         elif notes.is_checked and isinstance(statement, ExecutableDDLElement):
             self._ends.expect(connection, notes, None)
         return statement, multiparams, params
-
-    def _refuse_or_hint_others(
-        self, connection: Connection, dml: UpdateBase, sets: inspection.Parameters, options: Mapping[str, Any]
-    ) -> None:
-        """Find captured tables that a statement changes although it is not on a captured table.
-
-        Apply the row hint, and refuse or warn of each captured table without a hint.
-        """
-        # DML in a CTE may have changed the rows of the hint.
-        hinted = self._apply_row_hint(connection, options) if ROWCAST_OPTION in options else set()
-        if hinted is None:
-            return
-        if isinstance(table_of(dml), sa.Join):
-            what, others = "an UPDATE of a join", set(other_tables_changed(dml))
-        else:
-            parent = self._scope.find_declared(connection, table_of(dml))
-            what, others = _THROUGH_FOREIGN_KEY, changed_children(self._tracker.actions, parent, dml, sets)
-        self._refuse_captured(connection, others - hinted, options, what, dml)
 
     def after_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
@@ -198,6 +178,8 @@ class StatementListeners:
         """Extend the text to return keys, and find SQL text and DML in CTEs, before the driver executes it."""
         notes = self._transactions.get(connection)
         if context is not None and inspection.is_single_statement(context.compiled):
+            if context.isddl:
+                refuse_hiding(connection, statement, context.execution_options, self._scope)
             if notes is not None and notes.pending:
                 statement = self._tracker.extend_sql(connection, statement, context, notes)
             return statement, parameters
@@ -206,7 +188,7 @@ class StatementListeners:
         self._other_schemas.note_text(connection, statement, parameters)
         of_ctes = ctes.ctes_of(context)
         if inspection.is_text(context) or (of_ctes and any(map(ctes.is_text, of_ctes))):
-            self._refuse_or_hint_text(connection, statement, options)
+            self._unknown.refuse_or_hint_text(connection, statement, options)
             if notes is not None and notes.is_checked:
                 self._ends.expect(connection, notes, statement)
         elif ROWCAST_OPTION not in options:
@@ -216,7 +198,7 @@ class StatementListeners:
             if notes is not None and notes.pending:
                 statement = self._tracker.extend_sql(connection, statement, context, notes)
         elif of_ctes and inspection.dml_of(context.invoked_statement) is None:
-            self._apply_row_hint(connection, options)
+            self._unknown.apply_hint(connection, options)
         return statement, parameters
 
     def _prepare_cte(self, connection: Connection, sql: str, cte: CTE, context: Any, notes: TransactionNotes) -> str:
@@ -226,86 +208,5 @@ class StatementListeners:
         table = self._find_captured(connection, table_of(dml), options.get(SCHEMA_TRANSLATE_MAP))
         if table is not None:
             return self._tracker.prepare_cte(connection, sql, cte, table, context, notes)
-        self._refuse_or_hint_others(connection, dml, [ctes.named_parameters(context)], options)
+        self._unknown.refuse_or_hint_others(connection, dml, [ctes.named_parameters(context)], options)
         return sql
-
-    def _refuse_or_hint_compiled(self, connection: Connection, compiled: Compiled, options: Mapping[str, Any]) -> None:
-        """Apply the row hint of a statement compiled beforehand.
-
-        Refuse or warn of a statement without a hint. SQLAlchemy 2.0 executes a compiled statement, and the capture can
-        add nothing more.
-        """
-        dml = inspection.dml_of(compiled.statement)
-        if dml is None or INTERNAL_OPTION in options:
-            return
-        table = self._find_captured(connection, table_of(dml), options.get(SCHEMA_TRANSLATE_MAP))
-        if table is None:
-            self._refuse_or_hint_others(connection, dml, [compiled.params], options)
-            return
-        self._check_all(connection, table, self._transactions.get_or_create(connection))
-        if ROWCAST_OPTION in options:
-            self._apply_row_hint(connection, options)
-        else:
-            what = "a statement that was compiled beforehand"
-            self._refuse_or_warn(connection, table, what, str(compiled))
-
-    def _refuse_or_hint_text(self, connection: Connection, sql: str, options: Mapping[str, Any]) -> None:
-        """Apply the row hint of SQL text. Refuse or warn of the text for each changed table without a hint."""
-        hinted = self._apply_row_hint(connection, options) if ROWCAST_OPTION in options else set()
-        if hinted is None:
-            return
-        if hinted and self._ends.ends(connection, sql):
-            raise CaptureError(
-                f"{', '.join(table.fullname for table in hinted)}: the text commits the transaction by itself, so a "
-                f"change and its outbox row could not be in one transaction: {sql[:300]}. Use DML, such as DELETE in "
-                "place of TRUNCATE, and commit afterwards."
-            )
-        if not hinted and calls_code(sql, connection.dialect):
-            self._scope.strictness.refuse_or_warn_of_call(sql, may_commit=self._ends.ends(connection, sql))
-            self._transactions.get_or_create(connection).note_unseen_change()
-        named = [
-            t for t in changed_tables(sql, self._scope.metadata.tables.values(), connection.dialect) if t not in hinted
-        ]
-        others = self._refuse_captured(connection, named, options, "SQL text", sql)
-        words = words_of(sql, connection.dialect) if others else frozenset()
-        for table in others:
-            children = children_changed_by_text(self._tracker.actions, table, words)
-            self._refuse_captured(connection, children - hinted, options, _THROUGH_FOREIGN_KEY, sql)
-
-    def _refuse_captured(
-        self, connection: Connection, tables: Iterable[sa.Table], options: Mapping[str, Any], what: str, statement: Any
-    ) -> list[sa.Table]:
-        """Refuse or warn of the statement for each captured table. Return the tables that are not captured."""
-        others = []
-        for table in tables:
-            captured = self._find_captured(connection, table, options.get(SCHEMA_TRANSLATE_MAP))
-            if captured is None:
-                others.append(table)
-            else:
-                self._refuse_or_warn(connection, captured, what, str(statement))
-        return others
-
-    def _refuse_or_warn(self, connection: Connection, table: CapturedTable, what: str, sql: str) -> None:
-        self._scope.strictness.refuse_or_warn(table.full_name, what, sql)
-        self._transactions.get_or_create(connection).note_unseen_change()
-
-    def _apply_row_hint(self, connection: Connection, options: Mapping[str, Any]) -> set[sa.Table] | None:
-        """Note the rows named by the option. Return the tables, or None if the statement is not to be captured."""
-        if options[ROWCAST_OPTION] == IGNORE:
-            self._transactions.get_or_create(connection).note_unseen_change()
-            return None
-        hint = row_hint_of(options[ROWCAST_OPTION])
-        for table, keys in hint.items():
-            captured = self._find_captured(connection, table, options.get(SCHEMA_TRANSLATE_MAP))
-            if captured is not None:
-                notes = self._transactions.get_or_create(connection)
-                self._check_all(connection, captured, notes)
-                self._scope.row_security.refuse_hidden(connection, captured)
-                apply_row_hint(connection, captured, keys, notes)
-        return set(hint)
-
-    def _check_all(self, connection: Connection, table: CapturedTable, notes: TransactionNotes) -> None:
-        """Raise CaptureError if a change of the table and the outbox row could not share a transaction."""
-        if not notes.is_checked:
-            self._check.check_transaction(connection, table, notes)
-        self._check.check_table(connection, table)

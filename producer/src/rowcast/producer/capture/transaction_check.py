@@ -29,6 +29,12 @@ class TransactionCheck:
         self._ends = ends
         self._with_transactions: WeakSet[CapturedTable] = WeakSet()
 
+    def check(self, connection: Connection, table: CapturedTable, notes: TransactionNotes) -> None:
+        """Raise CaptureError if a change of the table and the outbox row could not share a transaction."""
+        if not notes.is_checked:
+            self.check_transaction(connection, table, notes)
+        self.check_table(connection, table)
+
     def check_transaction(self, connection: Connection, table: CapturedTable, notes: TransactionNotes) -> None:
         """Check the transaction before its first statement on a captured table.
 

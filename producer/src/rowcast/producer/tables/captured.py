@@ -245,8 +245,8 @@ class CapturedTables:
         return (table for table in list(self.metadata.tables.values()) if self.is_captured(table))
 
     def is_captured(self, table: sa.Table) -> bool:
-        """Return whether this table of the metadata is captured."""
-        return not is_rowcast_table(table.name) and self.settings(table).capture
+        """Return whether this table of the metadata is captured. Only its own session sees a temporary table."""
+        return not (is_rowcast_table(table.name) or _is_temporary(table)) and self.settings(table).capture
 
     def uses_listeners(self, table: sa.Table) -> bool:
         """Return whether the table is captured by listeners, and not by triggers."""
@@ -336,3 +336,7 @@ class CapturedTables:
         """Return the names in the configuration without a table in the metadata."""
         meant = {self._configured_name(table) for table in self.application_tables()}
         return [name for name in self._configured if name not in meant]
+
+
+def _is_temporary(table: sa.Table) -> bool:
+    return any("TEMP" in str(prefix).upper() for prefix in table._prefixes)

@@ -141,7 +141,8 @@ class LockedRows(ChangedRows):
             raise CaptureError(
                 f"a statement changed {rowcount} rows of {pending.stored.full_name}, but only {len(keys)} of them "
                 "existed when the capture read their keys just before, because another transaction added rows "
-                "meanwhile. Nothing is committed. Run the transaction again."
+                "meanwhile, or because the key has another type in the database than in the metadata. Nothing is "
+                "committed. Run the transaction again, or compare the types with `rowcast check`."
             )
 
 
