@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import exc
 
 from fixtures.databases import NewDatabase
 from rowcast.producer.capture import engine_listeners
-from support.shop import open_shop
+from support.shop import Shop, open_shop
 
 # The trigger of an uncaptured table also changes a captured row.
 TRIGGERS = """
@@ -134,3 +135,30 @@ def test_errors_of_deferred_triggers_and_constraints_are_those_without_the_captu
                 connection.execute(sa.text("DELETE FROM checked"))
         assert errors == 4
         plain.dispose()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_deferred_primary_key_that_is_violated_at_commit_gives_the_error_of_the_application(
+    new_database: NewDatabase, many: bool
+) -> None:
+    models: Any = SimpleNamespace(metadata=sa.MetaData())
+    key = sa.PrimaryKeyConstraint("id", deferrable=True, initially="DEFERRED")
+    item = sa.Table("item", models.metadata, sa.Column("id", sa.Integer), sa.Column("n", sa.Integer), key)
+    shop = Shop(sa.create_engine(new_database("postgresql")), models)
+    with shop.engine.begin() as connection:
+        connection.execute(sa.insert(item), [{"id": n, "n": n} for n in range(1, 800 if many else 3)])
+    for engine in (sa.create_engine(shop.engine.url), shop.engine):
+        with engine.connect() as connection:
+            connection.execute(sa.update(item).values(id=5))
+            with pytest.raises(exc.IntegrityError, match="item_pkey"):
+                connection.commit()
+            connection.rollback()
+        engine.dispose()
+    # A key may have two rows until the commit.
+    with shop.engine.begin() as connection:
+        connection.execute(sa.update(item).where(item.c.id == 1).values(id=2))
+        connection.execute(sa.update(item).where(item.c.id == 2, item.c.n == 2).values(id=1))
+    shop.take()
+    assert shop.mirror == shop.rows()
+    assert {row["id"]: row["n"] for row in shop.rows().values()}[1] == 2
+    shop.engine.dispose()

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import ENGINES, NewDatabase
-from rowcast.producer import Capture
+from rowcast.producer import Capture, CaptureError
 from rowcast.producer.outbox.block_parser import ChangeSplitter
 from rowcast.shared.images import RowImage, register_functions
 from rowcast.shared.tables.type_mapping import portable_type
@@ -185,3 +185,29 @@ def test_an_update_of_many_rows_writes_the_same_under_any_setting(new_database: 
             stored = {row.id: row.x for row in connection.execute(sa.select(number))}
         assert {row["id"]: row["x"] for row in rows.values()} == stored
     ledger.engine.dispose()
+
+
+@pytest.mark.parametrize("statement", ["INSERT", "UPDATE", "DELETE"])
+def test_a_driver_that_does_not_count_rows_is_refused(new_database: NewDatabase, statement: str) -> None:
+    """SQLite's PRAGMA count_changes returns the count as a row, and the driver's rowcount is 0 before it is read."""
+    metadata = sa.MetaData()
+    item = sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer))
+    engine = sa.create_engine(new_database("sqlite"))
+    Capture(metadata, source="ledger").install(engine)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(item).values(id=1, n=1))
+    by_key = item.c.id == 1
+    changes = {
+        "INSERT": sa.insert(item).values(id=2, n=2),
+        "UPDATE": sa.update(item).where(by_key).values(n=2),
+        "DELETE": sa.delete(item).where(by_key),
+    }
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA count_changes = ON")
+        connection.execute(changes[statement])
+        with pytest.raises(CaptureError, match="count_changes"):
+            connection.commit()
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(item)).all() == [(1, 1)]
+    engine.dispose()

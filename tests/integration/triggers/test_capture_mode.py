@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,32 @@ def test_a_hash_that_sqlite_cannot_make_is_refused(new_database: NewDatabase) ->
         with pytest.raises(ConfigurationError, match=r"cannot hash columns of .*items.*Mask or leave out name"):
             install(connection, table)
     engine.dispose()
+
+
+def test_triggers_that_fail_without_trust_in_the_schema_are_refused_and_named(new_database: NewDatabase) -> None:
+    """Newer versions of SQLite trust the functions of JSON, and then the triggers work."""
+    trusting = plain_engine(sa.make_url(new_database("sqlite")))
+    engine = plain_engine(trusting.url)
+    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA trusted_schema = OFF"))
+    application = Application(engine, "triggers")
+    application.metadata.create_all(engine)
+    definitions = ReflectedTables(application.metadata)
+    with engine.begin() as connection:
+        tables = definitions.read(connection, [(None, "items")])
+        innocuous = "SELECT count(*) FROM pragma_function_list WHERE name = 'json_object' AND flags & 0x200000"
+        trusts_json = bool(connection.exec_driver_sql(innocuous).scalar())
+        with nullcontext() if trusts_json else pytest.raises(ConfigurationError, match="forbids the functions of JSON"):
+            install(connection, *tables)
+    with trusting.begin() as connection:
+        install(connection, *tables)
+    with nullcontext() if trusts_json else pytest.raises(sa.exc.OperationalError, match="unsafe use"):
+        application.add("seen")
+    assert names_in_outbox(engine) == (["seen"] if trusts_json else [])
+    assert application.capture.check(trusting) == []
+    faults = [finding.message for finding in application.capture.check(engine)], state_of_items(engine).faults
+    assert ["trusted_schema = OFF forbids" in str(found) for found in faults] == [not trusts_json] * 2
+    engine.dispose()
+    trusting.dispose()
 
 
 def test_row_security_that_hides_rows_from_the_installer_is_refused(new_database: NewDatabase) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from rowcast.producer.database.dialects import capture_dialect
+from rowcast.shared.errors import CaptureError
 
 
 def is_translated(connection: Connection) -> bool:
@@ -19,9 +20,16 @@ def is_translated(connection: Connection) -> bool:
 def execute_without_result(connection: Connection, sql: str, parameters: Any) -> int:
     """Execute a statement in the driver's form, like ``exec_driver_sql`` but without events, options and result.
 
-    Return the number of changed rows that the driver reports. Raises SQLAlchemy's errors.
+    Return the number of changed rows that the driver reports. Raises SQLAlchemy's errors, and CaptureError if SQLite
+    returns the number as a row, because the driver has then reported 0 for the application's statements too.
     """
     with _executed(connection, sql, parameters) as cursor:
+        if cursor.description is not None:
+            raise CaptureError(
+                "this connection has PRAGMA count_changes = ON, so that the driver reports no numbers of changed rows, "
+                "and the capture cannot know whether the statements found their rows. Nothing is committed. Leave out "
+                "the pragma, which SQLite has deprecated, and read rowcount instead."
+            )
         changed: int = cursor.rowcount
     return changed
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection
 
 from rowcast.producer.database.dialects import capture_dialect
@@ -19,6 +20,8 @@ BeforeImages = Mapping[Key, str]
 
 KEYS_PER_STATEMENT = 500
 """The greatest number of keys in one statement."""
+
+_COMPARED_ONE_BY_ONE = (sa.Time, mysql.YEAR)
 
 _CONDITIONS_PER_STATEMENT = 200
 """The greatest number of conditions that are joined by OR."""
@@ -96,9 +99,9 @@ def any_of(conditions: Sequence[ColumnElement[bool]]) -> Iterator[ColumnElement[
 
 def has_key_in(columns: Sequence[ColumnElement[Any]], keys: Sequence[Key]) -> ColumnElement[bool]:
     """Return the SQL condition for the columns to hold any of the keys."""
-    # SQLAlchemy binds the values of a tuple without the expressions of their types, and MySQL rounds a TIME in a
-    # comparison, but not in a list.
-    if any(column.type._has_bind_expression or isinstance(column.type, sa.Time) for column in columns):
+    # SQLAlchemy binds the values of a tuple without the expressions of their types. MySQL rounds a TIME, and completes
+    # a YEAR of two digits, in a comparison, but not in a list.
+    if any(column.type._has_bind_expression or isinstance(column.type, _COMPARED_ONE_BY_ONE) for column in columns):
         return sa.or_(
             sa.false(), *(sa.and_(*(_is_equal(c, v) for c, v in zip(columns, key, strict=True))) for key in keys)
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rowcast.producer.database.dialects import transaction_ids
+from rowcast.producer.database.dialects import capture_dialect, transaction_ids
 from rowcast.producer.database.dialects.transaction_ids import DISPLACED_TABLE
 from rowcast.producer.outbox.line_writer import gone_line, row_line
 from rowcast.producer.tables.captured import CapturedTable
@@ -59,6 +59,19 @@ class SQLiteTriggers(TriggerDialect):
                 f"triggers cannot hash columns of {table.full_name}, because SQLite has no hash function and other "
                 f"programs bring none. Mask or leave out {', '.join(hashed)}, or capture the table by listeners."
             )
+
+        if (hindrance := self._hindrance()) is not None:
+            raise ConfigurationError(
+                f"the triggers of {table.full_name} would fail, because {hindrance}. Set PRAGMA trusted_schema = ON on "
+                "every connection that changes the table, or capture the table by listeners."
+            )
+
+    def faults(self, schema: str, name: str) -> Iterator[str]:
+        if (hindrance := self._hindrance()) is not None:
+            yield f"the triggers fail, because {hindrance}"
+
+    def _hindrance(self) -> str | None:
+        return capture_dialect(self.connection.dialect).hindrance_to_triggers(self.connection)
 
     def create_shared(self, table: CapturedTable) -> None:
         if not self.connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]

@@ -14,12 +14,17 @@ from sqlalchemy.engine import URL, Connection, Dialect
 from sqlalchemy.pool import PoolProxiedConnection
 
 from rowcast.producer.database.dialects import transaction_ids
-from rowcast.producer.database.dialects.base import CaptureDialect
+from rowcast.producer.database.dialects.base import CaptureDialect, fetch_unseen
 from rowcast.producer.database.dialects.keys import SQLiteKeys
 from rowcast.shared.images import register_functions
 from rowcast.shared.tables.shape import PortableType
 
 _HAS_FUNCTIONS = "rowcast"
+# Newer versions mark the functions as innocuous (SQLITE_INNOCUOUS), and allow them in any schema.
+_FORBIDS_JSON = (
+    "SELECT 1 FROM pragma_trusted_schema AS p WHERE NOT p.trusted_schema AND NOT EXISTS "
+    "(SELECT 1 FROM pragma_function_list WHERE name = 'json_object' AND flags & 0x200000)"
+)
 
 
 class SQLiteCapture(CaptureDialect):
@@ -93,6 +98,11 @@ class SQLiteCapture(CaptureDialect):
 
     def database_name(self, url: URL) -> str:
         return Path(url.database or "").stem
+
+    def hindrance_to_triggers(self, connection: Connection) -> str | None:
+        if not fetch_unseen(connection, _FORBIDS_JSON):
+            return None
+        return "PRAGMA trusted_schema = OFF forbids the functions of JSON in triggers, in this version of SQLite"
 
     def trigger_dialect(self, dialect: Dialect) -> str:
         return "rowcast.producer.triggers.sqlite:SQLiteTriggers"
