@@ -41,6 +41,7 @@ SECTIONS: dict[str, tuple[type[Any], str | None]] = {
     "topics": (settings.TopicSettings, "TOPICS__"),
     "topics.tables": (settings.TableTopicSettings, None),
     "relay": (settings.RelaySettings, "RELAY__"),
+    "watchdog": (settings.WatchdogSettings, "WATCHDOG__"),
 }
 
 

@@ -13,6 +13,7 @@ from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, serve_metrics
 from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress
 from rowcast.shared.cli.signals import stop_on_signals
+from rowcast.shared.process_end import end_process_soon
 
 if TYPE_CHECKING:
     from rowcast.consumer.worker.progress import WorkerProgress
@@ -44,16 +45,20 @@ def worker(
     the active worker ends. SIGTERM and Ctrl-C finish the current batch.
     """
     from rowcast.consumer.worker import run_worker
+    from rowcast.shared.vitals import Vitals
+    from rowcast.shared.watchdog import watchdog
 
     settings = invocation.settings()
+    vitals = Vitals(f"the worker of replica {replica!r}")
     with (
         progress(
             "applied", figures_of, log=_log, log_format=invocation.log_format, interval=progress_interval
         ) as shown,
         _with_metrics(metrics, settings, replica, shown) as on_progress,
         stop_on_signals() as stop,
+        watchdog(vitals, settings.watchdog, end_process_soon),
     ):
-        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress)
+        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
@@ -40,10 +40,13 @@ class ReaderThread:
     """Read until stopped, failed, or with ``once`` until the ends that the topics had at the start.
 
     ``queue`` receives the transactions, and the error if reading fails. ``consumer`` is from ``new_reader``, ``asker``
-    from ``new_asker``. Only the reader uses them until ``close``.
+    from ``new_asker``. Only the reader uses them until ``close``. ``beat`` is called whenever the loop goes round.
     """
 
-    def __init__(self, context: ReaderContext, consumer: Any, asker: Any) -> None:
+    def __init__(
+        self, context: ReaderContext, consumer: Any, asker: Any, beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._beat = beat
         self.queue = TransactionQueue()
         self._settings = context.settings
         self._once = context.once
@@ -84,6 +87,7 @@ class ReaderThread:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                self._beat()
                 if not self._backpressure.may_read(self.queue.event_count, self._bad_stream):
                     self.queue.wait_for_room(_POLL_S)
                     continue

@@ -31,10 +31,12 @@ from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.database.silence import watched_connections
 from rowcast.shared.errors import FencedError, RetriableError, SuspectError, UnreachableError
 from rowcast.shared.kafka.clients import is_embedded, new_admin, reach
 from rowcast.shared.kafka.messages import transaction_topic
 from rowcast.shared.process_tuning import tune_interpreter
+from rowcast.shared.vitals import Pulse, Vitals
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -61,22 +63,32 @@ def run_worker(
     once: bool = False,
     stop: threading.Event | None = None,
     on_progress: OnWorkerProgress | None = None,
+    vitals: Vitals | None = None,
 ) -> WorkerProgress:
     """Apply the source's topics to a configured replica until ``stop`` is set. Finish the current batch then.
 
     ``once``: stop at the topics' ends at the time of the start. ``on_progress`` is called after each change.
+    ``vitals``: where the worker's loops show that they go round, for a watchdog of the caller.
 
     Raise ConfigurationError. Raise UnreachableError at the start. Later, the worker waits for the server to come back.
     Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
     applied, and the position is before the event.
     """
-    with tune_interpreter():
-        return _Worker(settings, replica, once, stop or threading.Event(), on_progress).run()
+    vitals = vitals or Vitals(f"the worker of replica {replica!r}")
+    with tune_interpreter(), watched_connections(), vitals.pulse("applying") as pulse:
+        return _Worker(settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse).run()
 
 
 class _Worker:
     def __init__(
-        self, settings: Settings, name: str, once: bool, stop: threading.Event, on_progress: OnWorkerProgress | None
+        self,
+        settings: Settings,
+        name: str,
+        once: bool,
+        stop: threading.Event,
+        on_progress: OnWorkerProgress | None,
+        vitals: Vitals,
+        pulse: Pulse,
     ) -> None:
         self._settings = settings
         self._name = name
@@ -84,6 +96,8 @@ class _Worker:
         self._once = once
         self._stop = stop
         self._on_progress = on_progress
+        self._vitals = vitals
+        self._pulse = pulse
         self._progress = WorkerProgress()
         self._layouts = RowLayouts(self._options.tables)
         self._uncommitted: dict[Partition, Position] = {}
@@ -102,6 +116,7 @@ class _Worker:
         backoff = Backoff(jitter=_JITTER)
         try:
             while not self._stop.is_set():
+                self._pulse.beat()
                 try:
                     if self._take_a_turn():
                         break
@@ -146,6 +161,7 @@ class _Worker:
         admin = new_admin(self._settings.require_kafka(), "worker")
         already_logged = False
         while not self._stop.is_set():
+            self._pulse.beat()
             if partitions_of(admin, [self._topic]):
                 return True
             if self._once:
@@ -166,6 +182,7 @@ class _Worker:
         already_logged = False
         since = time.monotonic()
         while not self._stop.is_set():
+            self._go_round()
             if membership.is_active(_STAND_BY_POLL_S if already_logged else _FORMING_POLL_S):
                 return True
             if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
@@ -218,19 +235,21 @@ class _Worker:
             once=self._once,
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
         )
-        reader = ReaderThread(context, consumer, asker)
-        try:
-            reader.start()
-            return self._apply(reader, membership)
-        finally:
-            reader.close()
-            self._replica.close()
+        with self._vitals.pulse("reading") as pulse:
+            reader = ReaderThread(context, consumer, asker, pulse.beat)
+            try:
+                reader.start()
+                return self._apply(reader, membership)
+            finally:
+                reader.close()
+                self._replica.close()
 
     def _apply(self, reader: ReaderThread, membership: GroupMembership) -> bool:
         consistency = _ConsistencyAttempts()
         next_comparison = time.monotonic() + _COMPARE_S
         clear_stop_at = time.monotonic() + _CLEAR_STOP_S
         while not self._stop.is_set():
+            self._go_round()
             if not membership.is_active():
                 _log.info("the group has given the work to another worker: standing by")
                 return False
@@ -292,6 +311,7 @@ class _Worker:
         """Repeat ``work`` with a growing pause while the replica is unreachable. Raise RetriableError if stopped."""
         backoff = Backoff(jitter=_JITTER)
         while True:
+            self._pulse.beat()
             try:
                 return work()
             except RetriableError as error:
@@ -299,6 +319,10 @@ class _Worker:
                 _log.warning("%s. Trying again in %.1f s", error, pause)
                 if self._stop.wait(pause):
                     raise
+
+    def _go_round(self) -> None:
+        self._pulse.beat()
+        self._vitals.note_progress()
 
     def _commit_offsets(self, membership: GroupMembership) -> None:
         if self._uncommitted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,7 @@ from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, se
 from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress, progress_of_each
 from rowcast.shared.cli.signals import stop_on_signals
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.process_end import end_process_soon
 from rowcast.shared.process_tuning import tune_interpreter
 
 if TYPE_CHECKING:
@@ -47,9 +48,13 @@ def relay(
     after the current batch. With several --config, one process serves several sources.
     """
     from rowcast.producer.relay import run_relay, run_relays
+    from rowcast.shared.vitals import Vitals
+    from rowcast.shared.watchdog import watchdog
 
     settings = invocation.settings_of_each()
+    vitals = [Vitals(f"the relay of source {each.source!r}") for each in settings]
     with (
+        ExitStack() as watched,
         progress_of_each(
             "published", figures_of, len(settings),
             log=_log, log_format=invocation.log_format, interval=progress_interval,
@@ -58,9 +63,11 @@ def relay(
         stop_on_signals() as stop,
         tune_interpreter(),
     ):  # fmt: skip
+        for each, own in zip(settings, vitals, strict=True):
+            watched.enter_context(watchdog(own, each.watchdog, end_process_soon))
         if len(settings) > 1:
-            return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved)
-        run_relay(settings[0], once, stop, moved[0])
+            return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved, vitals)
+        run_relay(settings[0], once, stop, moved[0], vitals[0])
     return 0
 
 

@@ -69,7 +69,7 @@ def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
     """Run the demo, and return the exit code: 0 only if both databases are equal in the end."""
     tally = Tally(demo.seconds)
     # Closing the terminal must not leave processes behind.
-    with stop_on_signals(signal.SIGHUP) as stop:
+    with stop_on_signals(signal.SIGHUP, ends=False) as stop:
         try:
             where = open_workspace(demo.directory, demo.primary, demo.replica)
             _replicate(demo, where, tally, log_format, stop)

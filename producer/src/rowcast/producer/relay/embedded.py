@@ -13,8 +13,13 @@ from rowcast.producer.relay.progress import OnProgress, RelayProgress
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import RowcastError
+from rowcast.shared.stacks import format_stack
+from rowcast.shared.vitals import Vitals
+from rowcast.shared.watchdog import watchdog
 
 _log = logging.getLogger("rowcast.relay")
+
+_STOP_LIMIT_S = 10.0
 
 
 class NotifiesOfCommits(Protocol):
@@ -54,10 +59,17 @@ class RelayThread:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Finish the open claims and end the thread."""
+        """Finish the open claims and end the thread. Leave a thread behind that does not end in ten seconds."""
         self._stop.set()
         self._relay.wake()
-        self._thread.join()
+        self._thread.join(_STOP_LIMIT_S)
+        if self._thread.is_alive():
+            assert self._thread.ident is not None
+            _log.error(
+                "the relay has not stopped in %.0f s, and is left behind. Another relay takes over when its lease "
+                "ends. It is here:\n%s",
+                _STOP_LIMIT_S, format_stack(self._thread.ident),
+            )  # fmt: skip
 
 
 @contextmanager
@@ -68,7 +80,8 @@ def running(
 
     The relay waits for a database or a Kafka that does not answer. The application's commits never wait for the relay.
     A lasting error ends the thread, is logged, and is in ``RelayThread.error``. ``on_progress`` is
-    called in the thread, many times a second. Raises ConfigurationError, MissingExtraError.
+    called in the thread, many times a second. A watchdog logs where the relay is if it does not move, and never ends
+    the application's process. Raises ConfigurationError, MissingExtraError.
     """
     capture_source = getattr(capture, "source", settings.source)
     if capture_source != settings.source:
@@ -81,29 +94,36 @@ def running(
     engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
     try:
         relay = Relay(settings, engine, on_progress, wait_for_servers=True)
-        thread = RelayThread(relay)
-        unsubscribe = capture.on_commit(relay.wake) if capture is not None else None
-        try:
-            yield thread
-        finally:
-            if unsubscribe is not None:
-                unsubscribe()
-            thread.stop()
+        with watchdog(relay.vitals, settings.watchdog):
+            thread = RelayThread(relay)
+            unsubscribe = capture.on_commit(relay.wake) if capture is not None else None
+            try:
+                yield thread
+            finally:
+                if unsubscribe is not None:
+                    unsubscribe()
+                thread.stop()
     finally:
         engine.dispose()
 
 
 def run_relay(
-    settings: Settings, once: bool, stop: threading.Event, on_progress: OnProgress | None = None
+    settings: Settings,
+    once: bool,
+    stop: threading.Event,
+    on_progress: OnProgress | None = None,
+    vitals: Vitals | None = None,
 ) -> RelayProgress:
     """Run a relay in this thread until ``stop`` is set, or until the outbox is empty if ``once``.
+
+    ``vitals``: where the relay's loop shows that it goes round.
 
     Raises ConfigurationError, MissingExtraError, UnreachableError if a server does not answer at the start, and
     DataError for an unpublishable outbox row.
     """
     engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
     try:
-        relay = Relay(settings, engine, on_progress)
+        relay = Relay(settings, engine, on_progress, vitals=vitals)
         if once:
             relay.run_once(stop)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -26,14 +27,17 @@ from rowcast.shared.cli.logs import name_source
 from rowcast.shared.config.settings import RelaySettings, Settings
 from rowcast.shared.database.driver_errors import first_line, is_server_side
 from rowcast.shared.database.engines import reach
+from rowcast.shared.database.silence import watched_connections
 from rowcast.shared.errors import ConfigurationError, FencedError, LoginError, RetriableError, UnreachableError
 from rowcast.shared.kafka import clients
 from rowcast.shared.process_name import new_process_name
+from rowcast.shared.vitals import Vitals
 
 _log = logging.getLogger("rowcast.relay")
 
-_STOP_TIMEOUT_S = 10.0
-"""After a stop the relay waits at most this long for Kafka. The next relay publishes the open claims again."""
+_STOP_TIMEOUT_S = 6.0
+"""After a stop the relay waits at most this long for Kafka. The next relay publishes the open claims again. Together
+with the closing of its clients it stays below the 10 s after which a command ends whatever it waits for."""
 
 _STANDBY_POLL_S = 0.25
 
@@ -55,7 +59,8 @@ class Relay:
     """Publish the outbox of one source. Only ``wake`` may be called from another thread.
 
     ``wait_for_servers``: wait for a server that does not answer at the first start, instead of raising. Raises
-    ConfigurationError if no Kafka is configured, MissingExtraError if Kafka's client is not installed.
+    ConfigurationError if no Kafka is configured, MissingExtraError if Kafka's client is not installed. ``vitals``:
+    where the relay's loop shows that it goes round, for a watchdog of the caller.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Relay:
         on_progress: OnProgress | None = None,
         *,
         wait_for_servers: bool = False,
+        vitals: Vitals | None = None,
     ) -> None:
         self._settings = settings
         self._properties = settings.require_kafka()
@@ -78,6 +84,8 @@ class Relay:
         self._destination: Destination | None = None
         self._woken = threading.Event()
         self._wake_requested = False
+        self.vitals = vitals or Vitals(f"the relay of source {settings.source!r}")
+        self._beat: Callable[[], None] = lambda: None
         self._stalls = StallWarnings(engine, settings.source)
         self.progress = RelayProgress(settings.source)
 
@@ -104,12 +112,14 @@ class Relay:
         return self.progress.events
 
     def _run(self, run: _Run) -> None:
-        with name_source(self._settings.source):
+        with name_source(self._settings.source), watched_connections(), self.vitals.pulse("publishing") as pulse:
+            self._beat = pulse.beat
             self._retry_until_done(run)
 
     def _retry_until_done(self, run: _Run) -> None:
         raise_unreachable = not self._wait_for_servers
         while not run.stop.is_set():
+            self._beat()
             try:
                 self._check_servers()
                 raise_unreachable = False
@@ -207,6 +217,7 @@ class Relay:
         deadline = _StopDeadline(run.stop)
 
         def renew_lease() -> None:
+            self._beat()
             deadline.check()
             epoch.heartbeat.renew_lease()
             self._stalls.warn_if_due()
@@ -223,6 +234,7 @@ class Relay:
             poll = _PollInterval(settings.relay)
             by_wake = False
             while True:
+                self._beat()
                 self._woken.clear()
                 # The order matters: a stop sets ``stop`` first and then wakes the relay.
                 if run.stop.is_set():
@@ -251,7 +263,10 @@ class Relay:
         self.progress = replace(self.progress, events=self.progress.events + events)
 
     def _report(self, **changes: object) -> None:
+        self._beat()
         self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]  # RelayProgress's own fields
+        if self.progress.state in ("leading", "standing by"):
+            self.vitals.note_progress()
         self._stalls.note_committed(self.progress.lsn)
         if self._on_progress is not None:
             self._on_progress(self.progress)
@@ -287,7 +302,7 @@ class _StopDeadline:
         self._seen_at: float | None = None
 
     def check(self) -> None:
-        """Raise _StopTimeoutError if the stop was seen 10 s ago."""
+        """Raise _StopTimeoutError if the stop was seen ``_STOP_TIMEOUT_S`` ago."""
         if self._stop.is_set():
             self._seen_at = self._seen_at or time.monotonic()
             if time.monotonic() - self._seen_at > _STOP_TIMEOUT_S:

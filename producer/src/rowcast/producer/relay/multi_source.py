@@ -27,6 +27,7 @@ from rowcast.shared.cli.logs import name_source
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.vitals import Vitals
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -37,7 +38,11 @@ _WORST_FIRST = (exit_codes.BUG, exit_codes.WRONG_USE, exit_codes.UNREACHABLE)
 
 
 def run_relays(
-    files: Sequence[tuple[Path, Settings]], once: bool, stop: threading.Event, on_progress: Sequence[OnProgress]
+    files: Sequence[tuple[Path, Settings]],
+    once: bool,
+    stop: threading.Event,
+    on_progress: Sequence[OnProgress],
+    vitals: Sequence[Vitals] | None = None,
 ) -> int:
     """Run a relay for each source until ``stop`` is set, or until all outboxes are empty if ``once``.
 
@@ -53,10 +58,11 @@ def run_relays(
             if all(source.failure is not None for source in sources):
                 stop.set()
 
-        for (_, settings), moved in zip(files, on_progress, strict=True):
+        pulses: Sequence[Vitals | None] = vitals or [None] * len(files)
+        for (_, settings), moved, beat in zip(files, on_progress, pulses, strict=True):
             engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
             opened.callback(engine.dispose)
-            sources.append(_Source(settings, engine, once, stop, moved, on_failure))
+            sources.append(_Source(settings, engine, once, stop, moved, on_failure, beat))
         for source in sources:
             source.start()
         for source in sources:
@@ -89,7 +95,7 @@ class _Source:
 
     def __init__(
         self, settings: Settings, engine: Engine, once: bool, stop: threading.Event, on_progress: OnProgress,
-        on_failure: Callable[[], None],
+        on_failure: Callable[[], None], vitals: Vitals | None = None,
     ) -> None:  # fmt: skip
         self.failure: Failure | None = None
         self._name = settings.source
@@ -97,7 +103,7 @@ class _Source:
         self._stop = stop
         self._on_progress = on_progress
         self._on_failure = on_failure
-        self._relay = Relay(settings, engine, self._moved, wait_for_servers=not once)
+        self._relay = Relay(settings, engine, self._moved, wait_for_servers=not once, vitals=vitals)
         # A daemon thread, because a second signal must end the process at once.
         self._thread = threading.Thread(target=self._run, name=f"rowcast-relay-{settings.source}", daemon=True)
 

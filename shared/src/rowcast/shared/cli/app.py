@@ -82,7 +82,8 @@ def _root(
 ) -> None:
     """Change data capture for applications that use SQLAlchemy: outbox, Kafka, replicas.
 
-    Exit codes: 0 done, 1 the answer is no, 2 wrong use or configuration, 3 a server is unreachable.
+    Exit codes: 0 done, 1 the answer is no, 2 wrong use or configuration, 3 a server is unreachable,
+    4 the process was stuck and ended itself.
     """
 
 

@@ -193,8 +193,11 @@ def _paragraphs(doc: str) -> str:
 
 
 def _run(body: Callable[..., int | None], invocation: Invocation, own: dict[str, Any]) -> int:
+    from rowcast.shared.database.silence import watched_connections
+
     try:
-        return body(invocation, **own) or 0
+        with watched_connections():
+            return body(invocation, **own) or 0
     except (typer.Exit, typer.Abort, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001  # known errors are one line, all others have a traceback

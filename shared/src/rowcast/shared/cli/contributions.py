@@ -36,7 +36,7 @@ def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Ge
         yield no_file or Finding(area, Verdict.missing, f"there is no file {url.database}", "check the url")
         return None
     try:
-        engine = open_engine(url, area, pooled=False, connect_args=_CONNECT_ARGS.get(url.get_backend_name(), {}))
+        engine = open_engine(url, area, pooled=False)
         reach(engine, area)
     except ConfigurationError as error:
         yield Finding(area, Verdict.configuration, str(error))
@@ -47,10 +47,6 @@ def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Ge
     version = ".".join(str(part) for part in engine.dialect.server_version_info or ())
     yield Finding(area, Verdict.ok, f"{engine.dialect.name} {version} at {engine.url} (driver {engine.dialect.driver})")
     return engine
-
-
-# Seconds to wait for a connection. Without a limit, a host without answers would block a check for minutes.
-_CONNECT_ARGS = {backend: {"connect_timeout": 10} for backend in ("postgresql", "mysql", "mariadb")}
 
 
 @dataclass(frozen=True, slots=True)

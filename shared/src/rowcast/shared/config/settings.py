@@ -229,6 +229,25 @@ class RelaySettings(Section):
     )
 
 
+class WatchdogSettings(Section):
+    """Say when a process that does not move counts as stuck. Times are seconds."""
+
+    stuck_after_s: float = Field(
+        default=30.0,
+        ge=1.0,
+        description="Log the stack of a loop of the relay or worker that has not gone round for this long, and answer "
+        "`/healthz` with an error. A loop whose statement the database works on, or whose thread computes, is not "
+        "stuck.",
+    )
+    exit_after_s: float = Field(
+        default=120.0,
+        ge=1.0,
+        description="End the process with exit code 4 when a loop has been stuck for this long. Behind a pooler that "
+        "hides its sessions, make it longer than your longest statement. A relay inside an application never ends "
+        "the process.",
+    )
+
+
 class Settings(BaseSettings):
     """Hold the whole configuration, from ``rowcast.toml`` and the environment."""
 
@@ -256,6 +275,9 @@ class Settings(BaseSettings):
     )
     topics: TopicSettings = Field(default=TopicSettings(), description="How topics are named and created.")
     relay: RelaySettings = Field(default=RelaySettings(), description="The relay's pace, and the form of its messages.")
+    watchdog: WatchdogSettings = Field(
+        default=WatchdogSettings(), description="When a process that does not move counts as stuck."
+    )
 
     @field_validator("kafka", mode="before")
     @classmethod

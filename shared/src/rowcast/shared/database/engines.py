@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from typing import Any
 from weakref import WeakSet
 
 import sqlalchemy as sa
@@ -12,6 +13,9 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
 from rowcast.shared.database.driver_errors import ServerFault, first_line, server_fault
+from rowcast.shared.database.open_connections import note_opened
+from rowcast.shared.database.sessions import session_name
+from rowcast.shared.database.timeouts import bound_connection, connect_arguments
 from rowcast.shared.errors import ConfigurationError, LoginError, MissingExtraError, UnreachableError
 
 _EXTRA_OF_BACKEND = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
@@ -21,7 +25,8 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
     """Return an engine for rowcast's own use, without connecting.
 
     ``what`` names the database in messages (``primary``, ``replica 'reporting'``). An asynchronous driver is replaced
-    by the engine's synchronous driver, so that the application's URL works unchanged.
+    by the engine's synchronous driver, so that the application's URL works unchanged. Its connections do not wait for
+    ever for a lost server (``timeouts``, ``silence``).
 
     Raises MissingExtraError if the driver is not installed, ConfigurationError if the URL is not valid.
     """
@@ -29,7 +34,7 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
     if not pooled:
         options["poolclass"] = NullPool
     try:
-        engine = sa.create_engine(url, **options)
+        engine = sa.create_engine(url, connect_args=connect_arguments(url), **options)
     except ModuleNotFoundError as error:
         extra = _EXTRA_OF_BACKEND.get(url.get_backend_name())
         if extra is None:
@@ -38,9 +43,26 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
     except exc.ArgumentError as error:
         raise ConfigurationError(f"{what}: {error}") from error
     _own_engines.add(engine)
+    _bound_connections(engine)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_connection)
     return engine
+
+
+def _bound_connections(engine: Engine) -> None:
+    """Give each new connection of a server its timeouts, and a name under which the server shows its session."""
+    if engine.dialect.name == "sqlite":
+        return
+
+    @event.listens_for(engine, "do_connect")
+    def name_session(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+        if (name := session_name(engine.url)) is not None:
+            parameters["application_name"] = name
+
+    @event.listens_for(engine, "connect")
+    def bound(connection: Any, _record: object) -> None:
+        bound_connection(connection, engine.url)
+        note_opened(connection, engine.url)
 
 
 _own_engines: WeakSet[Engine] = WeakSet()

@@ -94,8 +94,23 @@ def require_client(extra: str) -> None:
         raise MissingExtraError("the Kafka client (confluent-kafka)", extra) from error
 
 
+_DEFAULTS: dict[str, Any] = {
+    "client.id": "rowcast",
+    # A connection that the network has lost is noticed by the kernel while it is idle, and by the client when a request
+    # is not answered. librdkafka waits for 60 s, and for 30 s for a connection.
+    "socket.keepalive.enable": True,
+    "socket.timeout.ms": 20_000,
+    "socket.connection.setup.timeout.ms": 10_000,
+}
+
+
 def _merged(properties: Properties, own: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"logger": _log, "client.id": "rowcast", **properties, **(own or {})}
+    merged = {"logger": _log, **_DEFAULTS, **properties, **(own or {})}
+    if "transaction.timeout.ms" in properties and "socket.timeout.ms" not in properties:
+        # librdkafka demands this of producers, and sees a default of rowcast as a wish of the user.
+        longest = int(properties["transaction.timeout.ms"]) - 100
+        merged["socket.timeout.ms"] = max(10, min(longest, _DEFAULTS["socket.timeout.ms"]))
+    return merged
 
 
 def _bad_property(error: Exception) -> ConfigurationError:

@@ -1,0 +1,103 @@
+"""Ask a server, on another connection, whether it works for a connection or waits for its client.
+
+A client that waits for a server which waits for its client waits for ever, because the network between them has lost
+the connection without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from enum import Enum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection
+
+from rowcast.shared.database.driver_errors import ServerFault, server_fault
+from rowcast.shared.database.timeouts import connect_arguments
+
+_LOOK_S = 5
+_NAME_PREFIX = "rowcast "
+
+
+class SessionState(Enum):
+    """Say what the server does for a connection."""
+
+    WORKING = "the server works for the connection"
+    WAITING = "the server waits for the client"
+    SILENT = "the server does not answer a new connection"
+    UNKNOWN = "the server does not show the session"
+
+
+def session_name(url: URL) -> str | None:
+    """Return a new name for a session, or None if the engine has no such names or the user has set one.
+
+    A pooler such as PgBouncer hides the process id of PostgreSQL's session, but passes its name on.
+    """
+    if url.get_driver_name() not in ("psycopg", "psycopg2"):
+        return None
+    if "application_name" in url.query or "PGAPPNAME" in os.environ:
+        return None
+    return f"{_NAME_PREFIX}{secrets.token_hex(4)}"
+
+
+def session_state(url: URL, connection: Any) -> SessionState:
+    """Return what the server at ``url`` does for the driver's ``connection``, of which another thread may be using."""
+    look = {"postgresql": _postgresql, "mysql": _mysql, "mariadb": _mysql}.get(url.get_backend_name())
+    if look is None:
+        return SessionState.UNKNOWN
+    arguments = connect_arguments(url)
+    arguments |= {name: _LOOK_S for name in arguments if name in ("connect_timeout", "connection_timeout")}
+    if url.get_driver_name() == "pymysql":
+        arguments |= {"read_timeout": _LOOK_S, "write_timeout": _LOOK_S}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as asking:
+            return look(asking, connection)
+    except exc.DBAPIError as error:
+        # A refusal, as of too many connections, comes from a living server.
+        return SessionState.SILENT if server_fault(error) is ServerFault.LOST else SessionState.UNKNOWN
+
+
+_POSTGRESQL = sa.text(
+    # The name of a session that a pooler passes on may have the client's address behind it.
+    "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
+    "CASE WHEN CAST(:name AS text) IS NULL THEN pid = :pid ELSE application_name LIKE :name || '%' END"
+)
+
+
+def _postgresql(asking: Connection, connection: Any) -> SessionState:
+    name, pid = _postgresql_identity(connection)
+    own = name is not None and name.startswith(_NAME_PREFIX)
+    rows = asking.execute(_POSTGRESQL, {"name": name if own else None, "pid": pid}).all()
+    if any(state is None for state, _ in rows) or not (rows or own):
+        # Another role's session, or a pooler that hides the session.
+        return SessionState.UNKNOWN
+    working = any(state == "active" and waits_for != "Client" for state, waits_for in rows)
+    return SessionState.WORKING if working else SessionState.WAITING
+
+
+def _postgresql_identity(connection: Any) -> tuple[str | None, int]:
+    """Return the application name and the process id of the session, as the driver remembers them."""
+    if (info := getattr(connection, "pgconn", None)) is not None:
+        name = info.parameter_status(b"application_name")
+        return (None if name is None else name.decode()), info.backend_pid
+    return connection.get_parameter_status("application_name"), connection.get_backend_pid()
+
+
+_MYSQL = sa.text("SELECT command, state FROM information_schema.processlist WHERE id = :id")
+
+_MYSQL_WAITS_FOR_CLIENT = ("writing to net", "sending to client", "reading from net", "receiving from client")
+
+
+def _mysql(asking: Connection, connection: Any) -> SessionState:
+    thread_id = getattr(connection, "thread_id", None)
+    number = thread_id() if callable(thread_id) else getattr(connection, "connection_id", None)
+    row = asking.execute(_MYSQL, {"id": number}).first()
+    if row is None:
+        return SessionState.UNKNOWN
+    command, state = row
+    waits = command == "Sleep" or (state or "").lower().startswith(_MYSQL_WAITS_FOR_CLIENT)
+    return SessionState.WAITING if waits else SessionState.WORKING
