@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from rowcast.consumer import replica_status
 from rowcast.consumer.reading import gap_detector, reader_thread, subscription
@@ -79,6 +81,48 @@ def test_transactions_over_partitions_come_whole_and_in_order(
     assert work_once(settings).transactions == 50
     assert replica.rows("customer") == [(i, f"{i}-49") for i in range(10)]
     assert len(replica.rows("orders")) == 500
+
+
+def add_partitions(source: Source, table: str, total: int) -> None:
+    """Add partitions to a table's topic. The source uses them at once."""
+    topic = table_topic(source.name, "public", table)
+    admin = AdminClient({"bootstrap.servers": source.bootstrap})
+    admin.create_partitions([NewPartitions(topic, total)])[topic].result(10)
+    deadline = time.monotonic() + 10
+    while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) < total:
+        assert time.monotonic() < deadline
+    # A new producer knows all partitions.
+    source.producer = Producer({"bootstrap.servers": source.bootstrap, "linger.ms": 0, "enable.idempotence": True})
+
+
+def test_partitions_added_to_a_topic_are_found_with_their_first_events(
+    source: Source, settings: Settings, replica: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(source, settings, replica)
+    with running_worker(settings) as worker:
+        worker.until(lambda p: p.active)
+        add_partitions(source, "item", 4)
+        source.transaction(*(("c", "item", item(n)) for n in range(20)))
+        worker.until(lambda p: p.transactions == 1, timeout=gap_detector.GRACE_S)
+    assert len(replica.rows("item")) == 20
+    assert "catching up by key" not in caplog.text
+
+
+def test_a_new_replica_after_partitions_were_added(source: Source, settings: Settings, replica: Database) -> None:
+    """The old events of a key are in a long partition, and its new events in short ones that are read at once."""
+    source.add(ITEM)
+    source.put(*(("c", "item", item(n, 1)) for n in range(3_000)))
+    source.flush()
+    add_partitions(source, "item", 4)
+    source.transaction(
+        *(("u", "item", item(n, 2)) for n in range(2_800, 2_900)),
+        *(("d", "item", item(n)) for n in range(2_900, 3_000)),
+    )
+    work_once(with_options(settings, batch_events=50, buffer_events=100))
+    rows = replica.rows("item", "id", "n")
+    assert len(rows) == 2_900
+    assert {id for id, n in rows if n == 2} == set(range(2_800, 2_900))
+    assert replica.state() == "consistent"
 
 
 def test_a_transaction_without_its_end_waits(source: Source, settings: Settings, replica: Database) -> None:

@@ -48,8 +48,8 @@ def streams() -> Streams:
     return Streams()
 
 
-def backpressure(streams: Streams, assembler: Any) -> Backpressure:
-    return Backpressure(streams, assembler, LIMIT)  # type: ignore[arg-type]
+def backpressure(streams: Streams, assembler: Any, held_events: int = 0) -> Backpressure:
+    return Backpressure(streams, assembler, SimpleNamespace(held_events=held_events), LIMIT)  # type: ignore[arg-type]
 
 
 def test_everything_flows_below_the_limit(streams: Streams) -> None:
@@ -97,3 +97,14 @@ def test_an_excluded_partition_is_neither_paused_nor_resumed(streams: Streams) -
     pressure = backpressure(streams, assembler(LIMIT, end_lsn=10))
     pressure.may_read(0, streams.behind)
     assert streams.behind.paused
+
+
+def test_by_key_the_partitions_ahead_of_the_watermark_are_paused(streams: Streams) -> None:
+    streams.ahead.held = [object()]  # type: ignore[list-item]
+    assert backpressure(streams, assembler(), held_events=LIMIT - 1).may_read(LIMIT - 1, None)
+    assert streams.paused() == []
+    pressure = backpressure(streams, assembler(), held_events=LIMIT)
+    # The applier never waits for held events.
+    assert pressure.may_read(LIMIT - 1, None)
+    assert streams.paused() == ["ahead"]
+    assert not pressure.may_read(LIMIT, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,12 +39,17 @@ class Source:
     memory: MemorySource
     transactions: list[list[Event]] = field(default_factory=list)
 
-    def write(self, contents: list[list[tuple[str, str, int]]], chance: random.Random) -> None:
+    def write(
+        self, contents: list[list[tuple[str, str, int]]], chance: random.Random, partitions: Sequence[int] = ()
+    ) -> None:
+        """Write transactions. ``partitions``: the number of partitions from each transaction on."""
         for n, content in enumerate(contents):
             self.transactions.append([(op, t, {"id": key, "n": n}) for op, t, key in content])
         at = 0
         lsns = [self.memory.lsn]
         while at < len(self.transactions):
+            if partitions:
+                self.memory.partitions = max(self.memory.partitions, partitions[at])
             if chance.random() < 0.2:
                 # The relay crashes within a claim of some transactions, and publishes the claim again with its lsns.
                 cut = chance.randrange(0, len(self.transactions[at]) + 1)
@@ -79,7 +85,9 @@ class Worker:
                 continue
             at = self.positions.get(partition, Position(0, 0))
             kind: Any = "transaction" if partition[0] == transaction_topic("shop") else "table"
-            self.streams[partition] = PartitionStream(partition, kind, at.next_offset, at.lsn)
+            # The target is the end of the partition at the start, as while loading.
+            target = len(self.source.memory.log[partition])
+            self.streams[partition] = PartitionStream(partition, kind, at.next_offset, at.lsn, target=target)
 
     def read(self, partition: tuple[str, int], count: int) -> None:
         stream = self.streams[partition]
@@ -88,10 +96,10 @@ class Worker:
             self.router.take(stream, messages)
 
     def apply(self, most: int) -> None:
-        for transaction in self.router.pop_ready([self.streams[transaction_topic("shop"), 0]])[:most]:
+        for transaction in self.router.pop_ready(self.streams.values())[:most]:
             self.applied.append(transaction)
             self.positions |= transaction.positions
-            for change in sorted(transaction.changes, key=lambda c: c.lsn):
+            for change in transaction.changes:
                 self.state[change.layout.table, change.key] = change.after
 
     def work(self, chance: random.Random) -> None:
@@ -158,6 +166,22 @@ def test_loading_by_key_ends_in_the_same_state(
     assert sum(len(t.changes) for t in worker.applied) == sum(len(t) for t in source.transactions)
 
 
+@given(
+    st.lists(events, min_size=12, max_size=12),
+    st.lists(st.integers(1, 5), min_size=12, max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_loading_ends_in_the_same_state_after_partitions_were_added(
+    contents: list[list[tuple[str, str, int]]], partitions: list[int], chance: random.Random
+) -> None:
+    source = Source(MemorySource())
+    source.memory.add(A, B)
+    source.write(contents, chance, partitions)
+    worker = Worker(source, by_key=True)
+    worker.work(chance)
+    assert simple(worker.state) == expected_state(source.transactions)
+
+
 @given(st.lists(events, min_size=1, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_after_the_cutover_transactions_are_whole(
     contents: list[list[tuple[str, str, int]]], partitions: int, chance: random.Random
@@ -175,6 +199,9 @@ def test_after_the_cutover_transactions_are_whole(
     cutover = max(s.lsn for s in tables)
     for partition in worker.streams:
         worker.read(partition, 10**6)
+    worker.apply(10**6)
+    assert all(t.by_key for t in worker.applied)
+    worker.router.finish_cutover()
     worker.apply(10**6)
     assert simple(worker.state) == expected_state(source.transactions)
     whole = [t for t in worker.applied if not t.by_key]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from rowcast.consumer.reading.lsn_merge import LsnMerge
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.transaction_assembler import PendingEnd, TransactionAssembler
 
 
 class Backpressure:
-    """Pause partitions that run ahead of the first incomplete transaction.
+    """Pause partitions that run ahead of the first incomplete transaction, or by key of their topic's watermark.
 
     A transaction larger than the buffer is read whole. Partitions still needed for the transaction are never paused,
     and the buffer grows for the transaction alone.
     """
 
-    def __init__(self, subscription: Subscription, assembler: TransactionAssembler, buffer_events: int) -> None:
+    def __init__(
+        self, subscription: Subscription, assembler: TransactionAssembler, merge: LsnMerge, buffer_events: int
+    ) -> None:
         self._subscription = subscription
         self._assembler = assembler
+        self._merge = merge
         self._limit = buffer_events
         self._pausing = False
 
@@ -29,16 +33,19 @@ class Backpressure:
         held = queued_events + max(self._assembler.pending_events, self._assembler.pending_ends)
         if held >= self._limit and queued_events:
             return False
-        if held < self._limit and not self._pausing:
+        # Events held by the merge do not keep the reader from filling the queue, because the applier is never to wait.
+        is_full = held >= self._limit or self._merge.held_events >= self._limit
+        if not is_full and not self._pausing:
             return True
-        self._pausing = held >= self._limit // 2
+        self._pausing = max(held, self._merge.held_events) >= self._limit // 2
         first_end, oldest = self._assembler.first_end, self._assembler.oldest_transaction()
         for stream in self._subscription.streams.values():
             if stream is excluded:
                 continue
-            if not self._pausing or not _is_ahead(stream, first_end, oldest):
+            # The partition at the watermark holds no events, so it is never paused.
+            if not self._pausing or not (stream.held or _is_ahead(stream, first_end, oldest)):
                 self._subscription.resume(stream)
-            elif held >= self._limit:
+            elif is_full:
                 self._subscription.pause(stream)
         return True
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rowcast.consumer.events.change import Change, UnknownShapeError, read_change
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.lsn_merge import LsnMerge, lsn_of
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_shapes
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
@@ -20,7 +21,7 @@ from rowcast.shared.kafka.messages import parse_transaction
 class MessageRouter:
     """Take messages in and return transactions.
 
-    While the replica loads, all events go *by key*: as they come, in the order of their partition. When the topics'
+    While the replica loads, all events go *by key*: the partitions of each topic are merged by lsn. When the topics'
     ends are reached, the router cuts over. The cutover lsn is the greatest lsn that was read so far. Events up to the
     cutover lsn, and the rest of the transaction at the cutover, still go by key. Later events are assembled to
     transactions.
@@ -29,15 +30,16 @@ class MessageRouter:
     def __init__(self, context: ReaderContext) -> None:
         self._settings = context.settings
         self._layouts = context.layouts
-        self._by_key_changes: list[Change] = []
         self._by_key_positions: dict[Partition, Position] = {}
-        self._advanced_streams: dict[PartitionStream, None] = {}
+        self._returned: dict[Partition, Position] = dict(context.positions)
         self._begun_transaction: str | None = None
         self._greatest_lsn = 0
         self._cutover_lsn = 0
         self._cutover_transaction: str | None = None
+        self._is_cutting_over = False
         self._last_transaction = context.last_transaction
         self.assembler = TransactionAssembler(context.layouts.is_wanted)
+        self.merge = LsnMerge()
         self.by_key = context.loading
         self.has_new_shapes = False
         """Set when a new shape was read. The reader thread resets it."""
@@ -64,12 +66,8 @@ class MessageRouter:
 
     def _take_changes(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
         # The loop runs fifty thousand times a second, so attributes are looked up once.
-        partition, layouts, add, by_key_changes = (
-            stream.partition,
-            self._layouts,
-            self.assembler.add,
-            self._by_key_changes,
-        )
+        partition, layouts, add = stream.partition, self._layouts, self.assembler.add
+        by_key_changes: list[Change] = []
         by_key, cutover_lsn, cutover_transaction = self.by_key, self._cutover_lsn, self._cutover_transaction
         lsn = stream.lsn
         first = change = None
@@ -90,13 +88,12 @@ class MessageRouter:
                 change = read
                 first = first or change
                 lsn = change.lsn
-                if by_key:
-                    by_key_changes.append(change)
-                elif lsn <= cutover_lsn or (
-                    cutover_transaction is not None and change.transaction == cutover_transaction
+                if (
+                    by_key
+                    or lsn <= cutover_lsn
+                    or (cutover_transaction is not None and change.transaction == cutover_transaction)
                 ):
                     by_key_changes.append(change)
-                    self._by_key_positions[partition] = Position(offset + 1, lsn)
                 else:
                     add(change)
         finally:
@@ -106,8 +103,8 @@ class MessageRouter:
                 stream.lsn = lsn
                 stream.transaction = change.transaction
                 self._greatest_lsn = max(self._greatest_lsn, lsn)
-                if by_key:
-                    self._advanced_streams[stream] = None
+            if by_key_changes:
+                self.merge.add(stream, by_key_changes)
 
     def _read_after_shapes(self, message: Any, partition: Partition, offset: int) -> Change | None:
         """Read the schema topic to the end, and then an event with a shape unknown before."""
@@ -151,40 +148,67 @@ class MessageRouter:
     def _is_cutover_transaction(self, transaction: str | None) -> bool:
         return transaction is not None and transaction == self._cutover_transaction
 
-    def pop_ready(self, transaction_streams: Iterable[PartitionStream]) -> list[Transaction]:
-        """Remove and return everything that can be applied now.
+    def pop_ready(self, streams: Collection[PartitionStream]) -> list[Transaction]:
+        """Remove and return everything that can be applied now. ``streams``: all streams of the reader."""
+        transactions = self._pop_by_key(streams)
+        if not self.by_key and not self._is_cutting_over:
+            # Even at the topic's end, an END of a smaller lsn may still be on its way, because brokers write at their
+            # own pace. The relay writes a BEGIN and an END after the rows of each chunk.
+            up_to_lsn = min((stream.lsn for stream in streams if stream.kind == "transaction"), default=math.inf)
+            transactions += self.assembler.pop_complete(up_to_lsn)
+        for transaction in transactions:
+            self._returned.update(transaction.positions)
+        return transactions
 
-        ``transaction_streams``: the streams of the transaction topic.
-        """
+    def _pop_by_key(self, streams: Collection[PartitionStream]) -> list[Transaction]:
         if self.by_key:
             self._by_key_positions |= self.assembler.drop_ends(self._greatest_lsn)
-        positions = self._by_key_positions | {stream.partition: stream.position for stream in self._advanced_streams}
-        changes = self._by_key_changes
-        self._by_key_changes, self._by_key_positions, self._advanced_streams = [], {}, {}
-        # Even at the topic's end, an END of a smaller lsn may still be on its way, because brokers write at their own
-        # pace. The relay writes a BEGIN and an END after the rows of each chunk.
-        up_to_lsn = min((stream.lsn for stream in transaction_streams), default=math.inf)
-        complete = [] if self.by_key else self.assembler.pop_complete(up_to_lsn)
+        changes, positions = self.merge.release(streams, is_alone=self.by_key) if self.merge.held_events else ([], {})
+        positions |= self._by_key_positions
+        self._by_key_positions = {}
         if not positions:
-            return complete
-        last = max(changes, key=lambda change: change.lsn, default=None)
+            return []
+        last = max(changes, key=lsn_of, default=None)
         if last is None:
-            return [Transaction(None, 0, 0, positions=positions, by_key=True), *complete]
-        return [Transaction(last.transaction, last.lsn, last.ts_ms, changes, positions, by_key=True), *complete]
+            return [Transaction(None, 0, 0, positions=positions, by_key=True)]
+        return [Transaction(last.transaction, last.lsn, last.ts_ms, changes, positions, by_key=True)]
 
-    def return_to_loading(self, table_streams: Iterable[PartitionStream]) -> None:
-        """Abandon transactions. From now on, the held and the coming events of these streams go by key."""
+    def pop_idle(self, streams: Iterable[PartitionStream]) -> Transaction:
+        """Return a transaction without changes, with the positions after all records that were read.
+
+        Call this only if ``is_empty``.
+        """
+        positions = {stream.partition: stream.position for stream in streams if stream.kind != "schema"}
+        self._returned |= positions
+        return Transaction(None, 0, 0, positions=positions, by_key=self.by_key)
+
+    def return_to_loading(self, table_streams: Collection[PartitionStream]) -> list[PartitionStream]:
+        """Let all events that have not been returned go by key. Return the streams to read again from their offset.
+
+        Abandon transactions. Tombstones between the events were skipped so far, and have a meaning by key. Therefore
+        the held events are dropped and read again, with everything after them.
+        """
         self.by_key = True
         self.stale_partition, self.applied_end_lsn = None, 0
-        changes, positions = self.assembler.abandon_transactions()
-        self._by_key_changes += changes
-        self._by_key_positions |= positions
-        self._advanced_streams = dict.fromkeys(table_streams)
-        self._greatest_lsn = max((stream.lsn for stream in self._advanced_streams), default=0)
+        self._by_key_positions |= self.assembler.abandon_transactions()
+        self.merge.clear(table_streams)
+        rewound = []
+        for stream in table_streams:
+            position = max(stream.start, self._returned.get(stream.partition, stream.start))
+            if position.next_offset < stream.next_offset:
+                stream.next_offset, stream.lsn = position
+                stream.at_end = False
+                rewound.append(stream)
+        self._greatest_lsn = max((stream.lsn for stream in table_streams), default=0)
+        return rewound
 
     def cut_over(self, table_streams: Iterable[PartitionStream]) -> None:
-        """Assemble transactions from now on. Set the cutover at the greatest lsn that was read."""
+        """Assemble transactions from now on. Set the cutover at the greatest lsn that was read.
+
+        No transaction is returned before ``finish_cutover``, because events of smaller lsns may still come.
+        """
         self.by_key = False
+        self._is_cutting_over = True
         furthest = max(table_streams, key=lambda stream: stream.lsn, default=None)
         if furthest is not None:
             self._cutover_lsn = furthest.lsn
@@ -192,9 +216,17 @@ class MessageRouter:
             self._cutover_transaction = furthest.transaction or self._last_transaction
         self._by_key_positions |= self.assembler.drop_ends(self._cutover_lsn, self._cutover_transaction)
 
+    def finish_cutover(self) -> None:
+        """Return transactions from now on. All events up to the cutover have been returned."""
+        self._is_cutting_over = False
+
     def has_passed_cutover(self, transaction_stream: PartitionStream) -> bool:
         """Return whether the transaction at the cutover has ended. The replica is then where the primary was."""
         return transaction_stream.lsn >= self._cutover_lsn
+
+    def is_past_cutover(self, stream: PartitionStream) -> bool:
+        """Return whether a table's stream has no more events of the transactions up to the cutover."""
+        return stream.lsn > self._cutover_lsn and not self._is_cutover_transaction(stream.transaction)
 
     @property
     def cutover_lsn(self) -> int:
@@ -213,8 +245,7 @@ class MessageRouter:
     def is_empty(self) -> bool:
         """Return whether everything that was read has been returned."""
         return not (
-            self._by_key_changes
-            or self._advanced_streams
+            self.merge.held_events
             or self._by_key_positions
             or self.assembler.pending_events
             or self.assembler.pending_ends

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
 
 TopicKind = Literal["table", "transaction", "schema"]
@@ -14,7 +15,9 @@ TopicKind = Literal["table", "transaction", "schema"]
 class PartitionStream:
     """One partition. ``next_offset`` and ``lsn`` count what was read, applied or not.
 
-    ``target``: the offset to read to before the replica is loaded or ``--once`` is done.
+    ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
+    which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
+    (``LsnMerge``).
     """
 
     partition: Partition
@@ -25,6 +28,8 @@ class PartitionStream:
     target: int = 0
     at_end: bool = False
     paused: bool = False
+    start: Position = field(default_factory=lambda: Position(0, 0))
+    held: list[Change] = field(default_factory=list)
 
     @property
     def position(self) -> Position:

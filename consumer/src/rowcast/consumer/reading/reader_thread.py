@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
-from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.backpressure import Backpressure
 from rowcast.consumer.reading.committed_transactions import CommittedTransactions
 from rowcast.consumer.reading.context import ReaderContext
@@ -54,13 +53,16 @@ class ReaderThread:
         self._subscription = Subscription(context, consumer, asker)
         self._router = MessageRouter(context)
         self._gap_detector = GapDetector(self._subscription, self._router.assembler)
-        self._backpressure = Backpressure(self._subscription, self._router.assembler, context.buffer_events)
+        self._backpressure = Backpressure(
+            self._subscription, self._router.assembler, self._router.merge, context.buffer_events
+        )
         self._loading = context.loading
         self._cutover_since = math.inf
         self._committed: CommittedTransactions | None = None
         self._cutover_is_committed = False
         self._bad_message: DataError | None = None
         self._bad_stream: PartitionStream | None = None
+        self._vanished: list[PartitionStream] = []
         self._last_put_at = time.monotonic()
         self._idle_positions_at = 0.0
         self._idle_positions: dict[Partition, Position] = {}
@@ -135,15 +137,13 @@ class ReaderThread:
                 # Control records, which no client sees, have offsets too.
                 stream.next_offset = max(stream.next_offset, message.offset())
             case "_AUTO_OFFSET_RESET" | "OFFSET_OUT_OF_RANGE":
-                where = stream.where(stream.next_offset)
-                self._subscription.restart(stream)
-                if stream.kind != "schema":
-                    self._return_to_loading(f"{where} is no longer there")
+                # The other messages of this poll are routed first.
+                self._vanished.append(stream)
             case _:
                 _log.warning("%s: %s", stream.where(stream.next_offset), error.str())
 
     def _put_ready(self) -> None:
-        transactions = self._router.pop_ready(self._subscription.streams_of_kind("transaction"))
+        transactions = self._router.pop_ready(self._subscription.streams.values())
         if transactions:
             self._last_put_at = time.monotonic()
             self.queue.put(transactions)
@@ -154,7 +154,9 @@ class ReaderThread:
         self._router.has_new_shapes = False
         self._subscription.compare_ids()
         self._raise_bad_message()
-        if self._loading:
+        if self._vanished:
+            self._restart_vanished()
+        elif self._loading:
             self._finish_loading()
         elif self._router.stale_partition is not None:
             topic = self._router.stale_partition[0]
@@ -192,8 +194,11 @@ class ReaderThread:
                 return
             self._cutover_is_committed = True
             self._subscription.set_targets()
-        if all(stream.target_reached for stream in streams):
+        # A busy partition need not be read to its end, because its later events belong to later transactions.
+        if all(s.target_reached or (s.kind == "table" and self._router.is_past_cutover(s)) for s in streams):
+            self._put_ready()
             self._loading = False
+            self._router.finish_cutover()
             self.queue.put([Signal.LOADED])
 
     def _check_cutover_committed(self) -> bool:
@@ -217,16 +222,27 @@ class ReaderThread:
             self._committed = None
         return True
 
+    def _restart_vanished(self) -> None:
+        """Read on from the first offsets of the partitions that no longer have the offset to be read next."""
+        vanished, self._vanished = self._vanished, []
+        where = ", ".join(stream.where(stream.next_offset) for stream in vanished if stream.kind != "schema")
+        for stream in vanished:
+            self._subscription.restart(stream)
+        if where:
+            self._return_to_loading(f"{where} is no longer there")
+
     def _return_to_loading(self, reason: str) -> None:
-        """Load by key again, up to the present ends of the topics.
+        """Load by key again, from the replica's positions up to the present ends of the topics.
 
         Raise DataError if a topic was created again, because its first records would be skipped.
         """
         self._subscription.compare_ids(at_once=True)
         _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
         self.queue.put([Signal.GAP])
+        rewound = self._router.return_to_loading(list(self._subscription.streams_of_kind("table")))
         self._subscription.set_targets()
-        self._router.return_to_loading(self._subscription.streams_of_kind("table"))
+        for stream in rewound:
+            self._subscription.seek(stream)
         self._loading = True
 
     def _is_done(self) -> bool:
@@ -250,7 +266,7 @@ class ReaderThread:
         if now - self._idle_positions_at < _IDLE_POSITIONS_S or not self._router.is_empty:
             return
         self._idle_positions_at = now
-        positions = {s.partition: s.position for s in self._subscription.streams.values() if s.kind != "schema"}
-        if positions != self._idle_positions:
-            self._idle_positions = positions
-            self.queue.put([Transaction(None, 0, 0, positions=positions, by_key=self._router.by_key)])
+        idle = self._router.pop_idle(self._subscription.streams.values())
+        if idle.positions != self._idle_positions:
+            self._idle_positions = idle.positions
+            self.queue.put([idle])

@@ -69,10 +69,14 @@ class Subscription:
         return []
 
     def set_targets(self) -> None:
-        """Set each stream's target to the present end of its partition."""
-        # The answer has the present leaders of the partitions, which the asker may not know yet.
-        partitions_of(self._asker, ())
+        """Look for new partitions, and set each stream's target to the present end of its partition."""
+        self.discover(at_once=True)
+        self._refresh_asker()
         self._set_targets(self.streams.values())
+
+    def _refresh_asker(self) -> None:
+        """Let the asker learn the present partitions and leaders. It would refuse to ask for a new partition."""
+        partitions_of(self._asker, ())
 
     def discover(self, *, at_once: bool = False) -> None:
         """Follow new partitions. Look for them from time to time, and often while a topic is missing."""
@@ -94,8 +98,10 @@ class Subscription:
             for number in numbers if kind == "table" else [0]:
                 if (topic, number) not in self.streams:
                     new.append(self._new_stream((topic, number), kind))
-        self._set_targets(new)
-        self._assign(new)
+        if new:
+            self._refresh_asker()
+            self._set_targets(new)
+            self._assign(new)
         missing = sorted(topics.keys() - found.keys())
         if missing != self._missing:
             self._missing, self._missing_since = missing, now
@@ -199,9 +205,14 @@ class Subscription:
         """
         self.compare_ids(at_once=True)
         self._set_targets([stream])
+        self.seek(stream)
+
+    def seek(self, stream: PartitionStream) -> None:
+        """Read on from the stream's ``next_offset``."""
         from confluent_kafka import TopicPartition
 
-        stream.next_offset = self.first_offset(stream)
+        # First, because resuming a partition can bring the client back to the offset before the pause.
+        self.resume(stream)
         self._consumer.seek(TopicPartition(*stream.partition, stream.next_offset))
 
     def _assign(self, streams: list[PartitionStream]) -> None:
@@ -210,6 +221,7 @@ class Subscription:
         if not streams:
             return
         for stream in streams:
+            stream.start = stream.position
             self.streams[stream.partition] = stream
         self._consumer.incremental_assign([TopicPartition(*s.partition, s.next_offset) for s in streams])
         _log.debug(

@@ -155,15 +155,13 @@ class TransactionAssembler:
         del self._ends[:count]
         return positions
 
-    def abandon_transactions(self) -> tuple[list[Change], dict[Partition, Position]]:
-        """Remove all held events and the first END.
+    def abandon_transactions(self) -> dict[Partition, Position]:
+        """Drop all held events and the first END. Return the position after the END.
 
-        Return the events by lsn, and the position after the END. The first END will never have all events. The later
-        ENDs stay, because events may still come.
+        The first END will never have all events. The later ENDs stay, because events may still come.
         """
-        changes = [change for partial in self._partial.values() for change in partial.changes]
         positions = self._ends[0].positions if self._ends else {}
         self._partial.clear()
         del self._ends[:1]
         self.pending_events = 0
-        return sorted(changes, key=lambda c: c.lsn), positions
+        return positions

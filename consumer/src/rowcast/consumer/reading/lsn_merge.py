@@ -1,0 +1,99 @@
+"""Merge the partitions of a topic by lsn, for events that go by key.
+
+A key's events are in one partition only as long as the topic keeps its number of partitions. After partitions were
+added, the older events of a key may be in another partition than its newer events. The lsn is the order of all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Collection
+from itertools import chain
+from operator import itemgetter
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.reading.partition_stream import PartitionStream
+
+# By index, because this takes half the time of an attribute.
+lsn_of = itemgetter(Change._fields.index("lsn"))
+
+
+class LsnMerge:
+    """Hold events that come early, and release the events of each topic in the order of their lsns.
+
+    The *watermark* of a topic is the smallest lsn up to which every partition has been read. Events up to the watermark
+    are released. A partition that has reached its target does not hold the watermark, because every event that was
+    there at the start of the load has been read. Topics do not wait for each other, because a key belongs to one table.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, None] = {}
+        self.held_events = 0
+        """The number of events held."""
+
+    def add(self, stream: PartitionStream, changes: list[Change]) -> None:
+        """Add the next events of a partition. Their lsns must grow."""
+        stream.held += changes
+        self.held_events += len(changes)
+        self._waiting[stream.partition[0]] = None
+
+    def release(
+        self, streams: Collection[PartitionStream], *, is_alone: bool = True
+    ) -> tuple[list[Change], dict[Partition, Position]]:
+        """Remove and return the events up to each topic's watermark, and the positions after the returned events.
+
+        ``streams``: all streams of the reader. ``is_alone``: the merge gets all events of the partitions. A position is
+        then also after the records without an event that follow the last returned event.
+        """
+        changes: list[Change] = []
+        positions: dict[Partition, Position] = {}
+        for topic in list(self._waiting):
+            of_topic = [stream for stream in streams if stream.partition[0] == topic]
+            # A single partition is in order by itself.
+            watermark = min(map(_bound, of_topic)) if len(of_topic) > 1 else math.inf
+            released = []
+            for stream in of_topic:
+                if run := _take_run(stream, watermark):
+                    released.append(run)
+                    is_at_read = is_alone and not stream.held
+                    positions[stream.partition] = stream.position if is_at_read else _position_after(run[-1])
+            merged = released.pop() if len(released) == 1 else list(chain.from_iterable(released))
+            if released:
+                # Sorting a few sorted runs is a merge.
+                merged.sort(key=lsn_of)
+            changes += merged
+            if not any(stream.held for stream in of_topic):
+                del self._waiting[topic]
+        self.held_events -= len(changes)
+        return changes, positions
+
+    def clear(self, streams: Collection[PartitionStream]) -> None:
+        """Drop all held events, because the partitions will be read again."""
+        for stream in streams:
+            stream.held = []
+        self._waiting.clear()
+        self.held_events = 0
+
+
+def _bound(stream: PartitionStream) -> float:
+    """Return the lsn below which no event of the partition is still to be read."""
+    return math.inf if stream.target_reached else stream.lsn
+
+
+def _position_after(change: Change) -> Position:
+    return Position(change.offset + 1, change.lsn)
+
+
+def _take_run(stream: PartitionStream, watermark: float) -> list[Change]:
+    """Remove and return the held events of a stream up to the watermark."""
+    held = stream.held
+    if not held or held[0].lsn > watermark:
+        return []
+    if held[-1].lsn <= watermark:
+        stream.held = []
+        return held
+    end = bisect_right(held, watermark, key=lsn_of)
+    stream.held = held[end:]
+    return held[:end]

@@ -1,0 +1,89 @@
+"""The events of a topic are released by lsn, whichever partition was read first."""
+
+from __future__ import annotations
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Position
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.reading.lsn_merge import LsnMerge
+from rowcast.consumer.reading.partition_stream import PartitionStream
+from support.kafka_source import column, shape
+
+LAYOUT = RowLayout(shape("a", column("n")), ("id", "n"))
+
+
+class Topic:
+    """Hold the partitions of a topic, of which each has ``target`` events."""
+
+    def __init__(self, partitions: int = 2, target: int = 10) -> None:
+        self.merge = LsnMerge()
+        self.streams = [PartitionStream(("a", n), "table", 0, target=target) for n in range(partitions)]
+
+    def read(self, partition: int, *lsns: int) -> None:
+        stream = self.streams[partition]
+        changes = [
+            Change(LAYOUT, b"1", b"{}", lsn, None, 0, stream.partition, stream.next_offset + n)
+            for n, lsn in enumerate(lsns)
+        ]
+        self.merge.add(stream, changes)
+        stream.next_offset += len(lsns)
+        stream.lsn = lsns[-1]
+
+    def release(self) -> list[int]:
+        return [change.lsn for change in self.merge.release(self.streams)[0]]
+
+
+def test_events_wait_for_smaller_lsns_of_other_partitions() -> None:
+    topic = Topic()
+    topic.read(1, 5, 7, 9)
+    assert topic.release() == []
+    topic.read(0, 1, 6, 8)
+    assert topic.release() == [1, 5, 6, 7, 8]
+    assert (topic.merge.held_events, [c.lsn for c in topic.streams[1].held]) == (1, [9])
+
+
+def test_positions_follow_the_released_events_alone() -> None:
+    topic = Topic()
+    topic.read(1, 5, 7)
+    topic.read(0, 1, 6)
+    assert topic.merge.release(topic.streams)[1] == {("a", 0): Position(2, 6), ("a", 1): Position(1, 5)}
+
+
+def test_a_partition_that_was_read_to_its_target_does_not_hold_the_watermark() -> None:
+    topic = Topic(target=2)
+    topic.read(1, 50, 70)
+    assert topic.release() == []
+    topic.streams[0].next_offset = 2
+    assert topic.release() == [50, 70]
+
+
+def test_an_unread_partition_holds_the_watermark_and_an_empty_one_does_not() -> None:
+    topic = Topic(partitions=3)
+    topic.streams[2].target = 0
+    topic.read(0, 1, 2)
+    assert topic.release() == []
+    topic.read(1, 3)
+    assert topic.release() == [1, 2]
+
+
+def test_a_single_partition_never_waits() -> None:
+    topic = Topic(partitions=1)
+    topic.read(0, 1, 2)
+    assert topic.release() == [1, 2]
+
+
+def test_topics_do_not_wait_for_each_other() -> None:
+    topic = Topic(partitions=1)
+    topic.streams.append(PartitionStream(("b", 0), "table", 0, target=10))
+    topic.read(0, 1)
+    assert topic.release() == [1]
+
+
+def test_cleared_events_are_never_released() -> None:
+    topic = Topic()
+    topic.read(1, 5)
+    topic.merge.clear(topic.streams)
+    topic.read(0, 1)
+    topic.streams[1].next_offset = 10
+    assert topic.release() == [1]
+    assert topic.merge.held_events == 0
