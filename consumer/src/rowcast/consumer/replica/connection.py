@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import exc
@@ -15,6 +15,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.applier import Applier, ConflictError
+from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
@@ -42,6 +43,7 @@ class Replica:
         self._source = source
         self._layouts = layouts
         self._owner = new_process_name()
+        self._lease_s = settings.lease_ms / 1000
         self._engine = open_engine(settings.sqlalchemy_url, self._label, pooled=False)
         self._dialect = replica_dialect(self._engine.dialect.name)
         self._dialect.configure(self._engine)
@@ -55,9 +57,21 @@ class Replica:
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
         self._held_back: list[Transaction] = []
+        self._may_end_others: Callable[[], bool] = lambda: False
         self.state: StoredState = "loading"
         self.topic_ids: dict[str, str] = {}
         """The ids of the topics to which the positions belong. Added ids are stored with the next positions."""
+
+    def new_claim(self, is_moving: Callable[[], bool]) -> Claim:
+        """Return the claim to the replica, which is not held yet. ``is_moving``: see ``Claim``."""
+        session = self._dialect.new_claim(self._engine.url, self._label, self._source, self._lease_s)
+        return Claim(session, self._lease_s, is_moving)
+
+    def take(self, claim: Claim) -> bool:
+        """Return whether this worker has the claim now. While it has, sessions of other workers may be ended."""
+        with self._translated_errors():
+            self._may_end_others = lambda: claim.is_held
+            return claim.take()
 
     def close(self) -> None:
         """Close the connection. A transaction that was not committed rolls back."""
@@ -214,6 +228,7 @@ class Replica:
             self._leave_replaced_file()
             if self._connection is None:
                 self._connection = self._engine.connect()
+                self._end_other_writers(self._connection)
                 self._dialect.set_consistency(self._connection, consistent=self.state == "consistent")
             yield self._connection
 
@@ -230,6 +245,17 @@ class Replica:
         if self._file is not None:
             self._drop_connection()
         self._file = file
+
+    def _end_other_writers(self, connection: Connection) -> None:
+        if not self._may_end_others():
+            return
+        try:
+            self._dialect.end_other_writers(connection, self._source)
+        except exc.DBAPIError as error:
+            if self._dialect.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+                raise
+            # Without the right, the worker waits for the end of the other session.
+            _log.warning("%s: %s", self._label, self._dialect.reason(error))
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Choose the active worker of a replica by a Kafka consumer group.
+"""Show the workers of a replica as a Kafka consumer group, and commit its offsets, for lag monitors and ``status``.
 
-The active worker is the owner of partition 0 of the transaction topic. Kafka does the failover, and decides only which
-worker *may* work. The epoch in the replica keeps all others from writing (``replica.positions``).
+The group does not choose the active worker, because it notices a killed worker only after the session timeout, and a
+stuck worker only after minutes. The claim in the replica does (``replica.claim``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rowcast.shared.kafka.messages import transaction_topic
 _log = logging.getLogger("rowcast.worker")
 
 
-# The defaults of the user's properties: a worker that has died is replaced after ten seconds.
+# The defaults of the user's properties: a worker that has died is no longer counted after ten seconds.
 _DEFAULTS = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
 
 
@@ -27,29 +27,25 @@ class GroupMembership:
     """The membership of a worker in the replica's group. No messages are read."""
 
     def __init__(self, settings: Settings, replica: str) -> None:
-        self._topic = transaction_topic(settings.source)
-        self._is_owner = False
         own: dict[str, Any] = {
             "group.id": group_id(settings.source, replica),
-            # A joining worker does not take the partition from the owner.
             "partition.assignment.strategy": "cooperative-sticky",
             "enable.auto.commit": False,
         }
         self._consumer = new_consumer({**_DEFAULTS, **settings.require_kafka()}, "worker", own)
         self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            [transaction_topic(settings.source)],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
         )
 
-    def is_active(self, timeout: float = 0.0) -> bool:
-        """Return whether this worker may work. Wait up to ``timeout`` seconds for news of the group.
-
-        Call this regularly, because the client handles the group's events meanwhile.
-        """
+    def poll(self) -> None:
+        """Handle the group's events. Call this regularly."""
         # The partitions are paused, so only errors arrive. The client recovers from them by itself.
-        message = self._consumer.poll(timeout)
+        message = self._consumer.poll(0.0)
         if message is not None and message.error() is not None:
             _log.debug("group: %s", message.error())
-        return self._is_owner
 
     def commit_offsets(self, positions: Mapping[Partition, Position]) -> None:
         """Commit offsets for lag monitors. A failure does not matter, because the worker never reads them."""
@@ -64,19 +60,12 @@ class GroupMembership:
             _log.debug("offsets for lag monitors were not committed: %s", error)
 
     def close(self) -> None:
-        """Leave the group. Another worker takes over at once."""
+        """Leave the group."""
         self._consumer.close()
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
         consumer.incremental_assign(partitions)
         consumer.pause(partitions)
-        self._is_owner |= self._include_deciding_one(partitions)
 
     def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
-        if self._include_deciding_one(partitions):
-            self._is_owner = False
         consumer.incremental_unassign(partitions)
-
-    def _include_deciding_one(self, partitions: list[Any]) -> bool:
-        """Return whether partition 0 of the transaction topic is among the partitions."""
-        return any(p.topic == self._topic and p.partition == 0 for p in partitions)

@@ -1,8 +1,8 @@
 """``rowcast worker``: apply Kafka's topics to one replica.
 
-stand by ──owns partition 0 of the transaction topic──▶ take the replica over ──▶ read and apply
-   ▲                                                                                │
-   └──────────────────── fenced, or the group has given the work to another ────────┘
+stand by ──gets the claim to the replica──▶ take the replica over ──▶ read and apply
+   ▲                                                                    │
+   └──────────────────────── fenced, or the claim is lost ──────────────┘
 
 The worker also takes the replica over again if the replica is not as the worker left it.
 """
@@ -28,10 +28,12 @@ from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.group_membership import GroupMembership
+from rowcast.consumer.worker.movement import Movement
 from rowcast.consumer.worker.progress import WorkerProgress
+from rowcast.consumer.worker.turn import Turn
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.database.silence import watched_connections
+from rowcast.shared.database.silence import SilenceWatch, watched_connections
 from rowcast.shared.errors import FencedError, RetriableError, SuspectError, UnreachableError
 from rowcast.shared.kafka.clients import is_embedded, new_admin, reach
 from rowcast.shared.kafka.messages import transaction_topic
@@ -41,9 +43,6 @@ from rowcast.shared.vitals import Pulse, Vitals
 _log = logging.getLogger("rowcast.worker")
 
 _TAKE_TIMEOUT_S = 0.1
-# A poll of the group takes its whole time, even if this worker gets the work meanwhile. A starting worker usually gets
-# the work within a fraction of a second.
-_FORMING_POLL_S = 0.01
 _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
 _OFFSET_COMMIT_S = 1.0
@@ -75,8 +74,8 @@ def run_worker(
     applied, and the position is before the event.
     """
     vitals = vitals or Vitals(f"the worker of replica {replica!r}")
-    with tune_interpreter(), watched_connections(), vitals.pulse("applying") as pulse:
-        return _Worker(settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse).run()
+    with tune_interpreter(), watched_connections() as silence, vitals.pulse("applying") as pulse:
+        return _Worker(settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse, silence).run()
 
 
 class _Worker:
@@ -89,6 +88,7 @@ class _Worker:
         on_progress: OnWorkerProgress | None,
         vitals: Vitals,
         pulse: Pulse,
+        silence: SilenceWatch,
     ) -> None:
         self._settings = settings
         self._name = name
@@ -98,6 +98,7 @@ class _Worker:
         self._on_progress = on_progress
         self._vitals = vitals
         self._pulse = pulse
+        self._silence = silence
         self._progress = WorkerProgress()
         self._layouts = RowLayouts(self._options.tables)
         self._uncommitted: dict[Partition, Position] = {}
@@ -113,7 +114,7 @@ class _Worker:
         self._replica = Replica(settings.source, name, self._options, self._layouts)
 
     def run(self) -> WorkerProgress:
-        backoff = Backoff(jitter=_JITTER)
+        backoff, fenced = Backoff(jitter=_JITTER), Backoff(0.5, 60.0, jitter=_JITTER)
         try:
             while not self._stop.is_set():
                 self._pulse.beat()
@@ -123,6 +124,8 @@ class _Worker:
                     backoff.reset()
                 except FencedError as error:
                     _log.warning("%s. Now standing by", error)
+                    # Workers that the same server does not keep apart would otherwise fence each other without end.
+                    self._pause(fenced.next_pause())
                 except RetriableError:
                     # Raised only if the worker was stopped while the replica was unreachable.
                     break
@@ -132,7 +135,7 @@ class _Worker:
                         raise
                     pause = backoff.next_pause()
                     _log.warning("%s Trying again in %.1f s", error, pause)
-                    self._stop.wait(pause)
+                    self._pause(pause)
         except Exception as error:
             self._replica.record_stop(error)
             self._report_progress(state="suspect" if isinstance(error, SuspectError) else "stopped")
@@ -145,11 +148,19 @@ class _Worker:
         """Stand by and work. Return True if done or stopped, False if another worker is to do the work now."""
         if not self._wait_for_topics():
             return True
-        membership = GroupMembership(self._settings, self._name)
+        movement = Movement(
+            self._vitals,
+            self._pulse,
+            self._silence,
+            self._options.lease_ms / 1000,
+            self._settings.watchdog.stuck_after_s,
+        )
+        claim = self._replica.new_claim(movement.is_moving)
+        turn = Turn(GroupMembership(self._settings, self._name), self._replica, claim)
         try:
-            return not self._stand_by(membership) or self._work_from_positions(membership)
+            return not self._stand_by(turn) or self._work_from_positions(turn)
         finally:
-            membership.close()
+            turn.close()
             self._report_progress(active=False)
 
     def _wait_for_topics(self) -> bool:
@@ -174,7 +185,7 @@ class _Worker:
             self._stop.wait(_STAND_BY_POLL_S)
         return False
 
-    def _stand_by(self, membership: GroupMembership) -> bool:
+    def _stand_by(self, turn: Turn) -> bool:
         """Wait until this worker may work.
 
         Return False if stopped, or with ``once`` if the active worker has applied everything.
@@ -182,39 +193,40 @@ class _Worker:
         already_logged = False
         since = time.monotonic()
         while not self._stop.is_set():
-            self._go_round()
-            if membership.is_active(_STAND_BY_POLL_S if already_logged else _FORMING_POLL_S):
+            if self._retry_until_stopped(turn.take):
                 return True
+            self._go_round()
             if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
-                _log.info("another worker of this replica is active, or the group is being formed: standing by")
+                _log.info("another worker of this replica is active: standing by")
                 already_logged = True
             if self._once and already_logged:
                 status = replica_status(self._settings, self._name)
                 if status.state in ("waiting", "consistent") and status.records == 0:
                     _log.info("the active worker has applied everything")
                     return False
+            self._stop.wait(_STAND_BY_POLL_S)
         return False
 
-    def _work_from_positions(self, membership: GroupMembership) -> bool:
+    def _work_from_positions(self, turn: Turn) -> bool:
         """Work, and start again from the replica's positions whenever the replica has changed. Return as ``_work``."""
         while True:
             try:
-                return self._work(membership)
+                return self._work(turn)
             except ReplicaChangedError as error:
                 _log.warning("%s. Starting again from the positions in the replica", error)
 
-    def _work(self, membership: GroupMembership) -> bool:
+    def _work(self, turn: Turn) -> bool:
         """Take the replica over, read and apply. Return as ``_take_a_turn``."""
         row, positions = self._retry_until_stopped(self._replica.take_over)
         # The client for events is created first, because it connects while the client for shapes reads.
         with new_reader(self._settings) as consumer, new_asker(self._settings) as asker:
-            return self._read_and_apply(row, positions, membership, consumer, asker)
+            return self._read_and_apply(row, positions, turn, consumer, asker)
 
     def _read_and_apply(
         self,
         row: ReplicaRow,
         positions: Mapping[Partition, Position],
-        membership: GroupMembership,
+        turn: Turn,
         consumer: Any,
         asker: Any,
     ) -> bool:
@@ -239,19 +251,19 @@ class _Worker:
             reader = ReaderThread(context, consumer, asker, pulse.beat)
             try:
                 reader.start()
-                return self._apply(reader, membership)
+                return self._apply(reader, turn)
             finally:
                 reader.close()
                 self._replica.close()
 
-    def _apply(self, reader: ReaderThread, membership: GroupMembership) -> bool:
+    def _apply(self, reader: ReaderThread, turn: Turn) -> bool:
         consistency = _ConsistencyAttempts()
         next_comparison = time.monotonic() + _COMPARE_S
         clear_stop_at = time.monotonic() + _CLEAR_STOP_S
         while not self._stop.is_set():
             self._go_round()
-            if not membership.is_active():
-                _log.info("the group has given the work to another worker: standing by")
+            if not turn.is_active():
+                _log.info("this worker has no claim to the replica any more: standing by")
                 return False
             match reader.queue.take(self._options.batch_events, _TAKE_TIMEOUT_S):
                 case Run() as run:
@@ -265,7 +277,7 @@ class _Worker:
                     consistency.request()
                 case Signal.DONE:
                     self._clear_stop()
-                    self._commit_offsets(membership)
+                    self._commit_offsets(turn)
                     return True
             if consistency.is_due():
                 is_consistent = self._retry_until_stopped(self._replica.become_consistent)
@@ -278,8 +290,8 @@ class _Worker:
             if time.monotonic() >= clear_stop_at:
                 self._clear_stop()
             if time.monotonic() >= self._next_offset_commit:
-                self._commit_offsets(membership)
-        self._commit_offsets(membership)
+                self._commit_offsets(turn)
+        self._commit_offsets(turn)
         return True
 
     def _apply_run(self, run: Run) -> None:
@@ -317,16 +329,23 @@ class _Worker:
             except RetriableError as error:
                 pause = backoff.next_pause()
                 _log.warning("%s. Trying again in %.1f s", error, pause)
-                if self._stop.wait(pause):
+                if self._pause(pause):
                     raise
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait, and return whether the worker was stopped meanwhile."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
+            self._pulse.beat()
+        return self._stop.is_set()
 
     def _go_round(self) -> None:
         self._pulse.beat()
         self._vitals.note_progress()
 
-    def _commit_offsets(self, membership: GroupMembership) -> None:
+    def _commit_offsets(self, turn: Turn) -> None:
         if self._uncommitted:
-            membership.commit_offsets(self._uncommitted)
+            turn.commit_offsets(self._uncommitted)
             self._uncommitted = {}
             self._next_offset_commit = time.monotonic() + _OFFSET_COMMIT_S
 

@@ -90,6 +90,14 @@ class ReplicaSettings(DatabaseSettings):
         description="Read at most this many events ahead of the end of their transaction, then pause partitions.",
     )
 
+    lease_ms: int = Field(
+        default=5_000,
+        ge=1_000,
+        description="How long a worker may show no sign of life before the server gives its claim away. A worker that "
+        "stands by takes over this long after the active worker was suspended or lost its network, and at once after "
+        "it was killed.",
+    )
+
     @field_validator("consistency")
     @classmethod
     def _consistency_is_built(cls, value: str) -> str:

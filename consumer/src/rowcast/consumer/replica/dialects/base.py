@@ -12,9 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import URL, Connection, Dialect, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects.claims import ClaimSession
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.tables.shape import TableShape
@@ -124,6 +125,20 @@ class ReplicaDialect(ABC):
     def database_file(self, engine: Engine) -> tuple[int, int] | None:
         """Return the identity of the file that the URL names now: device and inode, or None without a file."""
         return None
+
+    @abstractmethod
+    def new_claim(self, url: URL, label: str, source: str, lease_s: float) -> ClaimSession:
+        """Return a session for the claim to the replica of ``source``, without connecting.
+
+        The server ends a claim that has shown no sign of life for ``lease_s`` seconds.
+        """
+
+    def end_other_writers(self, connection: Connection, source: str) -> None:  # noqa: B027  # optional
+        """End sessions of earlier workers, or of this worker before a fault, whose transactions lock the replica's row.
+
+        Called in a new connection of the worker with the claim, outside of any transaction. Such a session may be
+        suspended or lost by the network, and the server would keep its locks for a long time.
+        """
 
     def forget_tables(self) -> None:  # noqa: B027  # optional
         """Forget the statements of all tables, because the tables may be others now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import URL, Connection, Dialect, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
@@ -20,14 +21,18 @@ from rowcast.consumer.replica.dialects.base import (
     log_orphans,
     quoted_name,
 )
+from rowcast.consumer.replica.dialects.claims import ClaimSession, MySQLClaim
 from rowcast.consumer.replica.dialects.mysql_packets import Packets
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
 from rowcast.consumer.replica.dialects.touched_foreign_keys import TouchedForeignKeys, TouchedRows
 from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.database.driver_errors import mysql_number
+from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import PortableType
+
+_log = logging.getLogger("rowcast.worker")
 
 _SESSION = (
     # A value that does not fit is an error and is never cut. 0 is a key like any other.
@@ -36,6 +41,15 @@ _SESSION = (
     # Lock only existing rows, to block further users of the replica less often.
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 )
+
+# A user without further rights sees neither the locks of rows nor their sessions. Therefore the session that writes
+# also holds a lock with a name, and the lock shows the number of the session.
+_WRITER_NAME = "CONCAT('rowcast-writer-', SHA1(CONCAT(COALESCE(DATABASE(), ''), ' ', :source)))"
+_WRITER = sa.text(f"SELECT IS_USED_LOCK({_WRITER_NAME})")
+_BECOME_WRITER = sa.text(f"SELECT GET_LOCK({_WRITER_NAME}, 10)")
+_NO_SUCH_THREAD = 1094
+# Seconds after which MariaDB ends an idle transaction. MySQL has no such setting, and a successor ends the session.
+_IDLE_TRANSACTION_S = 60
 
 _WITHOUT_TRANSACTIONS = sa.text(
     "SELECT t.table_name, t.engine FROM information_schema.tables t JOIN information_schema.engines e "
@@ -112,8 +126,29 @@ class MySQLReplica(RowStatementReplica):
             cursor = connection.cursor()  # type: ignore[attr-defined]
             for statement in _SESSION:
                 cursor.execute(statement)
+            cursor.execute("SELECT VERSION()")
+            if "mariadb" in str(cursor.fetchone()[0]).lower():
+                cursor.execute(f"SET SESSION idle_transaction_timeout = {_IDLE_TRANSACTION_S:d}")
             cursor.close()
             self._packets.set_up(connection)
+
+    def new_claim(self, url: URL, label: str, source: str, lease_s: float) -> ClaimSession:
+        """Return a session with a lock of GET_LOCK."""
+        return MySQLClaim(open_engine(url, label, pooled=False, isolation_level="AUTOCOMMIT"), source, lease_s)
+
+    def end_other_writers(self, connection: Connection, source: str) -> None:
+        """Kill the session that holds the writer's lock, and take the lock for this session."""
+        with connection.begin():
+            thread = connection.execute(_WRITER, {"source": source}).scalar()
+            own = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
+            if thread is not None and thread != own:
+                _log.warning("ending the session %d of an earlier worker, which may lock the replica", thread)
+                try:
+                    connection.exec_driver_sql(f"KILL {int(thread):d}")
+                except exc.DBAPIError as error:
+                    if mysql_number(error) != _NO_SUCH_THREAD:
+                        raise
+            connection.execute(_BECOME_WRITER, {"source": source})
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name."""

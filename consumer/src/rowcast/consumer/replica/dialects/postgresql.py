@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_limits
@@ -21,15 +22,19 @@ from rowcast.consumer.replica.dialects.base import (
     ReplicaTable,
     quoted_name,
 )
+from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
 from rowcast.consumer.replica.dialects.value_converters import hex_uuid, is_hex_uuid
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import sqlstate
+from rowcast.shared.database.engines import open_engine
 from rowcast.shared.tables.native_types import is_type
 from rowcast.shared.tables.shape import PortableType, TableShape
 
 # The server keeps the rows of an array in work_mem, 4 MB by default, and writes the rest to a file. So 20,000 rows of
 # 190 bytes take a fifth more time in one statement than in four.
 _BYTES_PER_STATEMENT = 1_000_000
+
+_log = logging.getLogger("rowcast.worker")
 
 # A worker suspended in the middle of a transaction must not lock rows for ever.
 _IDLE_IN_TRANSACTION_MS = 60_000
@@ -45,6 +50,13 @@ _SESSION = (
     # A read that row security would cut is an error.
     "SET row_security = off",
     "SET check_function_bodies = off",
+)
+
+# The transaction that has locked a row is the row's xmax. Only sessions of the same role can be ended.
+_OTHER_WRITERS = sa.text(
+    "SELECT l.pid FROM rowcast_replica r JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = r.xmax "
+    "AND l.granted JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user "
+    "WHERE r.source = :source AND l.pid <> pg_backend_pid()"
 )
 
 _COLUMNS = sa.text(
@@ -100,6 +112,17 @@ class PostgreSQLReplica(ReplicaDialect):
                 for statement in _SESSION:
                     cursor.execute(statement)
             connection.commit()  # type: ignore[attr-defined]
+
+    def new_claim(self, url: URL, label: str, source: str, lease_s: float) -> ClaimSession:
+        """Return a session with an advisory lock."""
+        return PostgreSQLClaim(open_engine(url, label, pooled=False, isolation_level="READ COMMITTED"), source, lease_s)
+
+    def end_other_writers(self, connection: Connection, source: str) -> None:
+        """Terminate the sessions whose transactions have locked the replica's row."""
+        with connection.begin():
+            for (pid,) in connection.execute(_OTHER_WRITERS, {"source": source}).all():
+                _log.warning("ending the session %d of an earlier worker, which holds the lock of the replica", pid)
+                connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid:d})")
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name."""

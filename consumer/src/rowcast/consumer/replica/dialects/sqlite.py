@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import event, exc
-from sqlalchemy.engine import Connection, Engine, ExceptionContext
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
 from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, log_orphans, quoted_name
+from rowcast.consumer.replica.dialects.claims import ClaimSession, NoClaim, SQLiteClaim
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
 from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.shared.images import register_functions
@@ -58,6 +59,13 @@ class SQLiteReplica(RowStatementReplica):
                 driver: Any = context.connection.connection.dbapi_connection
                 if driver.in_transaction:
                     driver.rollback()
+
+    def new_claim(self, url: URL, label: str, source: str, lease_s: float) -> ClaimSession:
+        """Return a lock of a file beside the database."""
+        database = url.database
+        if not database or database == ":memory:" or database.startswith("file:"):
+            return NoClaim()
+        return SQLiteClaim(database, source, lease_s)
 
     def database_file(self, engine: Engine) -> tuple[int, int] | None:
         """Return device and inode of the file, or None for a missing file or a database in memory."""

@@ -1,0 +1,40 @@
+"""A turn of a worker: it shows itself in the group, waits for the claim, and works while it has the claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.replica.claim import Claim
+from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.worker.group_membership import GroupMembership
+
+
+class Turn:
+    """Hold the membership and the claim of one turn."""
+
+    def __init__(self, membership: GroupMembership, replica: Replica, claim: Claim) -> None:
+        self._membership = membership
+        self._replica = replica
+        self._claim = claim
+
+    def take(self) -> bool:
+        """Return whether this worker may work now. Raise RetriableError if the replica does not answer."""
+        self._membership.poll()
+        return self._replica.take(self._claim)
+
+    def is_active(self) -> bool:
+        """Return whether this worker may still work."""
+        self._membership.poll()
+        return self._claim.is_held
+
+    def commit_offsets(self, positions: Mapping[Partition, Position]) -> None:
+        """Commit offsets for lag monitors."""
+        self._membership.commit_offsets(positions)
+
+    def close(self) -> None:
+        """Let another worker take over at once."""
+        # The group comes last, because leaving it may take long without a broker.
+        self._replica.close()
+        self._claim.release()
+        self._membership.close()

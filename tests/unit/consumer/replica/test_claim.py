@@ -1,0 +1,142 @@
+"""The claim to a replica: one holder, kept while the worker moves."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rowcast.consumer.replica.claim import Claim
+from rowcast.consumer.replica.dialects.claims import ClaimSession, SQLiteClaim
+from rowcast.consumer.worker.movement import Movement
+from rowcast.shared.database.sessions import SessionState
+from rowcast.shared.database.silence import SilenceWatch
+from rowcast.shared.vitals import Vitals
+
+LEASE_S = 0.25
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def new_session(tmp_path: Path) -> Callable[[], SQLiteClaim]:
+    return lambda: SQLiteClaim(str(tmp_path / "replica.db"), "shop", 5.0)
+
+
+def test_a_single_worker_holds_the_claim(new_session: Callable[[], SQLiteClaim]) -> None:
+    first, second = (Claim(new_session(), LEASE_S, lambda: True) for _ in range(2))
+    assert first.take()
+    assert first.take()
+    assert not second.take()
+    time.sleep(2 * LEASE_S)
+    assert first.is_held
+    first.release()
+    assert not first.is_held
+    assert second.take()
+    second.release()
+
+
+def test_a_worker_that_does_not_move_gives_its_claim_up(
+    new_session: Callable[[], SQLiteClaim], caplog: pytest.LogCaptureFixture
+) -> None:
+    moves = threading.Event()
+    moves.set()
+    first, second = Claim(new_session(), LEASE_S, moves.is_set), Claim(new_session(), LEASE_S, lambda: True)
+    assert first.take()
+    moves.clear()
+    until(second.take)
+    assert not first.is_held
+    assert "the work does not move" in caplog.text
+    first.release()
+    second.release()
+
+
+def test_a_file_that_its_holder_no_longer_touches_is_replaced(
+    new_session: Callable[[], SQLiteClaim], tmp_path: Path
+) -> None:
+    suspended, standby = new_session(), new_session()
+    assert suspended.take()
+    assert suspended.keep()
+    assert not standby.take()
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (time.time() - 6, time.time() - 6))
+    assert not standby.take()
+    assert standby.take()
+    assert not suspended.keep()
+    assert standby.keep()
+    suspended.close()
+    standby.close()
+
+
+class SilentSession(ClaimSession):
+    """A session whose server does not answer."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def take(self) -> bool:
+        return True
+
+    def keep(self) -> bool:
+        self.closed.wait()
+        return False
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_without_an_answer_the_claim_ends_after_the_lease() -> None:
+    claim = Claim(SilentSession(), LEASE_S, lambda: True)
+    assert claim.take()
+    assert claim.is_held
+    until(lambda: not claim.is_held)
+    claim.release()
+
+
+class Silence(SilenceWatch):
+    state: SessionState | None = None
+
+    def state_of(self, thread: int) -> SessionState | None:
+        return self.state
+
+
+@pytest.mark.parametrize(
+    ("state", "moves"),
+    [
+        (None, False),
+        (SessionState.WAITING, False),
+        (SessionState.SILENT, False),
+        (SessionState.WORKING, True),
+        (SessionState.UNKNOWN, True),
+    ],
+)
+def test_a_worker_moves_while_the_database_works_for_it(state: SessionState | None, moves: bool) -> None:
+    vitals, silence = Vitals("worker"), Silence()
+    silence.state = state
+    with vitals.pulse("applying") as pulse:
+        movement = Movement(vitals, pulse, silence, lease_s=0.05, others_s=10)
+        assert movement.is_moving()
+        time.sleep(0.1)
+        assert movement.is_moving() is moves
+        pulse.beat()
+        assert movement.is_moving()
+
+
+def test_a_worker_whose_reader_is_stuck_does_not_move() -> None:
+    vitals = Vitals("worker")
+    with vitals.pulse("applying") as pulse, vitals.pulse("reading") as reading:
+        movement = Movement(vitals, pulse, Silence(), lease_s=5, others_s=0.05)
+        assert movement.is_moving()
+        time.sleep(0.1)
+        assert not movement.is_moving()
+        reading.beat()
+        assert movement.is_moving()
