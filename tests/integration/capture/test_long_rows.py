@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql
 
 from fixtures.databases import NewDatabase
 from rowcast.producer import Capture
-from rowcast.producer.capture.drain import bulk_update, row_sizes
+from rowcast.producer.capture.drain import row_sizes
 from rowcast.producer.outbox.block_parser import ChangeSplitter
 from rowcast.shared.errors import CaptureError
 
@@ -102,7 +102,6 @@ def open_library(new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch) -> 
                 connection.execute(sa.text(f"SET GLOBAL max_allowed_packet = {LIMIT}"))
         monkeypatch.setattr(row_sizes, "MAX_BYTES", LIMIT)
         monkeypatch.setattr(row_sizes, "_MEASURE_FROM", 20)
-        monkeypatch.setattr(bulk_update, "MAX_BYTES", LIMIT)
         engine = sa.create_engine(
             url, connect_args={} if mode is None else {"init_command": f"SET sql_mode = '{mode}'"}
         )
@@ -143,6 +142,23 @@ def test_many_long_rows_become_several_outbox_rows_of_one_transaction(
     with engine.begin() as connection:
         connection.execute(sa.update(library.doc).values(text=library.doc.c.text + "y"))
     assert library.take() == [("u", n, 60_001) for n in range(1, 61)]
+
+
+def test_many_short_rows_need_no_measure(open_library: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, engine = open_library("postgresql")
+    with engine.begin() as connection:
+        library.insert(connection, *["short"] * 60)
+        monkeypatch.setattr(row_sizes.RowSizes, "are_too_large", None)
+    assert len(library.rows_of_outbox()) == 1
+    assert library.take() == [("c", n, 5) for n in range(1, 61)]
+
+
+def test_a_row_of_medium_length_among_many_is_measured(open_library: Open) -> None:
+    library, engine = open_library("postgresql")
+    with engine.begin() as connection:
+        library.insert(connection, *["short"] * 59, "x" * 2_000)
+    assert len(library.rows_of_outbox()) == 1
+    assert library.take() == [*(("c", n, 5) for n in range(1, 60)), ("c", 60, 2_000)]
 
 
 @each_limited_engine

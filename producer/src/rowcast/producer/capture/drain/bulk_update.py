@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from rowcast.producer.capture.drain.row_sizes import MAX_BYTES
+from rowcast.producer.capture.drain.row_sizes import max_row_bytes
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.dialects.percent_signs import for_database, for_driver
 from rowcast.producer.database.dialects.search_path import in_place_sql
@@ -109,7 +109,7 @@ class BulkUpdate:
             "in_place": "" if table.table.schema else " AND " + self._in_place(table.table),
             "settings_hold": capture_dialect(self._dialect).fixed_settings_hold(table.types.values()),
             "bytes": self._bytes(table),
-            "max_bytes": MAX_BYTES // KEYS_PER_ROW,
+            "max_bytes": max_row_bytes(),
             "many": BULK_UPDATE_MIN_ROWS,
             "name": "'" + name.replace("'", "''") + "'",
             "outbox": preparer.format_table(self._outbox),

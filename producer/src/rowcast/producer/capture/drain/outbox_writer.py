@@ -24,7 +24,7 @@ from rowcast.producer.capture.drain.missing_rows import (
     missing_row,
     missing_row_error,
 )
-from rowcast.producer.capture.drain.row_sizes import RowSizes, Run, count_keys, cut, too_long_error
+from rowcast.producer.capture.drain.row_sizes import RowSizes, Run, count_keys, cut, max_row_bytes, too_long_error
 from rowcast.producer.capture.drain.statements import MAX_CACHED_STATEMENTS, DrainStatements, Found, Group
 from rowcast.producer.capture.notes.folding import EQUAL, EXISTED, FIRST_TOUCHES, LOCKED, Flags
 from rowcast.producer.capture.notes.row_security import hidden_rows_error
@@ -201,6 +201,9 @@ class OutboxWriter:
         *, last: bool, commit: bool = False, is_half: bool = False,
     ) -> None:  # fmt: skip
         """Write an outbox row, or several if one would be too long."""
+        are_many = not is_half and self._sizes.may_be_too_large(piece, row.before_images)
+        if are_many and self._write_short_rows(connection, piece, row, last=last):
+            return
         if self._sizes.are_too_large(connection, piece, row.before_images, is_half=is_half):
             self._write_halves(connection, piece, row, last=last)
             return
@@ -210,6 +213,18 @@ class OutboxWriter:
         written = self._insert(connection, statement, parameters, commit=commit)
         if not written:
             self._write_in_parts(connection, piece, row, written, last=last)
+
+    def _write_short_rows(self, connection: Connection, piece: Sequence[Run], row: _Row, *, last: bool) -> bool:
+        """Write an outbox row if every row is short. Return False if nothing was written.
+
+        COMMIT is never sent along, because only the answer says whether the outbox row was written.
+        """
+        groups, parameters = self._fill(piece, row.before_images, single_keys_as_arrays=True)
+        statement = self._statements.for_groups(
+            groups, with_context=row.context is not None, max_row_bytes=max_row_bytes()
+        )
+        _set_row_parameters(parameters, row.transaction_id, row.context, True if last else None)
+        return bool(self._insert(connection, statement, parameters, commit=False, returns_row=True))
 
     def _write_in_parts(
         self, connection: Connection, piece: Sequence[Run], row: _Row, written: _Written, *, last: bool
@@ -256,13 +271,17 @@ class OutboxWriter:
         return locked
 
     def _fill(
-        self, piece: Sequence[Run], before_images: Mapping[CapturedTable, BeforeImages]
+        self,
+        piece: Sequence[Run],
+        before_images: Mapping[CapturedTable, BeforeImages],
+        *,
+        single_keys_as_arrays: bool = False,
     ) -> tuple[tuple[Group, ...], dict[str, Any]]:
         """Return the groups of the piece, and the parameters of the keys."""
         groups = []
         parameters: dict[str, Any] = {}
         for g, (table, kind, keys) in enumerate(piece):
-            as_array = self._has_arrays and len(keys) > 1
+            as_array = self._has_arrays and (single_keys_as_arrays or len(keys) > 1)
             group = Group(table, kind, 0 if as_array else len(keys))
             groups.append(group)
             if group.with_before_images:
@@ -280,13 +299,17 @@ class OutboxWriter:
     # -- rows that must exist, and rows that are too long
 
     def _insert(
-        self, connection: Connection, statement: PrecompiledStatement, parameters: dict[str, Any], *, commit: bool
-    ) -> _Written:
+        self, connection: Connection, statement: PrecompiledStatement, parameters: dict[str, Any],
+        *, commit: bool, returns_row: bool = False,
+    ) -> _Written:  # fmt: skip
         """Write an outbox row, and say whether it was written.
 
-        Raises CaptureError if the database reports a missing row.
+        ``returns_row``: the statement returns a row if it has written the outbox row. Raises CaptureError if the
+        database reports a missing row.
         """
         try:
+            if returns_row:
+                return _Written.YES if statement.fetch(connection, parameters) else _Written.NO
             rows = statement.execute(connection, parameters, commit=commit)
         except exc.DBAPIError as error:
             if self._engine.is_too_long(error):

@@ -12,6 +12,7 @@ from rowcast.producer.capture.drain.missing_rows import Kind
 from rowcast.producer.capture.drain.statements import DrainStatements
 from rowcast.producer.database.dialects import CaptureDialect
 from rowcast.producer.database.row_locks import BeforeImages, Key
+from rowcast.producer.outbox.schema import KEYS_PER_ROW
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.shared.errors import CaptureError
 
@@ -24,6 +25,12 @@ _MEASURE_FROM = 100
 MAX_BYTES = 150_000_000
 """The measured bytes of an outbox row. As JSON a byte takes up to six, and PostgreSQL's limit is 1 GB."""
 
+
+def max_row_bytes() -> int:
+    """Return the measured bytes of a row. An outbox row of rows that are not larger needs no other measure."""
+    return MAX_BYTES // KEYS_PER_ROW
+
+
 _MAX_BYTES_SENT = 4_000_000
 """The characters of before images sent with a statement. MariaDB and MySQL close the connection at a larger packet."""
 
@@ -34,6 +41,14 @@ class RowSizes:
     def __init__(self, statements: DrainStatements, engine: CaptureDialect) -> None:
         self._statements = statements
         self._measures = engine.failure_ends_transaction
+
+    def may_be_too_large(self, piece: Sequence[Run], before_images: Mapping[CapturedTable, BeforeImages]) -> bool:
+        """Return whether the lines of short rows may be too long for one outbox row, because there are many keys."""
+        if not self._measures or count_keys(piece) < _MEASURE_FROM:
+            return False
+        if before_images and _bytes_of(before_images, piece) > _MAX_BYTES_SENT:
+            return False
+        return any(self._statements.measure(table) is not None for table, _, _ in piece)
 
     def are_too_large(
         self,

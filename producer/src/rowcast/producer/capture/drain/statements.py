@@ -67,23 +67,28 @@ class DrainStatements:
         self._outbox = outbox
         self._dialect = dialect
         self._engine = capture_dialect(dialect)
-        self._statements: dict[tuple[tuple[Group, ...], bool], PrecompiledStatement] = {}
+        self._statements: dict[tuple[tuple[Group, ...], bool, int | None], PrecompiledStatement] = {}
         self._searches: dict[tuple[Group, ...], PrecompiledStatement] = {}
         self._measures: dict[CapturedTable, PrecompiledStatement | None] = {}
 
-    def for_groups(self, groups: tuple[Group, ...], *, with_context: bool) -> PrecompiledStatement:
+    def for_groups(
+        self, groups: tuple[Group, ...], *, with_context: bool, max_row_bytes: int | None = None
+    ) -> PrecompiledStatement:
         """Return the statement that drains the keys of the groups, in this order.
 
         Its parameters: ``rowcast_complete``. ``rowcast_tx`` if the database does not know an id of the transaction.
         ``rowcast_context`` if ``with_context``. For group g of n keys ``k{g}_{c}_{n}``, column c of the n-th key, and
         ``b{g}_{n}``, the before image. For a group of any length ``k{g}_{c}`` and ``b{g}``, lists of all keys' values.
+
+        ``max_row_bytes``: write nothing if a row is larger, and return a row if the outbox row was written. All groups
+        must be of any length then.
         """
-        signature = groups, with_context
+        signature = groups, with_context, max_row_bytes
         statement = self._statements.get(signature)
         if statement is None:
             if len(self._statements) > MAX_CACHED_STATEMENTS:
                 self._statements.clear()
-            statement = PrecompiledStatement(self._build(groups, with_context), self._dialect)
+            statement = PrecompiledStatement(self._build(groups, with_context, max_row_bytes), self._dialect)
             self._statements[signature] = statement
         return statement
 
@@ -119,15 +124,20 @@ class DrainStatements:
         The parameters are arrays of the keys' values: ``k0_{c}`` for column c.
         """
         if table not in self._measures:
-            sizes = [self._engine.measured_bytes(column, table.types[str(column.name)]) for column in table.columns]
-            measured = [sa.func.coalesce(size, _ZERO) for size in sizes if size is not None]
-            self._measures[table] = self._build_measure(table, measured) if measured else None
+            row_bytes = self._row_bytes(table)
+            self._measures[table] = None if row_bytes is None else self._build_measure(table, row_bytes)
         return self._measures[table]
 
-    def _build_measure(self, table: CapturedTable, sizes: Sequence[ColumnElement[int]]) -> PrecompiledStatement:
+    def _row_bytes(self, table: CapturedTable) -> ColumnElement[int] | None:
+        """Return the expression for the size of a row in bytes, or None if every row is short."""
+        sizes = [self._engine.measured_bytes(column, table.types[str(column.name)]) for column in table.columns]
+        measured = [sa.func.coalesce(size, _ZERO) for size in sizes if size is not None]
+        return reduce(operator.add, measured) if measured else None
+
+    def _build_measure(self, table: CapturedTable, row_bytes: ColumnElement[int]) -> PrecompiledStatement:
         keys = _unnested(table, 0, [])
         size = (
-            sa.select(reduce(operator.add, sizes))
+            sa.select(row_bytes)
             .where(*(c == binding(key, c.type) for c, key in zip(table.stored_keys.columns, keys.c, strict=True)))
             .correlate(keys)
             .scalar_subquery()
@@ -135,9 +145,9 @@ class DrainStatements:
         query: sa.Select[Any] = sa.select(sa.func.sum(size)).select_from(keys)
         return PrecompiledStatement(query, self._dialect)
 
-    def _build(self, groups: Sequence[Group], with_context: bool) -> sa.Insert:
+    def _build(self, groups: Sequence[Group], with_context: bool, max_row_bytes: int | None) -> sa.Insert:
         """Build an INSERT … SELECT of an outbox row. No row is inserted if no group has a line."""
-        texts = [text for g, group in enumerate(groups) for text in self._line_texts(g, group)]
+        texts = [text for g, group in enumerate(groups) for text in self._line_texts(g, group, max_row_bytes)]
         types = [type_ for group in groups for type_ in group.table.types.values()]
         changes = self._engine.under_fixed_settings(_joined(texts), types)
         # LIMIT 1 on the single row keeps the planner from copying the text into the condition. With the copy the
@@ -157,12 +167,13 @@ class DrainStatements:
         if with_context:
             values["context"] = sa.bindparam("rowcast_context", type_=sa.Text)
         row = sa.select(*values.values()).where(text.c.changes != NO_LINE)
-        return self._outbox.insert().from_select(list(values), row)
+        insert = self._outbox.insert().from_select(list(values), row)
+        return insert if max_row_bytes is None else insert.returning(_ONE)
 
-    def _line_texts(self, g: int, group: Group) -> Iterator[ColumnElement[str]]:
+    def _line_texts(self, g: int, group: Group, max_row_bytes: int | None) -> Iterator[ColumnElement[str]]:
         """Yield expressions for the lines of group ``g``: one for each key, or one for an array."""
         if group.size == 0:
-            yield self._array_text(g, group)
+            yield self._array_text(g, group, max_row_bytes)
             return
         for n in range(group.size):
             binds = self._binds(g, group, n)
@@ -211,15 +222,25 @@ class DrainStatements:
             lines[group.kind.missing], group.table.table, _gone_line(group, key, None), self._dialect
         )
 
-    def _array_text(self, g: int, group: Group) -> ColumnElement[str]:
+    def _array_text(self, g: int, group: Group, max_row_bytes: int | None) -> ColumnElement[str]:
+        """Return the expression for the lines of an array's keys. It is NULL if a row has more than ``max_row_bytes``.
+
+        A row that is too large has no line, because the lines might be too long together.
+        """
         # LATERAL with OFFSET 0 makes the planner look up each key in the index, even if the table was small when it
         # made the plan.
         columns = group.table.stored_keys.columns
         keys = _unnested(group.table, g, ["b"] if group.with_before_images else [])
         given = [binding(keys.c[f"k{c}"], column.type) for c, column in enumerate(columns)]
         old = keys.c.b if group.with_before_images else None
+        line = _row_line(group, given, old)
+        fits: ColumnElement[bool] = sa.true()
+        row_bytes = None if max_row_bytes is None else self._row_bytes(group.table)
+        if row_bytes is not None:
+            fits = row_bytes <= sa.literal_column(str(max_row_bytes))
+            line = sa.case((fits, line), else_=NO_LINE)
         row = (
-            sa.select(_row_line(group, given, old).label("line"))
+            sa.select(line.label("line"), fits.label("fits"))
             .where(*(column == key for column, key in zip(columns, given, strict=True)))
             .correlate(keys)
             .offset(sa.literal_column("0"))
@@ -228,12 +249,12 @@ class DrainStatements:
         line = sa.func.coalesce(row.c.line, self._missing_line(group, given, old))
         # An ORDER BY would take a tenth longer. The lines are in the order of the keys anyway, because the plan is a
         # loop over the keys.
-        text = sa.func.string_agg(line, sa.literal_column("''"))
-        return (
-            sa.select(sa.func.coalesce(text, sa.literal_column("''")))
-            .select_from(keys.outerjoin(row, sa.true()))
-            .scalar_subquery()
+        text: ColumnElement[str] = sa.func.coalesce(
+            sa.func.string_agg(line, sa.literal_column("''")), sa.literal_column("''")
         )
+        if row_bytes is not None:
+            text = sa.case((sa.func.bool_and(sa.func.coalesce(row.c.fits, sa.true())), text), else_=sa.null())
+        return sa.select(text).select_from(keys.outerjoin(row, sa.true())).scalar_subquery()
 
 
 def _row_line(group: Group, key: Sequence[ColumnElement[Any]], old: ColumnElement[str] | None) -> ColumnElement[str]:
