@@ -10,7 +10,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
-from rowcast.producer.capture.dml.changed_rows import InsertedRows
+from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows
 from rowcast.producer.capture.dml.insert_keys import InsertKeys
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import (
@@ -122,3 +122,52 @@ def test_an_upsert_with_before_images_reads_the_conflicting_rows(shop: CapturedS
     pending = shop.pending(connection, statement, {"id": 2, "name": "a"})
     choose(shop, connection, pending)
     assert [list(keys) for _, keys in pending.side_effects] == [[(2,)]]
+
+
+def upsert(shop: CapturedShop, elements: list[str], **assigned: Any) -> sqlite.Insert:
+    return sqlite.insert(shop.item).on_conflict_do_update(index_elements=elements, set_=assigned)
+
+
+@pytest.mark.parametrize("sets", [[{"id": 2, "name": "a"}], [{"id": 2, "name": "a"}, {"id": 3, "name": "a"}]])
+def test_an_upsert_that_names_its_rows_returns_nothing(
+    shop: CapturedShop, connection: Connection, sets: list[dict[str, Any]]
+) -> None:
+    pending = shop.pending(connection, upsert(shop, ["id"], name="b"), *sets)
+    choose(shop, connection, pending)
+    assert pending.rows is NAMED
+    assert pending.keys == tuple((row["id"],) for row in sets)
+
+
+def test_an_upsert_names_its_rows_also_by_values(shop: CapturedShop, connection: Connection) -> None:
+    pending = shop.pending(connection, upsert(shop, ["id"], name="b").values(id=2, name="a"))
+    choose(shop, connection, pending)
+    assert (pending.rows, pending.keys) == (NAMED, ((2,),))
+
+
+@pytest.mark.parametrize("case", ["drawn", "computed", "other index", "new key", "condition", "nothing", "prefix"])
+def test_an_upsert_that_may_change_another_row_or_none_returns_keys(
+    shop: CapturedShop, connection: Connection, case: str
+) -> None:
+    statement = upsert(shop, ["id"], name="b")
+    given: dict[str, Any] = {"id": 2, "name": "a"}
+    match case:
+        case "drawn":
+            given = {"name": "a"}
+        case "computed":
+            statement, given = statement.values(id=sa.literal(1) + 1), {"name": "a"}
+        case "other index":
+            statement = upsert(shop, ["name"], name="b")
+        case "new key":
+            statement = upsert(shop, ["id"], id=9)
+        case "condition":
+            statement = sqlite.insert(shop.item).on_conflict_do_update(
+                index_elements=["id"], set_={"name": "b"}, where=shop.item.c.name != "done"
+            )
+        case "nothing":
+            statement = sqlite.insert(shop.item).on_conflict_do_nothing(index_elements=["id"])
+        case "prefix":
+            statement = statement.prefix_with("OR IGNORE")
+    pending = shop.pending(connection, statement, given)
+    choose(shop, connection, pending)
+    assert isinstance(pending.rows, InsertedRows)
+    assert isinstance(pending.rows.returned, InjectedReturning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain
 from types import NoneType
 from typing import Any
@@ -25,8 +25,10 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
     """Return the keys in the parameters of an INSERT, or None if the parameters hold no rows or no keys."""
     if statement._multi_values or statement.select is not None:
         return None
-    rows = list(rows_of(statement, sets)) if statement._values else sets
-    return named_keys([str(column.key) for column in key_columns], rows)
+    names = [str(column.key) for column in key_columns]
+    values = _values_in(statement, names)
+    rows = [{**_sent(values, parameters), **parameters} for parameters in sets] if values else sets
+    return named_keys(names, rows)
 
 
 def known_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: Parameters) -> tuple[Key, ...] | None:
@@ -200,17 +202,42 @@ def replaces(statement: Insert | Update) -> bool:
     return any("REPLACE" in str(prefix[0]).upper() for prefix in statement._prefixes)
 
 
+def keys_of_upsert(statement: Insert, pending: PendingStatement) -> tuple[Key, ...] | None:
+    """Return the keys in the parameters of an upsert that inserts or updates exactly the rows with these keys.
+
+    Return None if the keys are not known, or if a conflict may be with the row of another key. ``ON CONFLICT`` with the
+    primary key is not: a conflict with another unique value is an error of the statement.
+    """
+    clause, stored = statement._post_values_clause, pending.stored.stored_keys
+    if statement._prefixes or not getattr(clause, "update_values_to_set", None):
+        return None
+    if not (stored.may_be_sent and not stored.are_rekeyed and not stored.folding_columns):
+        return None
+    if not _conflicts_with_primary_key(clause, pending.key_columns):
+        return None
+    keys = given_keys(statement, pending.key_columns, pending.sets)
+    return keys if keys is not None and stored.holds_keys(keys) else None
+
+
+def _conflicts_with_primary_key(clause: Any, key_columns: Sequence[sa.Column[Any]]) -> bool:
+    """Return whether ON CONFLICT names the columns of the primary key and no condition."""
+    for condition in ("constraint_target", "inferred_target_whereclause", "update_whereclause"):
+        if getattr(clause, condition, None) is not None:
+            return False
+    named = {getattr(element, "name", element) for element in clause.inferred_target_elements or ()}
+    return named == {str(column.name) for column in key_columns}
+
+
 def conflict_assigns(statement: Insert) -> set[str]:
     """Return the names of the columns that an upsert sets in an existing row, or that change by themselves with it."""
     clause = statement._post_values_clause
     # The clauses of PostgreSQL and SQLite have a list of pairs, the clause of MySQL has a dict.
     pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
-    assigned = pairs.items() if isinstance(pairs, Mapping) else pairs
+    assigned = pairs.items() if isinstance(pairs, dict) else pairs
     named = [(assigned_name(statement, column), value) for column, value in assigned]
     names = {name for name, value in named if not _keeps(name, value)}
     # SQLAlchemy does not apply ``onupdate`` to an upsert.
-    computed = (c for c in table_of(statement).columns if getattr(c, "server_onupdate", None) is not None)
-    return names and names | {str(c.name) for c in computed}
+    return names and names | {str(c.name) for c in table_of(statement).columns if c.server_onupdate is not None}
 
 
 def _keeps(name: str, value: Any) -> bool:
@@ -259,8 +286,18 @@ def single_rows(statement: Insert, sets: Parameters) -> list[tuple[Insert, Mappi
 def rows_of(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
     """Yield the values of each row in the statement, by column key."""
     for single, parameters in single_rows(statement, sets) or ():
-        values = {str(getattr(c, "key", c)): _value_of(v, parameters) for c, v in (single._values or {}).items()}
-        yield {**values, **parameters} if values else parameters
+        values = _values_in(single)
+        yield {**_sent(values, parameters), **parameters} if values else parameters
+
+
+def _values_in(statement: Insert, names: Container[str] | None = None) -> dict[str, Any]:
+    """Return the values in the statement by column key. ``names``: the keys of the wanted columns, by default all."""
+    values = {str(getattr(column, "key", column)): value for column, value in (statement._values or {}).items()}
+    return values if names is None else {name: value for name, value in values.items() if name in names}
+
+
+def _sent(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _value_of(value, parameters) for name, value in values.items()}
 
 
 def _value_of(value: Any, parameters: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from sqlalchemy.sql.dml import Insert, UpdateBase
 
 from rowcast.producer.capture.dml import insert_inspection, inspection, unique_conflicts
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
-from rowcast.producer.capture.dml.changed_rows import InsertedRows, RedirectedRows, UnseenRows
+from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows, RedirectedRows, UnseenRows
 from rowcast.producer.capture.dml.engine_scope import EngineScope
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import (
@@ -47,6 +47,7 @@ class InsertKeys:
         Return None if not.
         """
         pending.rows = self.reported_rows
+        assigned = insert_inspection.conflict_assigns(statement)
         if pending.setting is not None:
             self._use(pending, KeysStoredByCte(pending.setting))
         elif inspection.has_own_returning(statement):
@@ -55,10 +56,12 @@ class InsertKeys:
             # RETURNING fails if a rule replaces the INSERT.
             self._choose_for_rule(pending, statement)
             return None
-        elif (single_rows := self._choose_without_own_returning(connection, pending, statement)) is not None:
-            return single_rows
+        elif not (assigned and self._names_rows(pending, statement, assigned)):
+            single_rows = self._choose_without_own_returning(connection, pending, statement)
+            if single_rows is not None:
+                return single_rows
         self._watch_trigger(connection, pending)
-        self._lock_conflicts(connection, pending, statement)
+        self._lock_conflicts(connection, pending, statement, assigned)
         return None
 
     def _choose_for_rule(self, pending: PendingStatement, statement: Insert) -> None:
@@ -115,6 +118,17 @@ class InsertKeys:
             self._use(pending, ReadBackKeys(REPORTED))
         return None
 
+    def _names_rows(self, pending: PendingStatement, statement: Insert, assigned: set[str]) -> bool:
+        """Return whether the parameters of an upsert name its rows, and set the way then."""
+        changes_key = any(str(column.name) in assigned for column in pending.key_columns)
+        if changes_key or pending.stored.has_before_images:
+            return False
+        keys = insert_inspection.keys_of_upsert(statement, pending)
+        if keys is None:
+            return False
+        pending.keys, pending.rows = keys, NAMED
+        return True
+
     def _use(self, pending: PendingStatement, returned: ReturnedKeys) -> None:
         pending.rows = InsertedRows(self._strictness, returned)
         returned.prepare(pending)
@@ -130,16 +144,17 @@ class InsertKeys:
             return
         self._use(pending, ExtendedOwnReturning())
 
-    def _lock_conflicts(self, connection: Connection, pending: PendingStatement, statement: Insert) -> None:
+    def _lock_conflicts(
+        self, connection: Connection, pending: PendingStatement, statement: Insert, assigned: set[str]
+    ) -> None:
         """Lock the rows that conflict with the new rows, where the returned keys do not suffice.
 
         The returned keys do not suffice if the statement deletes rows, changes keys or further tables, or returns
         nothing, or if before images are needed. Refuse or warn of the statement if only the database knows the
-        conflicting values.
+        conflicting values. ``assigned``: see ``conflict_assigns``.
         """
         replaces = insert_inspection.replaces(statement)
         upserts = insert_inspection.is_upsert(statement)
-        assigned = insert_inspection.conflict_assigns(statement)
         table, actions = pending.table.table, self._cascades.actions
         constraints = actions.of_delete(table) if replaces else actions.of_update(table, assigned)
         changes_key = any(str(column.name) in assigned for column in pending.key_columns)
