@@ -192,13 +192,6 @@ def assigned_name(statement: Insert | Update, column: Any) -> str:
     return str(getattr(column, "name", column))
 
 
-def assigns_values(statement: Update, columns: Sequence[sa.Column[Any]], parameters: Mapping[str, Any]) -> bool:
-    """Return whether the statement sets any of the columns to a value, not to an expression."""
-    assigned = dict(assignments(statement))
-    values = [parameters.get(str(c.key), assigned.get(str(c.name))) for c in columns]
-    return any(v is not None and (isinstance(v, BindParameter) or not isinstance(v, ClauseElement)) for v in values)
-
-
 def new_keys(
     statement: Update, key_columns: Sequence[sa.Column[Any]], sets: Parameters, old: Sequence[Key]
 ) -> tuple[Key, ...] | None:

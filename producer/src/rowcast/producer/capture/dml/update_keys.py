@@ -168,12 +168,7 @@ class UpdateKeys:
             able = dialect.delete_returning_multifrom if deletes else dialect.update_returning_multifrom
         if not able or len(pending.sets) > 1 or (several and is_aliased(statement)):
             return None
-        columns = pending.key_columns
-        if inspection.has_own_returning(statement):
-            return ExtendedOwnReturning()
-        if isinstance(statement, Update) and inspection.assigns_values(statement, columns, pending.sets[0]):
-            return None
-        return AppendedReturning()
+        return ExtendedOwnReturning() if inspection.has_own_returning(statement) else AppendedReturning()
 
     def _choose_locked(
         self,
