@@ -145,8 +145,11 @@ class Shop:
     def outbox(self) -> sa.Table:
         return self.models.metadata.tables["rowcast_outbox"]
 
-    def take(self) -> list[dict[str, Any]]:
-        """Move the outbox into the mirror, like a relay and a worker. Return the changes."""
+    def take(self, *, strict: bool = False) -> list[dict[str, Any]]:
+        """Move the outbox into the mirror, like a relay and a worker. Return the changes.
+
+        ``strict``: fail at a delete of a row that the mirror does not have. The mirror must have seen all rows.
+        """
         changes: list[dict[str, Any]] = []
         with self.engine.begin() as connection:
             for text in connection.scalars(sa.select(self.outbox.c.changes).order_by(self.outbox.c.id)).all():
@@ -155,6 +158,7 @@ class Shop:
         for change in changes:
             name = (change["t"].split(".")[-1], orjson.dumps(change["k"]))
             if change["op"] == "d":
+                assert name in self.mirror or not strict, f"a delete of a row that never was: {change}"
                 self.mirror.pop(name, None)
             else:
                 self.mirror[name] = change["a"]

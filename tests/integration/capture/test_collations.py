@@ -88,7 +88,22 @@ def words(request: pytest.FixtureRequest, new_database: NewDatabase) -> Iterator
 
 
 # The statements of a transaction. u: update, d: delete, m: move to another key, i: insert.
-SPELLINGS = ["uA", "uA da", "ua dA", "uA ua dA", "uA db", "dA iA ua", "uA da iA", "uA ma ia", "uA ma", "iN un dN"]
+SPELLINGS = [
+    "dA",
+    "mA",
+    "mA ia",
+    "iC dc",
+    "uA",
+    "uA da",
+    "ua dA",
+    "uA ua dA",
+    "uA db",
+    "dA iA ua",
+    "uA da iA",
+    "uA ma ia",
+    "uA ma",
+    "iN un dN",
+]
 
 
 @pytest.mark.parametrize("program", SPELLINGS)
@@ -105,7 +120,7 @@ def test_one_row_under_several_spellings(words: Shop, program: str) -> None:
                 "i": sa.insert(table).values(k=key, v=number),
             }
             connection.execute(statements[verb])
-    words.take()
+    words.take(strict=True)
     assert words.mirror == {(name.split(".")[-1], key): row for (name, key), row in words.rows().items()}
 
 

@@ -88,7 +88,7 @@ def assert_captured(shop: Shop, *statements: Any) -> None:
         for statement in statements:
             with shop.engine.begin() as connection:
                 connection.execute(statement)
-            changes = shop.take()
+            changes = shop.take(strict=True)
             assert changes, statement
             assert shop.mirror == shop.rows(), statement
 

@@ -164,7 +164,7 @@ class KeyShop:
         """Replay the outbox, and compare the mirror with the rows. Return the changes."""
         rows = self.shop.rows()
         self.stored.update(rows)
-        changes = self.shop.take()
+        changes = self.shop.take(strict=True)
         assert self.shop.mirror == rows
         return changes
 
@@ -240,6 +240,31 @@ def test_each_event_has_the_key_as_it_is_stored(
     with shop.engine.begin() as connection:
         connection.execute(sa.delete(shop.parents))
     assert len(shop.check()) == len(values) + 1
+
+
+@pytest.mark.parametrize("engine_name", ["sqlite", "mysql"])
+def test_a_key_that_python_makes_is_noted_as_it_is_stored(new_database: NewDatabase, engine_name: str) -> None:
+    models: Any = SimpleNamespace(metadata=sa.MetaData())
+    key = sa.Column("k", sa.Integer, primary_key=True, autoincrement=False, default=lambda: "7")
+    columns = sa.Column("code", sa.String(10), unique=True), sa.Column("n", sa.Integer)
+    table = sa.Table("made", models.metadata, key, *columns)
+    shop = Shop(shop_engine(new_database(engine_name)), models)
+    insert, of_key = sa.insert(table).values(code="x", n=1), table.c.k == 7
+    for statements in ([insert, sa.delete(table).where(of_key)], [insert, sa.update(table).where(of_key).values(k=8)]):
+        with shop.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(statement)
+        shop.take(strict=True)
+        assert shop.mirror == shop.rows()
+    if engine_name == "mysql":
+        # The upsert changes the row with the code, and not a row with the sent key.
+        upsert = mysql.insert(table).values(k="9", code="x", n=2)
+        with shop.engine.begin() as connection:
+            connection.execute(upsert.on_duplicate_key_update(n=upsert.inserted.n))
+        shop.take(strict=True)
+        assert shop.mirror == shop.rows()
+    assert len(shop.rows()) == 1
+    shop.engine.dispose()
 
 
 def test_an_update_may_set_a_slice_of_an_array(new_database: NewDatabase) -> None:

@@ -184,11 +184,6 @@ class StoredKeys:
         """Whether the values of an INSERT can be the stored keys."""
         return self.are_exact and not self.are_rewritten
 
-    @property
-    def have_defaults(self) -> bool:
-        """Whether Python makes values of keys that the application does not give."""
-        return any(isinstance(column.default, sa.ColumnDefault) for column in self.given)
-
     def holds(self, key: Sequence[Any]) -> bool:
         """Return whether the columns would store the values exactly as they are. Triggers do not count."""
         classes = tuple(map(type, key))

@@ -72,10 +72,14 @@ class ReportedKeys(ReturnedKeys):
         assert isinstance(statement, Insert)
         if pending.keys is not None:
             return pending.keys
+        given = insert_inspection.given_keys(statement, pending.key_columns, pending.sets)
+        if given is not None:
+            return given
         keys = insert_inspection.inserted_keys(statement, result, pending.key_columns, pending.sets)
-        stored = pending.stored.stored_keys
-        if keys and stored.have_defaults and not stored.holds_keys(keys):
-            return read_back(connection, pending.stored, keys, at_least=len(keys))
+        if keys and not pending.stored.stored_keys.holds_keys(keys):
+            # A default of Python has made a value of another type than the column's.
+            at_least = 0 if insert_inspection.is_upsert(statement) else len(keys)
+            return read_back(connection, pending.stored, keys, at_least=at_least)
         return keys
 
 
