@@ -25,6 +25,11 @@ class ErrorMessage(Message):
         return SimpleNamespace(name=lambda: self._name, str=lambda: self._name)
 
 
+def end_of(log: list[Message]) -> int:
+    """Return the offset after the last message. Compaction always keeps the last message."""
+    return log[-1].offset() + 1 if log else 0
+
+
 @dataclass
 class MemoryBroker:
     """Hold the topics of a source, as Kafka shows topics to consumers.
@@ -72,7 +77,7 @@ class MemoryConsumer:
         if at.offset == -2:
             return self._broker.first_offsets.get(partition, 0)
         assert at.offset == -1
-        return len(self._broker.source.log[partition])
+        return end_of(self._broker.source.log[partition])
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         self._next = {(p.topic, p.partition): p.offset for p in partitions}
@@ -107,15 +112,15 @@ class MemoryConsumer:
 
     def _read(self, partition: Partition, count: int) -> list[Message]:
         log = self._broker.source.log[partition]
-        end = self._broker.committed.get(partition, len(log)) if self._committed_only else len(log)
+        end = self._broker.committed.get(partition, end_of(log)) if self._committed_only else end_of(log)
         at = self._next[partition]
         if count <= 0:
             return []
         if at < self._broker.first_offsets.get(partition, 0):
-            return [ErrorMessage(*partition, at, None, None, "_AUTO_OFFSET_RESET")]
-        messages = log[at : min(end, at + count)]
-        self._next[partition] = at + len(messages)
+            return [ErrorMessage(*partition, at, None, None, _name="_AUTO_OFFSET_RESET")]
+        messages = [message for message in log if at <= message.offset() < end][:count]
         if messages:
+            self._next[partition] = messages[-1].offset() + 1
             self._eof.discard(partition)
         elif partition not in self._eof:
             self._eof.add(partition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ class Message:
     _offset: int
     _key: bytes | None
     _value: bytes | None
+    _timestamp: int = 0
 
     def topic(self) -> str:
         return self._topic
@@ -34,6 +36,9 @@ class Message:
 
     def value(self) -> bytes | None:
         return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, self._timestamp
 
     def error(self) -> None:
         return None
@@ -51,7 +56,8 @@ class MemorySource(Source):
     def send(self, topic: str, value: bytes | None, key: bytes | None, partition: int | None = None) -> None:
         number = zlib.crc32(key or b"") % self.partitions if partition is None else partition
         log = self.log.setdefault((topic, number), [])
-        log.append(Message(topic, number, len(log), key, value))
+        offset = log[-1].offset() + 1 if log else 0
+        log.append(Message(topic, number, offset, key, value, int(time.time() * 1000)))
 
     def create_topics(self, *topics: str, partitions: int | None = None) -> None:
         for topic in topics:
@@ -60,6 +66,12 @@ class MemorySource(Source):
 
     def flush(self) -> None:
         pass
+
+
+def compact(log: list[Message], end: int) -> list[Message]:
+    """Return the messages as compaction of the offsets before ``end`` leaves them: the last of each key."""
+    last = {message.key(): message.offset() for message in log if message.offset() < end}
+    return [m for m in log if m.offset() >= end or last[m.key()] == m.offset()]
 
 
 def stream_messages(source: MemorySource, partition: tuple[str, int], start: int, stop: int) -> list[Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pytest
@@ -18,11 +21,14 @@ from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.message_router import MessageRouter
 from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent, schema_topic, transaction_topic, transaction_value
+from support import kafka_source, memory_topics
 from support.kafka_source import column, shape
-from support.memory_topics import MemorySource
+from support.memory_topics import MemorySource, compact
 
+SETTINGS = Settings(source="shop", kafka={"bootstrap.servers": "memory"})
 A, B = shape("a", column("n")), shape("b", column("n"))
 
 Event = tuple[str, str, dict[str, int]]
@@ -78,7 +84,7 @@ class Worker:
         layouts = RowLayouts()
         for one in (A, B):
             layouts.add(one.version, one)
-        self.router = MessageRouter(ReaderContext(None, layouts, loading=self.by_key))  # type: ignore[arg-type]
+        self.router = MessageRouter(ReaderContext(SETTINGS, layouts, loading=self.by_key))
         self.streams = {}
         for partition in self.source.memory.log:
             if partition[0] == schema_topic("shop"):
@@ -86,12 +92,12 @@ class Worker:
             at = self.positions.get(partition, Position(0, 0))
             kind: Any = "transaction" if partition[0] == transaction_topic("shop") else "table"
             # The target is the end of the partition at the start, as while loading.
-            target = len(self.source.memory.log[partition])
+            target = max((m.offset() + 1 for m in self.source.memory.log[partition]), default=0)
             self.streams[partition] = PartitionStream(partition, kind, at.next_offset, at.lsn, target=target)
 
     def read(self, partition: tuple[str, int], count: int) -> None:
         stream = self.streams[partition]
-        messages = self.source.memory.log[partition][stream.next_offset : stream.next_offset + count]
+        messages = [m for m in self.source.memory.log[partition] if m.offset() >= stream.next_offset][:count]
         if messages:
             self.router.take(stream, messages)
 
@@ -102,14 +108,14 @@ class Worker:
             for change in transaction.changes:
                 self.state[change.layout.table, change.key] = change.after
 
-    def work(self, chance: random.Random) -> None:
+    def work(self, chance: random.Random, *, crashes: bool = True) -> None:
         """Read and apply at random, with crashes, and then to the end."""
         self.start()
         for _ in range(60):
             self.read(chance.choice(list(self.streams)), chance.randrange(1, 6))
             if chance.random() < 0.5:
                 self.apply(10**6)
-            if chance.random() < 0.1:
+            if crashes and chance.random() < 0.1:
                 # The worker crashes after it has applied some of the transactions.
                 self.apply(chance.randrange(0, 3))
                 self.start()
@@ -163,7 +169,6 @@ def test_loading_by_key_ends_in_the_same_state(
     worker = Worker(source, by_key=True)
     worker.work(chance)
     assert simple(worker.state) == expected_state(source.transactions)
-    assert sum(len(t.changes) for t in worker.applied) == sum(len(t) for t in source.transactions)
 
 
 @given(
@@ -180,6 +185,35 @@ def test_loading_ends_in_the_same_state_after_partitions_were_added(
     worker = Worker(source, by_key=True)
     worker.work(chance)
     assert simple(worker.state) == expected_state(source.transactions)
+
+
+@given(
+    st.lists(events, min_size=12, max_size=12),
+    st.lists(st.integers(1, 5), min_size=12, max_size=12),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_deletes_survive_compaction(
+    contents: list[list[tuple[str, str, int]]], partitions: list[int], grows: bool, chance: random.Random
+) -> None:
+    """Compaction leaves tombstones without their delete events, also in topics to which partitions were added."""
+    source = Source(MemorySource())
+    clock = itertools.count(1)
+    with (
+        patch.object(kafka_source, "time", SimpleNamespace(time=lambda: next(clock))),
+        patch.object(memory_topics, "time", SimpleNamespace(time=lambda: next(clock))),
+    ):
+        source.memory.add(A, B)
+        source.write(contents, chance, partitions if grows else [partitions[0]] * 12)
+    for partition, log in source.memory.log.items():
+        if partition[0] != transaction_topic("shop"):
+            source.memory.log[partition] = compact(log, chance.randrange(0, len(log) + 1))
+    worker = Worker(source, by_key=True)
+    worker.work(chance, crashes=not grows)
+    expected = expected_state(source.transactions)
+    assert {key: n for key, n in simple(worker.state).items() if n is not None} == {
+        key: n for key, n in expected.items() if n is not None
+    }
 
 
 @given(st.lists(events, min_size=1, max_size=12), st.integers(1, 3), st.randoms(use_true_random=False))
@@ -280,7 +314,7 @@ def test_tables_outside_the_replica_do_not_count() -> None:
     source.put(("c", "a", {"id": 1, "n": 1}), ("c", "b", {"id": 1, "n": 1}))
     layouts = RowLayouts(["public.a"])
     layouts.add(A.version, A)
-    router = MessageRouter(ReaderContext(None, layouts))  # type: ignore[arg-type]
+    router = MessageRouter(ReaderContext(SETTINGS, layouts))
     for topic, kind in (("shop.public.a", "table"), ("shop.transaction", "transaction")):
         router.take(PartitionStream((topic, 0), kind, 0), source.log[topic, 0])  # type: ignore[arg-type]
     [transaction] = router.pop_ready([])

@@ -5,14 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rowcast.consumer.events.position import Position
+from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
-from rowcast.consumer.reading import committed_transactions, reader_thread, topic_metadata
+from rowcast.consumer.reading import (
+    committed_transactions,
+    lost_deletes,
+    message_router,
+    reader_thread,
+    topic_metadata,
+)
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader
@@ -21,7 +28,7 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from support.kafka_source import column, shape
 from support.memory_consumer import MemoryBroker
-from support.memory_topics import MemorySource
+from support.memory_topics import MemorySource, compact
 
 A, B = shape("a", column("n")), shape("b", column("n"))
 SETTINGS = Settings(source="shop", kafka={"bootstrap.servers": "memory"})
@@ -129,6 +136,94 @@ def test_a_lost_event_sends_the_replica_back_to_loading(broker: MemoryBroker, so
         taken = take_until(reader, lambda item: item is Signal.LOADED)
     assert taken[0] is Signal.GAP
     assert sorted(keys(taken)) == [(b'{"id":1}', True), (b'{"id":2}', True)]
+
+
+TABLE = ("shop.public.a", 0)
+DAY_MS = 86_400_000
+
+
+def delete_and_compact(source: MemorySource, *removed_offsets: int) -> dict[Partition, Position]:
+    """Write rows, and then the deletes of two. Compact the deletes away. Return the positions before the deletes."""
+    source.put(*(("c", "a", {"id": key, "n": 1}) for key in range(4)))
+    positions = {TABLE: Position(4, 7), TRANSACTIONS: Position(2, 8)}
+    source.put(("d", "a", {"id": 1}), ("d", "a", {"id": 2}))
+    source.put(("u", "a", {"id": 3, "n": 2}))
+    source.log[TABLE] = [m for m in compact(source.log[TABLE], 8) if m.offset() not in removed_offsets]
+    return positions
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, away_ms: int) -> None:
+    monkeypatch.setattr(lost_deletes, "time", SimpleNamespace(time=lambda: time.time() + away_ms / 1000))
+
+
+def test_deletes_that_only_tombstones_show_are_applied(broker: MemoryBroker, source: MemorySource) -> None:
+    positions = delete_and_compact(source)
+    with reading(positions=positions, deletes_known_ms=1) as reader:
+        taken = take_until(reader, lambda item: item is Signal.LOADED)
+    assert taken[0] is Signal.GAP
+    changes = [(c.key, c.after is None) for t in taken if isinstance(t, Transaction) for c in t.changes]
+    assert changes == [(b'{"id":1}', True), (b'{"id":2}', True), (b'{"id":3}', False)]
+
+
+@pytest.mark.parametrize(("away_ms", "retention_ms"), [(60_000, DAY_MS), (2 * DAY_MS, None)])
+def test_deletes_cannot_be_lost_while_the_topic_keeps_them(
+    broker: MemoryBroker,
+    source: MemorySource,
+    monkeypatch: pytest.MonkeyPatch,
+    away_ms: int,
+    retention_ms: int | None,
+) -> None:
+    monkeypatch.setattr(message_router, "fetch_delete_retention", lambda *_: retention_ms)
+    positions = delete_and_compact(source, 5, 7)
+    set_clock(monkeypatch, away_ms)
+    with reading(positions=positions) as reader:
+        take_until(reader, lambda item: item is Signal.LOADED)
+
+
+def test_the_worker_stops_if_compaction_may_have_removed_deletes(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_router, "fetch_delete_retention", lambda *_: DAY_MS)
+    positions = delete_and_compact(source, 5, 7)
+    set_clock(monkeypatch, 2 * DAY_MS)
+    with (
+        reading(positions=positions) as reader,
+        pytest.raises(
+            DataError, match=r"topic shop\.public\.a, partition 0, offset 4: compaction has removed records.*Rebuild"
+        ),
+    ):
+        take_until(reader, lambda item: item is Signal.LOADED)
+
+
+def test_a_superseded_update_loses_no_delete(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_router, "fetch_delete_retention", lambda *_: DAY_MS)
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    positions = {TABLE: Position(1, 4), TRANSACTIONS: Position(2, 5)}
+    source.put(("u", "a", {"id": 1, "n": 2}))
+    source.put(("u", "a", {"id": 1, "n": 3}))
+    source.log[TABLE] = compact(source.log[TABLE], 3)
+    set_clock(monkeypatch, 2 * DAY_MS)
+    with reading(positions=positions) as reader:
+        taken = take_until(reader, lambda item: item is Signal.LOADED)
+    assert taken[0] is Signal.GAP
+
+
+def test_an_interrupted_load_stops_if_it_goes_on_too_late(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_router, "fetch_delete_retention", lambda *_: DAY_MS)
+    positions = delete_and_compact(source, 5, 7)
+    began_ms = int(time.time() * 1000) - 2 * DAY_MS
+    with (
+        reading(positions=positions, loading=True, deletes_known_ms=began_ms) as reader,
+        pytest.raises(DataError, match="compaction has removed records"),
+    ):
+        take_until(reader, lambda item: item is Signal.LOADED)
+    # A load that began lately reads every row or its delete.
+    with reading(positions=positions, loading=True, deletes_known_ms=began_ms + 2 * DAY_MS) as reader:
+        take_until(reader, lambda item: item is Signal.LOADED)
 
 
 def test_deleted_ends_send_the_replica_back_to_loading(broker: MemoryBroker, source: MemorySource) -> None:

@@ -46,6 +46,16 @@ def plain_message(key: bytes | None, value: bytes) -> tuple[bytes | None, bytes]
     return key, value
 
 
+def plain_key(key: bytes) -> bytes:
+    """Return the key of a tombstone without its schema. Raise DataError if the schema is invalid."""
+    try:
+        schema, key = _split(key)
+        decoders = _key_decoders(schema)
+        return orjson.dumps(_decode(orjson.loads(key), decoders)) if decoders else key
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not a key with a schema in Kafka Connect's form: {error!r}") from error
+
+
 def _split(message: bytes) -> tuple[bytes, bytes]:
     """Return schema and payload."""
     at = message.find(_PAYLOAD)

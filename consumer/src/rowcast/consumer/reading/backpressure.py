@@ -42,8 +42,8 @@ class Backpressure:
         for stream in self._subscription.streams.values():
             if stream is excluded:
                 continue
-            # The partition at the watermark holds no events, so it is never paused.
-            if not self._pausing or not (stream.held or _is_ahead(stream, first_end, oldest)):
+            # The partition at the watermark is never paused.
+            if not self._pausing or not (self._merge.is_ahead(stream) or _is_ahead(stream, first_end, oldest)):
                 self._subscription.resume(stream)
             elif is_full:
                 self._subscription.pause(stream)

@@ -16,8 +16,9 @@ class ReaderContext:
     """Everything a reader needs to start.
 
     ``positions`` are the replica's. ``loading``: the replica loads, so events go by key until the cutover.
-    ``last_transaction``: the id of the transaction last applied. ``once``: stop at the topics' ends at the time of the
-    start. ``topic_ids``: the ids of the topics to which ``positions`` belong.
+    ``last_transaction``: the id of the transaction last applied. ``deletes_known_ms``: the replica knows all deletes
+    before this time, 0 if the time is not known. ``once``: stop at the topics' ends at the time of the start.
+    ``topic_ids``: the ids of the topics to which ``positions`` belong.
     """
 
     settings: Settings
@@ -25,6 +26,7 @@ class ReaderContext:
     positions: Mapping[Partition, Position] = field(default_factory=dict)
     loading: bool = False
     last_transaction: str | None = None
+    deletes_known_ms: int = 0
     batch_events: int = 20_000
     buffer_events: int = 200_000
     once: bool = False

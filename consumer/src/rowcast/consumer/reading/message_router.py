@@ -8,8 +8,10 @@ from typing import Any
 
 from rowcast.consumer.events.change import Change, UnknownShapeError, read_change
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.tombstone import Tombstone, TombstoneReader
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.lost_deletes import LostDeletes, fetch_delete_retention
 from rowcast.consumer.reading.lsn_merge import LsnMerge, lsn_of
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_shapes
@@ -40,6 +42,10 @@ class MessageRouter:
         self._last_transaction = context.last_transaction
         self.assembler = TransactionAssembler(context.layouts.is_wanted)
         self.merge = LsnMerge()
+        self.lost_deletes = LostDeletes(context.settings, context.positions.keys(), fetch_delete_retention)
+        self.lost_deletes.known_ms = context.deletes_known_ms
+        self._applied_ms = context.deletes_known_ms
+        self._tombstones = TombstoneReader(context.layouts, context.settings.topic_of)
         self.by_key = context.loading
         self.has_new_shapes = False
         """Set when a new shape was read. The reader thread resets it."""
@@ -55,6 +61,8 @@ class MessageRouter:
         Raise DataError with topic, partition, offset and reason if a message is not valid. The messages before it have
         been taken then.
         """
+        if self.by_key and stream.kind == "table":
+            self.lost_deletes.examine(stream, messages)
         take = self._take_changes if stream.kind == "table" else self._take_others
         try:
             take(stream, messages)
@@ -62,20 +70,30 @@ class MessageRouter:
             stream.next_offset = bad.offset
             raise DataError(f"{stream.where(bad.offset)}: {bad.error}") from bad.error
         stream.next_offset = messages[-1].offset() + 1
+        stream.last_message = messages[-1]
         stream.at_end = False
 
     def _take_changes(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
         # The loop runs fifty thousand times a second, so attributes are looked up once.
         partition, layouts, add = stream.partition, self._layouts, self.assembler.add
         by_key_changes: list[Change] = []
+        tombstones: list[Tombstone] = []
+        previous = stream.last_message
         by_key, cutover_lsn, cutover_transaction = self.by_key, self._cutover_lsn, self._cutover_transaction
         lsn = stream.lsn
         first = change = None
         try:
             for message in messages:
+                before, previous = previous, message
                 value = message.value()
                 if value is None:
-                    continue  # A tombstone serves compaction alone.
+                    # By transaction, a tombstone serves compaction alone: END counts the delete before the tombstone.
+                    if by_key or (self._is_cutting_over and lsn <= cutover_lsn):
+                        tombstone = self._tombstones.read(message, before, partition)
+                        if tombstone is not None:
+                            tombstones.append(tombstone)
+                            by_key_changes.append(tombstone)
+                    continue
                 offset = message.offset()
                 try:
                     read = read_change(message.key(), value, partition, offset, layouts)
@@ -83,8 +101,14 @@ class MessageRouter:
                     read = self._read_after_shapes(message, partition, offset)
                 except DataError as error:
                     raise _BadMessageError(offset, error) from error
-                if read is None or read.lsn <= lsn:
-                    continue  # The table is not wanted, or the event was sent twice: lsns only grow.
+                if read is None:
+                    continue  # The table is not wanted.
+                if read.lsn <= lsn:
+                    # The event was sent twice, because lsns only grow. By key it is applied again, in the place where
+                    # it is, because compaction keeps the last event of a key and may have removed the first copy.
+                    if by_key or (self._is_cutting_over and read.lsn <= cutover_lsn):
+                        by_key_changes.append(read._replace(lsn=lsn))
+                    continue
                 change = read
                 first = first or change
                 lsn = change.lsn
@@ -104,7 +128,7 @@ class MessageRouter:
                 stream.transaction = change.transaction
                 self._greatest_lsn = max(self._greatest_lsn, lsn)
             if by_key_changes:
-                self.merge.add(stream, by_key_changes)
+                self.merge.add(stream, by_key_changes, tombstones)
 
     def _read_after_shapes(self, message: Any, partition: Partition, offset: int) -> Change | None:
         """Read the schema topic to the end, and then an event with a shape unknown before."""
@@ -158,6 +182,8 @@ class MessageRouter:
             transactions += self.assembler.pop_complete(up_to_lsn)
         for transaction in transactions:
             self._returned.update(transaction.positions)
+            if not transaction.by_key:
+                self._applied_ms = transaction.ts_ms
         return transactions
 
     def _pop_by_key(self, streams: Collection[PartitionStream]) -> list[Transaction]:
@@ -182,12 +208,19 @@ class MessageRouter:
         self._returned |= positions
         return Transaction(None, 0, 0, positions=positions, by_key=self.by_key)
 
-    def return_to_loading(self, table_streams: Collection[PartitionStream]) -> list[PartitionStream]:
+    def return_to_loading(
+        self, table_streams: Collection[PartitionStream], first_lost_ms: int | None = None
+    ) -> list[PartitionStream]:
         """Let all events that have not been returned go by key. Return the streams to read again from their offset.
 
+        ``first_lost_ms``: the time of the first transaction that lacks events, if the time is known.
         Abandon transactions. Tombstones between the events were skipped so far, and have a meaning by key. Therefore
         the held events are dropped and read again, with everything after them.
         """
+        if not self.by_key:
+            # All deletes of the transactions before are known.
+            self.lost_deletes.known_ms = self._applied_ms if first_lost_ms is None else first_lost_ms
+            self.lost_deletes.include({topic for topic, _ in self._returned})
         self.by_key = True
         self.stale_partition, self.applied_end_lsn = None, 0
         self._by_key_positions |= self.assembler.abandon_transactions()
@@ -197,7 +230,7 @@ class MessageRouter:
             position = max(stream.start, self._returned.get(stream.partition, stream.start))
             if position.next_offset < stream.next_offset:
                 stream.next_offset, stream.lsn = position
-                stream.at_end = False
+                stream.last_message, stream.at_end = None, False
                 rewound.append(stream)
         self._greatest_lsn = max((stream.lsn for stream in table_streams), default=0)
         return rewound

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
@@ -17,7 +17,7 @@ class PartitionStream:
 
     ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
     which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
-    (``LsnMerge``).
+    (``LsnMerge``). ``last_message``: the message read last.
     """
 
     partition: Partition
@@ -30,6 +30,7 @@ class PartitionStream:
     paused: bool = False
     start: Position = field(default_factory=lambda: Position(0, 0))
     held: list[Change] = field(default_factory=list)
+    last_message: Any = None
 
     @property
     def position(self) -> Position:

@@ -74,6 +74,11 @@ class ReaderThread:
             if self._subscription.lost_ends:
                 self._return_to_loading("the transaction topic no longer holds the records that come next")
 
+    @property
+    def deletes_known_ms(self) -> int:
+        """Return the time before which the replica knows all deletes, while it loads. 0: the time is not known."""
+        return self._router.lost_deletes.known_ms
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -162,7 +167,8 @@ class ReaderThread:
             topic = self._router.stale_partition[0]
             self._return_to_loading(f"topic {topic} has events from before the replica included its table")
         elif (gap := self._gap_detector.find_gap()) is not None:
-            self._return_to_loading(gap)
+            first_end = self._router.assembler.first_end
+            self._return_to_loading(gap, None if first_end is None else first_end.ts_ms)
         if self._once and self._is_done():
             self.queue.put([Signal.DONE])
             return True
@@ -231,15 +237,15 @@ class ReaderThread:
         if where:
             self._return_to_loading(f"{where} is no longer there")
 
-    def _return_to_loading(self, reason: str) -> None:
+    def _return_to_loading(self, reason: str, first_lost_ms: int | None = None) -> None:
         """Load by key again, from the replica's positions up to the present ends of the topics.
 
         Raise DataError if a topic was created again, because its first records would be skipped.
         """
         self._subscription.compare_ids(at_once=True)
         _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
+        rewound = self._router.return_to_loading(list(self._subscription.streams_of_kind("table")), first_lost_ms)
         self.queue.put([Signal.GAP])
-        rewound = self._router.return_to_loading(list(self._subscription.streams_of_kind("table")))
         self._subscription.set_targets()
         for stream in rewound:
             self._subscription.seek(stream)

@@ -210,10 +210,13 @@ class Replica:
         _log.info("%s is consistent: from now on, every state is one that the primary had", self._label)
         return True
 
-    def begin_loading(self) -> None:
-        """Drop the constraints, because the events that follow go by key."""
+    def begin_loading(self, deletes_known_ms: int = 0) -> None:
+        """Drop the constraints, because the events that follow go by key.
+
+        ``deletes_known_ms``: the replica knows all deletes before this time. 0: the time is not known.
+        """
         with self._connected() as connection:
-            self._positions.change_state(connection, "loading")
+            self._positions.change_state(connection, "loading", deletes_known_ms)
             self.state = "loading"
             self._dialect.set_consistency(connection, consistent=False)
             self._constraints.drop(connection)

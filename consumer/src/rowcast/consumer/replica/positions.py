@@ -13,6 +13,7 @@ again from them.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class ReplicaRow:
 
     ``reason``: why the replica cannot vouch for its rows, or is not followed any further, since ``since_ms``. None if
     nothing is wrong. ``timeline``: the source's timeline that the rows come from. ``stamp``: the number that every
-    transaction of a worker changes.
+    transaction of a worker changes. ``deletes_known_ms``: the loading replica knows all deletes before this time, 0 if
+    the time is not known.
     """
 
     owner: str
@@ -62,6 +64,7 @@ class ReplicaRow:
     since_ms: int
     timeline: int
     stamp: int
+    deletes_known_ms: int
 
 
 def read_row(connection: Connection, source: str) -> ReplicaRow | None:
@@ -71,8 +74,9 @@ def read_row(connection: Connection, source: str) -> ReplicaRow | None:
     if row is None:
         return None
     return ReplicaRow(
-        row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline, row.stamp
-    )
+        row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline, row.stamp,
+        row.deletes_known_ms,
+    )  # fmt: skip
 
 
 def read_positions(connection: Connection, source: str) -> dict[Partition, Position]:
@@ -111,6 +115,13 @@ def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
     )
     if updated.rowcount == 0:
         _insert(connection, source, owner, epoch=1, stamp=stamp)
+    if not read_positions(connection, source):
+        # The load begins now, and reads every row or its delete.
+        connection.execute(
+            sa.update(ROWCAST_REPLICA)
+            .where(ROWCAST_REPLICA.c.source == source)
+            .values(deletes_known_ms=int(time.time() * 1000))
+        )
     row = read_row(connection, source)
     assert row is not None
     return row
@@ -152,11 +163,12 @@ class Positions:
         if row is None or row != (self._epoch, self._stamp):
             raise self._refusal(row)
 
-    def change_state(self, connection: Connection, state: StoredState) -> None:
+    def change_state(self, connection: Connection, state: StoredState, deletes_known_ms: int = 0) -> None:
         """Write the replica's state in a transaction of its own. Raise as ``transaction``."""
         with self.transaction(connection):
+            values = {"state": state, "deletes_known_ms": deletes_known_ms}
             connection.execute(
-                sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(state=state)
+                sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(values)
             )
 
     def record_stop(self, connection: Connection, reason: str, now_ms: int, *, suspect: bool) -> None:

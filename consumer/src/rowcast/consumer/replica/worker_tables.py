@@ -47,6 +47,8 @@ ROWCAST_REPLICA = sa.Table(
     sa.Column("timeline", sa.Integer, nullable=False, server_default=sa.text("1")),
     # Changed by every transaction of a worker. A replica with another stamp is not as the worker left the replica.
     sa.Column("stamp", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    # A loading replica knows all deletes before this time. 0: the time is not known.
+    sa.Column("deletes_known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

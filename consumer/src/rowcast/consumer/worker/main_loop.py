@@ -242,6 +242,8 @@ class _Worker:
             positions,
             loading=row.state == "loading",
             last_transaction=row.tx,
+            # A consistent replica knows all deletes of the transactions that were applied.
+            deletes_known_ms=row.deletes_known_ms if row.state == "loading" else row.ts_ms,
             batch_events=self._options.batch_events,
             buffer_events=self._options.buffer_events,
             once=self._once,
@@ -270,7 +272,7 @@ class _Worker:
                     self._apply_run(run)
                     next_comparison = time.monotonic() + _COMPARE_S
                 case Signal.GAP:
-                    self._retry_until_stopped(self._replica.begin_loading)
+                    self._retry_until_stopped(lambda: self._replica.begin_loading(reader.deletes_known_ms))
                     self._report_progress(state=self._shown_state())
                     consistency.cancel()
                 case Signal.LOADED:

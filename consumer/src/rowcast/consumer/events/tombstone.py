@@ -1,0 +1,78 @@
+"""Read tombstones as deletes, because compaction may have removed the delete events before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.connect_decoder import WITH_SCHEMA, plain_key
+from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.messages import payload_of
+from rowcast.shared.tables.shape import TableShape
+
+OPEN_LSN = 2**63 - 1
+"""The lsn of a tombstone while no later event of its partition is known. No event has a greater lsn."""
+
+
+class Tombstone(Change):
+    """A delete that only a tombstone shows. ``ts_ms`` is the time when the tombstone was published.
+
+    A tombstone has no lsn. Its lsn lies between the lsns of the events around it in its partition.
+    """
+
+    __slots__ = ()
+
+
+class TombstoneReader:
+    """Read the tombstones of one source. ``topic_of``: the topic of a table, given schema and name."""
+
+    def __init__(self, layouts: RowLayouts, topic_of: Callable[[str, str], str]) -> None:
+        self._layouts = layouts
+        self._topic_of = topic_of
+
+    def read(self, message: Any, previous: Any, partition: Partition) -> Tombstone | None:
+        """Return the delete, or None if the tombstone deletes nothing.
+
+        ``previous``: the message before in the partition, if it was read. Its delete event says the same with an lsn.
+        """
+        if message.key() is None or (previous is not None and _is_delete(previous, message.key())):
+            return None
+        shape = self._shape(partition[0])
+        key = _columns(message.key())
+        # A tombstone of an earlier primary key, or of a topic with several tables, names no row of the replica.
+        if shape is None or key is None or key.keys() != set(shape.primary_key):
+            return None
+        layout = self._layouts.infer(shape.full_name, "", shape.primary_key)
+        text = orjson.dumps({name: key[name] for name in shape.primary_key})
+        return Tombstone(layout, text, None, OPEN_LSN, None, message.timestamp()[1], partition, message.offset())
+
+    def _shape(self, topic: str) -> TableShape | None:
+        """Return the latest shape of the topic's table, or None if the topic has several tables."""
+        shapes = [s for s in self._layouts.latest_shapes() if self._topic_of(s.schema, s.name) == topic]
+        return shapes[0] if len(shapes) == 1 else None
+
+
+def _is_delete(message: Any, key: bytes) -> bool:
+    """Return whether a message is the delete event of the key. The router has checked the message already."""
+    value = message.value()
+    if value is None or message.key() != key:
+        return False
+    try:
+        envelope = payload_of(orjson.loads(value))
+        return isinstance(envelope, dict) and envelope.get("op") == "d"
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _columns(key: bytes) -> dict[str, Any] | None:
+    """Return the columns of a key, or None if the key is no object."""
+    try:
+        columns = orjson.loads(plain_key(key) if key.startswith(WITH_SCHEMA) else key)
+    except (orjson.JSONDecodeError, DataError):
+        return None
+    return columns if isinstance(columns, dict) else None
