@@ -18,6 +18,7 @@ from rowcast.shared.process_end import end_process_soon
 if TYPE_CHECKING:
     from rowcast.consumer.worker.progress import WorkerProgress
     from rowcast.shared.config.settings import Settings
+    from rowcast.shared.watchdog import Watchdog
 
 _log = logging.getLogger("rowcast.worker")
 _verify_log = logging.getLogger("rowcast.verify")
@@ -49,23 +50,23 @@ def worker(
     from rowcast.shared.watchdog import watchdog
 
     settings = invocation.settings()
-    vitals = Vitals(f"the worker of replica {replica!r}")
+    vitals = Vitals(f"the worker of replica {replica!r}", {"source": settings.source, "replica": replica})
     with (
         progress(
             "applied", figures_of, log=_log, log_format=invocation.log_format, interval=progress_interval
         ) as shown,
-        _with_metrics(metrics, settings, replica, shown) as on_progress,
+        watchdog(vitals, settings.watchdog, end_process_soon) as dog,
+        _with_metrics(metrics, settings, replica, shown, dog) as on_progress,
         stop_on_signals() as stop,
-        watchdog(vitals, settings.watchdog, end_process_soon),
     ):
         run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals)
 
 
 @contextmanager
 def _with_metrics(
-    address: str | None, settings: Settings, replica: str, shown: Callable[[WorkerProgress], None]
+    address: str | None, settings: Settings, replica: str, shown: Callable[[WorkerProgress], None], dog: Watchdog
 ) -> Iterator[Callable[[WorkerProgress], None]]:
-    """Yield a callback that shows progress. With an address, the callback also serves Prometheus."""
+    """Yield a callback that shows progress. With an address, serve metrics and the health of the process too."""
     if address is None:
         yield shown
         return
@@ -79,7 +80,7 @@ def _with_metrics(
         shown(progress)
         metrics.moved(progress)
 
-    with serve_metrics(address, metrics):
+    with serve_metrics(address, metrics, [dog]):
         yield show_and_serve
 
 

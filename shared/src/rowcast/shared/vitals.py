@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -33,12 +33,13 @@ class Pulse:
 class Vitals:
     """Hold the pulses of one relay or worker, and the time of its last progress. Any thread may read it.
 
-    ``name`` names the relay or worker in messages. ``progress_at``: Unix time of the last step that the work took, or
-    that found nothing to do while everything was connected. 0 before the first step.
+    ``name`` names the relay or worker in messages, ``labels`` in metrics. ``progress_at``: Unix time of the last step
+    that the work took, or that found nothing to do while everything was connected. 0 before the first step.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.labels = dict(labels or {})
         self.progress_at = 0.0
         self._pulses: dict[str, Pulse] = {}
 

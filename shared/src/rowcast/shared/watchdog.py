@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from rowcast.shared.config.settings import WatchdogSettings
@@ -25,6 +25,8 @@ _log = logging.getLogger("rowcast.watchdog")
 _TICK_S = 1.0
 # A longer tick means that the whole process has stood still, so that no loop is to blame.
 _SUSPENDED_S = 5.0
+# A loop usually goes round many times in this time.
+_SLOW_S = 2.0
 # A thread that has used this share of a tick computes.
 _BUSY_SHARE = 0.05
 
@@ -44,7 +46,7 @@ class Watchdog:
     def __init__(
         self, vitals: Vitals, settings: WatchdogSettings, silence: SilenceWatch, end: Callable[[], None] | None
     ) -> None:
-        self._vitals = vitals
+        self.vitals = vitals
         self._settings = settings
         self._silence = silence
         self._end = end
@@ -52,14 +54,18 @@ class Watchdog:
 
     def stuck_pulse(self) -> Pulse | None:
         """Return the pulse that has not beaten for ``stuck_after_s`` while nothing is known to work, or None."""
-        for pulse in self._vitals.pulses():
+        for pulse in self.vitals.pulses():
             if pulse.age_s >= self._settings.stuck_after_s and self._reason_to_wait(pulse) is None:
                 return pulse
         return None
 
+    def is_waiting_for_work(self) -> bool:
+        """Return whether a loop waits for a statement on which the database works, or computes for long."""
+        return any(p.age_s > _SLOW_S and self._reason_to_wait(p) is not None for p in self.vitals.pulses())
+
     def tick(self) -> None:
         """Check all pulses."""
-        pulses = self._vitals.pulses()
+        pulses = self.vitals.pulses()
         self._seen = {p.name: self._seen.get(p.name) or _Seen(cpu_seconds(p.thread)) for p in pulses}
         for pulse in pulses:
             self._check(pulse, self._seen[pulse.name])
@@ -97,13 +103,13 @@ class Watchdog:
     def _report(self, pulse: Pulse, consequence: str) -> None:
         _log.warning(
             "%s has not moved for %.0f s (%s). %s. It is here:\n%s",
-            self._vitals.name, pulse.age_s, pulse.name, consequence, format_stack(pulse.thread),
+            self.vitals.name, pulse.age_s, pulse.name, consequence, format_stack(pulse.thread),
             extra={"stuck_s": pulse.age_s},
         )  # fmt: skip
 
     def forgive(self, seconds: float) -> None:
         """Leave the time out of every pulse's age."""
-        for pulse in self._vitals.pulses():
+        for pulse in self.vitals.pulses():
             pulse.forgive(seconds)
 
 
@@ -118,6 +124,15 @@ def watchdog(vitals: Vitals, settings: WatchdogSettings, end: Callable[[], None]
             yield dog
         finally:
             stop.set()
+
+
+@contextmanager
+def watchdogs(
+    watched: Iterable[tuple[Vitals, WatchdogSettings]], end: Callable[[], None] | None = None
+) -> Iterator[list[Watchdog]]:
+    """Run a watchdog for each of several relays. See ``watchdog``."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(watchdog(vitals, settings, end)) for vitals, settings in watched]
 
 
 def _run(dog: Watchdog, stop: threading.Event) -> None:

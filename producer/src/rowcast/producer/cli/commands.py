@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ from rowcast.shared.process_tuning import tune_interpreter
 if TYPE_CHECKING:
     from rowcast.producer.relay import OnProgress, RelayProgress
     from rowcast.shared.config.settings import Settings
+    from rowcast.shared.watchdog import Watchdog
 
 _log = logging.getLogger("rowcast.relay")
 _snapshot_log = logging.getLogger("rowcast.snapshot")
@@ -49,22 +50,20 @@ def relay(
     """
     from rowcast.producer.relay import run_relay, run_relays
     from rowcast.shared.vitals import Vitals
-    from rowcast.shared.watchdog import watchdog
+    from rowcast.shared.watchdog import watchdogs
 
     settings = invocation.settings_of_each()
-    vitals = [Vitals(f"the relay of source {each.source!r}") for each in settings]
+    vitals = [Vitals(f"the relay of source {each.source!r}", {"source": each.source}) for each in settings]
     with (
-        ExitStack() as watched,
+        watchdogs(zip(vitals, (each.watchdog for each in settings), strict=True), end_process_soon) as dogs,
         progress_of_each(
             "published", figures_of, len(settings),
             log=_log, log_format=invocation.log_format, interval=progress_interval,
         ) as shown,
-        _with_metrics(metrics, settings, shown) as moved,
+        _with_metrics(metrics, settings, shown, dogs) as moved,
         stop_on_signals() as stop,
         tune_interpreter(),
     ):  # fmt: skip
-        for each, own in zip(settings, vitals, strict=True):
-            watched.enter_context(watchdog(own, each.watchdog, end_process_soon))
         if len(settings) > 1:
             return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved, vitals)
         run_relay(settings[0], once, stop, moved[0], vitals[0])
@@ -73,9 +72,9 @@ def relay(
 
 @contextmanager
 def _with_metrics(
-    address: str | None, settings: Sequence[Settings], shown: Sequence[OnProgress]
+    address: str | None, settings: Sequence[Settings], shown: Sequence[OnProgress], dogs: Sequence[Watchdog]
 ) -> Iterator[Sequence[OnProgress]]:
-    """Serve the progress as metrics too, if an address is given."""
+    """Serve the progress as metrics too, and the health of the process, if an address is given."""
     if address is None:
         yield shown
         return
@@ -88,7 +87,7 @@ def _with_metrics(
         show(progress)
         metrics.moved(progress)
 
-    with serve_metrics(address, metrics):
+    with serve_metrics(address, metrics, dogs):
         yield [partial(both, show) for show in shown]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,8 @@ from rowcast.shared.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
+
+    from rowcast.shared.watchdog import Watchdog
 
 _log = logging.getLogger("rowcast.metrics")
 
@@ -24,7 +26,8 @@ MetricsOption = Annotated[
         "--metrics",
         envvar="ROWCAST_METRICS",
         metavar="ADDRESS",
-        help=f"Serve metrics for Prometheus at http://ADDRESS/metrics: HOST:PORT or a port of {_HOST} (0: any).",
+        help=f"Serve metrics for Prometheus at http://ADDRESS/metrics, and /healthz and /readyz beside it: HOST:PORT "
+        f"or a port of {_HOST} (0: any).",
     ),
 ]
 
@@ -38,22 +41,30 @@ def require_metrics() -> None:
 
 
 @contextmanager
-def serve_metrics(address: str, collector: Collector) -> Iterator[None]:
+def serve_metrics(address: str, collector: Collector, dogs: Sequence[Watchdog] = ()) -> Iterator[None]:
     """Serve the collector's metrics at ``http://address/metrics`` until the block ends.
+
+    The state of the watchdogs' relays or workers is at ``/healthz`` and ``/readyz``.
 
     Raises ConfigurationError if the address is not valid or already in use.
     """
     from prometheus_client import CollectorRegistry, start_http_server
 
+    from rowcast.shared.cli.health import ProgressMetrics, with_health
+
     host, port = _split_address(address)
     registry = CollectorRegistry()
     registry.register(collector)
+    registry.register(ProgressMetrics(dogs))
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise ConfigurationError(
             f"cannot serve metrics at {address}: {error.strerror or error}. Give --metrics a free address."
         ) from error
+    app = server.get_app()
+    assert app is not None
+    server.set_app(with_health(app, dogs))
     _log.info("metrics at http://%s:%d/metrics", host if ":" not in host else f"[{host}]", server.server_port)
     try:
         yield
