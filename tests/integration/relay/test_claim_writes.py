@@ -63,7 +63,7 @@ def play(primary: Primary, plan: list[tuple[str, int, bool]], *, fast: bool) -> 
             elif what == "settle":
                 claims.settle()
             elif number >= claims.lease.next_lsn:
-                claims.start_above(number)
+                claims.begin_timeline(claims.lease.timeline + 1, number + 1, claims.lease.published_lsn)
         in_memory = (claims.lease, list(claims.pending), set(claims.claimed), claims.partial)
     with primary.engine.connect() as connection:
         lease = tables.lease.c

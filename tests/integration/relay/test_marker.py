@@ -57,23 +57,23 @@ def marking(kafka: Broker, source_name: str) -> Marking:
 
 
 def test_without_a_commit_there_is_no_committed_marker(marking: Marking) -> None:
-    assert marking.read() == (None, None)
+    assert marking.read() == Markers(None, None)
     marking.abort(5)
-    assert marking.read() == (None, 5)
+    assert marking.read() == Markers(None, 5)
 
 
 def test_the_last_committed_marker_counts_and_no_aborted_marker(marking: Marking) -> None:
     marking.commit(7)
     marking.commit(12)
     marking.abort(99)
-    assert marking.read() == (12, 99)
+    assert marking.read() == Markers(12, 99)
 
 
 def test_the_open_marker_of_a_fenced_producer_is_not_committed(marking: Marking) -> None:
     marking.commit(7)
     marking.write(12, lambda producer: None)
     marking.new_producer()
-    assert marking.read() == (7, 12)
+    assert marking.read() == Markers(7, 12)
 
 
 def test_the_marker_is_found_behind_many_aborted_markers(marking: Marking) -> None:
@@ -81,7 +81,7 @@ def test_the_marker_is_found_behind_many_aborted_markers(marking: Marking) -> No
     # Each adds its marker and the control record of its end, so that they are more records than the first read.
     for n in range(40):
         marking.abort(100 + n)
-    assert marking.read() == (7, 139)
+    assert marking.read() == Markers(7, 139)
 
 
 def test_a_record_that_is_not_a_marker_is_refused(marking: Marking) -> None:

@@ -15,7 +15,8 @@ from rowcast.producer.relay import Relay
 from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.kafka.marker import marker_message
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.kafka.messages import ChangeEvent
+from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.kafka.messages import ChangeEvent, TransactionEvent
 from servers import Broker
 from support.relay.primary import ORDERS, Primary, line, primary_at
 from support.relay.settings import NewSettings
@@ -33,7 +34,7 @@ def sent_and_not_committed(settings: Settings, lsn: int) -> Iterator[None]:
     yield
 
 
-def test_lsns_that_workers_have_seen_do_not_come_again(
+def test_after_a_restore_nothing_is_published_until_an_operator_allows_a_new_timeline(
     lite: Primary, new_settings: NewSettings, new_database: Callable[[str], str], kafka: Broker
 ) -> None:
     """Workers read uncommitted events, and would skip changes under lsns that they have seen."""
@@ -44,12 +45,38 @@ def test_lsns_that_workers_have_seen_do_not_come_again(
     with sent_and_not_committed(settings, 120), primary_at(new_database("sqlite")) as restored:
         restored.add_shapes(ORDERS)
         restored.add("b", line(ORDERS, "c", 2))
-        Relay(new_settings(restored), restored.engine).run_once()
+        again = new_settings(restored)
+        for number, error in ((None, r"--new-timeline 2`"), (3, r"--new-timeline 3: .* the next is 2")):
+            with pytest.raises(ConfigurationError, match=error):
+                Relay(again, restored.engine, new_timeline=number).run_once()
+        assert restored.ids() != []
+        assert len(read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream) == 3
+        Relay(again, restored.engine, new_timeline=2).run_once()
+        restored.add("c", line(ORDERS, "c", 3))
+        # A supervisor starts the relay again with the same arguments.
+        Relay(again, restored.engine, new_timeline=2).run_once()
     stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
-    assert [event.key for event in stream if isinstance(event, ChangeEvent)] == [{"id": 1}, {"id": 2}]
+    assert [event.key["id"] for event in stream if isinstance(event, ChangeEvent) and event.op == "c"] == [1, 2, 3]
     assert [event.lsn for event in stream][:3] == [1, 2, 3]
     # A claim that was sent in part has no marker. Therefore lsns above the last marker are in use, too.
     assert stream[3].lsn > 120 + 1_000_000
+    boundaries = [event for event in stream if isinstance(event, TransactionEvent)]
+    assert [event.timeline for event in boundaries[:2]] == [1, 1]
+    assert {event.timeline for event in boundaries[2:]} == {2}
+
+
+def test_a_backup_from_before_a_timeline_needs_the_next_timeline(
+    lite: Primary, new_settings: NewSettings, new_database: Callable[[str], str]
+) -> None:
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    settings = new_settings(lite)
+    Relay(settings, lite.engine).run_once()
+    Relay(settings, lite.engine, new_timeline=2).run_once()
+    with primary_at(new_database("sqlite")) as restored:
+        restored.add_shapes(ORDERS)
+        with pytest.raises(ConfigurationError, match=r"timeline 2 of this source.*--new-timeline 3`"):
+            Relay(new_settings(restored), restored.engine).run_once()
 
 
 def test_after_a_crash_lsns_go_on_where_they_were(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
@@ -67,9 +94,9 @@ def test_after_a_crash_lsns_go_on_where_they_were(lite: Primary, new_settings: N
     assert [event.lsn for event in stream] == [1, 2, 3, 121, 122, 123]
 
 
-@pytest.mark.parametrize(("mode", "asked"), [("when_needed", 1), ("initial", 0)])
+@pytest.mark.parametrize("mode", ["when_needed", "initial"])
 def test_a_kafka_that_has_lost_its_last_events_is_noticed(
-    lite: Primary, new_settings: NewSettings, caplog: pytest.LogCaptureFixture, mode: str, asked: int
+    lite: Primary, new_settings: NewSettings, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:
     """Kafka had committed the events of all deleted outbox rows. A Kafka with fewer events has lost some."""
     lite.add_shapes(ORDERS)
@@ -78,13 +105,18 @@ def test_a_kafka_that_has_lost_its_last_events_is_noticed(
     Relay(settings, lite.engine).run_once()
     with lite.engine.begin() as connection:
         connection.execute(sa.update(lite.tables.lease).values(next_lsn=31, published_lsn=30))
+    loss = "has committed events up to lsn 3 of this source, but had committed events up to lsn 30 before"
+    if mode == "initial":
+        with pytest.raises(ConfigurationError, match=loss):
+            Relay(settings, lite.engine).run_once()
     with caplog.at_level(logging.WARNING):
-        Relay(settings, lite.engine).run_once()
-    assert (
-        "has committed events up to lsn 3 of this source, but had committed events up to lsn 30 before" in caplog.text
-    )
+        # With "when_needed", the user has allowed the relay to read all rows again.
+        Relay(settings, lite.engine, new_timeline=None if mode == "when_needed" else 2).run_once()
+    assert loss in caplog.text
     with lite.engine.connect() as connection:
-        assert len(SnapshotRequests(lite.tables).all(connection)) == asked
+        assert len(SnapshotRequests(lite.tables).all(connection)) == 1
+        lease = connection.execute(sa.select(lite.tables.lease)).one()
+    assert (lease.timeline, lease.timeline_lsn) == (2, 31)
 
 
 @pytest.mark.parametrize(("before", "now"), [("off", "on"), ("remote_apply", "remote_apply")])

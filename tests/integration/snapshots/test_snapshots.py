@@ -31,6 +31,7 @@ from rowcast.producer.relay.snapshots.chunk_reader import ChunkReader
 from rowcast.shared.config.settings import RelaySettings, Settings
 from rowcast.shared.config.table_settings import TableSettings, read_table_settings
 from rowcast.shared.database.engines import open_engine
+from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.kafka.messages import ChangeEvent, TransactionEvent
 from rowcast.shared.tables.shape_store import newest_shapes
 from servers import Broker
@@ -575,8 +576,12 @@ def test_whether_the_relay_asks_by_itself(new_app: NewApp, settings: Settings, m
     lost = settings.model_copy(update={"source": f"{settings.source}-new"})
     with app.engine.begin() as connection:
         connection.execute(sa.update(app.metadata.tables["rowcast_lease"]).values(source=lost.source))
+    if mode != "when_needed":
+        with pytest.raises(ConfigurationError, match="new or restored"):
+            Relay(lost, app.engine).run_once()
+        return
     Relay(lost, app.engine).run_once()
-    assert sorted(e.key["id"] for e in events(lost)) == ([1] if mode == "when_needed" else [])
+    assert [e.key["id"] for e in events(lost)] == [1]
 
 
 @on_sqlite

@@ -81,7 +81,7 @@ WRITES: dict[str, Callable[[Claims], object]] = {
     "record": lambda claims: claims.record([2], 3, None),
     "record a chunk": lambda claims: claims.record([], 3, None, CHUNK),
     "settle": lambda claims: claims.settle(),
-    "start_above": lambda claims: claims.start_above(99),
+    "begin_timeline": lambda claims: claims.begin_timeline(2, 100, 0),
     "renew": lambda claims: claims.renew(),
     "park": lambda claims: claims.park([5], "because"),
     "drop_chunks": lambda claims: claims.drop_chunks(),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from rowcast.consumer.events.source_notes import SourceNotes
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 
@@ -36,6 +37,8 @@ class RowLayouts:
 
     def __init__(self, patterns: Iterable[str] = ("*",)) -> None:
         self._patterns = tuple(patterns)
+        self.notes = SourceNotes()
+        """What the schema topic says about the source besides shapes."""
         self._latest: dict[str, TableShape] = {}
         self._latest_at: dict[str, int] = {}
         self._by_version: dict[tuple[str, str | None], RowLayout] = {}
@@ -71,8 +74,8 @@ class RowLayouts:
         return is_news
 
     def latest_shapes(self) -> list[TableShape]:
-        """Return the latest shape of every wanted table."""
-        return list(self._latest.values())
+        """Return the latest shape of every wanted table in the source's present timeline."""
+        return [shape for name, shape in self._latest.items() if self.notes.is_present(name)]
 
     def find(self, table: str, version: str | None) -> RowLayout | None:
         """Return the layout of events with this shape, or None if the shape has not been read yet."""

@@ -18,7 +18,7 @@ class ReaderContext:
     ``positions`` are the replica's. ``loading``: the replica loads, so events go by key until the cutover.
     ``last_transaction``: the id of the transaction last applied. ``deletes_known_ms``: the replica knows all deletes
     before this time, 0 if the time is not known. ``once``: stop at the topics' ends at the time of the start.
-    ``topic_ids``: the ids of the topics to which ``positions`` belong.
+    ``topic_ids``: the ids of the topics to which ``positions`` belong. ``timeline``: the timeline of the replica.
     """
 
     settings: Settings
@@ -31,3 +31,4 @@ class ReaderContext:
     buffer_events: int = 200_000
     once: bool = False
     topic_ids: TopicIds = field(default_factory=lambda: TopicIds({}, None))
+    timeline: int = 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from rowcast.consumer.events.change import Change, UnknownShapeError, read_change
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.source_notes import other_timeline
 from rowcast.consumer.events.tombstone import Tombstone, TombstoneReader
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
@@ -16,7 +17,7 @@ from rowcast.consumer.reading.lsn_merge import LsnMerge, lsn_of
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_shapes
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
-from rowcast.shared.errors import DataError
+from rowcast.shared.errors import DataError, SuspectError
 from rowcast.shared.kafka.messages import parse_transaction
 
 
@@ -32,6 +33,7 @@ class MessageRouter:
     def __init__(self, context: ReaderContext) -> None:
         self._settings = context.settings
         self._layouts = context.layouts
+        self._timeline = context.timeline
         self._by_key_positions: dict[Partition, Position] = {}
         self._returned: dict[Partition, Position] = dict(context.positions)
         self._begun_transaction: str | None = None
@@ -68,7 +70,8 @@ class MessageRouter:
             take(stream, messages)
         except _BadMessageError as bad:
             stream.next_offset = bad.offset
-            raise DataError(f"{stream.where(bad.offset)}: {bad.error}") from bad.error
+            kind = SuspectError if isinstance(bad.error, SuspectError) else DataError
+            raise kind(f"{stream.where(bad.offset)}: {bad.error}") from bad.error
         stream.next_offset = messages[-1].offset() + 1
         stream.last_message = messages[-1]
         stream.at_end = False
@@ -80,7 +83,7 @@ class MessageRouter:
         tombstones: list[Tombstone] = []
         previous = stream.last_message
         by_key, cutover_lsn, cutover_transaction = self.by_key, self._cutover_lsn, self._cutover_transaction
-        lsn = stream.lsn
+        lsn, first_lsn = stream.lsn, self._layouts.notes.first_lsn
         first = change = None
         try:
             for message in messages:
@@ -101,8 +104,8 @@ class MessageRouter:
                     read = self._read_after_shapes(message, partition, offset)
                 except DataError as error:
                     raise _BadMessageError(offset, error) from error
-                if read is None:
-                    continue  # The table is not wanted.
+                if read is None or read.lsn < first_lsn:
+                    continue  # The table is not wanted, or the event belongs to a timeline that has ended.
                 if read.lsn <= lsn:
                     # The event was sent twice, because lsns only grow. By key it is applied again, in the place where
                     # it is, because compaction keeps the last event of a key and may have removed the first copy.
@@ -148,13 +151,20 @@ class MessageRouter:
             try:
                 if stream.kind == "schema":
                     self.has_new_shapes |= add_shape(value, self._layouts, message.offset())
+                    self._require_timeline(self._layouts.notes.timeline)
                 else:
                     self._take_begin_or_end(stream, value, message.offset())
             except DataError as error:
                 raise _BadMessageError(message.offset(), error) from error
 
+    def _require_timeline(self, timeline: int) -> None:
+        # Messages of earlier timelines have smaller lsns, and are left out.
+        if timeline > self._timeline:
+            raise other_timeline(self._timeline, timeline)
+
     def _take_begin_or_end(self, stream: PartitionStream, value: bytes, offset: int) -> None:
         event = parse_transaction(value)
+        self._require_timeline(event.timeline)
         if event.lsn <= stream.lsn:
             return
         stream.lsn = event.lsn

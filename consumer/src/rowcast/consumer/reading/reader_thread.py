@@ -56,7 +56,9 @@ class ReaderThread:
         self._backpressure = Backpressure(
             self._subscription, self._router.assembler, self._router.merge, context.buffer_events
         )
+        self._notes = context.layouts.notes
         self._loading = context.loading
+        self._awaited_snapshots = False
         self._cutover_since = math.inf
         self._committed: CommittedTransactions | None = None
         self._cutover_is_committed = False
@@ -166,6 +168,8 @@ class ReaderThread:
         elif self._router.stale_partition is not None:
             topic = self._router.stale_partition[0]
             self._return_to_loading(f"topic {topic} has events from before the replica included its table")
+        elif tables := self._notes.tables_lacking_rows():
+            self._return_to_loading(f"the snapshot of {', '.join(tables)} is not complete")
         elif (gap := self._gap_detector.find_gap()) is not None:
             first_end = self._router.assembler.first_end
             self._return_to_loading(gap, None if first_end is None else first_end.ts_ms)
@@ -190,6 +194,8 @@ class ReaderThread:
         """
         streams = self._subscription.streams.values()
         if self._router.by_key:
+            if self._lacks_rows():
+                return
             if self._subscription.awaits_topics or not all(stream.target_reached for stream in streams):
                 return
             self._router.cut_over(self._subscription.streams_of_kind("table"))
@@ -206,6 +212,21 @@ class ReaderThread:
             self._loading = False
             self._router.finish_cutover()
             self.queue.put([Signal.LOADED])
+
+    def _lacks_rows(self) -> bool:
+        """Return whether the initial snapshot of a table is not complete in Kafka.
+
+        The relay says so on the schema topic, after Kafka has committed the last chunk. The partitions are then read up
+        to their ends of that moment, which are behind all chunks.
+        """
+        if tables := self._notes.tables_lacking_rows():
+            if not self._awaited_snapshots:
+                _log.info("loading until the snapshots of %s are complete", ", ".join(tables))
+            self._awaited_snapshots = True
+        elif self._awaited_snapshots:
+            self._awaited_snapshots = False
+            self._subscription.set_targets()
+        return bool(tables)
 
     def _check_cutover_committed(self) -> bool:
         """Return whether Kafka has committed the END at the cutover."""
@@ -253,10 +274,11 @@ class ReaderThread:
 
     def _is_done(self) -> bool:
         """Return whether everything up to the targets has been read and put into the queue."""
-        if self._router.by_key or self._subscription.awaits_topics:
+        if self._subscription.awaits_topics or not all(s.target_reached for s in self._subscription.streams.values()):
             return False
-        if not all(s.target_reached for s in self._subscription.streams.values()):
-            return False
+        if self._router.by_key:
+            # Without a running relay, an incomplete snapshot never ends.
+            return self._awaited_snapshots
         if self._loading:
             # The transaction at the cutover has not ended. Without a running relay, its END never comes.
             return time.monotonic() - self._cutover_since > _END_GRACE_S

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.partition_stream import PartitionStream, TopicKind
 from rowcast.consumer.reading.topic_ids import REBUILD
@@ -142,10 +142,10 @@ class Subscription:
                 )
 
     def _new_stream(self, partition: Partition, kind: TopicKind) -> PartitionStream:
-        position = self._positions.get(partition)
-        if position is None:
-            return PartitionStream(partition, kind, next_offset=0)
-        return PartitionStream(partition, kind, position.next_offset, position.lsn)
+        position = self._positions.get(partition, Position(0, 0))
+        # The lsns of earlier timelines count as read.
+        lsn = max(position.lsn, self._layouts.notes.first_lsn - 1)
+        return PartitionStream(partition, kind, position.next_offset, lsn)
 
     def _set_targets(self, streams: Collection[PartitionStream]) -> None:
         ends = partition_ends(self._asker, [stream.partition for stream in streams])

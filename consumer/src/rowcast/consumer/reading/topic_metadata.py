@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-import orjson
-
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.source_notes import parse_notes
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import is_transient
@@ -117,9 +116,9 @@ def retry_transient(call: Callable[[], T]) -> T:
 
 def add_shape(value: bytes, layouts: RowLayouts, offset: int) -> bool:
     """Add the shape in a message of the schema topic. Return True if the shape is news. Raise DataError."""
-    shape = parse_shape(value)
-    version = orjson.loads(value).get("version")
-    return layouts.add(version if isinstance(version, str) else shape.version, shape, offset)
+    shape, notes = parse_shape(value), parse_notes(value)
+    layouts.notes.add(shape.full_name, notes, offset, wanted=layouts.is_wanted(shape.full_name))
+    return layouts.add(notes.version or shape.version, shape, offset)
 
 
 def read_shapes(asker: Any, settings: Settings, layouts: RowLayouts) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.position import Partition, Position, StoredState
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.source_notes import other_timeline
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.applier import Applier, ConflictError
@@ -23,7 +24,7 @@ from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
 from rowcast.shared.config.settings import ReplicaSettings
 from rowcast.shared.database.engines import open_engine, reach
-from rowcast.shared.errors import ConfigurationError, RetriableError, RowcastError, SuspectError
+from rowcast.shared.errors import ConfigurationError, DataError, RetriableError, RowcastError, SuspectError
 from rowcast.shared.process_name import new_process_name
 
 _log = logging.getLogger("rowcast.worker")
@@ -58,6 +59,7 @@ class Replica:
         self._in_doubt = False
         self._held_back: list[Transaction] = []
         self._may_end_others: Callable[[], bool] = lambda: False
+        self._timeline = 0
         self.state: StoredState = "loading"
         self.topic_ids: dict[str, str] = {}
         """The ids of the topics to which the positions belong. Added ids are stored with the next positions."""
@@ -101,7 +103,7 @@ class Replica:
             row = positions.take_over(connection, self._source, self._owner)
             applied_positions = positions.read_positions(connection, self._source)
             self.topic_ids = positions.read_topic_ids(connection, self._source)
-        self.state = row.state
+        self.state, self._timeline = row.state, row.timeline
         # The tables may be others too, after a failover or a restore.
         self._dialect.forget_tables()
         self._tables = ReplicaTables(self._source, self._dialect)
@@ -119,6 +121,24 @@ class Replica:
         """Raise ReplicaChangedError if the replica is not as this worker left it."""
         with self._connected() as connection, connection.begin():
             self._positions.compare(connection)
+
+    def follow_timeline(self, source: int) -> None:
+        """Record the source's timeline as that of a new replica.
+
+        Raise SuspectError if the source has begun a later timeline, and DataError if it is on an earlier one.
+        """
+        if self._timeline == 0:
+            with self._connected() as connection:
+                self._positions.write_timeline(connection, source)
+            self._timeline = source
+        if source > self._timeline:
+            raise other_timeline(self._timeline, source)
+        if source < self._timeline:
+            # The configuration may name the wrong Kafka, so the replica is not suspect for good.
+            raise DataError(
+                f"the schema topic knows timelines up to {source}, and the replica is on timeline {self._timeline}: "
+                "this is the wrong Kafka, or Kafka has lost events. Correct the configuration, or start the relay."
+            )
 
     def record_stop(self, error: Exception) -> None:
         """Write the error that ends the worker to the replica's row, where ``rowcast status`` finds it.

@@ -49,9 +49,9 @@ class ReplicaRow:
     """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of the transaction applied last.
 
     ``reason``: why the replica cannot vouch for its rows, or is not followed any further, since ``since_ms``. None if
-    nothing is wrong. ``timeline``: the source's timeline that the rows come from. ``stamp``: the number that every
-    transaction of a worker changes. ``deletes_known_ms``: the loading replica knows all deletes before this time, 0 if
-    the time is not known.
+    nothing is wrong. ``timeline``: the source's timeline that the rows come from, or 0 before the first rows.
+    ``stamp``: the number that every transaction of a worker changes. ``deletes_known_ms``: the loading replica knows
+    all deletes before this time, 0 if the time is not known.
     """
 
     owner: str
@@ -100,7 +100,7 @@ def register(connection: Connection, source: str, owner: str) -> None:
 def _insert(connection: Connection, source: str, owner: str, epoch: int, stamp: int) -> None:
     connection.execute(
         sa.insert(ROWCAST_REPLICA).values(
-            source=source, owner=owner, epoch=epoch, state="loading", lsn=0, tx=None, ts_ms=0, stamp=stamp
+            source=source, owner=owner, epoch=epoch, state="loading", lsn=0, tx=None, ts_ms=0, stamp=stamp, timeline=0
         )
     )
 
@@ -170,6 +170,12 @@ class Positions:
             connection.execute(
                 sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(values)
             )
+
+    def write_timeline(self, connection: Connection, timeline: int) -> None:
+        """Write the timeline of the rows, in a transaction of its own. Raise as ``transaction``."""
+        with self.transaction(connection):
+            row = ROWCAST_REPLICA.c.source == self._source
+            connection.execute(sa.update(ROWCAST_REPLICA).where(row).values(timeline=timeline))
 
     def record_stop(self, connection: Connection, reason: str, now_ms: int, *, suspect: bool) -> None:
         """Write why and since when the replica is not followed any further, unless another worker has taken over.

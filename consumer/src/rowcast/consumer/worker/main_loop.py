@@ -231,6 +231,8 @@ class _Worker:
         asker: Any,
     ) -> bool:
         read_shapes(asker, self._settings, self._layouts)
+        timeline = self._layouts.notes.timeline
+        self._retry_until_stopped(lambda: self._replica.follow_timeline(timeline))
         self._retry_until_stopped(self._replica.prepare)
         _log.info("active: %s, epoch %d, lsn %d", row.state, row.epoch, row.lsn)
         self._stop_recorded = row.reason is not None
@@ -248,6 +250,7 @@ class _Worker:
             buffer_events=self._options.buffer_events,
             once=self._once,
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
+            timeline=timeline,
         )
         with self._vitals.pulse("reading") as pulse:
             reader = ReaderThread(context, consumer, asker, pulse.beat)

@@ -42,6 +42,17 @@ def relay(
     ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
     metrics: MetricsOption = None,
+    new_timeline: Annotated[
+        int | None,
+        typer.Option(
+            "--new-timeline",
+            envvar="ROWCAST_NEW_TIMELINE",
+            metavar="NUMBER",
+            min=2,
+            help="Go on after the primary or Kafka has lost something, under the timeline of this number, which the "
+            "error names. The replicas must be rebuilt. On that timeline already, the option has no effect.",
+        ),
+    ] = None,
 ) -> int:
     """Publish the outbox to Kafka.
 
@@ -53,6 +64,8 @@ def relay(
     from rowcast.shared.watchdog import watchdogs
 
     settings = invocation.settings_of_each()
+    if new_timeline is not None and len(settings) > 1:
+        raise ConfigurationError("--new-timeline is for a single source. Give one --config.")
     vitals = [Vitals(f"the relay of source {each.source!r}", {"source": each.source}) for each in settings]
     with (
         watchdogs(zip(vitals, (each.watchdog for each in settings), strict=True), end_process_soon) as dogs,
@@ -66,7 +79,7 @@ def relay(
     ):  # fmt: skip
         if len(settings) > 1:
             return run_relays(list(zip(invocation.configs, settings, strict=True)), once, stop, moved, vitals)
-        run_relay(settings[0], once, stop, moved[0], vitals[0])
+        run_relay(settings[0], once, stop, moved[0], vitals[0], new_timeline=new_timeline)
     return 0
 
 

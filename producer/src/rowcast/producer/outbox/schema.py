@@ -134,6 +134,9 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("carried", _Document),
             # JSON: where the last leader's configuration sends events.
             sa.Column("destination", _Document),
+            # The present timeline (see relay/leader/timelines.py), and its first lsn.
+            sa.Column("timeline", sa.Integer, nullable=False, server_default=sa.text("1")),
+            sa.Column("timeline_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         ),
         claim=_table(
             metadata,

@@ -80,6 +80,13 @@ class SnapshotRequests:
             ids.append(int(done.inserted_primary_key[0]))
         return ids
 
+    def request_again(self, connection: Connection, chunk_rows: int) -> None:
+        """Request a snapshot of every captured table, because the topics lack its rows. Stop unfinished snapshots."""
+        self.change_state(connection, OPEN_STATES, SnapshotState.stopped)
+        connection.execute(sa.update(self._shape).values(rows_before=True))
+        if names := sorted(newest_shapes(connection)):
+            self.request(connection, names, chunk_rows=chunk_rows)
+
     def tables_to_snapshot(self, connection: Connection) -> Sequence[str]:
         """Return the tables with rows older than the capture for which no full snapshot was ever requested."""
         row, asked = self._shape.c, self._table.c
@@ -87,11 +94,18 @@ class SnapshotRequests:
         before = sa.select(row.table_name).distinct().where(row.rows_before, row.table_name.not_in(whole))
         return connection.execute(before).scalars().all()
 
-    def requested_from_start(self, connection: Connection) -> Sequence[str]:
-        """Return the tables for which a full snapshot is requested and not begun."""
-        row = self._table.c
-        whole = sa.select(row.table_name).where(row.state == SnapshotState.requested.value, row.condition.is_(None))
-        return connection.execute(whole).scalars().all()
+    def tables_lacking_rows(self, connection: Connection, *, by_request: bool) -> set[str]:
+        """Return the tables with rows that no full snapshot has published since the capture or the timeline began.
+
+        ``by_request``: only tables with an open request, because no snapshot is requested otherwise.
+        """
+        row, asked = self._shape.c, self._table.c
+        lacking = sa.select(row.table_name).distinct().where(row.rows_before)
+        if by_request:
+            opened = [state.value for state in OPEN_STATES]
+            whole = sa.select(asked.table_name).where(asked.condition.is_(None), asked.state.in_(opened))
+            lacking = lacking.where(row.table_name.in_(whole))
+        return set(connection.execute(lacking).scalars())
 
     def all(self, connection: Connection) -> list[SnapshotRequest]:
         """Return all requests, oldest first."""

@@ -113,17 +113,20 @@ def run_relay(
     stop: threading.Event,
     on_progress: OnProgress | None = None,
     vitals: Vitals | None = None,
+    *,
+    new_timeline: int | None = None,
 ) -> RelayProgress:
     """Run a relay in this thread until ``stop`` is set, or until the outbox is empty if ``once``.
 
-    ``vitals``: where the relay's loop shows that it goes round.
+    ``vitals``: where the relay's loop shows that it goes round. ``new_timeline``: the number of the timeline that may
+    begin after the primary or Kafka has lost something.
 
     Raises ConfigurationError, MissingExtraError, UnreachableError if a server does not answer at the start, and
     DataError for an unpublishable outbox row.
     """
     engine = open_engine(settings.require_primary().sqlalchemy_url, "primary")
     try:
-        relay = Relay(settings, engine, on_progress, vitals=vitals)
+        relay = Relay(settings, engine, on_progress, vitals=vitals, new_timeline=new_timeline)
         if once:
             relay.run_once(stop)
         else:

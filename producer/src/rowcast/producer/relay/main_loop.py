@@ -58,6 +58,7 @@ class _Run:
 class Relay:
     """Publish the outbox of one source. Only ``wake`` may be called from another thread.
 
+    ``new_timeline``: the number of the timeline that may begin after a loss of the primary or of Kafka.
     ``wait_for_servers``: wait for a server that does not answer at the first start, instead of raising. Raises
     ConfigurationError if no Kafka is configured, MissingExtraError if Kafka's client is not installed. ``vitals``:
     where the relay's loop shows that it goes round, for a watchdog of the caller.
@@ -71,6 +72,7 @@ class Relay:
         *,
         wait_for_servers: bool = False,
         vitals: Vitals | None = None,
+        new_timeline: int | None = None,
     ) -> None:
         self._settings = settings
         self._properties = settings.require_kafka()
@@ -80,6 +82,7 @@ class Relay:
         self._owner = new_process_name()
         self._on_progress = on_progress
         self._wait_for_servers = wait_for_servers
+        self._new_timeline = new_timeline
         self._embedded: bool | None = None
         self._destination: Destination | None = None
         self._woken = threading.Event()
@@ -226,7 +229,7 @@ class Relay:
         try:
             topics_class = EmbeddedTopics if self._embedded else Topics
             topics = topics_class(self._properties, settings.source, settings.topics)
-            leader = Leader(epoch, publisher, topics, self._add_events)
+            leader = Leader(epoch, publisher, topics, self._add_events, self._new_timeline)
             leader.take_over()
             run.backoff.reset()
             _log.info("leading the source %s, epoch %d", settings.source, epoch.number)

@@ -98,7 +98,7 @@ class TransactionEvent:
     """Hold a BEGIN or an END.
 
     ``data_collections`` maps ``schema.table`` to the number of its events (END only). ``context``: the transaction
-    context that the application gave, or None.
+    context that the application gave, or None. ``timeline``: the source's timeline. A message of timeline 1 names none.
     """
 
     status: str
@@ -108,6 +108,7 @@ class TransactionEvent:
     event_count: int = 0
     data_collections: Mapping[str, int] | None = None
     context: Mapping[str, Any] | None = None
+    timeline: int = 1
 
 
 _NO_CHANGE = "not a change event"
@@ -148,6 +149,7 @@ class _TransactionEvent(StrictForm):
     event_count: Number | None = None
     data_collections: list[_EventCount] | None = None
     context: dict[str, Any] | str | None = None
+    timeline: Number | None = None
 
 
 def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
@@ -180,6 +182,7 @@ def parse_transaction(value: bytes) -> TransactionEvent:
     return TransactionEvent(
         event.status, event.id, event.ts_ms, event.lsn, event.event_count or 0,
         None if collections is None else {c.data_collection: c.event_count for c in collections}, context,
+        event.timeline or 1,
     )  # fmt: skip
 
 
@@ -220,4 +223,6 @@ def transaction_value(event: TransactionEvent, *, context_as_text: bool = False)
     }
     if event.context is not None:
         value["context"] = orjson.Fragment(context_member(event.context, as_text=context_as_text))
+    if event.timeline != 1:
+        value["timeline"] = event.timeline
     return orjson.dumps(value)

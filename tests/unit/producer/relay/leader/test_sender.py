@@ -86,7 +86,8 @@ def new_sender(kafka: Any, committed: list[int] | None = None, **relay: Any) -> 
     heartbeat = SimpleNamespace(renew_lease=lambda: None)
     epoch: Any = SimpleNamespace(source="shop", relay_settings=settings, heartbeat=heartbeat)
     tables: Any = FakeTables()
-    return Sender(epoch, kafka, kafka, tables, (committed if committed is not None else []).append)
+    notes: Any = SimpleNamespace(refresh=lambda: None, of=lambda table: {})
+    return Sender(epoch, kafka, kafka, tables, notes, (committed if committed is not None else []).append)
 
 
 def test_shapes_and_topics_come_before_the_events_and_in_a_transaction_of_their_own(kafka: FakeKafka) -> None:

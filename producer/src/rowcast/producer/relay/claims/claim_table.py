@@ -7,7 +7,7 @@ its outbox rows are deleted only after Kafka has committed the events.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 import sqlalchemy as sa
@@ -160,7 +160,8 @@ class Claims:
             chunk,
         )
         partial = carried_out.to_json() if carried_out else None
-        self._write(Lease(lease.epoch, lease.next_lsn + lsns, self._published_lsn(), partial), claim)
+        next_ = replace(lease, next_lsn=lease.next_lsn + lsns, published_lsn=self._published_lsn(), partial=partial)
+        self._write(next_, claim)
         self._pending.append(claim)
         self._claimed.update(outbox_ids)
         return claim
@@ -168,11 +169,25 @@ class Claims:
     def settle(self) -> None:
         """Delete the claims marked as committed, and their outbox rows."""
         if self._published:
-            self._write(Lease(self.lease.epoch, self.lease.next_lsn, self._published_lsn(), self.lease.partial), None)
+            self._write(replace(self.lease, published_lsn=self._published_lsn()), None)
 
-    def start_above(self, lsn: int) -> None:
-        """Set the next lsn to ``lsn + 1``."""
-        self._write(Lease(self.lease.epoch, lsn + 1, self._published_lsn(), self.lease.partial), None)
+    def begin_timeline(self, number: int, first_lsn: int, committed_lsn: int, chunk_rows: int = 5_000) -> None:
+        """Begin a timeline: later claims have lsns from ``first_lsn`` on, and snapshots publish all rows again.
+
+        ``committed_lsn``: the highest lsn that Kafka has committed. Until now more may have been recorded.
+        ``chunk_rows``: the rows of a snapshot's chunk.
+        """
+        next_ = replace(
+            self.lease,
+            next_lsn=first_lsn,
+            published_lsn=min(self.lease.published_lsn, committed_lsn),
+            timeline=number,
+            timeline_lsn=first_lsn,
+        )
+        with self._connections.writer.begin():
+            self._lease_row.begin_timeline(self.lease, next_)
+            self._snapshots.request_again(self._connections.writer, chunk_rows)
+        self.lease = next_
 
     def renew(self) -> None:
         """Extend the lease."""

@@ -60,12 +60,15 @@ class Lease:
     """Hold the lease's row after the last read or write of the leader.
 
     ``partial``: JSON of the ``PartialTransaction`` at the end of the last claim, or None (column ``carried``).
+    ``timeline``: the number of the present timeline. ``timeline_lsn``: its first lsn.
     """
 
     epoch: int
     next_lsn: int
     published_lsn: int
     partial: str | None
+    timeline: int = 1
+    timeline_lsn: int = 0
 
 
 class LeaseRow:
@@ -175,13 +178,13 @@ class LeaseRow:
         """Return the row from the database. Raises FencedError if the row has another epoch."""
         row = self._row.c
         seen = self._connections.reader.execute(
-            sa.select(row.epoch, row.next_lsn, row.published_lsn, row.carried, row.owner).where(
-                row.source == self._source
-            )
+            sa.select(
+                row.epoch, row.next_lsn, row.published_lsn, row.carried, row.owner, row.timeline, row.timeline_lsn
+            ).where(row.source == self._source)
         ).first()
         if seen is None or seen.epoch != epoch:
             raise self.fenced_error(seen.owner if seen else None)
-        return Lease(seen.epoch, seen.next_lsn, seen.published_lsn, seen.carried)
+        return Lease(seen.epoch, seen.next_lsn, seen.published_lsn, seen.carried, seen.timeline, seen.timeline_lsn)
 
     def swap(self, lease: Lease, next_: Lease) -> None:
         """Change the row from ``lease`` to ``next_``, and renew it. The caller has begun a transaction of the writer.
@@ -191,6 +194,13 @@ class LeaseRow:
         swapped = self._connections.writer.execute(self._swap, self.swap_parameters(lease, next_))
         if swapped.rowcount != 1:
             raise self.fenced_error()
+
+    def begin_timeline(self, lease: Lease, next_: Lease) -> None:
+        """Change the row like ``swap``, and also write the timeline of ``next_``."""
+        self.swap(lease, next_)
+        values = {"timeline": next_.timeline, "timeline_lsn": next_.timeline_lsn}
+        statement = sa.update(self._row).where(self._row.c.source == self._source).values(**values)
+        self._connections.writer.execute(statement)
 
     def swap_parameters(self, lease: Lease, next_: Lease) -> dict[str, object]:
         """Return the parameters of ``swap_sql``. ``Claims`` embeds ``swap_sql`` in a larger statement."""

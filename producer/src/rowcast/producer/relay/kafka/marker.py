@@ -36,20 +36,27 @@ _PROPERTIES = {
 }
 
 
-def marker_message(source: str, lsn: int) -> Message:
-    """Return the last message of a claim with the highest lsn ``lsn``."""
-    return marker_topic(source), orjson.dumps({"lsn": lsn}), _KEY, 0
+def marker_message(source: str, lsn: int, timeline: int = 1) -> Message:
+    """Return the last message of a claim with the highest lsn ``lsn``. ``timeline``: the timeline of the claim."""
+    marker = {"lsn": lsn} if timeline == 1 else {"lsn": lsn, "timeline": timeline}
+    return marker_topic(source), orjson.dumps(marker), _KEY, 0
 
 
 class Markers(NamedTuple):
     """Hold the last markers in Kafka.
 
     ``committed``: the highest committed lsn. ``sent``: the highest lsn sent, committed or not, because workers read
-    uncommitted events. Without a marker the value is None.
+    uncommitted events. Without a marker the value is None. ``timeline``: the timeline of the last marker.
     """
 
     committed: int | None
     sent: int | None
+    timeline: int = 1
+
+
+class _Marker(NamedTuple):
+    lsn: int
+    timeline: int
 
 
 class MarkerReader:
@@ -67,9 +74,11 @@ class MarkerReader:
         Raises KafkaException, also if the end of the topic is not reached within ``timeout`` seconds. Raises
         DataError if the last record of the topic is not a marker.
         """
-        return Markers(self._read("read_committed", timeout), self._read("read_uncommitted", timeout))
+        committed, sent = self._read("read_committed", timeout), self._read("read_uncommitted", timeout)
+        timeline = max((marker.timeline for marker in (committed, sent) if marker is not None), default=1)
+        return Markers(committed.lsn if committed else None, sent.lsn if sent else None, timeline)
 
-    def _read(self, isolation: str, timeout: float) -> int | None:
+    def _read(self, isolation: str, timeout: float) -> _Marker | None:
         consumer = self._consumer(isolation)
         low, high = self._watermarks(consumer, timeout)
         records = _FIRST_READ_RECORDS
@@ -77,7 +86,7 @@ class MarkerReader:
             start = max(low, high - records)
             value = _last_value(consumer, TopicPartition(self._topic, 0, start), timeout)
             if value is not None or start == low:
-                return None if value is None else self._lsn(value)
+                return None if value is None else self._parse(value)
             records *= _NEXT_READ_FACTOR
 
     def _consumer(self, isolation: str) -> Consumer:
@@ -104,10 +113,11 @@ class MarkerReader:
             consumer.close()
         self._consumers.clear()
 
-    def _lsn(self, value: bytes) -> int:
+    def _parse(self, value: bytes) -> _Marker:
         try:
-            return int(orjson.loads(value)["lsn"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            marker = orjson.loads(value)
+            return _Marker(int(marker["lsn"]), int(marker.get("timeline", 1)))
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"the last record of the topic {self._topic} is {value[:100]!r}, which is not a marker. Only the relay "
                 "may write there. Stop every relay and delete the topic. The relay then publishes again whatever is "

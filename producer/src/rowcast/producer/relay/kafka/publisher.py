@@ -59,6 +59,7 @@ class Publisher:
         self._on_committed = on_committed
         self._source = source
         self._marker = MarkerReader(properties, source)
+        self.timeline = 1
         self._active, self._other = (TransactionalProducer(properties, f"rowcast.{source}-{n}") for n in (0, 1))
         self._commit: _Commit | None = None
         self._closed = threading.Event()
@@ -102,7 +103,7 @@ class Publisher:
         # Each claim gets a marker, not only each commit: the first record of a transaction to a partition costs a
         # round trip. send_offsets_to_transaction is no alternative, because it ignores its timeout and hangs for ever
         # when its coordinator fails.
-        self._active.send(chain(messages, (marker_message(self._source, lsn),)), self._renew_lease)
+        self._active.send(chain(messages, (marker_message(self._source, lsn, self.timeline),)), self._renew_lease)
 
     def push(self) -> bool:
         """Send at once the messages that linger in the producer, because no further messages follow for now.

@@ -24,6 +24,9 @@ _RENEW_EVERY_S = 1.0
 class Topics:
     """Create and remember the topics of a source on a cluster. ``limits``: the size limits of the topics."""
 
+    embedded = False
+    """Whether the Kafka is the embedded one, which loses everything when its process ends."""
+
     def __init__(self, properties: Properties, source: str, settings: TopicSettings) -> None:
         self._properties = properties
         self._settings = settings
@@ -107,6 +110,8 @@ class Topics:
 
 class EmbeddedTopics(Topics):
     """Ensure the topics of the embedded Kafka, which cannot create topics, but adds each requested topic."""
+
+    embedded = True
 
     def _create(self, admin: AdminClient, names: Iterable[str], renew_lease: Callable[[], None]) -> None:
         for name in names:

@@ -9,6 +9,7 @@ from rowcast.producer.outbox.line_parser import LineHead
 from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.kafka.publisher import Publisher
 from rowcast.producer.relay.kafka.topics import Topics
+from rowcast.producer.relay.leader.source_notes import SourceNotes
 from rowcast.producer.relay.messages.connect_schemas import HEARTBEAT_FRAME
 from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.producer.relay.messages.table_versions import TableVersion, TableVersions
@@ -44,11 +45,13 @@ class Sender:
         publisher: Publisher,
         topics: Topics,
         tables: TableVersions,
+        notes: SourceNotes,
         on_committed: Callable[[int], None],
     ) -> None:
         self._publisher = publisher
         self._topics = topics
         self._tables = tables
+        self._notes = notes
         self._source = epoch.source
         self._settings = epoch.relay_settings
         self._heartbeat = epoch.heartbeat
@@ -81,7 +84,11 @@ class Sender:
         self.commit()
         topic, lsn = schema_topic(self._source), self.lsn + 1
         self._topics.ensure((table.topic for table in shapes), self._heartbeat.renew_lease)
-        messages: list[Message] = [(topic, table.value(self._source, lsn), table.key(), 0) for table in shapes]
+        self._notes.refresh()
+        messages: list[Message] = [
+            (topic, table.value(self._source, lsn, self._notes.of(table.shape.full_name)), table.key(), 0)
+            for table in shapes
+        ]
         self._publisher.send(messages, self.lsn)
         self.commit()
 

@@ -9,27 +9,25 @@ from collections.abc import Callable, Collection
 from rowcast.producer.outbox.parked_rows import parked_transactions
 from rowcast.producer.relay.claims.claim_table import Claim, Claims
 from rowcast.producer.relay.claims.epoch import Epoch
-from rowcast.producer.relay.claims.lease import Lease
 from rowcast.producer.relay.claims.outbox_reader import OutboxReader
 from rowcast.producer.relay.kafka.marker import Markers
 from rowcast.producer.relay.kafka.publisher import Publisher
 from rowcast.producer.relay.kafka.topics import Topics
+from rowcast.producer.relay.leader import timelines
 from rowcast.producer.relay.leader.next_claim import NextClaim
 from rowcast.producer.relay.leader.row_loader import RowLoader
 from rowcast.producer.relay.leader.sender import Sender
+from rowcast.producer.relay.leader.source_notes import SourceNotes
 from rowcast.producer.relay.messages.batch_rows import ParsedRow, UnpublishableError, event_count, heads_in
 from rowcast.producer.relay.messages.connect_images import ConnectImages
 from rowcast.producer.relay.messages.envelopes import Envelopes
 from rowcast.producer.relay.messages.table_versions import TableVersions
 from rowcast.producer.relay.snapshots.chunk_reader import Chunk
 from rowcast.producer.relay.snapshots.runner import SnapshotRunner
-from rowcast.shared.errors import DataError
+from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.kafka.messages import heartbeat_topic, marker_topic
 
 _log = logging.getLogger("rowcast.relay")
-
-_LOST_LSNS = 10_000_000
-"""Upper limit of the lsns of a claim that was sent in part. Workers have seen them, but Kafka has no marker of them."""
 
 
 class Leader:
@@ -37,11 +35,20 @@ class Leader:
 
     Any error ends the leader. The next leader, perhaps in the same process, begins with ``take_over``.
 
-    ``on_events`` is called with the number of sent events. ``more``: whether to call ``work`` again at once.
+    ``on_events`` is called with the number of sent events. ``new_timeline``: the number of the timeline that may begin
+    after a loss, or None. ``more``: whether to call ``work`` again at once.
     """
 
-    def __init__(self, epoch: Epoch, publisher: Publisher, topics: Topics, on_events: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        epoch: Epoch,
+        publisher: Publisher,
+        topics: Topics,
+        on_events: Callable[[int], None],
+        new_timeline: int | None = None,
+    ) -> None:
         self._epoch = epoch
+        self._new_timeline = new_timeline
         self._settings = epoch.relay_settings
         self._heartbeat = epoch.heartbeat
         self._connections = epoch.connections
@@ -53,7 +60,10 @@ class Leader:
         self._images = ConnectImages(self._tables) if self._settings.format == "json-schema" else None
         schemas = self._images is not None
         self._envelopes = Envelopes(epoch.source, epoch.database, self._tables, schemas=schemas)
-        self._sender = Sender(epoch, publisher, topics, self._tables, lambda lsn: self._claims.mark_committed(lsn))
+        self._notes = SourceNotes(epoch)
+        self._sender = Sender(
+            epoch, publisher, topics, self._tables, self._notes, lambda lsn: self._claims.mark_committed(lsn)
+        )
         self._rows = RowLoader(
             self._outbox, self._tables, self._envelopes, topics.limits, self._sender.prepare, self._images
         )
@@ -76,41 +86,47 @@ class Leader:
         heartbeats = [heartbeat_topic(epoch.source)] if self._settings.heartbeat_ms else []
         self._topics.ensure_own(heartbeats, self._heartbeat.renew_lease)
         markers = self._publisher.markers()
-        self._handle_kafka_loss(markers, lease)
         if markers.committed is not None:
             claims.mark_committed(markers.committed)
-        self._skip_lsns_of_lost_claims(markers, lease)
+        self._begin_timeline_if_needed(markers)
         claims.settle()
         claims.drop_chunks()
-        self._sender.lsn = max(markers.committed or 0, lease.published_lsn)
+        self._follow_timeline()
+        self._sender.lsn = max(markers.committed or 0, claims.lease.published_lsn, claims.lease.timeline_lsn - 1)
         self._warn_of_parked_transactions()
         self._sender.publish_shapes(self._tables.all_to_publish())
         self._publish_recorded_claims()
 
-    def _handle_kafka_loss(self, markers: Markers, lease: Lease) -> None:
-        """Warn, and request snapshots, if Kafka has committed less than the database knows."""
-        if (markers.committed or 0) >= lease.published_lsn:
-            return
-        _log.warning(
-            "Kafka has committed %s of this source, but had committed events up to lsn %d before: the cluster or the "
-            "topic %s may be new or restored. The relay publishes again whatever is recorded as not committed",
-            "nothing" if markers.committed is None else f"events up to lsn {markers.committed}",
-            lease.published_lsn,
-            marker_topic(self._epoch.source),
-        )
-        self._snapshots.request_after_kafka_loss()
+    def _begin_timeline_if_needed(self, markers: Markers) -> None:
+        """Begin a new timeline if the primary or Kafka has lost something, or if an operator wants one.
 
-    def _skip_lsns_of_lost_claims(self, markers: Markers, lease: Lease) -> None:
-        """Warn, and leave a gap in the lsns, if Kafka has events of claims that the database does not know."""
-        if markers.sent is None or markers.sent < lease.next_lsn:
+        Raises NewTimelineNeededError after a loss, unless an operator or the settings allow the new timeline.
+        """
+        lease, number = self._claims.lease, timelines.next_timeline(self._claims.lease, markers)
+        lost_by_primary = timelines.primary_loss(lease, markers)
+        loss = lost_by_primary or timelines.kafka_loss(lease, markers, marker_topic(self._epoch.source))
+        if loss is None and self._new_timeline in (None, lease.timeline):
             return
+        if self._new_timeline not in (None, lease.timeline, number):
+            raise ConfigurationError(
+                f"--new-timeline {self._new_timeline}: source {self._epoch.source!r} is on timeline {lease.timeline}, "
+                f"and the next is {number}. Name that number."
+            )
+        # With "when_needed" the user has allowed the relay to read all rows again.
+        is_allowed = lost_by_primary is None and (self._settings.snapshot == "when_needed" or self._topics.embedded)
+        if loss is not None and self._new_timeline != number and not is_allowed:
+            raise timelines.refusal(loss, self._epoch.source, number)
+        first_lsn, committed_lsn = timelines.first_lsn(lease, markers), markers.committed or 0
+        self._claims.begin_timeline(number, first_lsn, committed_lsn, self._settings.chunk_rows)
         _log.warning(
-            "Kafka has events of this source up to lsn %d, but the database knows lsns up to %d only: it may have "
-            "been restored from a backup. The relay continues with lsns far above those in Kafka",
-            markers.sent,
-            lease.next_lsn - 1,
-        )
-        self._claims.start_above(markers.sent + _LOST_LSNS)
+            "%s. The source %s is on timeline %d from lsn %d on. Rebuild its replicas, because they are suspect",
+            loss or "an operator wants a new timeline", self._epoch.source, number, self._claims.lease.timeline_lsn,
+        )  # fmt: skip
+
+    def _follow_timeline(self) -> None:
+        lease = self._claims.lease
+        self._notes.follow(lease)
+        self._envelopes.timeline = self._publisher.timeline = lease.timeline
 
     def _warn_of_parked_transactions(self) -> None:
         if parked := parked_transactions(self._connections.reader):
@@ -182,6 +198,7 @@ class Leader:
         self._sender.commit_if_due(idle=idle)
         if idle:
             self._claims.settle()
+            self._publish_completed_snapshots()
         self._heartbeat.renew_lease()
         return self.more or not idle
 
@@ -243,6 +260,12 @@ class Leader:
         """Commit all messages, and delete their outbox rows."""
         self.commit()
         self._claims.settle()
+        self._publish_completed_snapshots(at_once=True)
+
+    def _publish_completed_snapshots(self, *, at_once: bool = False) -> None:
+        """Publish the shapes of tables whose initial snapshot is committed in Kafka, so that workers know of it."""
+        if completed := self._notes.completed(at_once=at_once):
+            self._sender.publish_shapes(self._tables.newest(completed))
 
     @property
     def longest_pause_s(self) -> float:

@@ -87,6 +87,7 @@ TRANSACTION_FRAME = _frame(
             ("data_collections", {"type": "array", "items": _COLLECTION, "optional": True}),
             ("lsn", _INT64),
             ("context", _optional(_JSON)),
+            ("timeline", _optional(_INT64)),
         ],
     ),
     _struct(f"{_DEBEZIUM}.TransactionMetadataKey", [("id", _STRING)]),

@@ -7,6 +7,7 @@ copied from the outbox.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TypeAlias
 
@@ -38,7 +39,10 @@ _SET_BY_PRODUCER = 0
 
 
 class Envelopes:
-    """Build the messages of one source. ``schemas``: put a schema before each payload, as Kafka Connect does."""
+    """Build the messages of one source. ``schemas``: put a schema before each payload, as Kafka Connect does.
+
+    ``timeline``: the present timeline of the source.
+    """
 
     def __init__(self, source: str, database: str, tables: TableVersions, *, schemas: bool = False) -> None:
         self._tables = tables
@@ -50,6 +54,7 @@ class Envelopes:
         )
         self._database = orjson.dumps(database)
         self._known: dict[LineHead, _TableBytes] = {}
+        self.timeline = 1
 
     def claim_messages(self, claim: Claim, rows: Sequence[ParsedRow], now_ms: int) -> Iterator[Message]:
         """Yield all messages of a claim, in order. ``now_ms`` becomes the envelopes' own ``ts_ms``."""
@@ -178,6 +183,7 @@ class Envelopes:
         return next(_with_headers([message], row.headers)) if row.headers else message
 
     def _bare_boundary(self, event: TransactionEvent) -> _BareMessage:
+        event = replace(event, timeline=self.timeline)
         value, key = transaction_value(event, context_as_text=self._schemas), orjson.dumps({"id": event.id})
         if self._schemas:
             value, key = TRANSACTION_FRAME.value(value), TRANSACTION_FRAME.key(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -32,9 +32,13 @@ class TableVersion:
         """Return the message key on the schema topic."""
         return orjson.dumps({"schema": self.schema, "table": self.name})
 
-    def value(self, source: str, lsn: int) -> bytes:
-        """Return the message value on the schema topic. The shape is valid for events from ``lsn`` on."""
-        return orjson.dumps({**orjson.loads(self.document), "version": self.version, "source": source, "lsn": lsn})
+    def value(self, source: str, lsn: int, more: Mapping[str, object] | None = None) -> bytes:
+        """Return the message value on the schema topic. The shape is valid for events from ``lsn`` on.
+
+        ``more``: further members, about the state of the source.
+        """
+        own = {"version": self.version, "source": source, "lsn": lsn}
+        return orjson.dumps({**orjson.loads(self.document), **own, **(more or {})})
 
 
 class TableVersions:
@@ -134,6 +138,10 @@ class TableVersions:
         due.append(table)
         self._published.add((full_name, table.version))
         self._last_published[full_name] = table
+
+    def newest(self, names: Iterable[str]) -> list[TableVersion]:
+        """Return the newest version of the tables with these full names, as far as known."""
+        return [self._latest[name] for name in sorted(names) if name in self._latest]
 
     def all_to_publish(self) -> list[TableVersion]:
         """Return the newest shape of every table, and mark the shapes as published."""

@@ -17,7 +17,7 @@ from rowcast.producer.relay.messages.connect_images import ConnectImages
 from rowcast.producer.relay.snapshots.chunk_reader import Chunk, ChunkReader
 from rowcast.shared.database.driver_errors import first_line, is_transient
 from rowcast.shared.errors import ConfigurationError, DataError
-from rowcast.shared.tables.shape_store import newest_shape, newest_shapes
+from rowcast.shared.tables.shape_store import newest_shape
 
 _log = logging.getLogger("rowcast.relay")
 
@@ -48,17 +48,6 @@ class SnapshotRunner:
             self._polled_at = now
             self._poll_requests()
         return self._due
-
-    def request_after_kafka_loss(self) -> None:
-        """Request snapshots of all tables if Kafka has lost events and ``snapshot = "when_needed"``."""
-        if self._settings.snapshot != "when_needed":
-            return
-        reader = self._connections.reader
-        # Each new leader comes here until the first commit to the new Kafka. Tables with a requested snapshot are left
-        # out, because an earlier leader has requested the snapshot.
-        if names := sorted(newest_shapes(reader).keys() - set(self._requests.requested_from_start(reader))):
-            with self._connections.writer.begin():
-                self._requests.request(self._connections.writer, names, chunk_rows=self._settings.chunk_rows)
 
     def _poll_requests(self) -> None:
         if self._settings.snapshot != "never" and (

@@ -1,0 +1,67 @@
+"""Notice that the primary or Kafka has lost what the other has, and begin a new timeline.
+
+A timeline is a history of the source without a loss. The lease and the marker name the present timeline. After a loss
+the rows of replicas may be those of no state of the primary. Therefore the relay goes on only under a new timeline:
+workers of the old timeline then know that their replicas are suspect.
+"""
+
+from __future__ import annotations
+
+from rowcast.producer.relay.claims.lease import Lease
+from rowcast.producer.relay.kafka.marker import Markers
+from rowcast.shared.errors import ConfigurationError
+
+_LOST_LSNS = 10_000_000
+"""Upper limit of the lsns of a claim that was sent in part. Workers have seen them, but Kafka has no marker of them."""
+
+
+class NewTimelineNeededError(ConfigurationError):
+    """Refuse to publish after a loss, until an operator begins a new timeline."""
+
+
+def primary_loss(lease: Lease, markers: Markers) -> str | None:
+    """Return what the primary has lost, or None if it knows everything in Kafka."""
+    if markers.timeline > lease.timeline:
+        return (
+            f"Kafka has timeline {markers.timeline} of this source, but the database knows timelines up to "
+            f"{lease.timeline} only: it may have been restored from a backup"
+        )
+    if markers.sent is not None and markers.sent >= lease.next_lsn:
+        return (
+            f"Kafka has events of this source up to lsn {markers.sent}, but the database knows lsns up to "
+            f"{lease.next_lsn - 1} only: it may have been restored from a backup"
+        )
+    return None
+
+
+def kafka_loss(lease: Lease, markers: Markers, topic: str) -> str | None:
+    """Return what Kafka has lost, or None if it has everything that was published. ``topic``: the marker's topic."""
+    if (markers.committed or 0) >= lease.published_lsn:
+        return None
+    has = "nothing" if markers.committed is None else f"events up to lsn {markers.committed}"
+    return (
+        f"Kafka has committed {has} of this source, but had committed events up to lsn {lease.published_lsn} before: "
+        f"the cluster or the topic {topic} may be new or restored"
+    )
+
+
+def next_timeline(lease: Lease, markers: Markers) -> int:
+    """Return the number of the timeline that may follow."""
+    return max(lease.timeline, markers.timeline) + 1
+
+
+def first_lsn(lease: Lease, markers: Markers) -> int:
+    """Return the first lsn of the next timeline: above every lsn that a worker may have seen."""
+    if markers.sent is None or markers.sent < lease.next_lsn:
+        return lease.next_lsn
+    return markers.sent + _LOST_LSNS + 1
+
+
+def refusal(loss: str, source: str, number: int) -> NewTimelineNeededError:
+    """Return the error that names the loss and the next step. ``number``: the number of the next timeline."""
+    return NewTimelineNeededError(
+        f"{loss}. The replicas of source {source!r} may have rows that the primary does not have, or lack rows. The "
+        "relay publishes nothing until an operator has decided. If this is the wrong database or the wrong Kafka, "
+        f"correct the configuration. If not, run `rowcast relay --new-timeline {number}`: it publishes all rows again, "
+        "and the replicas become suspect until they are rebuilt. See docs/how-to/backups.md."
+    )
