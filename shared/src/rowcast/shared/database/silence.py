@@ -13,6 +13,7 @@ way back. This needs Linux, which counts the bytes of a connection, and a driver
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
 from rowcast.shared.database.open_connections import url_of
@@ -38,6 +40,7 @@ _LOOK_AFTER_S = 3.0
 _LONGEST_PAUSE_S = 30.0
 # A connection is cut after this number of looks with the same result, because an answer may cross a look.
 _LOOKS = 2
+_CUT_LATELY_S = 30.0
 _DRIVERS = ("psycopg", "psycopg2", "pymysql", "MySQLdb", "mysql", "mariadb", "sqlalchemy")
 # The names under which drivers and SQLAlchemy hold a connection or a cursor while they wait.
 _NAMES = ("self", "connection", "dbapi_connection", "conn", "cursor")
@@ -61,6 +64,7 @@ class SilenceWatch:
     def __init__(self) -> None:
         self._frames: dict[int, int] = {}
         self._waits: dict[int, _Wait] = {}
+        self._cut_at: dict[URL, float] = {}
 
     def state_of(self, thread: int) -> SessionState | None:
         """Return what the server last did for the connection for which the thread waits, or None if unknown."""
@@ -77,7 +81,8 @@ class SilenceWatch:
             wait = self._waits.get(thread)
             moved = moved_bytes(connection)
             if wait is None or wait.connection is not connection or wait.bytes != moved:
-                self._waits[thread] = _Wait(connection, moved, now, next_look_at=now + _LOOK_AFTER_S)
+                pause = 0.0 if self._cut_lately(connection) else _LOOK_AFTER_S
+                self._waits[thread] = _Wait(connection, moved, now, next_look_at=now + pause)
             elif now >= wait.next_look_at and moved is not None:
                 self._look(thread, wait)
 
@@ -104,13 +109,20 @@ class SilenceWatch:
             return
         wait.next_look_at = now
         # The look took time, in which the answer may have come.
-        if wait.looks >= _LOOKS and moved_bytes(wait.connection) == wait.bytes:
+        looks = 1 if self._cut_lately(wait.connection) else _LOOKS
+        if wait.looks >= looks and moved_bytes(wait.connection) == wait.bytes:
             _log.warning(
                 "the connection to %s is silent: a statement has waited for %.0f s, and %s. Cutting the connection. "
                 "The thread waits here:\n%s",
                 url.set(query={}), now - wait.since, state.value, format_stack(thread),
             )  # fmt: skip
             cut(wait.connection)
+            self._cut_at[url] = time.monotonic()
+
+    def _cut_lately(self, connection: Any) -> bool:
+        """Return whether another connection to the same server was silent just now, so that this one is likely too."""
+        url = url_of(connection)
+        return url is not None and time.monotonic() - self._cut_at.get(url, -math.inf) < _CUT_LATELY_S
 
 
 def _driver_frame(frame: FrameType | None) -> FrameType | None:
