@@ -65,6 +65,27 @@ def test_after_a_restore_nothing_is_published_until_an_operator_allows_a_new_tim
     assert {event.timeline for event in boundaries[2:]} == {2}
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb", "mysql", "sqlite"])
+def test_a_new_timeline_publishes_all_rows_again(
+    engine: str, new_settings: NewSettings, new_database: Callable[[str], str], kafka: Broker
+) -> None:
+    with primary_at(new_database(engine)) as primary:
+        settings = new_settings(primary)
+        primary.add_shapes(ORDERS)
+        with primary.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE orders (id INTEGER PRIMARY KEY, note VARCHAR(20))")
+            connection.exec_driver_sql("INSERT INTO orders (id, note) VALUES (1, 'a'), (2, 'b')")
+        primary.add("a", line(ORDERS, "c", 1))
+        Relay(settings, primary.engine).run_once()
+        Relay(settings, primary.engine, new_timeline=2).run_once()
+        with primary.engine.connect() as connection:
+            lease = connection.execute(sa.select(primary.tables.lease)).one()
+            assert [s.state.value for s in SnapshotRequests(primary.tables).all(connection)] == ["done"]
+    assert (lease.timeline, lease.timeline_lsn) == (2, 4)
+    stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
+    assert [event.key["id"] for event in stream if isinstance(event, ChangeEvent) and event.op == "r"] == [1, 2]
+
+
 def test_a_backup_from_before_a_timeline_needs_the_next_timeline(
     lite: Primary, new_settings: NewSettings, new_database: Callable[[str], str]
 ) -> None:

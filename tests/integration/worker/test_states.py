@@ -81,6 +81,7 @@ def test_the_reason_for_a_stop_stays_in_the_replica_until_a_worker_works_again(
     work_once(settings)
     status = replica_status(settings, NAME)
     assert (status.state, status.reason, status.since_ms, status.behind_ms) == ("consistent", None, 0, 0)
+    assert "no worker runs, and no record waits" in [f.message for f in checks.replicas(settings)]
 
 
 def test_a_running_worker_removes_the_reason(

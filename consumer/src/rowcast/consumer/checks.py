@@ -104,6 +104,8 @@ def _running_findings(settings: Settings, name: str, area: str) -> Iterator[Find
     if status.workers == 0 and status.records:
         waiting = f"no worker runs, and {status.records:,} records wait, the oldest for {status.behind_ms:,} ms"
         yield Finding(area, Verdict.warning, waiting, f"start `rowcast worker {name}`")
+    elif status.workers == 0:
+        yield Finding(area, Verdict.ok, "no worker runs, and no record waits")
 
 
 def _type_findings(
