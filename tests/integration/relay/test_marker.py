@@ -89,5 +89,5 @@ def test_a_record_that_is_not_a_marker_is_refused(marking: Marking) -> None:
     marking.producer.begin_transaction()
     marking.producer.produce(topic, b"garbage", key, partition)
     marking.producer.commit_transaction(30)
-    with pytest.raises(DataError, match=rf"the last record of the topic {topic} is b'garbage', which is not a marker"):
+    with pytest.raises(DataError, match=rf"the last record of the topic {topic} is not a marker\. Only"):
         marking.read()

@@ -91,7 +91,7 @@ def test_a_transaction_too_large_is_parked_whole_and_the_rest_goes_on(
     assert primary.ids() == []
     assert primary.claims() == 0
     (reason_starts,) = caplog.messages
-    named = "transaction b is parked (2 outbox rows)", "table public.items", 'key {"id":4}', "1,100,", f"row {second}"
+    named = "transaction b is parked (2 outbox rows)", "table public.items", "1,100,", f"row {second}"
     assert [text for text in named if text not in reason_starts] == []
     assert "message.max.bytes in [kafka]" in reasons(primary)
 
@@ -105,7 +105,7 @@ def test_a_relay_that_may_not_park_stops_before_it_claims_the_transaction(
     too_large = lite.add("b", line(ORDERS, "c", 2), line(ORDERS, "c", 3, TOO_LARGE))
     lite.add("c", line(ORDERS, "c", 4))
     for _ in range(2):
-        with pytest.raises(DataError, match=r'public\.orders: a message of 1,100,\d+ bytes .*key {"id":3}.*"park"'):
+        with pytest.raises(DataError, match=r'public\.orders: a message of 1,100,\d+ bytes .*"park"'):
             Relay(settings, lite.engine).run_once()
     for isolation in READERS:
         assert keys(settings, isolation) == [1]
@@ -231,7 +231,7 @@ DAMAGED = {
 DAMAGED_COLUMNS = {
     "context no object": ("context", "[1]", "its context is damaged"),
     "context cut off": ("context", "{", "its context is damaged"),
-    "ts_ms no number": ("ts_ms", "soon", "its ts_ms is not a number: 'soon'"),
+    "ts_ms no number": ("ts_ms", "soon", "its ts_ms is not a number"),
     "changes no text": ("changes", b"\xff\x00", "its changes are not text"),
 }
 
@@ -345,7 +345,7 @@ def test_a_snapshot_that_meets_a_row_too_large_fails_and_the_rest_goes_on(
     with primary.engine.connect() as connection:
         failed, made = snapshots.all(connection)
     assert (failed.state, made.state) == (SnapshotState.failed, SnapshotState.done)
-    assert 'key {"id":2}, is too large' in str(failed.reason)
+    assert "public.orders, is too large" in str(failed.reason)
     assert "Raise max.message.bytes of the topic" in str(failed.reason)
     for isolation in READERS:
         published = read_topics(str(settings.kafka["bootstrap.servers"]), settings.source, isolation)

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from rowcast.shared import row_values
 from rowcast.shared.cli import command, exit_codes, logs
 from rowcast.shared.cli.progress import Figures, figures_of, progress
 from rowcast.shared.cli.signals import stop_on_signals
@@ -61,6 +62,10 @@ def test_a_json_line_stays_one_line_with_a_traceback_in_it() -> None:
     except ValueError:
         made.exc_info = sys.exc_info()
     line = logs.JsonFormatter().format(made)
+    assert "\n" not in line
+    assert json.loads(line)["exception"].endswith("ValueError (values left out, log_values = true shows them)")
+    with row_values.shown_if(True):
+        line = logs.JsonFormatter().format(made)
     assert "\n" not in line
     assert json.loads(line)["exception"].endswith("ValueError: two\nlines")
 

@@ -11,7 +11,6 @@ from sqlalchemy import exc
 
 from rowcast.shared.database.driver_errors import (
     ServerFault,
-    first_line,
     is_server_side,
     is_transient,
     server_fault,
@@ -91,15 +90,6 @@ def test_a_lost_connection_is_transient_whatever_its_code() -> None:
 @pytest.mark.parametrize("kind", [exc.OperationalError, exc.InterfaceError, exc.InternalError])
 def test_the_class_alone_says_whether_the_server_is_to_blame(kind: type[exc.DBAPIError]) -> None:
     assert is_server_side(database_error(sqlite_error(sqlite3.SQLITE_ERROR), kind))
-
-
-def test_the_first_line_is_the_servers_sentence_without_its_number() -> None:
-    lines = 'relation "orders" does not exist.\nLINE 1: SELECT\n'
-    assert first_line(database_error(psycopg.ProgrammingError(lines))) == 'relation "orders" does not exist'
-    assert first_line(database_error(pymysql.err.ProgrammingError(1146, "Table 'a.b' doesn't exist"))) == (
-        "Table 'a.b' doesn't exist"
-    )
-    assert first_line(database_error(sqlite3.OperationalError())) == "OperationalError"
 
 
 def test_the_sqlstate_is_empty_where_the_server_sent_none() -> None:

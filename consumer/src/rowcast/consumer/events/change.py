@@ -9,6 +9,7 @@ import orjson
 from rowcast.consumer.events.connect_decoder import WITH_SCHEMA, plain_message
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import parse_change
 
@@ -37,10 +38,10 @@ class Change(NamedTuple):
     offset: int
 
     def where(self) -> str:
-        """Return table, key, topic, partition and offset as a text for messages."""
+        """Return table, topic, partition, offset, and the key if values are shown, as a text for messages."""
         topic, partition = self.partition
         return (
-            f"table {self.layout.table}, key {self.key.decode(errors='replace')} "
+            f"table {self.layout.table}{row_values.key_suffix(self.key)} "
             f"(topic {topic}, partition {partition}, offset {self.offset})"
         )
 

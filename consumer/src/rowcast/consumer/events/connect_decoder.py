@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka import connect_values
 from rowcast.shared.kafka.messages import payload_of
@@ -42,7 +43,9 @@ def plain_message(key: bytes | None, value: bytes) -> tuple[bytes | None, bytes]
             envelope["after"] = _decode(envelope["after"], row_decoders)
             value = orjson.dumps(envelope)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"not a message with a schema in Kafka Connect's form: {error!r}") from error
+        raise DataError(
+            f"not a message with a schema in Kafka Connect's form: {row_values.value_error(error)}"
+        ) from error
     return key, value
 
 

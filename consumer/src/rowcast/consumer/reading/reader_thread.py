@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
@@ -69,7 +70,13 @@ class ReaderThread:
         self._idle_positions_at = 0.0
         self._idle_positions: dict[Partition, Position] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rowcast-reader", daemon=True)
+        self._thread = threading.Thread(
+            # With the context of the worker, because it says whether messages may show values.
+            target=copy_context().run,
+            args=(self._run,),
+            name="rowcast-reader",
+            daemon=True,
+        )
         if not context.loading:
             ends = (stream.lsn for stream in self._subscription.streams_of_kind("transaction"))
             self._router.applied_end_lsn = max(ends, default=0)

@@ -28,6 +28,7 @@ from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.row_values import value_error
 from rowcast.shared.tables.table_order import parents_first
 
 
@@ -179,7 +180,7 @@ class Applier:
         except OrphanError as error:
             raise ConflictError(f"a constraint of the replica refuses the change: {error}") from error
         except ValueError as error:
-            raise ValueRefusedError(str(error)) from error
+            raise ValueRefusedError(value_error(error)) from error
         self.lsn = max(self.lsn, last.lsn)
 
     @contextmanager
@@ -193,7 +194,7 @@ class Applier:
                 raise type(rowcast_error)(f"{change.where()}: {rowcast_error}") from error
             raise rowcast_error from error
         except ValueError as error:
-            raise ValueRefusedError(f"{change.where()}: {error}") from error
+            raise ValueRefusedError(f"{change.where()}: {value_error(error)}") from error
 
     def _to_rowcast_error(self, error: exc.DBAPIError) -> DataError | RetriableError:
         reason = self._replica.reason(error)

@@ -26,6 +26,7 @@ from rowcast.shared.config.settings import ReplicaSettings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError, RowcastError, SuspectError
 from rowcast.shared.process_name import new_process_name
+from rowcast.shared.tracebacks import format_error
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -146,12 +147,12 @@ class Replica:
         The row is unchanged if another worker has taken over, or if no worker has ever taken the replica over.
         """
         self.close()
-        reason, now_ms = f"{error}" if isinstance(error, RowcastError) else repr(error), time.time_ns() // 1_000_000
+        reason, now_ms = format_error(error), time.time_ns() // 1_000_000
         try:
             with self._connected() as connection, connection.begin():
                 self._positions.record_stop(connection, reason, now_ms, suspect=isinstance(error, SuspectError))
         except (RowcastError, exc.SQLAlchemyError) as failure:
-            _log.warning("%s: the reason for the stop could not be written: %s", self._label, failure)
+            _log.warning("%s: the reason for the stop could not be written: %s", self._label, format_error(failure))
 
     def clear_stop(self) -> None:
         """Remove the error of an earlier worker from the replica's row, because this worker works."""

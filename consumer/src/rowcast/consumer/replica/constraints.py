@@ -12,7 +12,7 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
 from rowcast.consumer.replica.table_definitions import WORKER_PREFIX, TableDefinitions
 from rowcast.consumer.replica.tables import ReplicaTables
-from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.database.driver_messages import first_line
 
 _log = logging.getLogger("rowcast.worker")
 

@@ -31,6 +31,7 @@ from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.movement import Movement
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.consumer.worker.turn import Turn
+from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.silence import SilenceWatch, watched_connections
@@ -74,7 +75,8 @@ def run_worker(
     applied, and the position is before the event.
     """
     vitals = vitals or Vitals(f"the worker of replica {replica!r}")
-    with tune_interpreter(), watched_connections() as silence, vitals.pulse("applying") as pulse:
+    shown = row_values.shown_if(settings.log_values)
+    with tune_interpreter(), shown, watched_connections() as silence, vitals.pulse("applying") as pulse:
         return _Worker(settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse, silence).run()
 
 

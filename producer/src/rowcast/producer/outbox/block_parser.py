@@ -49,7 +49,7 @@ def _split_block(text: bytes) -> list[Change]:
         keys = map(canonical_key, _objects(key, columns))
         return list(zip(repeat(head), keys, _objects(names, columns), repeat(None)))
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a block of the outbox: {quoted_line(first)}") from error
+        raise DataError(f"not a block of the outbox{quoted_line(first)}") from error
 
 
 def _objects(names: Sequence[str], columns: dict[str, Sequence[bytes]]) -> Iterable[bytes]:

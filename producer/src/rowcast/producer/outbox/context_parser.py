@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 
 TRACE = "rowcast.trace"
@@ -27,5 +28,5 @@ def read_context(document: str | None) -> tuple[dict[str, Any] | None, Headers]:
         context = orjson.loads(document)
         headers = [(name, value.encode()) for name, value in context.pop(TRACE, {}).items()]
     except (orjson.JSONDecodeError, AttributeError, TypeError) as error:
-        raise DataError(f"its context is damaged ({error}): {document[:120]!r}") from error
+        raise DataError(f"its context is damaged{row_values.value_suffix(document)}") from error
     return context or None, headers

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 
 
@@ -103,17 +104,17 @@ class LineSplitter:
         before = None if b < 0 else line[b + 5 : end]
         end = end if b < 0 else b
         if line[-1:] != b"}" or line[end - 1 : end] != b"}" or not (_is_closed(after) and _is_closed(before)):
-            raise DataError(f"a line is cut off: {quoted_line(line)}")
+            raise DataError(f"a line is cut off{quoted_line(line)}")
         if after is None and head.op != "d":
-            raise DataError(f"op {head.op!r} without a row image: {quoted_line(line)}")
+            raise DataError(f"op {head.op!r} without a row image{quoted_line(line)}")
         if after is not None and head.op == "d":
-            raise DataError(f"op {head.op!r} with a row image: {quoted_line(line)}")
+            raise DataError(f"op {head.op!r} with a row image{quoted_line(line)}")
         try:
             key = canonical_key(line[k + 5 : end])
         except orjson.JSONDecodeError as error:
-            raise DataError(f"the key is no JSON ({error}): {quoted_line(line)}") from error
+            raise DataError(f"the key is no JSON ({error}){quoted_line(line)}") from error
         if key == b"{}":
-            raise DataError(f"the key is empty: {quoted_line(line)}")
+            raise DataError(f"the key is empty{quoted_line(line)}")
         return head, key, after, before
 
     def _read_head(self, line: bytes, k: int) -> LineHead:
@@ -122,9 +123,9 @@ class LineSplitter:
             data: Any = orjson.loads(line[:k] + b"}") if k > 0 else None
             head = LineHead(data["t"], data["v"], data["op"])
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"not an outbox line: {quoted_line(line)}") from error
+            raise DataError(f"not an outbox line{quoted_line(line)}") from error
         if head.op not in ("c", "u", "d") or not isinstance(head.table, str) or not isinstance(head.version, str):
-            raise DataError(f"not an outbox line: {quoted_line(line)}")
+            raise DataError(f"not an outbox line{quoted_line(line)}")
         self._heads[line[:k]] = head
         return head
 
@@ -134,6 +135,5 @@ def _is_closed(image: bytes | None) -> bool:
 
 
 def quoted_line(line: bytes) -> str:
-    """Return the beginning of a line, quoted for the text of an error."""
-    text = line.decode(errors="replace")
-    return repr(text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 3] + "...")
+    """Return a colon and the beginning of a line, for the end of an error's text. Empty if values are hidden."""
+    return row_values.value_suffix(line.decode(errors="replace"), _MAX_QUOTED)

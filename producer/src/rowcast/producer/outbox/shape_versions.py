@@ -17,7 +17,7 @@ from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT, UNTRANSLATED
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.producer.tables.row_filter import RowFilter
-from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import CaptureError
 
 _OPTIONS = {**UNTRANSLATED, **INTERNAL_STATEMENT}

@@ -27,7 +27,8 @@ from rowcast.producer.outbox.block_parser import ChangeSplitter
 from rowcast.producer.outbox.line_writer import line_start
 from rowcast.producer.outbox.schema import OutboxTables
 from rowcast.shared.config.table_settings import TableSettings
-from rowcast.shared.database.driver_errors import first_line, is_transient
+from rowcast.shared.database.driver_errors import is_transient
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import DataError, RetriableError
 from rowcast.shared.images.published_rows import row_filter, stored_images
 from rowcast.shared.tables.shape import TableShape

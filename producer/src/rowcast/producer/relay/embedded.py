@@ -10,10 +10,12 @@ from typing import Protocol
 
 from rowcast.producer.relay.main_loop import Relay
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.shared import row_values
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import RowcastError
 from rowcast.shared.stacks import format_stack
+from rowcast.shared.tracebacks import format_error, format_traceback
 from rowcast.shared.vitals import Vitals
 from rowcast.shared.watchdog import watchdog
 
@@ -30,11 +32,15 @@ class NotifiesOfCommits(Protocol):
 
 
 class RelayThread:
-    """Run a relay in a thread of this process. ``error``: the error that ended the thread."""
+    """Run a relay in a thread of this process. ``error``: the error that ended the thread.
 
-    def __init__(self, relay: Relay) -> None:
+    ``log_values``: show values of rows in the traceback of an unknown error.
+    """
+
+    def __init__(self, relay: Relay, *, log_values: bool) -> None:
         self.error: BaseException | None = None
         self._relay = relay
+        self._log_values = log_values
         self._stop = threading.Event()
         # A daemon thread, because an application that ends without leaving the block must not hang.
         self._thread = threading.Thread(target=self._run, name="rowcast-relay", daemon=True)
@@ -45,8 +51,14 @@ class RelayThread:
             self._relay.run(self._stop)
         except Exception as error:  # noqa: BLE001  # the application must see any error
             self.error = error
-            # The message of rowcast's own errors is sufficient without a traceback.
-            _log.error("the relay has stopped: %s", error, exc_info=not isinstance(error, RowcastError))
+            # The message of rowcast's own errors is sufficient without a traceback. The application's handlers would
+            # show values in a traceback of ``exc_info``.
+            text = str(error) if isinstance(error, RowcastError) else self._format_bug(error)
+            _log.error("the relay has stopped: %s", text)
+
+    def _format_bug(self, error: Exception) -> str:
+        with row_values.shown_if(self._log_values):
+            return f"{format_error(error)}\n{format_traceback(error)}"
 
     @property
     def progress(self) -> RelayProgress:
@@ -95,7 +107,7 @@ def running(
     try:
         relay = Relay(settings, engine, on_progress, wait_for_servers=True)
         with watchdog(relay.vitals, settings.watchdog):
-            thread = RelayThread(relay)
+            thread = RelayThread(relay, log_values=settings.log_values)
             unsubscribe = capture.on_commit(relay.wake) if capture is not None else None
             try:
                 yield thread

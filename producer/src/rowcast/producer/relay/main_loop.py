@@ -22,10 +22,12 @@ from rowcast.producer.relay.claims.lease import Destination, LeaseRow
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
 from rowcast.producer.relay.upkeep.stall_warnings import StallWarnings
 from rowcast.producer.relay.upkeep.vacuum import Vacuum
+from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.cli.logs import name_source
 from rowcast.shared.config.settings import RelaySettings, Settings
-from rowcast.shared.database.driver_errors import first_line, is_server_side
+from rowcast.shared.database.driver_errors import is_server_side
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.engines import reach
 from rowcast.shared.database.silence import watched_connections
 from rowcast.shared.errors import ConfigurationError, FencedError, LoginError, RetriableError, UnreachableError
@@ -115,7 +117,8 @@ class Relay:
         return self.progress.events
 
     def _run(self, run: _Run) -> None:
-        with name_source(self._settings.source), watched_connections(), self.vitals.pulse("publishing") as pulse:
+        shown = row_values.shown_if(self._settings.log_values)
+        with name_source(self._settings.source), watched_connections(), shown, self.vitals.pulse("publishing") as pulse:
             self._beat = pulse.beat
             self._retry_until_done(run)
 

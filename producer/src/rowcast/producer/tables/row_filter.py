@@ -13,7 +13,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from rowcast.producer.database.dialects.statement_options import UNTRANSLATED
 from rowcast.producer.tables.captured import CapturedTable
-from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import ConfigurationError
 
 RowValues = Callable[[sa.Column[Any]], ColumnElement[Any]]

@@ -16,7 +16,7 @@ from rowcast.producer.outbox.shape_versions import NewShape, has_rows, insert_sh
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.producer.tables.row_filter import check_row_filter
 from rowcast.producer.triggers.base import TriggerDialect
-from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import ConfigurationError
 
 

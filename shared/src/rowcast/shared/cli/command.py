@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
+from rowcast.shared import row_values
 from rowcast.shared.cli import logs
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Invocation:
 
         loaded = [load(path) for path in self.configs or (None,)]
         logs.mask.add(_secrets(loaded))
+        row_values.show(all(settings.log_values for settings in loaded))
         return loaded
 
 

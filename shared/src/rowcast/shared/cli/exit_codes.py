@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import exc
 
-from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import RowcastError
 from rowcast.shared.kafka.client_errors import reason_of
 

@@ -21,6 +21,8 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from rowcast.shared.tracebacks import format_traceback
+
 # Log lines, progress and errors share a console, because rich then writes log lines above a progress line.
 stderr = Console(stderr=True, highlight=False)
 
@@ -108,8 +110,8 @@ class JsonFormatter(logging.Formatter):
             # An extra must not replace a field above.
             **{k: mask.value(v) for k, v in extras(record).items() if k not in ("ts", "level", "logger", "exception")},
         }
-        if record.exc_info:
-            line["exception"] = mask(self.formatException(record.exc_info))
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = mask(format_traceback(record.exc_info[1]))
         return orjson.dumps(line).decode()
 
 
@@ -119,8 +121,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         pairs = "".join(f" {k}={v}" for k, v in extras(record).items())
         text = f"{record.getMessage()}{pairs}"
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1]:
+            text += "\n" + format_traceback(record.exc_info[1])
         return f"{_timestamp(record)} {record.levelname} {record.name}: {mask(text)}"
 
 

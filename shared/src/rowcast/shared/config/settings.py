@@ -281,6 +281,12 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="What is published of each table, by `schema.table`, or by `table` in the default schema.",
     )
+    log_values: bool = Field(
+        default=False,
+        description="Show values and keys of rows in logs, errors, `rowcast status` and the reasons of parked "
+        "transactions. Without it, messages name table, topic, partition and offset, and leave out what the database "
+        "says of values.",
+    )
     topics: TopicSettings = Field(default=TopicSettings(), description="How topics are named and created.")
     relay: RelaySettings = Field(default=RelaySettings(), description="The relay's pace, and the form of its messages.")
     watchdog: WatchdogSettings = Field(

@@ -1,4 +1,4 @@
-"""Read what database drivers report: the server's message, and whether the same statement may succeed later."""
+"""Read what database drivers report: the server's code, and whether the same statement may succeed later."""
 
 from __future__ import annotations
 
@@ -77,15 +77,6 @@ _POSTGRESQL_LOGIN = re.compile(
 _TRANSIENT = frozenset((ServerFault.LOST, ServerFault.CONTENDED, ServerFault.UNAVAILABLE, ServerFault.READ_ONLY))
 
 
-def first_line(error: exc.DBAPIError) -> str:
-    """Return the first line of the driver's message, without a full stop, for the middle of a sentence."""
-    cause: BaseException = error.orig or error
-    # MySQL's drivers raise with (number, text).
-    is_numbered = len(cause.args) > 1 and isinstance(cause.args[0], int)
-    text = str(cause.args[1] if is_numbered else cause).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(cause).__name__
-
-
 def sqlstate(error: exc.DBAPIError) -> str:
     """Return PostgreSQL's code of the error, or an empty string if the server sent none."""
     return str(getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or "")
@@ -114,6 +105,11 @@ def server_fault(error: exc.DBAPIError) -> ServerFault:
             return ServerFault.UNAVAILABLE
         return ServerFault.LOGIN if _POSTGRESQL_LOGIN.search(str(cause)) else ServerFault.LOST
     return ServerFault.LASTING
+
+
+def has_known_fault(error: exc.DBAPIError) -> bool:
+    """Return whether the server, the connection or the login is at fault, and no value of the statement."""
+    return server_fault(error) is not ServerFault.LASTING
 
 
 def _codes(state: str) -> Iterator[str]:

@@ -12,7 +12,8 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.pool import NullPool
 
-from rowcast.shared.database.driver_errors import ServerFault, first_line, server_fault
+from rowcast.shared.database.driver_errors import ServerFault, server_fault
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.open_connections import note_opened
 from rowcast.shared.database.sessions import session_name
 from rowcast.shared.database.timeouts import bound_connection, connect_arguments
@@ -34,7 +35,8 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
     if not pooled:
         options["poolclass"] = NullPool
     try:
-        engine = sa.create_engine(url, connect_args=connect_arguments(url), **options)
+        # SQLAlchemy's errors repeat a statement's parameters. The driver's message is what rowcast shows.
+        engine = sa.create_engine(url, connect_args=connect_arguments(url), hide_parameters=True, **options)
     except ModuleNotFoundError as error:
         extra = _EXTRA_OF_BACKEND.get(url.get_backend_name())
         if extra is None:

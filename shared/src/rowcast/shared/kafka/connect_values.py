@@ -11,6 +11,8 @@ import re
 from datetime import date
 from typing import Any
 
+from rowcast.shared.row_values import UnsuitableValueError, text_of
+
 DATE = "io.debezium.time.Date"
 TIME = "io.debezium.time.MicroTime"
 TIMESTAMP = "io.debezium.time.MicroTimestamp"
@@ -85,7 +87,7 @@ def unscaled(text: str, scale: int) -> str:
     digits, own_scale = _digits(text)
     if own_scale > scale:
         if digits % 10 ** (own_scale - scale):
-            raise ValueError(f"{text!r} has more than {scale} digits after the point")
+            raise UnsuitableValueError(f"{text_of(text)} has more than {scale} digits after the point")
         return _encoded(digits // 10 ** (own_scale - scale))
     return _encoded(digits * 10 ** (scale - own_scale))
 
@@ -120,5 +122,5 @@ def _encoded(number: int) -> str:
 def _matched(form: re.Pattern[str], text: Any, what: str) -> re.Match[str]:
     found = form.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"{text!r} is no {what} that Connect's schemas can represent")
+        raise UnsuitableValueError(f"{text_of(text)} is no {what} that Connect's schemas can represent")
     return found

@@ -22,6 +22,7 @@ from rowcast.producer.relay.messages.batch_rows import (
     parse_row,
     partial_after,
 )
+from rowcast.shared import row_values
 from support.relay.primary import ITEMS, ORDERS, line
 
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
@@ -54,7 +55,12 @@ def test_both_paths_find_a_damaged_image(valid: list[bytes], damaged: bytes, dat
 def test_a_damaged_image_among_many_is_named() -> None:
     lines = [line(ORDERS, "c", n) for n in range(1_200)]
     lines[700] = lines[700].replace('"note"', "note")
-    with pytest.raises(UnpublishableError, match=r'a row image is not JSON: .*"id" : 700, note'):
+    with pytest.raises(UnpublishableError, match=r"\(transaction a\): a row image is not JSON\."):
+        row(1, "a", *lines)
+    with (
+        row_values.shown_if(True),
+        pytest.raises(UnpublishableError, match=r'a row image is not JSON: .*"id" : 700, note'),
+    ):
         row(1, "a", *lines)
 
 

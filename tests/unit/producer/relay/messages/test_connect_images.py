@@ -40,7 +40,7 @@ def test_both_paths_give_the_same_row(image: bytes) -> None:
 @pytest.mark.parametrize("special", ["NaN", "Infinity", "-Infinity"])
 def test_a_special_value_is_found_in_spite_of_the_fast_path(special: str) -> None:
     image = orjson.dumps({"id": 1, "x": special, "note": ""})
-    with pytest.raises(DataError, match=r"table public\.t, key \{\"id\":1\}, column x: .*represent the value"):
+    with pytest.raises(DataError, match=r"table public\.t, column x: .*represent the value"):
         FLOATS.encode_change((HEAD, b'{"id":1}', image, None))
 
 

@@ -18,6 +18,7 @@ from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects.claims import ClaimSession
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
+from rowcast.shared.database.driver_messages import one_line
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.type_mapping import engine_family
 
@@ -203,8 +204,8 @@ class ReplicaDialect(ABC):
         return _FAULTS.get(server_fault(error), Fault.DATA)
 
     def reason(self, error: exc.DBAPIError) -> str:
-        """Return the server's message in one line."""
-        return " ".join(str(error.orig).split())
+        """Return the server's message in one line, without values of rows if values are hidden."""
+        return one_line(error)
 
     @abstractmethod
     def is_violated_by_rows(self, error: exc.DBAPIError) -> bool:

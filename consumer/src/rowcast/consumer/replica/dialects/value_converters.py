@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from rowcast.shared.row_values import UnsuitableValueError, text_of, value_error
 from rowcast.shared.tables.shape import PortableType
 from rowcast.shared.tables.type_mapping import SQLITE_DIGITS
 
@@ -50,7 +51,7 @@ class RowReader:
                     value = row[name]
                     values.append(value if convert is None or value is None else convert(value))
             except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"column {name}: {error}") from error
+                raise UnsuitableValueError(f"column {name}: {value_error(error)}") from error
             yield tuple(values)
 
 
@@ -77,7 +78,7 @@ def hex_uuid(value: str) -> str:
 def require_finite(value: Any) -> Any:
     """Return a number. Raise ValueError for NaN and infinities, for an engine that has neither."""
     if isinstance(value, str) and value[-1:] in ("N", "y"):
-        raise ValueError(f"{value} cannot be held by this engine")
+        raise UnsuitableValueError(f"{text_of(value)} cannot be held by this engine")
     return value
 
 
@@ -90,7 +91,9 @@ def require_scale(scale: int) -> Converter:
     def convert(value: Any) -> Any:
         fraction = str(require_finite(value)).partition(".")[2]
         if len(fraction) > scale and fraction.rstrip("0")[scale:]:
-            raise ValueError(f"{value} has more than {scale} digits after the point, which this column would round")
+            raise UnsuitableValueError(
+                f"{text_of(value)} has more than {scale} digits after the point, which this column would round"
+            )
         return value
 
     return convert
@@ -124,7 +127,7 @@ def require_length(length: int) -> Converter:
 
     def convert(value: Any) -> Any:
         if len(value) > length:
-            raise ValueError(f"a text of {len(value)} characters does not fit: the column holds {length}")
+            raise UnsuitableValueError(f"a text of {len(value)} characters does not fit: the column holds {length}")
         return value
 
     return convert
@@ -133,7 +136,7 @@ def require_length(length: int) -> Converter:
 def sqlite_float(value: Any) -> Any:
     """Return a float. Raise ValueError for NaN, which SQLite would store as NULL. SQLite holds infinities."""
     if value == "NaN":
-        raise ValueError("NaN cannot be held by this engine")
+        raise UnsuitableValueError("NaN cannot be held by this engine")
     return float(value)
 
 
@@ -156,7 +159,9 @@ def sqlite_exact_number(value: Any) -> int | float:
     """
     number = sqlite_number_or_text(value)
     if isinstance(number, str):
-        raise ValueError(f"{value} cannot be held exactly by this engine's numbers. Give the column no type, or TEXT")
+        raise UnsuitableValueError(
+            f"{text_of(value)} cannot be held exactly by this engine's numbers. Give the column no type, or TEXT"
+        )
     return number
 
 
@@ -181,7 +186,7 @@ def timestamp_text(value: str) -> str:
     """Return ``2026-11-21 10:11:12.123456``, in UTC if the source had a time zone."""
     match = _TIMESTAMP.fullmatch(value)
     if match is None:
-        raise ValueError(f"timestamp {value!r} cannot be held by this engine")
+        raise UnsuitableValueError(f"{text_of(value, 'a timestamp')} cannot be held by this engine")
     date, time, fraction = match.groups()
     return f"{date} {time}.{(fraction or ''):0<6}"
 
@@ -200,14 +205,14 @@ def time_text(value: str) -> str:
     """Return ``10:11:12.123456``."""
     match = _TIME.fullmatch(value)
     if match is None:
-        raise ValueError(f"time {value!r} cannot be held by this engine")
+        raise UnsuitableValueError(f"{text_of(value, 'a time')} cannot be held by this engine")
     return f"{match[1]}.{(match[2] or ''):0<6}"
 
 
 def date_text(value: str) -> str:
     """Return ``2026-11-21``."""
     if _DATE.fullmatch(value) is None:
-        raise ValueError(f"date {value!r} cannot be held by this engine")
+        raise UnsuitableValueError(f"{text_of(value, 'a date')} cannot be held by this engine")
     return value
 
 

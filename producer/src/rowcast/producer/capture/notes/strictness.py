@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,15 @@ Strictness = Literal["warn", "raise"]
 
 _log = logging.getLogger("rowcast.capture")
 _MAX_LOGGED = 1_000
+
+# Texts, PostgreSQL's dollar quotes, numbers that are no part of a name, and MySQL's texts in double quotes. On other
+# engines a name in double quotes may match too.
+_ESCAPED_QUOTE = re.compile(r"\\['\"]")
+_LITERALS = re.compile(
+    r"'(?:[^'\\]|''|\\.)*(?:'|$)|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|$)"
+    r"|(?<![\w$.\"`])\d[\w.]*|(?P<operator>[=<>(,]\s*|\blike\s+)\"(?:[^\"\\]|\"\"|\\.)*(?:\"|$)",
+    re.DOTALL | re.IGNORECASE,
+)
 _NAME_THE_ROWS = "Name the rows with execution_options(rowcast={table: [key, …]})"
 _NOT_THE_APPLICATION = ("rowcast.producer.", "sqlalchemy.")
 """The modules between the application's line and this module."""
@@ -61,7 +71,7 @@ class StrictnessRule:
 
     def _raise_or_warn_of_rows(self, fault: str, statement: str, step: str) -> None:
         self.raise_or_warn(
-            f"not captured: {fault}: {' '.join(statement.split())[:300]}. {step}, or leave them out of the capture "
+            f"not captured: {fault}: {_without_literals(statement)[:300]}. {step}, or leave them out of the capture "
             "with execution_options(rowcast='ignore')."
         )
 
@@ -80,6 +90,14 @@ class StrictnessRule:
         if message not in self._logged and len(self._logged) < _MAX_LOGGED:
             self._logged.add(message)
             _log.warning("%s", message)
+
+
+def _without_literals(statement: str) -> str:
+    """Return the statement in one line, with … in place of texts and numbers, because a log must not hold values."""
+    if _ESCAPED_QUOTE.search(statement):
+        # MySQL escapes a quote so. Elsewhere the quote ends the text, and what follows cannot be split for both.
+        statement = statement.partition("'")[0] + "'"
+    return " ".join(_LITERALS.sub(lambda found: f"{found['operator'] or ''}…", statement).split())
 
 
 def _application_frame() -> FrameType:

@@ -17,6 +17,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from rowcast.producer.relay.messages.envelopes import Message
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.clients import Properties, new_consumer
 from rowcast.shared.kafka.messages import marker_topic
@@ -119,9 +120,9 @@ class MarkerReader:
             return _Marker(int(marker["lsn"]), int(marker.get("timeline", 1)))
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"the last record of the topic {self._topic} is {value[:100]!r}, which is not a marker. Only the relay "
-                "may write there. Stop every relay and delete the topic. The relay then publishes again whatever is "
-                "recorded as not committed."
+                f"the last record of the topic {self._topic} is not a marker{row_values.value_suffix(value)}. Only the "
+                "relay may write there. Stop every relay and delete the topic. The relay then publishes again whatever "
+                "is recorded as not committed."
             ) from error
 
 

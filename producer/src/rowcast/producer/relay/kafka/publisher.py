@@ -26,6 +26,7 @@ from rowcast.producer.relay.kafka.errors import error_in, to_rowcast_error
 from rowcast.producer.relay.kafka.marker import MarkerReader, Markers, marker_message
 from rowcast.producer.relay.kafka.transactional_producer import TransactionalProducer
 from rowcast.producer.relay.messages.envelopes import Message
+from rowcast.shared import row_values
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import Properties
@@ -63,7 +64,7 @@ class Publisher:
         self._active, self._other = (TransactionalProducer(properties, f"rowcast.{source}-{n}") for n in (0, 1))
         self._commit: _Commit | None = None
         self._closed = threading.Event()
-        self._committer = ThreadPoolExecutor(1, "rowcast-relay-commit")
+        self._committer = ThreadPoolExecutor(1, "rowcast-relay-commit", row_values.show, (row_values.are_shown(),))
 
     @property
     def begun_at(self) -> float | None:

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource
 
 from rowcast.producer.relay.kafka.errors import error_in
 from rowcast.producer.relay.messages.envelopes import Message
+from rowcast.shared import row_values
 from rowcast.shared.kafka.clients import Properties, new_admin
 
 _log = logging.getLogger("rowcast.relay")
@@ -86,4 +87,4 @@ class SizeLimits:
 def _format_excess(message: Message, limit: str) -> str:
     topic, value, key = message[:3]
     size = len(value or b"") + len(key)
-    return f"a message of {size:,} bytes for the topic {topic}, key {key.decode()[:200]}, is too large ({limit})"
+    return f"a message of {size:,} bytes for the topic {topic}{row_values.key_suffix(key)}, is too large ({limit})"

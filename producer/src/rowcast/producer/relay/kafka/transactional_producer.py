@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from rowcast.producer.relay.kafka.errors import error_in, to_rowcast_error
 from rowcast.producer.relay.kafka.size_limits import SIZE_HINT
 from rowcast.producer.relay.messages.envelopes import Message
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError, RowcastError
 from rowcast.shared.kafka.clients import Properties, new_producer
 
@@ -209,7 +210,7 @@ class TransactionalProducer:
 def _too_large(topic: str, value: bytes | None, key: bytes) -> DataError:
     size = len(value or b"") + len(key)
     return DataError(
-        f"a message of {size:,} bytes for the topic {topic}, key {key.decode()[:200]}, is larger than Kafka takes, "
+        f"a message of {size:,} bytes for the topic {topic}{row_values.key_suffix(key)}, is larger than Kafka takes, "
         "alone or with the messages of its batch. Its transaction is claimed and cannot be parked: "
         f'{SIZE_HINT}, or set "batch.size" there to what the topic takes.'
     )

@@ -14,6 +14,7 @@ from rowcast.producer.outbox.context_parser import Headers, read_context
 from rowcast.producer.outbox.line_parser import Change, LineHead, quoted_line
 from rowcast.producer.relay.claims.outbox_reader import OutboxRow
 from rowcast.producer.relay.claims.partial_transaction import PartialTransaction
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 
 _CHECKED_TOGETHER = 500
@@ -62,9 +63,9 @@ def parse_row(row: OutboxRow, splitter: ChangeSplitter) -> ParsedRow:
     try:
         # A column of SQLite can hold a value of any type.
         if not isinstance(row.ts_ms, int):
-            raise DataError(f"its ts_ms is not a number: {row.ts_ms!r}")
+            raise DataError(f"its ts_ms is not a number{row_values.value_suffix(row.ts_ms)}")
         if not isinstance(row.changes, str):
-            raise DataError(f"its changes are not text: {row.changes!r:.120}")
+            raise DataError(f"its changes are not text{row_values.value_suffix(row.changes, 120)}")
         changes = splitter.split(row.changes)
         _check_images(changes)
         return ParsedRow(row.id, row.tx, row.ts_ms, changes, *read_context(row.context))
@@ -82,7 +83,7 @@ def _check_images(changes: Sequence[Change]) -> None:
         some = changes[start : start + _CHECKED_TOGETHER]
         images = [image for _, _, *both in some for image in both if image is not None]
         if not _are_json_fast(images):
-            raise DataError(f"a row image is not JSON: {quoted_line(_first_damaged(images))}")
+            raise DataError(f"a row image is not JSON{quoted_line(_first_damaged(images))}")
 
 
 def _are_json_fast(images: Sequence[bytes]) -> bool:

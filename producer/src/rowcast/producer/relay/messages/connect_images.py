@@ -14,6 +14,7 @@ from rowcast.producer.outbox.line_parser import Change, LineHead
 from rowcast.producer.relay.messages.batch_rows import ParsedRow, UnpublishableError
 from rowcast.producer.relay.messages.connect_types import Encoder, connect_type
 from rowcast.producer.relay.messages.table_versions import TableVersions
+from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 
@@ -45,7 +46,7 @@ class _TableImages:
             )
         except ValueError as error:
             raise DataError(
-                f"table {self._table}, key {key.decode()}, {error}. Only [relay] "
+                f"table {self._table}{row_values.key_suffix(key)}, {error}. Only [relay] "
                 'format = "json" can represent the value'
             ) from error
 
@@ -70,7 +71,7 @@ def _encode(document: bytes, encoders: _Encoders) -> bytes:
             try:
                 row[name] = encode(value)
             except ValueError as error:
-                raise ValueError(f"column {name}: {error}") from error
+                raise row_values.UnsuitableValueError(f"column {name}: {row_values.value_error(error)}") from error
     return orjson.dumps(row)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rowcast.producer.database.dialects import CaptureDialect, capture_dialect_named
 from rowcast.shared.kafka import connect_values
+from rowcast.shared.row_values import UnsuitableValueError, text_of
 from rowcast.shared.tables.shape import PortableType
 
 Encoder = Callable[[Any], Any]
@@ -163,23 +164,25 @@ def _named(type_: str, name: str) -> dict[str, Any]:
 
 def _boolean(value: Any) -> Any:
     if type(value) is not bool:
-        raise ValueError(f"{value!r} is not a boolean")
+        raise UnsuitableValueError(f"{text_of(value)} is not a boolean")
     return value
 
 
 def _whole_number(value: Any) -> Any:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is not a whole number")
+        raise UnsuitableValueError(f"{text_of(value)} is not a whole number")
     return value
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, str):
-        raise ValueError(f"Connect's JSON has no form for the floating-point number {value!r}")
+        raise UnsuitableValueError(
+            f"Connect's JSON has no form for {text_of(value, 'a special floating-point number')}"
+        )
     return value
 
 
 def _text(value: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not text")
+        raise UnsuitableValueError(f"{text_of(value)} is not text")
     return value

@@ -14,6 +14,7 @@ from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.line_parser import Change, LineHead, canonical_key
 from rowcast.producer.relay.snapshots.resume_key import key_from_json, key_to_json
 from rowcast.producer.relay.snapshots.row_stream import stream_rows
+from rowcast.shared import row_values
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import DataError
 from rowcast.shared.images.published_rows import row_filter, stored_images
@@ -89,7 +90,8 @@ class ChunkReader:
             last_key = key_to_json(row[2:])
         if last_key is not None and last_key == after:
             raise DataError(
-                f"the snapshot cannot continue after key {last_key}: the column's comparison and sort order differ"
+                f"the snapshot cannot continue after {row_values.text_of(last_key, 'a key')}: the column's comparison "
+                "and sort order differ"
             )
         return Chunk(changes, last_key, largest)
 

@@ -15,7 +15,8 @@ from rowcast.producer.relay.claims.claim_table import ClaimedChunk
 from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.messages.connect_images import ConnectImages
 from rowcast.producer.relay.snapshots.chunk_reader import Chunk, ChunkReader
-from rowcast.shared.database.driver_errors import first_line, is_transient
+from rowcast.shared.database.driver_errors import is_transient
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape_store import newest_shape
 
