@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import ENGINES, NewDatabase
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.spilled_changes import SpilledChanges
+from rowcast.consumer.reading import reader_thread, transaction_assembler
+from rowcast.consumer.replica import applier
+from rowcast.consumer.replica.pieces import pieces
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import ColumnShape, PortableType, TableShape
@@ -73,7 +78,8 @@ def live_pipeline(
     pipeline = LivePipeline(kafka, f"apply-{uuid.uuid4().hex[:8]}", new_lasting_database(request.param))
     pipeline.source.add(CUSTOMER, ORDERS, NODE, HEN, EGG, TAG, SEAT, ODD)
     with running_worker(pipeline.settings) as pipeline.worker:
-        pipeline.worker.until(lambda progress: progress.state == "consistent")
+        # The worker's progress says "waiting" until something is published.
+        pipeline.worker.until(lambda progress: progress.active and pipeline.replica.state() == "consistent")
         yield pipeline
 
 
@@ -160,6 +166,47 @@ def test_a_swapped_unique_value(pipeline: Pipeline) -> None:
     assert pipeline.rows("orders", "id", "customer_id") == [(10, 1), (11, 2)]
 
 
+def test_transactions_too_large_for_memory(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parents and children, their deletes, swapped unique values, and a refused value, in pieces of two events."""
+    monkeypatch.setattr(reader_thread, "_MAX_MESSAGES", 2)
+    monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", 2)
+    monkeypatch.setattr(applier, "_PIECE_EVENTS", 2)
+    sizes: list[int] = []
+
+    def noting_pieces(changes: SpilledChanges, parents_first: Sequence[str], events: int) -> Iterator[list[Change]]:
+        sizes.append(len(changes))
+        return pieces(changes, parents_first, events)
+
+    monkeypatch.setattr(applier, "pieces", noting_pieces)
+    pipeline.source.partitions = 2
+    pipeline.begin(CUSTOMER, ORDERS)
+    keys = range(1, 6)
+    pipeline.source.transaction(
+        *(("c", "orders", order(key, key)) for key in keys),
+        *(("c", "customer", customer(key, f"{key}")) for key in keys),
+    )
+    pipeline.apply()
+    assert pipeline.rows("customer", "id", "email") == [(key, f"{key}") for key in keys]
+    assert pipeline.rows("orders", "id", "customer_id") == [(key, key) for key in keys]
+    pipeline.source.transaction(*(("u", "customer", customer(key, f"{6 - key}")) for key in keys))
+    pipeline.apply()
+    assert pipeline.rows("customer", "id", "email") == [(key, f"{6 - key}") for key in keys]
+    pipeline.source.transaction(
+        *(("d", "customer", {"id": key}) for key in keys), *(("d", "orders", {"id": key}) for key in keys)
+    )
+    pipeline.apply()
+    assert pipeline.rows("customer") == pipeline.rows("orders") == []
+    assert {5, 10} <= set(sizes)
+    amount = "NaN" if pipeline.replica.engine.dialect.name != "postgresql" else None
+    note = None if amount else "\0"
+    pipeline.source.transaction(
+        *(("c", "orders", order(key, None, note if key == 4 else None, amount if key == 4 else None)) for key in keys)
+    )
+    with pytest.raises(DataError, match=r"table public\.orders \(topic .*offset \d+\)"):
+        pipeline.apply()
+    assert pipeline.rows("orders") == []
+
+
 def test_a_unique_value_that_a_new_row_takes_over(pipeline: Pipeline) -> None:
     pipeline.begin(CUSTOMER, ORDERS)
     pipeline.source.transaction(("c", "customer", customer(1, "a")), ("c", "orders", order(10, 1)))
@@ -178,7 +225,7 @@ def test_no_other_row_changes_when_a_unique_value_is_taken(pipeline: Pipeline) -
     pipeline.begin(CUSTOMER, ORDERS)
     pipeline.source.transaction(("c", "customer", customer(1, "a")))
     pipeline.source.transaction(("c", "customer", customer(2, "a")))
-    with pytest.raises(DataError, match=r"table public\.customer.*\"id\":2.*constraint of the replica"):
+    with pytest.raises(DataError, match=r"table public\.customer \(topic .*constraint of the replica"):
         pipeline.apply()
     assert pipeline.rows("customer", "id", "email") == [(1, "a")]
 

@@ -9,6 +9,8 @@ import pytest
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.spilled_changes import SpilledChanges
+from rowcast.consumer.reading import transaction_assembler
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent
@@ -99,3 +101,35 @@ def test_abandoned_transactions_leave_the_later_ends() -> None:
     add_end(found, "8", 6, a=1)
     assert found.abandon_transactions() == {END_PARTITION: Position(1, 3)}
     assert (found.pending_events, found.pending_ends, found.oldest_transaction()) == (0, 1, None)
+
+
+@pytest.mark.parametrize(("events", "size"), [(4, 1_000_000), (1_000, 100)])
+def test_a_large_incomplete_transaction_goes_to_a_file_and_comes_back_whole(
+    monkeypatch: pytest.MonkeyPatch, events: int, size: int
+) -> None:
+    monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", events)
+    monkeypatch.setattr(transaction_assembler, "SPILL_BYTES", size)
+    found = assembler()
+    changes = [change("a" if n % 2 else "b", n, "7", n)._replace(after=b"%50d" % n) for n in range(1, 13)]
+    for at, one in enumerate(changes):
+        found.add(one)
+        if at < 11:
+            assert found.pop_complete(math.inf) == []
+        if at == 9:
+            add_end(found, "7", 20, a=6, b=6)
+            assert found.missing_counts() == {"public.a": 1, "public.b": 1}
+        if at == 10:
+            found.add(change("a", 30, "8"))
+    [transaction] = found.pop_complete(math.inf)
+    assert isinstance(transaction.changes, SpilledChanges)
+    assert list(transaction.changes) == changes
+    assert transaction.positions[END_PARTITION].lsn == 20
+    assert found.pending_events == 1
+
+
+def test_a_transaction_that_comes_with_its_end_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", 2)
+    found = assembler(*(change("a", n, "7", n) for n in range(1, 6)))
+    add_end(found, "7", 9, a=5)
+    [transaction] = found.pop_complete(math.inf)
+    assert isinstance(transaction.changes, list)

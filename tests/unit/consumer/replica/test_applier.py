@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.replica import applier
 from rowcast.consumer.replica.applier import ConflictError, ValueRefusedError
 from rowcast.consumer.replica.positions import read_row
-from rowcast.shared.errors import FencedError
+from rowcast.shared.errors import FencedError, RetriableError
 from support.kafka_source import column, shape
 from support.memory_replica import MemoryReplica, memory_replica
 
@@ -70,6 +72,67 @@ def test_the_fast_path_leaves_what_the_full_path_leaves(contents: list[list[tupl
         assert folded.applier.lsn == in_order.applier.lsn == lsn
 
 
+@given(lines)
+def test_a_large_transaction_in_pieces_leaves_what_the_full_path_leaves(
+    content: list[tuple[str, int, int, bool]],
+) -> None:
+    changes = [change(table, key, value, lsn, delete=delete) for lsn, (table, key, value, delete) in enumerate(content)]
+    whole = transaction(*changes)
+    large = replace(whole, changes=SpilledChanges(whole.id, changes))
+    with pytest.MonkeyPatch.context() as patch, memory_replica(CITY, HOUSE) as in_pieces:
+        patch.setattr(applier, "_PIECE_EVENTS", 3)
+        in_pieces.applier.apply(in_pieces.connection, Run([large]))
+        with memory_replica(CITY, HOUSE) as in_order:
+            in_order.applier.apply_in_order(in_order.connection, whole)
+            assert stored(in_pieces) == stored(in_order)
+
+
+def test_pieces_that_conflict_are_applied_together(caplog: pytest.LogCaptureFixture) -> None:
+    with memory_replica(CITY, HOUSE) as replica, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(applier, "_PIECE_EVENTS", 1)
+        assert replica.constraints.create(replica.connection)
+        first = transaction(change("city", 1, "a", 1), change("city", 2, "b", 2))
+        replica.applier.apply(replica.connection, Run([first]))
+        swapped = [change("city", 1, "b", 3), change("city", 2, "a", 4)]
+        large = replace(transaction(*swapped), changes=SpilledChanges("4", swapped))
+        replica.applier.apply(replica.connection, Run([large]))
+        assert replica.rows("city") == [(1, "b"), (2, "a")]
+    assert "cannot be applied in pieces" in caplog.text
+
+
+def test_a_refused_value_in_a_piece_names_its_event_and_rolls_back() -> None:
+    dated = shape("city", column("name", "date"))
+    layout = RowLayout(dated, ("id", "name"))
+    changes = [change("city", n, "soon" if n == 5 else "2026-01-01", n)._replace(layout=layout) for n in range(1, 8)]
+    large = replace(transaction(*changes), changes=SpilledChanges("7", changes))
+    with memory_replica(dated) as replica, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(applier, "_PIECE_EVENTS", 2)
+        with pytest.raises(ValueRefusedError, match=r"table public\.city \(topic topic, partition 0, offset 5\)"):
+            replica.applier.apply(replica.connection, Run([large]))
+        assert replica.rows("city") == []
+
+
+def test_a_stop_between_pieces_rolls_the_transaction_back() -> None:
+    with memory_replica(CITY, HOUSE) as replica, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(applier, "_PIECE_EVENTS", 1)
+        calls: list[int] = []
+
+        def stop() -> None:
+            calls.append(len(calls))
+            if len(calls) == 3:
+                raise RetriableError("stopped")
+
+        patch.setattr(replica.applier, "_between_pieces", stop)
+        changes = [change("city", n, str(n), n) for n in range(5)]
+        large = replace(transaction(*changes), changes=SpilledChanges("4", changes))
+        with pytest.raises(RetriableError, match="stopped"):
+            replica.applier.apply(replica.connection, Run([large]))
+        assert replica.rows("city") == []
+        # The next attempt reads the file again.
+        replica.applier.apply(replica.connection, Run([large]))
+        assert len(replica.rows("city")) == 5
+
+
 states = st.lists(st.dictionaries(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5)
 
 
@@ -106,7 +169,7 @@ def test_everything_before_a_transaction_that_cannot_be_applied_stays_applied() 
         with pytest.raises(ConflictError, match=r"table public\.city \(topic .*offset 2"):
             replica.applier.apply(replica.connection, Run([good, bad]))
         assert replica.rows("city") == [(1, "a")]
-        assert replica.rows("rowcast_position") == [("shop", "topic", 0, 2, 1)]
+        assert replica.rows("rowcast_position") == [("shop", "topic", 0, 2, 1, None)]
 
 
 def test_an_incomplete_run_raises_its_conflict_at_once() -> None:

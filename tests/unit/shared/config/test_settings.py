@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rowcast.shared.config.settings import RelaySettings, ReplicaSettings, Settings, TopicSettings, load
+from rowcast.shared.config.settings import (
+    RelaySettings,
+    ReplicaSettings,
+    Settings,
+    TopicSettings,
+    WatchdogSettings,
+    load,
+)
 from rowcast.shared.config.table_settings import ColumnSettings, TableSettings
 from rowcast.shared.errors import ConfigurationError
 from support.project import REFERENCE
@@ -230,6 +237,7 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
     sections: dict[str, type[BaseModel]] = {
         "TOPICS": TopicSettings,
         "RELAY": RelaySettings,
+        "WATCHDOG": WatchdogSettings,
         "REPLICAS__NAME": ReplicaSettings,
         "TABLES__NAME": TableSettings,
         "TABLES__NAME__COLUMNS__COLUMN": ColumnSettings,

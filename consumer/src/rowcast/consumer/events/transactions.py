@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.spilled_changes import SpilledChanges
 
 
 @dataclass(slots=True)
@@ -21,9 +23,14 @@ class Transaction:
     id: str | None
     lsn: int
     ts_ms: int
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Change] | SpilledChanges = field(default_factory=list)
     positions: dict[Partition, Position] = field(default_factory=dict)
     by_key: bool = False
+
+    def layouts(self) -> set[RowLayout]:
+        """Return the layouts of all changes."""
+        changes = self.changes
+        return set(changes.layouts) if isinstance(changes, SpilledChanges) else {c.layout for c in changes}
 
 
 @dataclass(frozen=True, slots=True)

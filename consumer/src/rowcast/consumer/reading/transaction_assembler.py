@@ -7,11 +7,13 @@ order of application, and ENDs come in the order of the transactions. An END cou
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent
@@ -19,15 +21,37 @@ from rowcast.shared.kafka.messages import TransactionEvent
 # Events outside any transaction get ids with this prefix, because no transaction id begins with NUL.
 _UNTRANSACTED = "\0"
 
+SPILL_EVENTS = 20_000
+SPILL_BYTES = 16 * 1024 * 1024
+"""An incomplete transaction with more events or bytes is moved to a temporary file."""
+
 
 @dataclass(slots=True)
 class _PartialTransaction:
     """The events of a transaction read so far."""
 
     first_lsn: int
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Change] | SpilledChanges = field(default_factory=list)
     last: dict[Partition, Change] = field(default_factory=dict)
     """The last change from each partition."""
+    measured: int = 0
+    """The number of changes whose bytes are in ``size``."""
+    size: int = 0
+
+    def spill_if_large(self, transaction: str) -> None:
+        """Move the changes to a temporary file if they take much memory."""
+        changes = self.changes
+        if isinstance(changes, SpilledChanges):
+            return
+        self.size += sum(len(c.key) + len(c.after or b"") for c in changes[self.measured :])
+        self.measured = len(changes)
+        if self.measured >= SPILL_EVENTS or self.size >= SPILL_BYTES:
+            self.changes = SpilledChanges(transaction, changes)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of changes by table."""
+        changes = self.changes
+        return changes.counts if isinstance(changes, SpilledChanges) else Counter(c.layout.table for c in changes)
 
 
 @dataclass(slots=True, order=True)
@@ -114,6 +138,9 @@ class TransactionAssembler:
                 transaction.id = None
             complete.append(transaction)
         del self._ends[: len(complete)]
+        # After the complete transactions have gone, because most transactions come with their END.
+        for identity, partial in self._partial.items():
+            partial.spill_if_large(identity)
         return complete
 
     @property
@@ -136,8 +163,8 @@ class TransactionAssembler:
             return {}
         end = self._ends[0]
         missing = dict(end.event_counts)
-        for change in self._partial[end.id].changes if end.id in self._partial else ():
-            missing[change.layout.table] = missing.get(change.layout.table, 0) - 1
+        for table, count in self._partial[end.id].counts().items() if end.id in self._partial else ():
+            missing[table] = missing.get(table, 0) - count
         return {table: count for table, count in missing.items() if count > 0}
 
     def drop_ends(self, up_to_lsn: int, transaction: str | None = None) -> dict[Partition, Position]:

@@ -8,13 +8,16 @@ After a violation, the run is halved until the halves pass. A single failing tra
 last attempt suspends constraints: foreign keys are checked at the end of the transaction, and rows with moving unique
 values are deleted before the write. The full path, event after event, names the failing event.
 
-Each piece is a replica transaction with rows and positions. If a later piece fails, the earlier pieces stay applied.
+Each part of a run is a replica transaction with rows and positions. If a later part fails, the earlier parts stay
+applied. A transaction too large for memory is a single replica transaction too, and is written in pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import attrgetter
 
 from sqlalchemy import exc
@@ -22,14 +25,20 @@ from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.dialects import Fault, OrphanError, ReplicaDialect, TouchedKeys
 from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
+from rowcast.consumer.replica.pieces import pieces
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.shared.errors import DataError, RetriableError
 from rowcast.shared.row_values import value_error
 from rowcast.shared.tables.table_order import parents_first
+
+_log = logging.getLogger("rowcast.worker")
+
+_PIECE_EVENTS = 10_000
 
 
 class ConflictError(DataError):
@@ -41,14 +50,24 @@ class ValueRefusedError(DataError):
 
 
 class Applier:
-    """Apply runs through a connection, on behalf of a worker."""
+    """Apply runs through a connection, on behalf of a worker.
 
-    def __init__(self, replica: ReplicaDialect, tables: ReplicaTables, positions: Positions) -> None:
+    ``between_pieces`` is called between the pieces of a large transaction. If it raises, the transaction rolls back.
+    """
+
+    def __init__(
+        self,
+        replica: ReplicaDialect,
+        tables: ReplicaTables,
+        positions: Positions,
+        between_pieces: Callable[[], None] = lambda: None,
+    ) -> None:
         self._replica = replica
         self._tables = tables
         self._positions = positions
         self._order: list[str] = []
         self._ordered_tables = 0
+        self._between_pieces = between_pieces
         self.lsn = 0
         """The greatest lsn applied. While the replica loads by key, a later run may have a smaller lsn."""
 
@@ -59,6 +78,10 @@ class Applier:
         resolve the conflict may not have been read yet. Raise ConflictError, or DataError for a refused value. Both
         name the event. Raise RetriableError for a transient error, and FencedError if another worker has taken over.
         """
+        if any(isinstance(t.changes, SpilledChanges) for t in run.transactions):
+            for transaction in run.transactions:
+                self._apply_any_size(connection, transaction, complete)
+            return
         try:
             self.apply_folded(connection, run)
         except (ConflictError, ValueRefusedError) as error:
@@ -74,10 +97,8 @@ class Applier:
     def apply_folded(self, connection: Connection, run: Run) -> None:
         """Apply a run in set-wise statements, each key once. Fast path of ``apply_in_order``."""
         changes = (change for transaction in run.transactions for change in transaction.changes)
-        groups = group_by_table(fold(changes), self._parents_first())
         with self._replica_transaction(connection, run):
-            self._delete(connection, groups)
-            self._upsert(connection, groups)
+            self._write_folded(connection, changes)
 
     def apply_in_order(self, connection: Connection, transaction: Transaction) -> None:
         """Apply a transaction's changes separately and in order.
@@ -114,13 +135,57 @@ class Applier:
             "Look for constraints and rows on the replica that the primary does not have."
         ) from error_to_raise
 
+    def _apply_any_size(self, connection: Connection, transaction: Transaction, complete: bool) -> None:
+        changes = transaction.changes
+        if not isinstance(changes, SpilledChanges):
+            self.apply(connection, Run([transaction]), complete=complete)
+            return
+        try:
+            self._apply_in_pieces(connection, transaction, changes)
+        except ConflictError as error:
+            if not complete:
+                raise
+            _log.warning(
+                "transaction %s (lsn %d) has %d events and cannot be applied in pieces: %s. It is read into memory",
+                transaction.id, transaction.lsn, len(changes), error,
+            )  # fmt: skip
+            self._apply_single(connection, replace(transaction, changes=list(changes)), error)
+
+    def _apply_in_pieces(self, connection: Connection, transaction: Transaction, changes: SpilledChanges) -> None:
+        """Apply a large transaction piece by piece, in one replica transaction.
+
+        Raise ConflictError if a piece violates a constraint, because the rest of the transaction may be needed.
+        """
+        written = 0
+        try:
+            with self._replica_transaction(connection, Run([transaction])):
+                for piece in pieces(changes, self._parents_first(), _PIECE_EVENTS):
+                    self._between_pieces()
+                    self._write_folded(connection, piece)
+                    written += 1
+        except ValueRefusedError:
+            # Find out which event has the value. It is in the piece after the written pieces.
+            with self._replica_transaction(connection, Run([transaction])):
+                for n, piece in enumerate(pieces(changes, self._parents_first(), _PIECE_EVENTS)):
+                    self._between_pieces()
+                    write = self._write_changes_in_order if n == written else self._write_folded
+                    write(connection, piece)
+
+    def _write_folded(self, connection: Connection, changes: Iterable[Change]) -> None:
+        groups = group_by_table(fold(changes), self._parents_first())
+        self._delete(connection, groups)
+        self._upsert(connection, groups)
+
     def _write_upserts_first(self, connection: Connection, transaction: Transaction) -> None:
         groups = group_by_table(fold(transaction.changes), self._parents_first())
         self._upsert(connection, groups)
         self._delete(connection, groups)
 
     def _write_in_order(self, connection: Connection, transaction: Transaction) -> None:
-        for change in sorted(transaction.changes, key=lambda c: c.lsn):
+        self._write_changes_in_order(connection, transaction.changes)
+
+    def _write_changes_in_order(self, connection: Connection, changes: Iterable[Change]) -> None:
+        for change in sorted(changes, key=lambda c: c.lsn):
             with self._errors_naming(change):
                 table = self._tables.table(change.layout.table)
                 if change.after is None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from sqlalchemy import exc
 
 from rowcast.consumer.replica.dialects.claims import ClaimSession
-from rowcast.shared.database.driver_errors import first_line
+from rowcast.shared.database.driver_messages import first_line
 
 _log = logging.getLogger("rowcast.worker")
 

@@ -55,13 +55,15 @@ class Replica:
         self._tables = ReplicaTables(source, self._dialect)
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(source, 0, 0, self._dialect)
-        self._applier = Applier(self._dialect, self._tables, self._positions)
+        self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
         self._held_back: list[Transaction] = []
         self._may_end_others: Callable[[], bool] = lambda: False
         self._timeline = 0
         self.state: StoredState = "loading"
+        self.between_pieces: Callable[[], None] = lambda: None
+        """Called between the pieces of a large transaction. It may raise RetriableError, which rolls back."""
         self.topic_ids: dict[str, str] = {}
         """The ids of the topics to which the positions belong. Added ids are stored with the next positions."""
 
@@ -75,6 +77,9 @@ class Replica:
         with self._translated_errors():
             self._may_end_others = lambda: claim.is_held
             return claim.take()
+
+    def _call_between_pieces(self) -> None:
+        self.between_pieces()
 
     def close(self) -> None:
         """Close the connection. A transaction that was not committed rolls back."""
@@ -110,7 +115,7 @@ class Replica:
         self._tables = ReplicaTables(self._source, self._dialect)
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
-        self._applier = Applier(self._dialect, self._tables, self._positions)
+        self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
         self._applier.lsn = row.lsn
         self._in_doubt = False
         self.close()
@@ -176,8 +181,7 @@ class Replica:
         Return the number of applied events. While the replica loads by key, changes that violate a constraint of the
         user's are held back until later changes resolve the conflict or ``become_consistent`` is called.
         """
-        layouts = {change.layout for transaction in run.transactions for change in transaction.changes}
-        if not all(self._tables.fits(layout) for layout in layouts):
+        if not all(self._tables.fits(layout) for t in run.transactions for layout in t.layouts()):
             self.prepare()
         with self._connected() as connection:
             if self._in_doubt:
@@ -316,8 +320,8 @@ def _merge(held_back: list[Transaction]) -> Transaction:
     The merged transaction is complete. It satisfies the constraints violated by parts.
     """
     last = max(held_back, key=lambda t: t.lsn)
-    merged = Transaction(last.id, last.lsn, last.ts_ms, by_key=True)
+    changes = [change for transaction in held_back for change in transaction.changes]
+    merged = Transaction(last.id, last.lsn, last.ts_ms, changes, by_key=True)
     for transaction in held_back:
-        merged.changes += transaction.changes
         merged.positions |= transaction.positions
     return merged

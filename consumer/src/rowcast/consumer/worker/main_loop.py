@@ -114,6 +114,8 @@ class _Worker:
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
         self._replica = Replica(settings.source, name, self._options, self._layouts)
+        self._replica.between_pieces = self._between_pieces
+        self._turn: Turn | None = None
 
     def run(self) -> WorkerProgress:
         backoff, fenced = Backoff(jitter=_JITTER), Backoff(0.5, 60.0, jitter=_JITTER)
@@ -264,6 +266,7 @@ class _Worker:
                 self._replica.close()
 
     def _apply(self, reader: ReaderThread, turn: Turn) -> bool:
+        self._turn = turn
         consistency = _ConsistencyAttempts()
         next_comparison = time.monotonic() + _COMPARE_S
         clear_stop_at = time.monotonic() + _CLEAR_STOP_S
@@ -334,6 +337,8 @@ class _Worker:
             try:
                 return work()
             except RetriableError as error:
+                if self._stop.is_set():
+                    raise
                 pause = backoff.next_pause()
                 _log.warning("%s. Trying again in %.1f s", error, pause)
                 if self._pause(pause):
@@ -349,6 +354,15 @@ class _Worker:
     def _go_round(self) -> None:
         self._pulse.beat()
         self._vitals.note_progress()
+
+    def _between_pieces(self) -> None:
+        """Stay alive while a large transaction is applied. Raise RetriableError after a stop, to roll it back."""
+        self._go_round()
+        if self._stop.is_set():
+            raise RetriableError("stopped inside a large transaction, which is rolled back")
+        if self._turn is not None:
+            # Kafka replaces a member of the group that does not poll.
+            self._turn.is_active()
 
     def _commit_offsets(self, turn: Turn) -> None:
         if self._uncommitted:

@@ -82,7 +82,7 @@ class ReplicaSettings(DatabaseSettings):
         default=20_000,
         ge=1,
         description="Apply at most this many events in one replica transaction. A larger source transaction stays "
-        "whole.",
+        "whole, and is collected in a temporary file.",
     )
     buffer_events: int = Field(
         default=200_000,
