@@ -49,7 +49,8 @@ def streams() -> Streams:
 
 
 def backpressure(streams: Streams, assembler: Any, held_events: int = 0) -> Backpressure:
-    return Backpressure(streams, assembler, SimpleNamespace(held_events=held_events), LIMIT)  # type: ignore[arg-type]
+    merge: Any = SimpleNamespace(held_events=held_events, is_ahead=lambda stream: bool(stream.held))
+    return Backpressure(streams, assembler, merge, LIMIT)  # type: ignore[arg-type]
 
 
 def test_everything_flows_below_the_limit(streams: Streams) -> None:

@@ -89,7 +89,8 @@ class PostgreSQLClaim(_ServerClaim):
         return True
 
 
-_MYSQL_NAME = "CONCAT('rowcast-', SHA1(CONCAT(COALESCE(DATABASE(), ''), ' ', :source)))"
+# New versions of MySQL have no SHA1.
+_MYSQL_NAME = "CONCAT('rowcast-', LEFT(SHA2(CONCAT(COALESCE(DATABASE(), ''), ' ', :source), 256), 40))"
 _MYSQL_TAKE = sa.text(f"SELECT GET_LOCK({_MYSQL_NAME}, 0)")
 _MYSQL_KEEP = sa.text(f"SELECT IS_USED_LOCK({_MYSQL_NAME}) = CONNECTION_ID()")
 

@@ -44,7 +44,7 @@ _SESSION = (
 
 # A user without further rights sees neither the locks of rows nor their sessions. Therefore the session that writes
 # also holds a lock with a name, and the lock shows the number of the session.
-_WRITER_NAME = "CONCAT('rowcast-writer-', SHA1(CONCAT(COALESCE(DATABASE(), ''), ' ', :source)))"
+_WRITER_NAME = "CONCAT('rowcast-writer-', LEFT(SHA2(CONCAT(COALESCE(DATABASE(), ''), ' ', :source), 256), 40))"
 _WRITER = sa.text(f"SELECT IS_USED_LOCK({_WRITER_NAME})")
 _BECOME_WRITER = sa.text(f"SELECT GET_LOCK({_WRITER_NAME}, 10)")
 _NO_SUCH_THREAD = 1094
