@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Inspector
+from sqlalchemy.engine import Connection, Engine, Inspector
 
 from rowcast.producer.checks.model_drift import model_drift
 from rowcast.producer.checks.row_security import row_security
 from rowcast.producer.checks.table_settings import check_table_settings
 from rowcast.producer.checks.transactions import transactions
 from rowcast.producer.checks.triggers import triggers
+from rowcast.producer.outbox.backlog import EXCESS_HINT, backlog, excess
 from rowcast.producer.outbox.schema import missing_parts, outbox_tables, unknown_columns
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import Settings
@@ -44,6 +45,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
                 whole = whole and finding.verdict is Verdict.ok
                 yield finding
             if whole:
+                yield from _alarm(settings, engine)
                 yield from _captured(connection, inspector)
                 yield from model_drift(connection, inspector)
                 yield from check_table_settings(settings, connection, inspector)
@@ -63,6 +65,12 @@ def _outbox(connection: Connection) -> Iterator[Finding]:
             yield Finding(_AREA, Verdict.missing, f"table {table.name} {fault}", hint)
     if whole:
         yield Finding(_AREA, Verdict.ok, "the outbox tables are complete")
+
+
+def _alarm(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    waiting = backlog(engine, settings.source, most_rows=settings.relay.alarm_rows)
+    if (fault := excess(waiting, settings.relay)) is not None:
+        yield Finding(_AREA, Verdict.warning, fault, EXCESS_HINT)
 
 
 def _captured(connection: Connection, inspector: Inspector) -> Iterator[Finding]:

@@ -9,6 +9,9 @@ from sqlalchemy.engine import Engine
 
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.schema import outbox_tables
+from rowcast.shared.config.settings import RelaySettings
+
+EXCESS_HINT = "see whether a relay leads and publishes, because the outbox grows until it does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,27 @@ class Backlog:
     next_lsn: int
 
 
-def backlog(engine: Engine, source: str) -> Backlog:
-    """Return the backlog of a source. Raises SQLAlchemy's errors."""
+def excess(waiting: Backlog, settings: RelaySettings) -> str | None:
+    """Return an alarm if the backlog exceeds ``alarm_rows`` or ``alarm_s``, or None."""
+    age_s = (waiting.oldest_ms or 0) / 1000
+    if waiting.rows > settings.alarm_rows:
+        return f"the outbox holds more than {settings.alarm_rows:,} rows (alarm_rows)"
+    if age_s > settings.alarm_s:
+        return f"the oldest outbox row is {age_s:,.0f} s old, more than {settings.alarm_s:,} s (alarm_s)"
+    return None
+
+
+def backlog(engine: Engine, source: str, *, most_rows: int | None = None) -> Backlog:
+    """Return the backlog of a source. Raises SQLAlchemy's errors.
+
+    ``most_rows``: do not count further than one row more than this, because a count takes long.
+    """
     tables = outbox_tables(sa.MetaData())
     outbox, lease = tables.outbox.c, tables.lease.c
     now = capture_dialect(engine.dialect).now_ms()
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(sa.func.count()).select_from(tables.outbox)).scalar_one()
+        counted = sa.select(outbox.id).limit(None if most_rows is None else most_rows + 1).subquery()
+        rows = connection.execute(sa.select(sa.func.count()).select_from(counted)).scalar_one()
         oldest = connection.execute(
             sa.select((now - outbox.ts_ms).label("age")).order_by(outbox.id).limit(1)
         ).scalar_one_or_none()

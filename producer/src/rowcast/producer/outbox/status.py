@@ -28,7 +28,7 @@ def outbox(settings: Settings) -> SideStatus:
 
     Without a primary in the configuration there is nothing to show, because a worker's machine may know only Kafka.
     """
-    from rowcast.producer.outbox.backlog import backlog
+    from rowcast.producer.outbox.backlog import backlog, excess
 
     if settings.primary is None:
         return SideStatus({"outbox": None})
@@ -48,7 +48,9 @@ def outbox(settings: Settings) -> SideStatus:
     data["expires_in_ms"] = max(0, waiting.expires_in_ms)
     shown = [{"table": s.table, "state": s.state.value, "rows": s.rows_read, "reason": s.reason} for s in snapshots]
     data["parked"] = len(parked)
-    tables = (_table(settings.source, data), *((_snapshots(shown),) if shown else ()))
+    data["alarm"] = excess(waiting, settings.relay)
+    alarms = (StatusTable("alarm", ("outbox",), ((data["alarm"],),)),) if data["alarm"] else ()
+    tables = (_table(settings.source, data), *alarms, *((_snapshots(shown),) if shown else ()))
     return SideStatus({"outbox": data, "snapshots": shown}, tables)
 
 

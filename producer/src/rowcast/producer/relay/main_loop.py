@@ -20,6 +20,7 @@ from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.claims.heartbeat import Heartbeat
 from rowcast.producer.relay.claims.lease import Destination, LeaseRow
 from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.producer.relay.upkeep.backlog_alarm import BacklogAlarm
 from rowcast.producer.relay.upkeep.stall_warnings import StallWarnings
 from rowcast.producer.relay.upkeep.vacuum import Vacuum
 from rowcast.shared import row_values
@@ -92,6 +93,7 @@ class Relay:
         self.vitals = vitals or Vitals(f"the relay of source {settings.source!r}")
         self._beat: Callable[[], None] = lambda: None
         self._stalls = StallWarnings(engine, settings.source)
+        self._alarm = BacklogAlarm(engine, settings.source, settings.relay)
         self.progress = RelayProgress(settings.source)
 
     def wake(self) -> None:
@@ -145,7 +147,7 @@ class Relay:
                 pause = run.backoff.next_pause()
                 _log.warning("%s. Trying again in %.1f s", _format_error(error), pause)
                 self._report(state="waiting")
-                self._stalls.warn_if_due()
+                self._warn_if_due()
                 run.stop.wait(pause)
         self._report(state="stopped")
 
@@ -226,7 +228,7 @@ class Relay:
             self._beat()
             deadline.check()
             epoch.heartbeat.renew_lease()
-            self._stalls.warn_if_due()
+            self._warn_if_due()
 
         publisher = Publisher(self._properties, settings.source, renew_lease, self._woken.set)
         try:
@@ -258,12 +260,16 @@ class Relay:
                     self._woken.wait(min(poll.pause_s, leader.longest_pause_s))
                     poll.lengthen_if_quiet()
                 self._report(lsn=leader.committed_lsn)
-                self._stalls.warn_if_due()
+                self._warn_if_due()
                 vacuum.run_if_due(leader.deleted_lsn)
             leader.finish()
             self._report(lsn=leader.committed_lsn)
         finally:
             publisher.close()
+
+    def _warn_if_due(self) -> None:
+        self._stalls.warn_if_due()
+        self._alarm.check_if_due()
 
     def _add_events(self, events: int) -> None:
         self.progress = replace(self.progress, events=self.progress.events + events)

@@ -64,6 +64,9 @@ class RelayMetrics(Collector):
             "The age of the first row in the outbox, 0 if the outbox is empty",
             labels=["source"],
         )
+        alarm = GaugeMetricFamily(
+            "rowcast_outbox_alarm", "1 if the outbox exceeds alarm_rows or alarm_s", labels=["source"]
+        )
         parked = GaugeMetricFamily(
             "rowcast_parked_transactions", "Transactions that could not be published", labels=["source"]
         )
@@ -80,7 +83,8 @@ class RelayMetrics(Collector):
             found = status.data["outbox"]
             rows.add_metric([each.source], found["rows"])
             oldest.add_metric([each.source], (found["oldest_ms"] or 0) / 1000)
+            alarm.add_metric([each.source], found["alarm"] is not None)
             parked.add_metric([each.source], found["parked"])
             for request in status.data["snapshots"]:
                 snapshot.add_metric([each.source, request["table"], request["state"]], request["rows"])
-        yield from (up, rows, oldest, parked, snapshot)
+        yield from (up, rows, oldest, alarm, parked, snapshot)

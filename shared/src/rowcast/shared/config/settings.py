@@ -202,6 +202,17 @@ class RelaySettings(Section):
         description="Claims that Kafka has not committed. With this many, the relay claims no further rows and waits "
         "for Kafka: a relay that takes over publishes all of them again.",
     )
+    alarm_rows: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="With more outbox rows than this, the relay logs an error every 30 s, `rowcast check` and `rowcast "
+        "status` show the alarm, and the metric `rowcast_outbox_alarm` is 1.",
+    )
+    alarm_s: int = Field(
+        default=600,
+        ge=1,
+        description="The same if the oldest outbox row is older than this, in seconds.",
+    )
     poll_min_ms: int = Field(
         default=2, ge=1, description="Pause between two polls of the outbox under load, if no commit wakes the relay."
     )
