@@ -159,25 +159,25 @@ class Applier:
         written = 0
         try:
             with self._replica_transaction(connection, Run([transaction])):
-                for piece in pieces(changes, self._parents_first(), _PIECE_EVENTS):
+                for piece in pieces(changes, self.table_order(), _PIECE_EVENTS):
                     self._between_pieces()
                     self._write_folded(connection, piece)
                     written += 1
         except ValueRefusedError:
             # Find out which event has the value. It is in the piece after the written pieces.
             with self._replica_transaction(connection, Run([transaction])):
-                for n, piece in enumerate(pieces(changes, self._parents_first(), _PIECE_EVENTS)):
+                for n, piece in enumerate(pieces(changes, self.table_order(), _PIECE_EVENTS)):
                     self._between_pieces()
                     write = self._write_changes_in_order if n == written else self._write_folded
                     write(connection, piece)
 
     def _write_folded(self, connection: Connection, changes: Iterable[Change]) -> None:
-        groups = group_by_table(fold(changes), self._parents_first())
+        groups = group_by_table(fold(changes), self.table_order())
         self._delete(connection, groups)
         self._upsert(connection, groups)
 
     def _write_upserts_first(self, connection: Connection, transaction: Transaction) -> None:
-        groups = group_by_table(fold(transaction.changes), self._parents_first())
+        groups = group_by_table(fold(transaction.changes), self.table_order())
         self._upsert(connection, groups)
         self._delete(connection, groups)
 
@@ -194,7 +194,7 @@ class Applier:
                     self._replica.upsert(connection, table, change.layout, [change.after])
 
     def _write_with_suspended_constraints(self, connection: Connection, transaction: Transaction) -> None:
-        groups = group_by_table(fold(transaction.changes), self._parents_first())
+        groups = group_by_table(fold(transaction.changes), self.table_order())
         with self._replica.foreign_keys_at_the_end(connection, self._touched(transaction)):
             self._delete(connection, groups)
             for group in groups:
@@ -223,7 +223,8 @@ class Applier:
             for layout, images in group.upserts.items():
                 self._replica.upsert(connection, self._tables.table(group.table), layout, images)
 
-    def _parents_first(self) -> list[str]:
+    def table_order(self) -> list[str]:
+        """Return the names of the tables, parents first."""
         shapes = self._tables.shapes()
         if len(shapes) != self._ordered_tables:
             self._order = parents_first(sorted(shapes, key=attrgetter("full_name")))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
@@ -13,12 +14,13 @@ from sqlalchemy.engine import Connection
 from rowcast.consumer.events.position import Partition, Position, StoredState
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.source_notes import other_timeline
-from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.replica import positions
-from rowcast.consumer.replica.applier import Applier, ConflictError
+from rowcast.consumer.replica.applier import Applier
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
+from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
@@ -58,7 +60,7 @@ class Replica:
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
-        self._held_back: list[Transaction] = []
+        self._held_back = HeldBack()
         self._may_end_others: Callable[[], bool] = lambda: False
         self._timeline = 0
         self.state: StoredState = "loading"
@@ -192,15 +194,11 @@ class Replica:
         return run.event_count
 
     def _apply_with_held_back(self, connection: Connection, run: Run) -> None:
-        run = Run([*self._held_back, *run.transactions])
-        by_key = run.transactions[0].by_key
-        try:
-            self._applier.apply(connection, run, complete=not by_key)
-        except ConflictError:
-            if not by_key:
-                raise
-            self._held_back = list(run.transactions)
+        if run.transactions[0].by_key:
+            apply = partial(self._applier.apply, connection, complete=False)
+            self._held_back.apply(run, apply, self._applier.table_order)
         else:
+            self._applier.apply(connection, Run([*self._held_back.transactions(), *run.transactions]))
             self._held_back.clear()
 
     def _without_applied(self, connection: Connection, run: Run) -> Run:
@@ -220,7 +218,7 @@ class Replica:
         """Create and check the constraints. Return False if rows violate one: the replica stays in loading then."""
         if self._held_back:
             with self._connected() as connection:
-                self._applier.apply(connection, Run([_merge(self._held_back)]))
+                self._applier.apply(connection, Run([self._held_back.merged()]))
             # Not before, because a lost connection must not lose the changes.
             self._held_back.clear()
         self.prepare()
@@ -312,16 +310,3 @@ class Replica:
                 connection.close()
             except exc.DBAPIError as error:
                 _log.debug("closing a lost connection failed: %s", error)
-
-
-def _merge(held_back: list[Transaction]) -> Transaction:
-    """Return one transaction of all changes up to the topics' ends.
-
-    The merged transaction is complete. It satisfies the constraints violated by parts.
-    """
-    last = max(held_back, key=lambda t: t.lsn)
-    changes = [change for transaction in held_back for change in transaction.changes]
-    merged = Transaction(last.id, last.lsn, last.ts_ms, changes, by_key=True)
-    for transaction in held_back:
-        merged.positions |= transaction.positions
-    return merged

@@ -1,0 +1,148 @@
+"""Hold back changes that violate a constraint while the replica loads, until later changes resolve the conflict.
+
+Only the user's own tables have constraints while a replica loads. By key, a row may come before the row that it refers
+to. The changes of each topic are held back by themselves, so that other tables load on. A topic that conflicts is tried
+again only when its held changes are twice as many, or at the end of the load. A table with foreign keys also waits for
+rows of other tables. Therefore the number of rows sent to the database grows with the number of events, however long a
+parent is awaited.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.replica.applier import ConflictError
+
+_GROWTH = 2
+# The conflict of a table with foreign keys may be another one, which the table's own rows resolve.
+_GROWTH_ALONE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldTopic:
+    """The held changes of a topic.
+
+    ``tried``: the number of changes when the topic was last tried. ``others_applied``: other topics have been applied
+    since then.
+    """
+
+    transactions: Sequence[Transaction]
+    event_count: int = 0
+    tried: int = 0
+    others_applied: bool = False
+
+    def extended(self, transactions: Sequence[Transaction], *, others_applied: bool) -> _HeldTopic:
+        """Return a copy with further changes."""
+        count = self.event_count + sum(len(transaction.changes) for transaction in transactions)
+        others_applied |= self.others_applied
+        return _HeldTopic([*self.transactions, *transactions], count, self.tried, others_applied)
+
+    def refused(self) -> _HeldTopic:
+        """Return a copy that has just been tried."""
+        return _HeldTopic(self.transactions, self.event_count, self.event_count)
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether later changes may have resolved the conflict."""
+        if self.event_count < self.tried * _GROWTH:
+            return False
+        if self.others_applied or self.event_count >= self.tried * _GROWTH_ALONE:
+            return True
+        return not any(layout.shape.foreign_keys for layout in self.transactions[0].layouts())
+
+
+class HeldBack:
+    """The changes held back of one replica."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, _HeldTopic] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether changes are held back."""
+        return bool(self._topics)
+
+    def apply(self, run: Run, apply: Callable[[Run], None], table_order: Callable[[], Sequence[str]]) -> None:
+        """Apply a run that was read by key, except for changes that conflict.
+
+        ``apply``: apply a run at once, or raise ConflictError. ``table_order``: the names of the tables, parents first.
+        After any other error, the same run can be applied again: nothing is held twice.
+        """
+        if not self._topics and _succeeds(apply, run.transactions):
+            return
+        pieces = _split_by_topic(run.transactions, table_order())
+        held: dict[str, _HeldTopic] = dict(self._topics)
+        free = {topic: piece for topic, piece in pieces.items() if topic not in held}
+        if not self._topics or not _succeeds(apply, [t for piece in free.values() for t in piece]):
+            for topic, piece in free.items():
+                if not _succeeds(apply, piece):
+                    held[topic] = _HeldTopic(()).extended(piece, others_applied=False).refused()
+        others_applied = any(topic not in held and t.changes for topic, piece in free.items() for t in piece)
+        for topic, waiting in self._topics.items():
+            extended = waiting.extended(pieces.get(topic, ()), others_applied=others_applied)
+            if not extended.is_due:
+                held[topic] = extended
+            elif _succeeds(apply, extended.transactions):
+                del held[topic]
+                others_applied = True
+            else:
+                held[topic] = extended.refused()
+        self._topics = held
+
+    def merged(self) -> Transaction:
+        """Return one transaction of all held changes, which is complete at the end of the load."""
+        return merge(self.transactions())
+
+    def transactions(self) -> list[Transaction]:
+        """Return the held changes, topic after topic."""
+        return [transaction for held in self._topics.values() for transaction in held.transactions]
+
+    def clear(self) -> None:
+        """Forget the held changes, because they were applied or will be read again."""
+        self._topics.clear()
+
+
+def merge(transactions: Sequence[Transaction]) -> Transaction:
+    """Return one transaction of all changes. It satisfies the constraints violated by parts."""
+    last = max(transactions, key=lambda t: t.lsn)
+    changes = [change for transaction in transactions for change in transaction.changes]
+    merged = Transaction(last.id, last.lsn, last.ts_ms, changes, by_key=True)
+    for transaction in transactions:
+        merged.positions |= transaction.positions
+    return merged
+
+
+def _succeeds(apply: Callable[[Run], None], transactions: Sequence[Transaction]) -> bool:
+    """Apply transactions. Return False if they conflict, and nothing was applied."""
+    if not transactions:
+        return True
+    try:
+        apply(Run(transactions))
+    except ConflictError:
+        return False
+    return True
+
+
+def _split_by_topic(transactions: Sequence[Transaction], order: Sequence[str]) -> dict[str, list[Transaction]]:
+    """Return the parts of the transactions by topic, the topics of parents first. Each part has its own positions."""
+    pieces: dict[str, list[Transaction]] = {}
+    tables: dict[str, int] = {}
+    rank = {table: index for index, table in enumerate(order)}
+    for transaction in transactions:
+        changes: defaultdict[str, list[Change]] = defaultdict(list)
+        positions: defaultdict[str, dict[Partition, Position]] = defaultdict(dict)
+        for change in transaction.changes:
+            changes[change.partition[0]].append(change)
+            tables.setdefault(change.partition[0], rank.get(change.layout.table, 0))
+        for partition, position in transaction.positions.items():
+            positions[partition[0]][partition] = position
+        for topic in changes | positions:
+            last = max(changes[topic], key=lambda change: change.lsn, default=None)
+            lsn, ts_ms = (0, 0) if last is None else (last.lsn, last.ts_ms)
+            part = Transaction(transaction.id, lsn, ts_ms, changes[topic], positions[topic], by_key=True)
+            pieces.setdefault(topic, []).append(part)
+    return {topic: pieces[topic] for topic in sorted(pieces, key=lambda topic: tables.get(topic, 0))}
