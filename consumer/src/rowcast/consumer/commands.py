@@ -37,6 +37,16 @@ def worker(
         bool,
         typer.Option("--once", envvar="ROWCAST_ONCE", help="Apply up to the present ends of the topics, then exit."),
     ] = False,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip",
+            envvar="ROWCAST_SKIP",
+            metavar="TX|TOPIC:PARTITION:OFFSET",
+            help="Leave out a transaction, by its id, or a message. The error that stops a worker names the value. "
+            "May be repeated.",
+        ),
+    ] = None,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
     metrics: MetricsOption = None,
 ) -> None:
@@ -59,7 +69,7 @@ def worker(
         _with_metrics(metrics, settings, replica, shown, dog) as on_progress,
         stop_on_signals() as stop,
     ):
-        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals)
+        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip or ())
 
 
 @contextmanager

@@ -57,9 +57,13 @@ class CaptureError(RowcastError):
 
 
 class DataError(RowcastError):
-    """Report an invalid message or row. The position stays before it."""
+    """Report an invalid message or row. The position stays before it.
+
+    ``skip``: the value of ``rowcast worker --skip`` that leaves the message or its transaction out, or None.
+    """
 
     exit_code = 1
+    skip: str | None = None
 
 
 class SuspectError(DataError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +18,20 @@ from hypothesis import strategies as st
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Transaction
+from rowcast.consumer.reading import lsn_rules
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.message_router import MessageRouter
 from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.consumer.reading.skips import Skips
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import TransactionEvent, schema_topic, transaction_topic, transaction_value
+from rowcast.shared.kafka.messages import (
+    TransactionEvent,
+    parse_transaction,
+    schema_topic,
+    transaction_topic,
+    transaction_value,
+)
 from support import kafka_source, memory_topics
 from support.kafka_source import column, shape
 from support.memory_topics import MemorySource, compact
@@ -32,6 +40,23 @@ SETTINGS = Settings(source="shop", kafka={"bootstrap.servers": "memory"})
 A, B = shape("a", column("n")), shape("b", column("n"))
 
 Event = tuple[str, str, dict[str, int]]
+
+TRANSACTIONS: list[Any] = []
+"""The transaction topic of the source that is being read."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lookup() -> Iterator[None]:
+    """Look for earlier records in memory."""
+
+    def was_sent_before(_: object, __: object, offset: int, event: TransactionEvent) -> bool:
+        found = (parse_transaction(message.value()) for message in TRANSACTIONS[-1][:offset])
+        return any((f.lsn, f.status, f.id) == (event.lsn, event.status, event.id) for f in found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lsn_rules, "was_sent_before", was_sent_before)
+        yield
+
 
 events = st.lists(
     st.tuples(st.sampled_from(["c", "u", "d"]), st.sampled_from(["a", "b"]), st.integers(0, 5)), min_size=0, max_size=6
@@ -86,6 +111,7 @@ class Worker:
             layouts.add(one.version, one)
         self.router = MessageRouter(ReaderContext(SETTINGS, layouts, loading=self.by_key))
         self.streams = {}
+        TRANSACTIONS[:] = [self.source.memory.log[transaction_topic("shop"), 0]]
         for partition in self.source.memory.log:
             if partition[0] == schema_topic("shop"):
                 continue
@@ -319,3 +345,82 @@ def test_tables_outside_the_replica_do_not_count() -> None:
         router.take(PartitionStream((topic, 0), kind, 0), source.log[topic, 0])  # type: ignore[arg-type]
     [transaction] = router.pop_ready([])
     assert [c.layout.table for c in transaction.changes] == ["public.a"]
+
+
+def taken(router: MessageRouter, source: MemorySource, *partitions: tuple[str, int]) -> dict[tuple[str, int], Any]:
+    """Let the router take everything of these partitions. Return the streams."""
+    streams: dict[tuple[str, int], Any] = {}
+    for partition in partitions:
+        kind: Any = "transaction" if partition[0] == transaction_topic("shop") else "table"
+        streams[partition] = PartitionStream(partition, kind, 0)
+        router.take(streams[partition], source.log[partition])
+    return streams
+
+
+def new_router(*skip: str, loading: bool = False) -> MessageRouter:
+    layouts = RowLayouts()
+    layouts.add(A.version, A)
+    context = ReaderContext(SETTINGS, layouts, loading=loading, skips=Skips(skip))
+    return MessageRouter(context)
+
+
+TABLE, TRANSACTION_TOPIC = ("shop.public.a", 0), (transaction_topic("shop"), 0)
+
+
+def test_an_event_whose_first_sending_compaction_has_removed_is_taken() -> None:
+    """A relay sent three transactions, crashed, and sent them again."""
+    source = MemorySource()
+    source.add(A)
+    before = source.lsn
+    for _ in range(2):
+        source.lsn, source.transactions = before, 0
+        for key in (1, 2, 3):
+            source.put(("c", "a", {"id": key, "n": 0}))
+    # Compaction has cleaned the topic as far as the second sending of key 1.
+    del source.log[TABLE][0]
+    router = new_router()
+    streams = taken(router, source, TRANSACTION_TOPIC, TABLE)
+    applied = router.pop_ready(list(streams.values()))
+    assert [(t.id, [c.key for c in t.changes]) for t in applied] == [
+        (str(701 + n), [b'{"id":%d}' % (n + 1)]) for n in range(3)
+    ]
+
+
+def test_a_message_with_the_lsn_of_another_is_no_repetition() -> None:
+    source = MemorySource()
+    source.add(A)
+    before = source.lsn
+    source.put(("c", "a", {"id": 1, "n": 0}))
+    router = new_router()
+    streams = taken(router, source, TRANSACTION_TOPIC, TABLE)
+    assert len(router.pop_ready(list(streams.values()))) == 1
+    source.lsn = before
+    source.put(("c", "a", {"id": 2, "n": 0}))
+    with pytest.raises(DataError, match=r"offset 1: the lsn 3 goes back: transactions up to lsn 4") as error:
+        router.take(streams[TABLE], source.log[TABLE][1:])
+    assert error.value.skip == "shop.public.a:0:1"
+    with pytest.raises(DataError, match=r"offset 2: the BEGIN of transaction 702 has the lsn 2, which goes back"):
+        router.take(streams[TRANSACTION_TOPIC], source.log[TRANSACTION_TOPIC][2:])
+
+
+@pytest.mark.parametrize("loading", [False, True])
+def test_an_lsn_far_above_all_others_is_refused(loading: bool) -> None:
+    source = MemorySource()
+    source.add(A)
+    source.put(("c", "a", {"id": 1, "n": 0}))
+    source.event("c", "public.a", {"id": 2, "n": 0}, 2**61, "x")
+    router = new_router(loading=loading)
+    with pytest.raises(DataError, match="offset 1: the lsn 2305843009213693952 is far above"):
+        taken(router, source, TABLE)
+
+
+def test_a_skipped_transaction_and_a_skipped_message_are_not_applied_by_key() -> None:
+    source = MemorySource()
+    source.add(A)
+    for key in (1, 2, 3):
+        source.put(("c", "a", {"id": key, "n": 0}))
+    router = new_router("701", "shop.public.a:0:1", loading=True)
+    streams = taken(router, source, TABLE)
+    [transaction] = router.pop_ready(list(streams.values()))
+    assert [c.key for c in transaction.changes] == [b'{"id":3}']
+    assert streams[TABLE].next_offset == 3

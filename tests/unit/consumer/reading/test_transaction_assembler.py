@@ -78,6 +78,65 @@ def test_more_events_than_the_end_counts_are_an_error() -> None:
         found.pop_complete(math.inf)
 
 
+def test_a_transaction_without_end_stops_the_transactions_that_pass() -> None:
+    found = assembler(change("a", 1, "6"), change("a", 4, "7", offset=3), change("b", 7, "8"))
+    add_end(found, "6", 2, a=1)
+    add_end(found, "8", 9, b=1)
+    assert [t.id for t in found.pop_complete(math.inf)] == ["6"]
+    with pytest.raises(DataError, match=r"transaction 7 has no END, but .* was read \(8, lsn 9\)\..*offset 3") as error:
+        found.pop_complete(math.inf)
+    assert error.value.skip == "7"
+    waiting = found.waiting_event()
+    assert waiting is not None
+    assert waiting.lsn == 4
+    add_end(found, "7", 5, a=1)
+    assert [t.id for t in found.pop_complete(math.inf)] == ["7", "8"]
+    assert found.waiting_event() is None
+
+
+def test_a_skipped_transaction_without_end_gives_its_positions_to_the_next() -> None:
+    found = TransactionAssembler(lambda _: True, {"7"})
+    for one in (change("a", 4, "7", offset=3), change("b", 5, "7", offset=1), change("b", 7, "8", offset=2)):
+        found.add(one)
+    assert found.pending_events == 1
+    add_end(found, "8", 9, b=2)
+    assert found.pop_complete(math.inf) == []
+    found.add(change("b", 8, "8", offset=3))
+    [transaction] = found.pop_complete(math.inf)
+    assert [c.lsn for c in transaction.changes] == [7, 8]
+    assert transaction.positions == {("a", 0): Position(4, 4), ("b", 0): Position(4, 8), END_PARTITION: Position(1, 9)}
+
+
+def test_a_skipped_transaction_is_complete_without_changes() -> None:
+    found = TransactionAssembler(lambda _: True, {"7"})
+    found.add(change("a", 4, "7", offset=3))
+    add_end(found, "7", 6, a=1)
+    [transaction] = found.pop_complete(math.inf)
+    assert (transaction.changes, transaction.positions[("a", 0)]) == ([], Position(4, 4))
+
+
+@pytest.mark.parametrize("counted", [0, 3])
+def test_a_skipped_transaction_may_have_a_wrong_count(counted: int) -> None:
+    found = TransactionAssembler(lambda _: True, {"7"})
+    found.add(change("a", 4, "7"))
+    add_end(found, "7", 6, a=counted)
+    if counted:
+        assert found.pop_complete(math.inf) == []
+        assert found.complete_skipped()
+    assert [t.changes for t in found.pop_complete(math.inf)] == [[]]
+    add_end(found, "8", 9, a=1)
+    assert not found.complete_skipped()
+
+
+def test_an_event_left_out_is_counted() -> None:
+    found = assembler(change("a", 1, "7"))
+    found.leave_out(change("a", 2, "7", offset=8))
+    add_end(found, "7", 5, a=2)
+    assert found.missing_counts() == {}
+    [transaction] = found.pop_complete(math.inf)
+    assert ([c.lsn for c in transaction.changes], transaction.positions[("a", 0)]) == ([1], Position(9, 2))
+
+
 def test_an_event_outside_any_transaction_waits_for_the_ends_before_it() -> None:
     found = assembler(change("a", 4, None))
     assert found.pop_complete(3) == []

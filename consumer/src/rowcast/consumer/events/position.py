@@ -11,6 +11,12 @@ Partition = tuple[str, int]
 StoredState = Literal["loading", "consistent", "suspect"]
 """The values of ``rowcast_replica.state``."""
 
+
+def message_target(partition: Partition, offset: int) -> str:
+    """Return the value of ``rowcast worker --skip`` for a message."""
+    return f"{partition[0]}:{partition[1]}:{offset}"
+
+
 ReplicaState = Literal["waiting", "loading", "consistent", "stopped", "suspect"]
 """The state of a replica as it is shown.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import TopicIds
 from rowcast.shared.config.settings import Settings
 
@@ -18,6 +19,7 @@ class ReaderContext:
     ``positions`` are the replica's. ``loading``: the replica loads, so events go by key until the cutover.
     ``last_transaction``: the id of the transaction last applied. ``deletes_known_ms``: the replica knows all deletes
     before this time, 0 if the time is not known. ``once``: stop at the topics' ends at the time of the start.
+    ``replica``: the name of the replica, for messages. ``skips``: the messages and transactions to leave out.
     ``topic_ids``: the ids of the topics to which ``positions`` belong. ``timeline``: the timeline of the replica.
     """
 
@@ -30,5 +32,7 @@ class ReaderContext:
     batch_events: int = 20_000
     buffer_events: int = 200_000
     once: bool = False
+    replica: str = "REPLICA"
+    skips: Skips = field(default_factory=Skips)
     topic_ids: TopicIds = field(default_factory=lambda: TopicIds({}, None))
     timeline: int = 1

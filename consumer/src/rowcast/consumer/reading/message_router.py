@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rowcast.consumer.events.change import Change, UnknownShapeError, read_change
-from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.position import Partition, Position, message_target
 from rowcast.consumer.events.source_notes import other_timeline
 from rowcast.consumer.events.tombstone import Tombstone, TombstoneReader
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.lost_deletes import LostDeletes, fetch_delete_retention
 from rowcast.consumer.reading.lsn_merge import LsnMerge, lsn_of
+from rowcast.consumer.reading.lsn_rules import LsnRules, record_mark
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_shapes
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError, SuspectError
 from rowcast.shared.kafka.messages import parse_transaction
+
+_log = logging.getLogger("rowcast.worker")
 
 
 class MessageRouter:
@@ -42,7 +46,9 @@ class MessageRouter:
         self._cutover_transaction: str | None = None
         self._is_cutting_over = False
         self._last_transaction = context.last_transaction
-        self.assembler = TransactionAssembler(context.layouts.is_wanted)
+        self._skips = context.skips
+        self._rules = LsnRules(context.settings, context.positions)
+        self.assembler = TransactionAssembler(context.layouts.is_wanted, context.skips.transactions)
         self.merge = LsnMerge()
         self.lost_deletes = LostDeletes(context.settings, context.positions.keys(), fetch_delete_retention)
         self.lost_deletes.known_ms = context.deletes_known_ms
@@ -67,14 +73,34 @@ class MessageRouter:
             self.lost_deletes.examine(stream, messages)
         take = self._take_changes if stream.kind == "table" else self._take_others
         try:
-            take(stream, messages)
+            take(stream, self._without_skipped(stream, messages))
         except _BadMessageError as bad:
             stream.next_offset = bad.offset
             kind = SuspectError if isinstance(bad.error, SuspectError) else DataError
-            raise kind(f"{stream.where(bad.offset)}: {bad.error}") from bad.error
+            error = kind(f"{stream.where(bad.offset)}: {bad.error}")
+            if kind is DataError:
+                error.skip = message_target(stream.partition, bad.offset)
+            raise error from bad.error
         stream.next_offset = messages[-1].offset() + 1
         stream.last_message = messages[-1]
         stream.at_end = False
+
+    def _without_skipped(self, stream: PartitionStream, messages: Sequence[Any]) -> Sequence[Any]:
+        """Leave out the messages that ``--skip`` names. The END of their transaction still counts them."""
+        offsets = self._skips.offsets(stream.partition)
+        skipped = [message for message in messages if message.offset() in offsets] if offsets else []
+        for message in skipped:
+            _log.warning("%s is left out, because --skip names it", stream.where(message.offset()))
+            if stream.kind == "table" and message.value() is not None and not self.by_key:
+                try:
+                    change = read_change(
+                        message.key(), message.value(), stream.partition, message.offset(), self._layouts
+                    )
+                except DataError:
+                    continue  # Nothing is known of its transaction, which then lacks an event.
+                if change is not None and change.lsn > stream.lsn:
+                    self.assembler.leave_out(change)
+        return [message for message in messages if message.offset() not in offsets] if skipped else messages
 
     def _take_changes(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
         # The loop runs fifty thousand times a second, so attributes are looked up once.
@@ -83,6 +109,7 @@ class MessageRouter:
         tombstones: list[Tombstone] = []
         previous = stream.last_message
         by_key, cutover_lsn, cutover_transaction = self.by_key, self._cutover_lsn, self._cutover_transaction
+        skipped, remember, limit = self._skips.transactions, stream.memory.remember, self._rules.limit
         lsn, first_lsn = stream.lsn, self._layouts.notes.first_lsn
         first = change = None
         try:
@@ -107,14 +134,23 @@ class MessageRouter:
                 if read is None or read.lsn < first_lsn:
                     continue  # The table is not wanted, or the event belongs to a timeline that has ended.
                 if read.lsn <= lsn:
-                    # The event was sent twice, because lsns only grow. By key it is applied again, in the place where
-                    # it is, because compaction keeps the last event of a key and may have removed the first copy.
+                    # Usually the event was sent twice, because lsns only grow. By key it is applied again, in the place
+                    # where it is, because compaction keeps the last event of a key and may have removed the first copy.
                     if by_key or (self._is_cutting_over and read.lsn <= cutover_lsn):
-                        by_key_changes.append(read._replace(lsn=lsn))
+                        if read.transaction not in skipped:
+                            by_key_changes.append(read._replace(lsn=lsn))
+                    elif self._is_late(stream, read):
+                        add(read)
                     continue
+                if read.lsn > limit:
+                    raise _BadMessageError(offset, self._rules.leap(read.lsn))
                 change = read
                 first = first or change
                 lsn = change.lsn
+                if not by_key:
+                    remember(lsn, hash((change.transaction, change.key)))
+                elif skipped and change.transaction in skipped:
+                    continue
                 if (
                     by_key
                     or lsn <= cutover_lsn
@@ -129,14 +165,21 @@ class MessageRouter:
                     self.stale_partition = partition
                 stream.lsn = lsn
                 stream.transaction = change.transaction
+                self._rules.note(lsn)
                 self._greatest_lsn = max(self._greatest_lsn, lsn)
             if by_key_changes:
                 self.merge.add(stream, by_key_changes, tombstones)
 
+    def _is_late(self, stream: PartitionStream, change: Change) -> bool:
+        try:
+            return self._rules.is_late(stream, change, max(self.applied_end_lsn, self.assembler.popped_lsn))
+        except DataError as error:
+            raise _BadMessageError(change.offset, error) from error
+
     def _read_after_shapes(self, message: Any, partition: Partition, offset: int) -> Change | None:
         """Read the schema topic to the end, and then an event with a shape unknown before."""
         with new_asker(self._settings) as asker:
-            read_shapes(asker, self._settings, self._layouts)
+            read_shapes(asker, self._settings, self._layouts, self._skips)
         self.has_new_shapes = True
         try:
             return read_change(message.key(), message.value(), partition, offset, self._layouts, infer=True)
@@ -166,7 +209,10 @@ class MessageRouter:
         event = parse_transaction(value)
         self._require_timeline(event.timeline)
         if event.lsn <= stream.lsn:
+            self._rules.require_repetition(stream, event, offset)
             return
+        self._rules.require_plausible(event)
+        stream.memory.remember(event.lsn, record_mark(event))
         stream.lsn = event.lsn
         identity = event.id.partition(":")[0]
         if event.status == "BEGIN":
@@ -185,7 +231,8 @@ class MessageRouter:
     def pop_ready(self, streams: Collection[PartitionStream]) -> list[Transaction]:
         """Remove and return everything that can be applied now. ``streams``: all streams of the reader."""
         transactions = self._pop_by_key(streams)
-        if not self.by_key and not self._is_cutting_over:
+        # The transactions of a table that is new to the replica may have been applied without the table.
+        if not self.by_key and not self._is_cutting_over and self.stale_partition is None:
             # Even at the topic's end, an END of a smaller lsn may still be on its way, because brokers write at their
             # own pace. The relay writes a BEGIN and an END after the rows of each chunk.
             up_to_lsn = min((stream.lsn for stream in streams if stream.kind == "transaction"), default=math.inf)
@@ -245,13 +292,16 @@ class MessageRouter:
         self._greatest_lsn = max((stream.lsn for stream in table_streams), default=0)
         return rewound
 
-    def cut_over(self, table_streams: Iterable[PartitionStream]) -> None:
+    def cut_over(self, table_streams: Collection[PartitionStream]) -> None:
         """Assemble transactions from now on. Set the cutover at the greatest lsn that was read.
 
         No transaction is returned before ``finish_cutover``, because events of smaller lsns may still come.
         """
         self.by_key = False
         self._is_cutting_over = True
+        for stream in table_streams:
+            # Compaction may have removed the first of two messages that were sent twice.
+            stream.memory.forget(stream.lsn)
         furthest = max(table_streams, key=lambda stream: stream.lsn, default=None)
         if furthest is not None:
             self._cutover_lsn = furthest.lsn

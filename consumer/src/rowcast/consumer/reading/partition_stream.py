@@ -7,6 +7,11 @@ from typing import Any, Literal
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.reading.lsn_order import LsnMemory
+
+# A relay sends at most the claims again that Kafka has not committed. Sixteen bytes are kept for each message.
+_REMEMBERED_TRANSACTIONS = 500_000
+_REMEMBERED_EVENTS = 10_000
 
 TopicKind = Literal["table", "transaction", "schema"]
 
@@ -17,7 +22,8 @@ class PartitionStream:
 
     ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
     which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
-    (``LsnMerge``). ``last_message``: the message read last.
+    (``LsnMerge``). ``last_message``: the message read last. ``memory``: the
+    messages that were read before.
     """
 
     partition: Partition
@@ -31,6 +37,11 @@ class PartitionStream:
     start: Position = field(default_factory=lambda: Position(0, 0))
     held: list[Change] = field(default_factory=list)
     last_message: Any = None
+    memory: LsnMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = _REMEMBERED_TRANSACTIONS if self.kind == "transaction" else _REMEMBERED_EVENTS
+        self.memory = LsnMemory(self.lsn, size)
 
     @property
     def position(self) -> Position:

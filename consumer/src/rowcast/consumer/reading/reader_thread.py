@@ -19,7 +19,8 @@ from rowcast.consumer.reading.message_router import MessageRouter
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
-from rowcast.shared.errors import DataError
+from rowcast.consumer.reading.waiting_watch import WaitingWatch
+from rowcast.shared.errors import DataError, RowcastError
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -54,6 +55,7 @@ class ReaderThread:
         self._subscription = Subscription(context, consumer, asker)
         self._router = MessageRouter(context)
         self._gap_detector = GapDetector(self._subscription, self._router.assembler)
+        self._waiting_watch = WaitingWatch(context.replica, self._subscription, self._router.assembler)
         self._backpressure = Backpressure(
             self._subscription, self._router.assembler, self._router.merge, context.buffer_events
         )
@@ -112,8 +114,18 @@ class ReaderThread:
                 self._put_ready()
                 if self._housekeeping():
                     return
+        except DataError as error:
+            self.queue.fail(self._cause_of(error))
         except BaseException as error:  # noqa: BLE001  # the applier raises it
             self.queue.fail(error)
+
+    def _cause_of(self, error: DataError) -> RowcastError:
+        """Return the error that a topic was created again if the messages contradict each other for this reason."""
+        try:
+            self._subscription.compare_ids(at_once=True)
+        except RowcastError as cause:
+            return cause if isinstance(cause, DataError) else error
+        return error
 
     def _route(self, messages: Sequence[Any]) -> None:
         """Group messages by stream, because the order of messages matters only within a stream."""
@@ -177,10 +189,12 @@ class ReaderThread:
             self._return_to_loading(f"topic {topic} has events from before the replica included its table")
         elif tables := self._notes.tables_lacking_rows():
             self._return_to_loading(f"the snapshot of {', '.join(tables)} is not complete")
-        elif (gap := self._gap_detector.find_gap()) is not None:
+        elif (gap := self._gap_detector.find_gap()) is not None and not self._router.assembler.complete_skipped():
             first_end = self._router.assembler.first_end
             self._return_to_loading(gap, None if first_end is None else first_end.ts_ms)
+        self._waiting_watch.look()
         if self._once and self._is_done():
+            self._waiting_watch.report_rest()
             self.queue.put([Signal.DONE])
             return True
         self._put_idle_positions()
@@ -205,7 +219,7 @@ class ReaderThread:
                 return
             if self._subscription.awaits_topics or not all(stream.target_reached for stream in streams):
                 return
-            self._router.cut_over(self._subscription.streams_of_kind("table"))
+            self._router.cut_over(list(self._subscription.streams_of_kind("table")))
             self._cutover_since = time.monotonic()
             self._cutover_is_committed = False
         if not self._cutover_is_committed:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.position import Partition, message_target
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.source_notes import parse_notes
+from rowcast.consumer.reading.skips import NO_SKIPS, Skips
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import new_consumer, unreachable
 from rowcast.shared.kafka.messages import schema_topic
 from rowcast.shared.tables.shape_document import parse_shape
+
+_log = logging.getLogger("rowcast.worker")
 
 KAFKA_TIMEOUT_S = 10.0
 
@@ -121,11 +125,15 @@ def add_shape(value: bytes, layouts: RowLayouts, offset: int) -> bool:
     return layouts.add(notes.version or shape.version, shape, offset)
 
 
-def read_shapes(asker: Any, settings: Settings, layouts: RowLayouts) -> None:
+def read_shapes(
+    asker: Any, settings: Settings, layouts: RowLayouts, skips: Skips = NO_SKIPS, *, lenient: bool = False
+) -> None:
     """Read the schema topic from the first record to the present end, into ``layouts``, if the topic exists.
 
-    ``asker``: from ``new_asker``. It follows no partition afterwards. Raise DataError with the offset of an invalid
-    shape. Raise UnreachableError.
+    ``asker``: from ``new_asker``. It follows no partition afterwards. ``skips``: messages to leave out. ``lenient``:
+    leave out invalid shapes with a warning.
+
+    Raise DataError with the offset of an invalid shape. Raise UnreachableError.
     """
     from confluent_kafka import KafkaException, TopicPartition
 
@@ -146,11 +154,16 @@ def read_shapes(asker: Any, settings: Settings, layouts: RowLayouts) -> None:
             if error is not None:
                 raise KafkaException(error)
             next_offset = message.offset() + 1
-            if message.value() is not None:
+            if message.value() is not None and message.offset() not in skips.offsets(partition):
                 try:
                     add_shape(message.value(), layouts, message.offset())
                 except DataError as bad:
-                    raise DataError(f"topic {topic}, partition 0, offset {message.offset()}: {bad}") from bad
+                    located = DataError(f"topic {topic}, partition 0, offset {message.offset()}: {bad}")
+                    located.skip = message_target(partition, message.offset())
+                    if lenient:
+                        _log.warning("%s", located)
+                        continue
+                    raise located from bad
         asker.incremental_unassign([TopicPartition(*partition)])
     except KafkaException as error:
         raise unreachable(settings.kafka, error) from error

@@ -6,10 +6,12 @@ order of application, and ENDs come in the order of the transactions. An END cou
 
 from __future__ import annotations
 
+import logging
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
@@ -17,6 +19,8 @@ from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent
+
+_log = logging.getLogger("rowcast.worker")
 
 # Events outside any transaction get ids with this prefix, because no transaction id begins with NUL.
 _UNTRANSACTED = "\0"
@@ -28,10 +32,11 @@ SPILL_BYTES = 16 * 1024 * 1024
 
 @dataclass(slots=True)
 class _PartialTransaction:
-    """The events of a transaction read so far."""
+    """The events of a transaction read so far. ``left_out``: the number of events of each table not to be applied."""
 
-    first_lsn: int
+    first: Change
     changes: list[Change] | SpilledChanges = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     last: dict[Partition, Change] = field(default_factory=dict)
     """The last change from each partition."""
     measured: int = 0
@@ -53,6 +58,15 @@ class _PartialTransaction:
         changes = self.changes
         return changes.counts if isinstance(changes, SpilledChanges) else Counter(c.layout.table for c in changes)
 
+    @property
+    def count(self) -> int:
+        """Return the number of events, with the events left out."""
+        return len(self.changes) + sum(self.left_out.values())
+
+    def positions(self) -> dict[Partition, Position]:
+        """Return the positions after the events."""
+        return {partition: Position(change.offset + 1, change.lsn) for partition, change in self.last.items()}
+
 
 @dataclass(slots=True, order=True)
 class PendingEnd:
@@ -72,31 +86,57 @@ class PendingEnd:
 class TransactionAssembler:
     """Take events partition by partition, and return whole transactions in order.
 
-    ``is_wanted``: whether the replica includes a table, given ``schema.table``.
+    ``is_wanted``: whether the replica includes a table, given ``schema.table``. ``skipped``: the ids of transactions
+    whose events are left out.
     """
 
-    def __init__(self, is_wanted: Callable[[str], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[str], bool], skipped: Set[str] = frozenset()) -> None:
         self._is_wanted = is_wanted
+        self._skipped = skipped
         self._partial: dict[str, _PartialTransaction] = {}
         self._ends: list[PendingEnd] = []
+        self._end_ids: dict[str, int] = {}
+        """The ids of the pending ENDs, and how often each is pending."""
+        self._open: list[tuple[int, str]] = []
+        """A heap of the first lsn and the id of transactions whose END may not have been read."""
+        self._dropped: dict[Partition, Position] = {}
+        """The positions after skipped transactions without an END, for the next transaction that is returned."""
+        self.popped_lsn = 0
+        """The lsn of the last END that was returned."""
         self._untransacted = 0
         self.pending_events = 0
         """The number of events held."""
 
     def add(self, change: Change) -> None:
         """Add the next event of a partition. The lsn must be greater than all earlier lsns of the partition."""
-        self.pending_events += 1
         identity = change.transaction
+        if self._skipped and identity in self._skipped:
+            self.leave_out(change)
+            return
+        self.pending_events += 1
         if identity is None:
             # An event between transactions is applied by itself, after every transaction of a smaller lsn.
             self._untransacted += 1
             identity = f"{_UNTRANSACTED}{self._untransacted}"
             insort(self._ends, PendingEnd(change.lsn, identity, change.ts_ms, {}, {change.layout.table: 1}, 1))
-        partial = self._partial.get(identity)
-        if partial is None:
-            partial = self._partial[identity] = _PartialTransaction(change.lsn)
+            self._end_ids[identity] = 1
+        partial = self._partial.get(identity) or self._begin(identity, change)
         partial.changes.append(change)
         partial.last[change.partition] = change
+
+    def leave_out(self, change: Change) -> None:
+        """Count the next event of a partition without applying it."""
+        if (identity := change.transaction) is None:
+            return
+        partial = self._partial.get(identity) or self._begin(identity, change)
+        partial.left_out[change.layout.table] = partial.left_out.get(change.layout.table, 0) + 1
+        partial.last[change.partition] = change
+
+    def _begin(self, identity: str, change: Change) -> _PartialTransaction:
+        if identity not in self._end_ids:
+            heappush(self._open, (change.lsn, identity))
+        self._partial[identity] = _PartialTransaction(change)
+        return self._partial[identity]
 
     def add_end(self, event: TransactionEvent, partition: Partition, offset: int) -> None:
         """Add an END."""
@@ -110,6 +150,7 @@ class TransactionAssembler:
             self._ends.append(end)
         else:
             insort(self._ends, end)
+        self._end_ids[identity] = self._end_ids.get(identity, 0) + 1
 
     def pop_complete(self, up_to_lsn: float) -> list[Transaction]:
         """Remove and return the complete transactions, in order, and stop at the first incomplete transaction.
@@ -119,29 +160,100 @@ class TransactionAssembler:
         """
         complete: list[Transaction] = []
         for end in self._ends:
+            self._drop_skipped(end.lsn)
             partial = self._partial.get(end.id)
-            count = len(partial.changes) if partial else 0
+            count = partial.count if partial else 0
             if count < end.total or (end.id.startswith(_UNTRANSACTED) and end.lsn > up_to_lsn):
                 break
-            if count > end.total:
-                raise DataError(
-                    f"transaction {end.id}: {count} events were read, but its END (lsn {end.lsn}) counts {end.total}"
-                )
-            transaction = Transaction(end.id, end.lsn, end.ts_ms, positions=end.positions)
+            if error := self._contradiction(end, count):
+                if complete:
+                    # The transactions before the error are applied first.
+                    break
+                raise error
+            transaction = Transaction(end.id, end.lsn, end.ts_ms, positions=self._dropped | end.positions)
+            self._dropped = {}
             if partial is not None:
                 transaction.changes = partial.changes
-                for partition, change in partial.last.items():
-                    transaction.positions[partition] = Position(change.offset + 1, change.lsn)
+                transaction.positions.update(partial.positions())
                 del self._partial[end.id]
-                self.pending_events -= count
+                self.pending_events -= len(partial.changes)
+            if end.id in self._skipped:
+                _log.warning("transaction %s (lsn %d) is left out, because --skip names it", end.id, end.lsn)
             if end.id.startswith(_UNTRANSACTED):
                 transaction.id = None
             complete.append(transaction)
-        del self._ends[: len(complete)]
+            self.popped_lsn = max(self.popped_lsn, end.lsn)
+        self._remove_ends(len(complete))
         # After the complete transactions have gone, because most transactions come with their END.
         for identity, partial in self._partial.items():
             partial.spill_if_large(identity)
         return complete
+
+    def _contradiction(self, end: PendingEnd, count: int) -> DataError | None:
+        """Return the error if the events read so far contradict an END."""
+        if (first := self._first_open()) is not None and first.lsn < end.lsn:
+            error = DataError(
+                f"transaction {first.transaction} has no END, but the END of a later transaction was read ({end.id}, "
+                f"lsn {end.lsn}). Its first event: {first.where()}, lsn {first.lsn}. Kafka has lost the END, or "
+                "another program than the relay wrote the event. If the primary has the rows, rebuild the replica: "
+                "docs/how-to/rebuild-a-replica.md says how."
+            )
+            error.skip = first.transaction
+            return error
+        if count > end.total and end.id not in self._skipped:
+            error = DataError(
+                f"transaction {end.id}: {count} events were read, but its END (lsn {end.lsn}) counts {end.total}"
+            )
+            error.skip = end.id
+            return error
+        return None
+
+    def _first_open(self) -> Change | None:
+        """Return the first event of the earliest transaction whose END has not been read."""
+        while self._open:
+            _, identity = self._open[0]
+            if identity in self._partial and identity not in self._end_ids:
+                return self._partial[identity].first
+            heappop(self._open)
+        return None
+
+    def _drop_skipped(self, lsn: int) -> None:
+        """Drop skipped transactions without an END from before ``lsn``."""
+        while self._skipped and (first := self._first_open()) is not None and first.lsn < lsn:
+            if first.transaction not in self._skipped:
+                break
+            assert first.transaction is not None
+            self._dropped |= self._partial.pop(first.transaction).positions()
+            _log.warning("transaction %s is left out, because --skip names it", first.transaction)
+
+    def _remove_ends(self, count: int) -> None:
+        for end in self._ends[:count]:
+            self._end_ids[end.id] -= 1
+            if not self._end_ids[end.id]:
+                del self._end_ids[end.id]
+        del self._ends[:count]
+
+    def waiting_event(self) -> Change | None:
+        """Return the first event of a transaction without an END, or an event that waits for an END of a greater lsn.
+
+        Return None if every event held has its END.
+        """
+        if (first := self._first_open()) is not None:
+            return first
+        for end in reversed(self._ends):
+            if end.id.startswith(_UNTRANSACTED):
+                return self._partial[end.id].first
+        return None
+
+    def complete_skipped(self) -> bool:
+        """Let the first END count only the events that were read. Return False if its transaction is not skipped."""
+        end = self._ends[0]
+        if end.id not in self._skipped:
+            return False
+        partial = self._partial.get(end.id)
+        end.total = partial.count if partial else 0
+        end.event_counts = {}
+        return True
 
     @property
     def first_end(self) -> PendingEnd | None:
@@ -155,7 +267,7 @@ class TransactionAssembler:
 
     def oldest_transaction(self) -> str | None:
         """Return the id of the held transaction with the smallest lsn, or None if no event is held."""
-        return min(self._partial, key=lambda i: self._partial[i].first_lsn, default=None)
+        return min(self._partial, key=lambda i: self._partial[i].first.lsn, default=None)
 
     def missing_counts(self) -> dict[str, int]:
         """Return the number of events that the first incomplete transaction still lacks, by table."""
@@ -163,8 +275,9 @@ class TransactionAssembler:
             return {}
         end = self._ends[0]
         missing = dict(end.event_counts)
-        for table, count in self._partial[end.id].counts().items() if end.id in self._partial else ():
-            missing[table] = missing.get(table, 0) - count
+        if partial := self._partial.get(end.id):
+            for table, count in (*partial.counts().items(), *partial.left_out.items()):
+                missing[table] = missing.get(table, 0) - count
         return {table: count for table, count in missing.items() if count > 0}
 
     def drop_ends(self, up_to_lsn: int, transaction: str | None = None) -> dict[Partition, Position]:
@@ -179,7 +292,7 @@ class TransactionAssembler:
                 break
             positions |= end.positions
             count += 1
-        del self._ends[:count]
+        self._remove_ends(count)
         return positions
 
     def abandon_transactions(self) -> dict[Partition, Position]:
@@ -189,6 +302,7 @@ class TransactionAssembler:
         """
         positions = self._ends[0].positions if self._ends else {}
         self._partial.clear()
-        del self._ends[:1]
+        self._open.clear()
+        self._remove_ends(1)
         self.pending_events = 0
         return positions

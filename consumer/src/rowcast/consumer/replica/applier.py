@@ -24,6 +24,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import message_target
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
@@ -130,10 +131,12 @@ class Applier:
                     error_to_raise = error
             else:
                 return
-        raise ConflictError(
+        conflict = ConflictError(
             f"transaction {transaction.id} (lsn {transaction.lsn}): {error_to_raise}. "
             "Look for constraints and rows on the replica that the primary does not have."
-        ) from error_to_raise
+        )
+        conflict.skip = None if transaction.by_key else transaction.id
+        raise conflict from error_to_raise
 
     def _apply_any_size(self, connection: Connection, transaction: Transaction, complete: bool) -> None:
         changes = transaction.changes
@@ -257,10 +260,10 @@ class Applier:
         except exc.DBAPIError as error:
             rowcast_error = self._to_rowcast_error(error)
             if isinstance(rowcast_error, DataError):
-                raise type(rowcast_error)(f"{change.where()}: {rowcast_error}") from error
+                raise _naming(change, rowcast_error) from error
             raise rowcast_error from error
         except ValueError as error:
-            raise ValueRefusedError(f"{change.where()}: {value_error(error)}") from error
+            raise _naming(change, ValueRefusedError(value_error(error))) from error
 
     def _to_rowcast_error(self, error: exc.DBAPIError) -> DataError | RetriableError:
         reason = self._replica.reason(error)
@@ -271,3 +274,10 @@ class Applier:
                 return ConflictError(f"a constraint of the replica refuses the change: {reason}")
             case Fault.DATA:
                 return ValueRefusedError(f"the replica refuses a value: {reason}")
+
+
+def _naming(change: Change, error: DataError) -> DataError:
+    """Return the error with the place of the event."""
+    named = type(error)(f"{change.where()}: {error}")
+    named.skip = message_target(change.partition, change.offset)
+    return named

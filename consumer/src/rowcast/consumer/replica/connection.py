@@ -204,6 +204,7 @@ class Replica:
     def _without_applied(self, connection: Connection, run: Run) -> Run:
         """Return the run without the transactions that the replica's positions already include."""
         with connection.begin():
+            self._positions.compare(connection)
             applied = positions.read_positions(connection, self._source)
         start = Position(0, 0)
         remaining = []

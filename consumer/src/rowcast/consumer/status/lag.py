@@ -124,7 +124,7 @@ def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) 
     layouts = RowLayouts(settings.replica(name).tables)
     transactions = transaction_topic(settings.source)
     with new_asker(settings) as asker:
-        read_shapes(asker, settings, layouts)
+        read_shapes(asker, settings, layouts, lenient=True)
         topics = {transactions, *(settings.topic_of(shape.schema, shape.name) for shape in layouts.latest_shapes())}
         records = dict.fromkeys(sorted(topics), 0)
         try:

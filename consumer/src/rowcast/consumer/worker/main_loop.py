@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
 from rowcast.consumer.reading.transaction_queue import Signal
@@ -35,7 +36,7 @@ from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.silence import SilenceWatch, watched_connections
-from rowcast.shared.errors import FencedError, RetriableError, SuspectError, UnreachableError
+from rowcast.shared.errors import DataError, FencedError, RetriableError, SuspectError, UnreachableError
 from rowcast.shared.kafka.clients import is_embedded, new_admin, reach
 from rowcast.shared.kafka.messages import transaction_topic
 from rowcast.shared.process_tuning import tune_interpreter
@@ -64,11 +65,13 @@ def run_worker(
     stop: threading.Event | None = None,
     on_progress: OnWorkerProgress | None = None,
     vitals: Vitals | None = None,
+    skip: Sequence[str] = (),
 ) -> WorkerProgress:
     """Apply the source's topics to a configured replica until ``stop`` is set. Finish the current batch then.
 
     ``once``: stop at the topics' ends at the time of the start. ``on_progress`` is called after each change.
-    ``vitals``: where the worker's loops show that they go round, for a watchdog of the caller.
+    ``vitals``: where the worker's loops show that they go round, for a watchdog of the caller. ``skip``: the
+    transactions to leave out, by id, and the messages to leave out, as ``topic:partition:offset``.
 
     Raise ConfigurationError. Raise UnreachableError at the start. Later, the worker waits for the server to come back.
     Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
@@ -77,7 +80,9 @@ def run_worker(
     vitals = vitals or Vitals(f"the worker of replica {replica!r}")
     shown = row_values.shown_if(settings.log_values)
     with tune_interpreter(), shown, watched_connections() as silence, vitals.pulse("applying") as pulse:
-        return _Worker(settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse, silence).run()
+        return _Worker(
+            settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse, silence, Skips(skip)
+        ).run()
 
 
 class _Worker:
@@ -91,7 +96,9 @@ class _Worker:
         vitals: Vitals,
         pulse: Pulse,
         silence: SilenceWatch,
+        skips: Skips,
     ) -> None:
+        self._skips = skips
         self._settings = settings
         self._name = name
         self._options = settings.replica(name)
@@ -141,6 +148,8 @@ class _Worker:
                     _log.warning("%s Trying again in %.1f s", error, pause)
                     self._pause(pause)
         except Exception as error:
+            if isinstance(error, DataError) and error.skip is not None:
+                error.args = (f"{error} To leave it out: rowcast worker {self._name} --skip {error.skip}",)
             self._replica.record_stop(error)
             self._report_progress(state="suspect" if isinstance(error, SuspectError) else "stopped")
             raise
@@ -234,7 +243,7 @@ class _Worker:
         consumer: Any,
         asker: Any,
     ) -> bool:
-        read_shapes(asker, self._settings, self._layouts)
+        read_shapes(asker, self._settings, self._layouts, self._skips)
         timeline = self._layouts.notes.timeline
         self._retry_until_stopped(lambda: self._replica.follow_timeline(timeline))
         self._retry_until_stopped(self._replica.prepare)
@@ -253,6 +262,8 @@ class _Worker:
             batch_events=self._options.batch_events,
             buffer_events=self._options.buffer_events,
             once=self._once,
+            replica=self._name,
+            skips=self._skips,
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
             timeline=timeline,
         )

@@ -1,0 +1,79 @@
+"""Accept, skip or refuse a message by its lsn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.reading.lsn_order import highest_plausible
+from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.consumer.reading.transaction_lookup import was_sent_before
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.messages import TransactionEvent
+
+_NOT_THE_RELAY = "Another program than the relay wrote the message, or the relay has lost its count of lsns."
+
+
+class LsnRules:
+    """Judge the lsns of one reader's messages. ``positions``: the replica's."""
+
+    def __init__(self, settings: Settings, positions: Mapping[Partition, Position]) -> None:
+        self._settings = settings
+        self._greatest = max((position.lsn for position in positions.values()), default=0)
+
+    @property
+    def limit(self) -> int:
+        """Return the highest lsn that a message may have now."""
+        return highest_plausible(self._greatest)
+
+    def note(self, lsn: int) -> None:
+        """Note the lsn of a message that was accepted."""
+        self._greatest = max(self._greatest, lsn)
+
+    def leap(self, lsn: int) -> DataError:
+        """Return the error for an lsn above ``limit``."""
+        return DataError(f"the lsn {lsn} is far above the greatest lsn read before, {self._greatest}. {_NOT_THE_RELAY}")
+
+    def is_late(self, stream: PartitionStream, change: Change, applied_lsn: int) -> bool:
+        """Return whether an event with a smaller lsn than before was never read, so that it must not be skipped.
+
+        That is so if compaction has removed the event where it was sent first. ``applied_lsn``: the lsn of the last END
+        that was applied. Raise DataError for an event that was never read from before this END.
+        """
+        if stream.memory.has_read(change.lsn, event_mark(change)) is not False:
+            return False
+        if change.lsn > applied_lsn:
+            return True
+        raise DataError(
+            f"the lsn {change.lsn} goes back: transactions up to lsn {applied_lsn} have been applied, and no event "
+            f"with the same lsn, key and transaction was read before. {_NOT_THE_RELAY}"
+        )
+
+    def require_repetition(self, stream: PartitionStream, event: TransactionEvent, offset: int) -> None:
+        """Raise DataError if a BEGIN or END with a smaller lsn than before was not read before."""
+        known = stream.memory.has_read(event.lsn, record_mark(event))
+        if known or (known is None and was_sent_before(self._settings, stream.partition, offset, event)):
+            return
+        raise DataError(
+            f"the {event.status} of transaction {event.id} has the lsn {event.lsn}, which goes back: lsn {stream.lsn} "
+            f"was read before, and this record was not. {_NOT_THE_RELAY} If the source was set up again, rebuild the "
+            "replica: docs/how-to/rebuild-a-replica.md says how."
+        )
+
+    def require_plausible(self, event: TransactionEvent) -> None:
+        """Raise DataError if the lsn of a BEGIN or END is above ``limit``."""
+        if event.lsn > self.limit:
+            raise self.leap(event.lsn)
+        self.note(event.lsn)
+
+
+def event_mark(change: Change) -> int:
+    """Return what ``LsnMemory`` keeps of an event."""
+    return hash((change.transaction, change.key))
+
+
+def record_mark(event: TransactionEvent) -> int:
+    """Return what ``LsnMemory`` keeps of a BEGIN or END."""
+    return hash((event.status, event.id.partition(":")[0]))
