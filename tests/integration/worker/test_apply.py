@@ -77,6 +77,8 @@ def live_pipeline(
     """Share a consistent replica of many tables and its worker, because they take more time than most tests."""
     pipeline = LivePipeline(kafka, f"apply-{uuid.uuid4().hex[:8]}", new_lasting_database(request.param))
     pipeline.source.add(CUSTOMER, ORDERS, NODE, HEN, EGG, TAG, SEAT, ODD)
+    # Until something has been published, the worker says that it waits.
+    pipeline.source.transaction()
     with running_worker(pipeline.settings) as pipeline.worker:
         # The worker's progress says "waiting" until something is published.
         pipeline.worker.until(lambda progress: progress.active and pipeline.replica.state() == "consistent")
