@@ -253,5 +253,5 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
             else:
                 expected = "none" if field.default is None else json.dumps(field.default)
             assert default.split(" (")[0].strip("`") == expected, key
-    top_level = {"ROWCAST_SOURCE", "ROWCAST_LOG_VALUES"}
+    top_level = {"ROWCAST_SOURCE", "ROWCAST_LOG_VALUES", "ROWCAST_SIGNATURE_KEYS"}
     assert set(rows) == {*top_level, "ROWCAST_PRIMARY__URL", "ROWCAST_KAFKA__BOOTSTRAP_SERVERS"}

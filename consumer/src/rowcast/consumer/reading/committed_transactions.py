@@ -9,6 +9,7 @@ from rowcast.consumer.reading.topic_metadata import READER_CONFIG
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka.clients import new_consumer
 from rowcast.shared.kafka.messages import parse_transaction
+from rowcast.shared.kafka.signature import SignatureCheck
 
 # Start a thousand records before the last record read, because some are control records. A committed BEGIN or END is
 # found at once then.
@@ -33,6 +34,7 @@ class CommittedTransactions:
         }
         self._consumer: Any = new_consumer(settings.require_kafka(), "worker", own)
         self._consumer.assign([TopicPartition(*partition, max(first_offset, offset - _LOOK_BACK))])
+        self._signatures = SignatureCheck(settings.signature_keys)
         self._lsn = 0
 
     def include(self, lsn: int) -> bool:
@@ -43,6 +45,7 @@ class CommittedTransactions:
                 return False
             for message in messages:
                 if message.error() is None and message.value() is not None:
+                    self._signatures.check(message.topic(), message.key(), message.value(), message.headers())
                     self._lsn = max(self._lsn, parse_transaction(message.value()).lsn)
         return True
 

@@ -21,6 +21,7 @@ from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_s
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError, SuspectError
 from rowcast.shared.kafka.messages import parse_transaction
+from rowcast.shared.kafka.signature import SignatureCheck
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -36,6 +37,7 @@ class MessageRouter:
 
     def __init__(self, context: ReaderContext) -> None:
         self._settings = context.settings
+        self._signatures = SignatureCheck(context.settings.signature_keys)
         self._layouts = context.layouts
         self._timeline = context.timeline
         self._by_key_positions: dict[Partition, Position] = {}
@@ -192,6 +194,7 @@ class MessageRouter:
             if value is None:
                 continue
             try:
+                self._signatures.check(stream.partition[0], message.key(), value, message.headers())
                 if stream.kind == "schema":
                     self.has_new_shapes |= add_shape(value, self._layouts, message.offset())
                     self._require_timeline(self._layouts.notes.timeline)

@@ -17,6 +17,7 @@ from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import new_consumer, unreachable
 from rowcast.shared.kafka.messages import schema_topic
+from rowcast.shared.kafka.signature import SignatureCheck
 from rowcast.shared.tables.shape_document import parse_shape
 
 _log = logging.getLogger("rowcast.worker")
@@ -138,6 +139,7 @@ def read_shapes(
     from confluent_kafka import KafkaException, TopicPartition
 
     topic = schema_topic(settings.source)
+    signatures = SignatureCheck(settings.signature_keys)
     partition = topic, 0
     try:
         if topic not in partitions_of(asker, [topic]):
@@ -156,6 +158,7 @@ def read_shapes(
             next_offset = message.offset() + 1
             if message.value() is not None and message.offset() not in skips.offsets(partition):
                 try:
+                    signatures.check(topic, message.key(), message.value(), message.headers())
                     add_shape(message.value(), layouts, message.offset())
                 except DataError as bad:
                     located = DataError(f"topic {topic}, partition 0, offset {message.offset()}: {bad}")

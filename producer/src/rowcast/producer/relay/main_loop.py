@@ -33,6 +33,7 @@ from rowcast.shared.database.engines import reach
 from rowcast.shared.database.silence import watched_connections
 from rowcast.shared.errors import ConfigurationError, FencedError, LoginError, RetriableError, UnreachableError
 from rowcast.shared.kafka import clients
+from rowcast.shared.kafka.signature import Signer
 from rowcast.shared.process_name import new_process_name
 from rowcast.shared.vitals import Vitals
 
@@ -230,7 +231,13 @@ class Relay:
             epoch.heartbeat.renew_lease()
             self._warn_if_due()
 
-        publisher = Publisher(self._properties, settings.source, renew_lease, self._woken.set)
+        publisher = Publisher(
+            self._properties,
+            settings.source,
+            renew_lease,
+            self._woken.set,
+            Signer(settings.source, settings.signature_keys),
+        )
         try:
             topics_class = EmbeddedTopics if self._embedded else Topics
             topics = topics_class(self._properties, settings.source, settings.topics)

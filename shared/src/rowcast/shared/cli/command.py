@@ -69,6 +69,7 @@ def _secrets(loaded: Sequence[Settings]) -> Iterator[str]:
     yield from (str(url.password) for url in urls if url.password and url.password not in names)
     for settings in loaded:
         yield from settings.salts()
+        yield from (key.get_secret_value() for key in settings.signature_keys)
         shown = settings.masked()["kafka"]
         yield from (str(value) for name, value in settings.kafka.items() if shown[name] != value)
 

@@ -34,6 +34,7 @@ DEFAULT_PATH = Path("rowcast.toml")
 
 _SECRET_KEY = re.compile(r"password|secret|\.key(\.|$)|\.pem$|token|jaas", re.IGNORECASE)
 _MASK = "**********"
+_SHORTEST_KEY = 16
 
 
 class DatabaseSettings(Section):
@@ -292,6 +293,12 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="What is published of each table, by `schema.table`, or by `table` in the default schema.",
     )
+    signature_keys: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Secret keys of at least 16 characters. The relay signs the messages of the schema topic and of "
+        "the transaction topic with the first key. Workers refuse such messages unless they are signed with one of "
+        "the keys. A variable holds a JSON list.",
+    )
     log_values: bool = Field(
         default=False,
         description="Show values and keys of rows in logs, errors, `rowcast status` and the reasons of parked "
@@ -303,6 +310,13 @@ class Settings(BaseSettings):
     watchdog: WatchdogSettings = Field(
         default=WatchdogSettings(), description="When a process that does not move counts as stuck."
     )
+
+    @field_validator("signature_keys")
+    @classmethod
+    def _keys_are_long(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value()) < _SHORTEST_KEY for key in value):
+            raise ValueError(f"a key has fewer than {_SHORTEST_KEY} characters. Make one: openssl rand -base64 32")
+        return value
 
     @field_validator("kafka", mode="before")
     @classmethod

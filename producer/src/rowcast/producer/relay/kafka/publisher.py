@@ -30,6 +30,7 @@ from rowcast.shared import row_values
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import Properties
+from rowcast.shared.kafka.signature import Signer
 
 _ATTEMPT_S = 1.0
 _GIVE_UP_AFTER_S = 60.0
@@ -54,9 +55,15 @@ class Publisher:
     """
 
     def __init__(
-        self, properties: Properties, source: str, renew_lease: Callable[[], None], on_committed: Callable[[], None]
+        self,
+        properties: Properties,
+        source: str,
+        renew_lease: Callable[[], None],
+        on_committed: Callable[[], None],
+        signer: Signer | None = None,
     ) -> None:
         self._renew_lease = renew_lease
+        self._signer = signer or Signer(source, ())
         self._on_committed = on_committed
         self._source = source
         self._marker = MarkerReader(properties, source)
@@ -104,7 +111,8 @@ class Publisher:
         # Each claim gets a marker, not only each commit: the first record of a transaction to a partition costs a
         # round trip. send_offsets_to_transaction is no alternative, because it ignores its timeout and hangs for ever
         # when its coordinator fails.
-        self._active.send(chain(messages, (marker_message(self._source, lsn, self.timeline),)), self._renew_lease)
+        marked = chain(self._signer.signed(messages), (marker_message(self._source, lsn, self.timeline),))
+        self._active.send(marked, self._renew_lease)
 
     def push(self) -> bool:
         """Send at once the messages that linger in the producer, because no further messages follow for now.
