@@ -9,14 +9,31 @@ from __future__ import annotations
 
 from rowcast.producer.relay.claims.lease import Lease
 from rowcast.producer.relay.kafka.marker import Markers
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError
 
 _LOST_LSNS = 10_000_000
 """Upper limit of the lsns of a claim that was sent in part. Workers have seen them, but Kafka has no marker of them."""
 
+# A relay that wrote ten million events a second would need 30 hours for this distance.
+_MAX_LEAP = 2**40
+
 
 class NewTimelineNeededError(ConfigurationError):
     """Refuse to publish after a loss, until an operator begins a new timeline."""
+
+
+def require_plausible(lease: Lease, markers: Markers, topic: str) -> None:
+    """Raise DataError for a marker that no relay of this database can have written. ``topic``: the marker's topic.
+
+    A new timeline would begin above the marker, and its lsns would soon be too large for the database.
+    """
+    highest = max(markers.committed or 0, markers.sent or 0)
+    if highest > lease.next_lsn + _MAX_LEAP:
+        raise DataError(
+            f"the topic {topic} has a marker with lsn {highest}, but the database knows lsns up to "
+            f"{lease.next_lsn - 1}. No relay of this database can have written it. Stop every relay, see who else may "
+            "write there, and delete the topic. The relay then publishes again whatever is recorded as not committed."
+        )
 
 
 def primary_loss(lease: Lease, markers: Markers) -> str | None:

@@ -86,6 +86,7 @@ class Leader:
         heartbeats = [heartbeat_topic(epoch.source)] if self._settings.heartbeat_ms else []
         self._topics.ensure_own(heartbeats, self._heartbeat.renew_lease)
         markers = self._publisher.markers()
+        timelines.require_plausible(lease, markers, marker_topic(epoch.source))
         if markers.committed is not None:
             claims.mark_committed(markers.committed)
         self._begin_timeline_if_needed(markers)
