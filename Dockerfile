@@ -19,4 +19,6 @@ COPY examples /app/examples
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
 USER rowcast
 WORKDIR /home/rowcast
+# A container is healthy while its process is not stuck. Without ROWCAST_METRICS nothing can be asked.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=30s CMD ["python", "-c", "import os, urllib.request; address = os.environ.get('ROWCAST_METRICS', ''); address and urllib.request.urlopen('http://' + (address if ':' in address else '127.0.0.1:' + address) + '/healthz')"]
 CMD ["rowcast", "--help"]
