@@ -59,10 +59,13 @@ class DirectReplica:
 
     def apply(self, *lines: Line, by_key: bool = False) -> None:
         """Apply a transaction. The lines are those of ``Source.transaction``."""
-        changes = [self.change(*line) for line in lines]
+        self.apply_changes(*(self.change(*line) for line in lines), by_key=by_key)
+
+    def apply_changes(self, *changes: Change, by_key: bool = False) -> None:
+        """Apply a transaction of these changes."""
         self._lsn += 1
         positions = {_PARTITION: Position(self._lsn, self._lsn)}
-        self.replica.apply(Run([Transaction(str(self._lsn), self._lsn, 1, changes, positions, by_key)]))
+        self.replica.apply(Run([Transaction(str(self._lsn), self._lsn, 1, list(changes), positions, by_key)]))
 
     def change(self, op: str, table: str, row: dict[str, Any] | str) -> Change:
         """Return the change that the worker reads from a message."""

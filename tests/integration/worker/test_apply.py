@@ -249,7 +249,7 @@ def test_null_stays_null_and_replaces_values(pipeline: Pipeline) -> None:
         "CREATE TABLE orders (id BIGINT PRIMARY KEY, customer_id BIGINT DEFAULT 5, note VARCHAR(20) DEFAULT 'none', "
         "amount DECIMAL(10, 2) DEFAULT 9)"
     )
-    pipeline.begin(shape("orders", *ORDERS.columns[1:]))
+    pipeline.begin(shape("orders", column("customer_id"), column("note", SHORT), ORDERS.column("amount")))
     pipeline.source.transaction(("c", "orders", order(1, None)), ("c", "orders", order(2, 7, "x", "1.50")))
     pipeline.apply()
     pipeline.source.transaction(("u", "orders", order(2, None)))
@@ -374,10 +374,17 @@ def test_a_users_own_constraints_are_met_while_loading(pipeline: Pipeline) -> No
     """By key, a child may come before its parent, and a unique value before its old row has lost the value."""
     pipeline.replica.execute(
         "CREATE TABLE customer (id BIGINT PRIMARY KEY, email VARCHAR(20) UNIQUE)",
-        "CREATE TABLE orders (id BIGINT PRIMARY KEY, customer_id BIGINT, note VARCHAR(20), amount DECIMAL(9, 2), "
+        "CREATE TABLE orders (id BIGINT PRIMARY KEY, customer_id BIGINT, note VARCHAR(20), amount DECIMAL(10, 2), "
         "FOREIGN KEY (customer_id) REFERENCES customer (id))",
     )
-    pipeline.source.add(CUSTOMER, ORDERS)
+    orders = shape(
+        "orders",
+        column("customer_id"),
+        column("note", SHORT),
+        ORDERS.column("amount"),
+        refers=[("customer_id", "customer")],
+    )
+    pipeline.source.add(shape("customer", column("email", SHORT), unique=[("email",)]), orders)
     pipeline.source.transaction(("c", "customer", customer(1, "a")), ("c", "customer", customer(2, "b")))
     pipeline.source.transaction(("u", "customer", customer(1, "b")), ("u", "customer", customer(2, "a")))
     pipeline.source.transaction(("c", "orders", order(10, 3)), ("c", "customer", customer(3, "c")))

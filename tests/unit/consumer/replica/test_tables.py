@@ -70,7 +70,12 @@ def test_a_new_column_is_added() -> None:
         replica.prepare(newer)
         assert columns(replica, "thing") == ["id", "n", "note", "more"]
         assert replica.tables.fits(layout(newer))
-        assert replica.tables.fits(layout(THING))
+        # An event of the old shape may need a wider column, so the table is compared once.
+        old = layout(THING)
+        assert not replica.tables.fits(old)
+        with replica.connection.begin():
+            replica.tables.prepare(replica.connection, [newer], [old])
+        assert replica.tables.fits(old)
 
 
 @pytest.mark.parametrize(

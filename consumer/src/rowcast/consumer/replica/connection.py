@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,7 +12,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.position import Partition, Position, StoredState
-from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 from rowcast.consumer.events.source_notes import other_timeline
 from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.replica import positions
@@ -166,14 +166,14 @@ class Replica:
         with self._connected() as connection, connection.begin():
             self._positions.clear_stop(connection)
 
-    def prepare(self) -> None:
-        """Create or adapt the tables of all shapes that have been read."""
+    def prepare(self, layouts: Iterable[RowLayout] = ()) -> None:
+        """Create or adapt the tables of all shapes that have been read. ``layouts``: as ``ReplicaTables.prepare``."""
         shapes = self._layouts.latest_shapes()
-        if not self._tables.needs_prepare(shapes):
+        if not layouts and not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
             with self._positions.transaction(connection):
-                self._tables.prepare(connection, shapes)
+                self._tables.prepare(connection, shapes, layouts)
             if self.state == "consistent":
                 self._constraints.create(connection)
 
@@ -183,8 +183,9 @@ class Replica:
         Return the number of applied events. While the replica loads by key, changes that violate a constraint of the
         user's are held back until later changes resolve the conflict or ``become_consistent`` is called.
         """
-        if not all(self._tables.fits(layout) for t in run.transactions for layout in t.layouts()):
-            self.prepare()
+        layouts = dict.fromkeys(layout for t in run.transactions for layout in t.layouts())
+        if unfit := [layout for layout in layouts if not self._tables.fits(layout)]:
+            self.prepare(unfit)
         with self._connected() as connection:
             if self._in_doubt:
                 run = self._without_applied(connection, run)

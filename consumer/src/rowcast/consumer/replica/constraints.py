@@ -9,8 +9,8 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
-from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
-from rowcast.consumer.replica.table_definitions import WORKER_PREFIX, TableDefinitions
+from rowcast.consumer.replica.dialects import WORKER_PREFIX, Fault, ReplicaDialect
+from rowcast.consumer.replica.table_definitions import TableDefinitions
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.shared.database.driver_messages import first_line
 

@@ -9,12 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-from rowcast.consumer.replica.dialects import ReplicaDialect
+from rowcast.consumer.replica.dialects import WORKER_PREFIX, ReplicaDialect
 from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
 from rowcast.shared.tables.type_mapping import replica_type
-
-# The prefix of the worker's constraints and indexes. The worker drops nothing without the prefix.
-WORKER_PREFIX = "rowcast_"
 
 
 def replica_name(schema: str, name: str, default_schema: bool, dialect: ReplicaDialect) -> tuple[str | None, str]:

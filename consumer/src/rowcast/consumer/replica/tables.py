@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterable
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateColumn, CreateSchema, CreateTable
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects import ReplicaDialect, ReplicaTable, quoted_name
+from rowcast.consumer.replica.column_fit import misfits, narrow_column
+from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, quoted_name
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.errors import ConfigurationError, DataError
@@ -33,6 +35,7 @@ class ReplicaTables:
         self._replica = replica
         self._tables: dict[str, ReplicaTable] = {}
         self._shapes: dict[str, TableShape] = {}
+        self._fitting: set[RowLayout] = set()
 
     def shapes(self) -> list[TableShape]:
         """Return the shapes of the tables that are ready."""
@@ -47,7 +50,9 @@ class ReplicaTables:
         return any(self._shapes.get(shape.full_name) != shape for shape in shapes)
 
     def fits(self, layout: RowLayout) -> bool:
-        """Return whether the table is ready for events of this layout: with equal key, columns and types."""
+        """Return whether the table is ready for events of this layout: with its key, and wide columns of its names."""
+        if layout in self._fitting:
+            return True
         table, shape = self._tables.get(layout.table), self._shapes.get(layout.table)
         if (
             table is None
@@ -56,10 +61,14 @@ class ReplicaTables:
             or not layout.names <= table.columns.keys()
         ):
             return False
-        return layout.shape is shape or not _changed_types(shape, layout.shape)
+        if layout.shape is shape:
+            self._fitting.add(layout)
+        return layout in self._fitting
 
-    def prepare(self, connection: Connection, shapes: Iterable[TableShape]) -> None:
+    def prepare(self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()) -> None:
         """Create the tables of these shapes, or adapt the tables that exist.
+
+        ``layouts``: layouts of events whose shapes may be wider than the latest shape.
 
         Raise ConfigurationError if a table of the user's does not fit. Raise DataError if the replica cannot follow a
         changed shape.
@@ -69,11 +78,23 @@ class ReplicaTables:
         known = {**self._shapes, **{shape.full_name: shape for shape in wanted}}
         definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
         rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))
-        recorded = {row.table_name: parse_shape(row.shape) for row in rows}
+        recorded = {row.table_name: (parse_shape(row.shape), bool(row.created)) for row in rows}
         for shape in wanted:
-            self._prepare_table(connection, definitions, recorded.get(shape.full_name), shape)
+            before, created = recorded.get(shape.full_name, (None, False))
+            self._prepare_table(connection, definitions, before, shape)
+            self._fit_columns(connection, shape, created=created)
             self._tables[shape.full_name] = self._inspect(connection, shape)
             self._shapes[shape.full_name] = shape
+        self._prepare_layouts(connection, layouts)
+
+    def _prepare_layouts(self, connection: Connection, layouts: Iterable[RowLayout]) -> None:
+        """Widen columns for events of other shapes than the latest. Tables of the user's are left as they are."""
+        created = self.created_by_worker(connection)
+        for layout in layouts:
+            if layout.table in created and layout.table in self._shapes:
+                self._fit_columns(connection, layout.shape, created=True)
+                self._tables[layout.table] = self._inspect(connection, self._shapes[layout.table])
+            self._fitting.add(layout)
 
     def _prepare_table(
         self, connection: Connection, definitions: TableDefinitions, before: TableShape | None, shape: TableShape
@@ -173,6 +194,28 @@ class ReplicaTables:
                 _log.info("table %s: column %s added", shape.full_name, column.name)
         self._update_shape(connection, shape)
 
+    def _fit_columns(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
+        """Widen the columns that cannot hold every value of the source, if the worker created the table."""
+        schema, name = self._name(shape)
+        columns = self._replica.read_columns(connection, schema, name)
+        table = quoted_name(connection, schema, name)
+        for misfit in misfits(shape, columns, self._replica, connection.dialect):
+            quoted = connection.dialect.identifier_preparer.quote_identifier(misfit.column.name)
+            statement = self._replica.type_change(
+                table, quoted, misfit.wider or misfit.planned, nullable=misfit.column.nullable
+            )
+            if not (created and misfit.wider and statement):
+                raise narrow_column(shape, name, misfit, statement)
+            try:
+                self._replica.change_type(connection, name, misfit.column.name, statement)
+            except exc.DBAPIError as error:
+                if self._replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+                    raise
+                raise narrow_column(shape, name, misfit, statement, self._replica.reason(error)) from error
+            _log.info(
+                "table %s: column %s widened from %s to %s", name, misfit.column.name, misfit.column.type, misfit.wider
+            )
+
     def _record(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
         connection.execute(sa.delete(ROWCAST_TABLE).where(self._is_row_of(shape)))
         connection.execute(
@@ -228,5 +271,17 @@ def _changed_types(before: TableShape, after: TableShape) -> list[tuple[str, str
     return [
         (column.name, types[column.name], column.type.name)
         for column in after.columns
-        if types.get(column.name, column.type.name) != column.type.name
+        if column.name in types and not _are_alike(types[column.name], column.type.name)
     ]
+
+
+# Types whose values have the same form in messages, so that a column which is wide enough takes both.
+_ALIKE = (
+    frozenset(("int16", "int32", "int64")),
+    frozenset(("float32", "float64")),
+    frozenset(("string", "text", "enum")),
+)
+
+
+def _are_alike(before: str, after: str) -> bool:
+    return before == after or any(before in types and after in types for types in _ALIKE)

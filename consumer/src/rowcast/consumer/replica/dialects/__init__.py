@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from rowcast.consumer.replica.dialects.base import (
+    WORKER_PREFIX,
     Fault,
     OrphanError,
     ReplicaColumn,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GROUP",
+    "WORKER_PREFIX",
     "Fault",
     "OrphanError",
     "PlannedColumn",

@@ -15,6 +15,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Dialect, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
@@ -23,6 +24,9 @@ from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.type_mapping import engine_family
 
 _log = logging.getLogger("rowcast.worker")
+
+WORKER_PREFIX = "rowcast_"
+"""The prefix of the worker's constraints and indexes. The worker drops nothing without the prefix."""
 
 PositionRow = tuple[str, str, int, int, int, str | None]
 """Source, topic, partition, next offset, lsn, the topic's id."""
@@ -33,7 +37,8 @@ class ReplicaColumn:
     """A column as the replica has it.
 
     ``type`` is the engine's own name of the type, in lower case. ``loose``: the column's collation may take two
-    different texts for equal, such as ``a`` and ``A``.
+    different texts for equal, such as ``a`` and ``A``. ``stored``: the type that stores the values, if the name does
+    not say so: the base type of a domain, and ``enum('a','b')`` for an enum.
     """
 
     name: str
@@ -41,6 +46,7 @@ class ReplicaColumn:
     nullable: bool
     generated: bool
     loose: bool = False
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +121,8 @@ class ReplicaDialect(ABC):
     """``foreign_keys_at_the_end`` also switches off the actions of foreign keys, such as cascades."""
     value_limits: ClassVar[Sequence[ValueLimit]] = ()
     """The values of other engines that the engine cannot hold."""
+    checks_values: ClassVar[bool] = False
+    """The worker refuses each text and decimal that is too long for its column, before the engine could cut it."""
 
     def configure(self, engine: Engine) -> None:  # noqa: B027  # optional
         """Set up every new connection of the worker. Called once, before the first connection."""
@@ -155,6 +163,21 @@ class ReplicaDialect(ABC):
     @abstractmethod
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name, or an empty dictionary if the table does not exist."""
+
+    def capacity(self, column_type: str) -> Capacity | None:
+        """Return what a column of a type holds, or None if the engine refuses by an error whatever it cannot hold."""
+        return None
+
+    def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:
+        """Return the statement that gives a column another type, or None if the engine has none. Names are quoted."""
+        return None
+
+    def change_type(self, connection: Connection, table: str, column: str, statement: str) -> None:
+        """Execute a statement of ``type_change``. ``table`` and ``column`` are not quoted.
+
+        Foreign keys of the worker may be gone afterwards, until they are created again.
+        """
+        connection.exec_driver_sql(statement)
 
     def require_transactions(self, connection: Connection, names: Sequence[str]) -> None:  # noqa: B027  # optional
         """Raise ConfigurationError if the engine keeps changes of these tables that a transaction rolls back."""

@@ -15,16 +15,19 @@ from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
 from rowcast.consumer.replica.dialects.base import (
+    WORKER_PREFIX,
     ReplicaColumn,
     ReplicaTable,
     TouchedKeys,
     log_orphans,
     quoted_name,
 )
+from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, MySQLClaim
 from rowcast.consumer.replica.dialects.mysql_packets import Packets
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
-from rowcast.consumer.replica.dialects.touched_foreign_keys import TouchedForeignKeys, TouchedRows
+from rowcast.consumer.replica.dialects.touched_foreign_keys import TouchedForeignKeys, TouchedRows, foreign_keys_of
+from rowcast.consumer.replica.dialects.type_capacities import mysql_capacity
 from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.database.driver_errors import mysql_number
@@ -85,6 +88,7 @@ class MySQLReplica(RowStatementReplica):
 
     name = "mysql"
     suspends_foreign_keys = True
+    checks_values = True
     # The driver makes one statement of many rows.
     write_position = (
         "INSERT INTO rowcast_position (source, topic, `partition`, next_offset, lsn, topic_id) "
@@ -160,9 +164,26 @@ class MySQLReplica(RowStatementReplica):
             {"name": name},
         )
         return {
-            r[0]: ReplicaColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper(), _is_loose(r[4]))
+            r[0]: ReplicaColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper(), _is_loose(r[4]), r[1])
             for r in rows
         }
+
+    def capacity(self, column_type: str) -> Capacity | None:
+        """Return what a column of a type holds."""
+        return mysql_capacity(column_type)
+
+    def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:
+        """Return the statement that gives a column another type."""
+        return f"ALTER TABLE {table} MODIFY COLUMN {column} {type_} {'NULL' if nullable else 'NOT NULL'}"
+
+    def change_type(self, connection: Connection, table: str, column: str, statement: str) -> None:
+        """Drop the worker's foreign keys of the column, because the server refuses to change the column otherwise."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        for key in foreign_keys_of(connection, table):
+            if key.name.startswith(WORKER_PREFIX) and key.has_column(table, column):
+                child = quoted_name(connection, key.schema, key.table)
+                connection.exec_driver_sql(f"ALTER TABLE {child} DROP FOREIGN KEY {quote(key.name)}")
+        connection.exec_driver_sql(statement)
 
     def set_consistency(self, connection: Connection, *, consistent: bool) -> None:
         """Switch foreign keys on or off."""

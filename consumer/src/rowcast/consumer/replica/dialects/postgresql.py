@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ from rowcast.consumer.replica.dialects.base import (
     ReplicaTable,
     quoted_name,
 )
+from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
+from rowcast.consumer.replica.dialects.type_capacities import postgresql_capacity
 from rowcast.consumer.replica.dialects.value_converters import hex_uuid, is_hex_uuid
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import sqlstate
@@ -61,8 +64,21 @@ _OTHER_WRITERS = sa.text(
 
 _COLUMNS = sa.text(
     """
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, a.attgenerated <> ''
-    FROM pg_attribute a
+    WITH RECURSIVE base AS (
+        SELECT a.attnum, a.atttypid AS type, a.atttypmod AS modifier
+        FROM pg_attribute a
+        WHERE a.attrelid = to_regclass(:quoted) AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT b.attnum, t.typbasetype, t.typtypmod
+        FROM base b JOIN pg_type t ON t.oid = b.type
+        WHERE t.typtype = 'd'
+    )
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, a.attgenerated <> '',
+        CASE t.typtype WHEN 'e' THEN (
+            SELECT 'enum(' || string_agg(quote_literal(l.enumlabel), ',') || ')'
+            FROM pg_enum l WHERE l.enumtypid = t.oid
+        ) ELSE format_type(b.type, b.modifier) END
+    FROM pg_attribute a JOIN base b ON b.attnum = a.attnum JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
     WHERE a.attrelid = to_regclass(:quoted) AND a.attnum > 0 AND NOT a.attisdropped
     ORDER BY a.attnum
     """
@@ -129,7 +145,15 @@ class PostgreSQLReplica(ReplicaDialect):
         # to_regclass reads the name as SQL does, so the doubling of % for the driver is undone.
         quoted = quoted_name(connection, schema, name).replace("%%", "%")
         rows = connection.execute(_COLUMNS, {"quoted": quoted})
-        return {r[0]: ReplicaColumn(r[0], r[1].lower(), r[2], r[3]) for r in rows}
+        return {r[0]: ReplicaColumn(r[0], r[1].lower(), r[2], r[3], stored=r[4]) for r in rows}
+
+    def capacity(self, column_type: str) -> Capacity | None:
+        """Return what a column of a type holds."""
+        return postgresql_capacity(column_type)
+
+    def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:
+        """Return the statement that gives a column another type."""
+        return f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_}"
 
     def defer_foreign_keys(self, connection: Connection) -> None:
         """Check foreign keys at the end of the transaction."""
@@ -159,6 +183,12 @@ class PostgreSQLReplica(ReplicaDialect):
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position``, as one JSON array."""
         connection.exec_driver_sql(_WRITE_POSITIONS, (orjson.dumps(rows).decode(),))
+
+    def reason(self, error: exc.DBAPIError) -> str:
+        """Return the server's message, or the refusal of a value that the column would round."""
+        reason = super().reason(error)
+        refused = _REFUSED.search(reason)
+        return refused[1].removeprefix("rowcast: ") if refused else reason
 
     def _classify_by_code(self, error: exc.DBAPIError) -> Fault:
         if sqlstate(error) == _ROW_CHANGED_TWICE:
@@ -238,11 +268,35 @@ def _record(connection: Connection, table: ReplicaTable, layout: RowLayout, name
     quote = connection.dialect.identifier_preparer.quote_identifier
     fields, values = [], []
     for name in names:
-        portable, column_type = layout.shape.column(name).type, table.columns[name].type
-        field_type, value = _field(portable, column_type.replace("%", "%%"), f"r.{quote(name)}")
+        portable, found = layout.shape.column(name).type, table.columns[name]
+        field_type, value = _field(portable, found.type.replace("%", "%%"), f"r.{quote(name)}")
+        if found.type == field_type and (exact := _exact_field(found.stored or found.type, value)):
+            field_type, value = exact
         fields.append(f"{quote(name)} {field_type}")
         values.append(value)
     return ", ".join(fields), ", ".join(values)
+
+
+_ROUNDING = re.compile(
+    r"(numeric)\((\d+),(-?\d+)\)|(timestamp|time)\(([0-5])\)( with(?:out)? time zone)|(interval)\(([0-5])\)"
+)
+# PostgreSQL has no expression that raises an error, besides a cast of a text that is no value of the type.
+_REFUSAL = "rowcast: the value has more digits than the column "
+_REFUSED = re.compile(f'"({_REFUSAL}[^"]*)"')
+
+
+def _exact_field(stored_type: str, field: str) -> tuple[str, str] | None:
+    """Return a field's type and value for a column that would round in silence. The value then raises an error.
+
+    Return None for a column that does not round.
+    """
+    match = _ROUNDING.fullmatch(stored_type)
+    if match is None:
+        return None
+    exact = match[1] or match[7] or f"{match[4]}{match[6]}"
+    rounded = f"round({field}, {match[3]})" if match[1] else f"{field}::{stored_type}"
+    refusal = f"('{_REFUSAL}({stored_type})' || left({field}::text, 0))::{exact}"
+    return exact, f"CASE WHEN {field} <> {rounded} THEN {refusal} ELSE {field} END"
 
 
 # The types whose field needs another type than the column. A json field would keep the string that holds the document,

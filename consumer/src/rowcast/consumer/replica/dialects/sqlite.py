@@ -13,8 +13,10 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
 from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, log_orphans, quoted_name
+from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, NoClaim, SQLiteClaim
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
+from rowcast.consumer.replica.dialects.type_capacities import sqlite_capacity
 from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.shared.images import register_functions
 from rowcast.shared.tables.shape import PortableType
@@ -86,6 +88,10 @@ class SQLiteReplica(RowStatementReplica):
         """Return the table's columns by name."""
         rows = connection.exec_driver_sql(f"PRAGMA table_xinfo({quoted_name(connection, None, name)})")
         return {r[1]: ReplicaColumn(r[1], r[2].lower(), not r[3] and not r[5], r[6] in (2, 3)) for r in rows}
+
+    def capacity(self, column_type: str) -> Capacity | None:
+        """Return what a column of a type holds."""
+        return sqlite_capacity(column_type)
 
     def set_consistency(self, connection: Connection, *, consistent: bool) -> None:
         """Switch foreign keys on or off."""

@@ -46,7 +46,9 @@ class TouchedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class _ForeignKey:
+class MySQLForeignKey:
+    """A foreign key as the server has it."""
+
     name: str
     schema: str
     table: str
@@ -55,21 +57,26 @@ class _ForeignKey:
     referred_table: str
     referred_columns: tuple[str, ...]
 
+    def has_column(self, table: str, column: str) -> bool:
+        """Return whether the foreign key has the column of the table, on either side."""
+        is_child = table == self.table and column in self.columns
+        return is_child or (table == self.referred_table and column in self.referred_columns)
+
 
 class TouchedForeignKeys:
     """Remember the values that other rows may refer to, and look for orphans after the transaction's writes."""
 
     def __init__(self, connection: Connection, touched: Sequence[TouchedRows]) -> None:
         self._connection = connection
-        self._to_check: list[tuple[_ForeignKey, tuple[str, ...], Sequence[Values]]] = []
+        self._to_check: list[tuple[MySQLForeignKey, tuple[str, ...], Sequence[Values]]] = []
         for rows in touched:
-            for key in _foreign_keys(connection, rows.table):
+            for key in foreign_keys_of(connection, rows.table):
                 if key.table == rows.table:
                     self._to_check.append((key, rows.key, rows.rows))
                 if key.referred_table == rows.table:
                     self._to_check.append((key, key.columns, self._referred_values(key, rows)))
 
-    def _referred_values(self, key: _ForeignKey, rows: TouchedRows) -> list[Values]:
+    def _referred_values(self, key: MySQLForeignKey, rows: TouchedRows) -> list[Values]:
         parent = _aliased(key.referred_schema, key.referred_table, key.referred_columns, rows.key)
         found: list[Values] = []
         for condition in _conditions(parent, rows.key, rows.rows):
@@ -94,14 +101,14 @@ class TouchedForeignKeys:
                     )
 
 
-def _foreign_keys(connection: Connection, table: str) -> Iterator[_ForeignKey]:
+def foreign_keys_of(connection: Connection, table: str) -> Iterator[MySQLForeignKey]:
     """Return the foreign keys of a table, and the foreign keys that refer to the table."""
     rows = connection.execute(_FOREIGN_KEYS, {"name": table}).all()
     for (_, name, *place), group in groupby(rows, key=lambda row: tuple(row[:6])):
         schema, child, referred_schema, parent = place
         pairs = [(row[6], row[7]) for row in group]
         columns, referred_columns = zip(*pairs, strict=True)
-        yield _ForeignKey(name, schema, child, columns, referred_schema, parent, referred_columns)
+        yield MySQLForeignKey(name, schema, child, columns, referred_schema, parent, referred_columns)
 
 
 def _aliased(schema: str, table: str, *columns: Sequence[str]) -> sa.FromClause:
