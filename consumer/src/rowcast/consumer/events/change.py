@@ -9,6 +9,7 @@ import orjson
 from rowcast.consumer.events.connect_decoder import WITH_SCHEMA, plain_message
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
+from rowcast.consumer.events.value_types import require_types
 from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import parse_change
@@ -84,8 +85,17 @@ def read_change(
             and 0 <= lsn <= _MAX_NUMBER
             and type(ts_ms) is int
             and (envelope["op"] == "d" if after is None else envelope["op"] in _OPS_WITH_ROW)
-            and (after is None or (after.keys() == layout.names and _has_key(after, key_columns)))
+            and (
+                after is None
+                or (
+                    ((fits := (*after, *map(type, after.values())) in layout.forms) or after.keys() == layout.names)
+                    and _has_key(after, key_columns)
+                )
+            )
         ):
+            is_key_known = (*key_columns, *map(type, key_columns.values())) in layout.forms
+            if not (is_key_known and (after is None or fits)):
+                require_types(layout.shape, layout.forms, key_columns, after)
             image = None if after is None else _image_bytes(value, after)
             identity = transaction
             if transaction is not None:
@@ -148,8 +158,10 @@ def read_change_fully(
         raise DataError(f"the row of {layout.table} does not fit its shape: {_difference(layout, after)}")
     if after is not None and not _has_key(after, event.key):
         raise DataError(f"the row of {layout.table} has another key than the message")
+    row = None if after is None else {name: after[name] for name in layout.columns}
+    require_types(layout.shape, layout.forms, event.key, row if is_inferred else after)
     identity = None if event.transaction is None else event.transaction.partition(":")[0]
-    image = None if after is None else orjson.dumps({name: after[name] for name in layout.columns})
+    image = None if row is None else orjson.dumps(row)
     ordered_key = orjson.dumps({name: event.key[name] for name in layout.key})
     return Change(layout, ordered_key, image, event.lsn, identity, event.ts_ms, partition, offset)
 

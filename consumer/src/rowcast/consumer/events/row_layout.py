@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rowcast.consumer.events.source_notes import SourceNotes
+from rowcast.consumer.events.value_types import Form
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 
@@ -24,12 +25,15 @@ class RowLayout:
     """``schema.table``."""
     key: tuple[str, ...] = field(init=False)
     names: frozenset[str] = field(init=False)
+    forms: set[Form] = field(init=False)
+    """The forms of rows and keys that are known to fit the columns."""
 
     def __post_init__(self) -> None:
         # Computed once, because every event needs them.
         object.__setattr__(self, "table", self.shape.full_name)
         object.__setattr__(self, "key", self.shape.primary_key)
         object.__setattr__(self, "names", frozenset(self.columns))
+        object.__setattr__(self, "forms", set())
 
 
 class RowLayouts:

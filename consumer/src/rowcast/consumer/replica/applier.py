@@ -248,7 +248,7 @@ class Applier:
             raise self._to_rowcast_error(error) from error
         except OrphanError as error:
             raise ConflictError(f"a constraint of the replica refuses the change: {error}") from error
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueRefusedError(value_error(error)) from error
         self.lsn = max(self.lsn, last.lsn)
 
@@ -262,7 +262,7 @@ class Applier:
             if isinstance(rowcast_error, DataError):
                 raise _naming(change, rowcast_error) from error
             raise rowcast_error from error
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise _naming(change, ValueRefusedError(value_error(error))) from error
 
     def _to_rowcast_error(self, error: exc.DBAPIError) -> DataError | RetriableError:
