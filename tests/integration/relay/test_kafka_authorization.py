@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,8 +17,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from rowcast.consumer.worker import run_worker
 from rowcast.producer.relay import Relay
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.errors import ConfigurationError, LoginError
 from rowcast.shared.kafka.messages import ChangeEvent, marker_topic
 from servers import Broker
 from support.relay.primary import ORDERS, Primary, line
@@ -67,3 +70,27 @@ def test_a_relay_without_permission_raises_the_reason_and_loses_nothing(
     stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
     assert_whole_transactions(stream)
     assert [event.key for event in stream if isinstance(event, ChangeEvent)] == [{"id": 1}, {"id": 2}]
+
+
+# The tests' broker has no SASL, so it refuses every login.
+LOGIN = {
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanism": "PLAIN",
+    "sasl.username": "relay",
+    "sasl.password": "SECRET",
+}
+
+
+def test_a_refused_login_is_named(lite: Primary, kafka: Broker, source_name: str) -> None:
+    """librdkafka raises only that the time has passed."""
+    settings = settings_of(kafka, source_name, lite)
+    settings = settings.model_copy(update={"kafka": {"bootstrap.servers": kafka.bootstrap_servers, **LOGIN}})
+    started = time.monotonic()
+    with pytest.raises(LoginError, match=rf"Kafka at {kafka.bootstrap_servers} refuses the login: .*SASL") as raised:
+        Relay(settings, lite.engine).run_once()
+    assert raised.value.exit_code == 2
+    assert "SECRET" not in str(raised.value)
+    assert time.monotonic() - started < 10
+    replicas = {"copy": ReplicaSettings(url="sqlite://")}
+    with pytest.raises(LoginError, match="refuses the login"):
+        run_worker(settings.model_copy(update={"replicas": replicas}), "copy", once=True)

@@ -3,7 +3,7 @@
     RowcastError
     ├── ConfigurationError      wrong use or configuration: correct it and start again (exit code 2)
     │   ├── MissingExtraError   a driver or a client of an extra is not installed
-    │   └── LoginError          a database refuses the user, the password or the database of a URL
+    │   └── LoginError          a database or Kafka refuses the user or the password
     ├── UnreachableError        a database or Kafka does not answer (exit code 3)
     ├── CaptureError            a change cannot be captured, and is refused before it runs
     ├── DataError               a message, row or outbox line is not valid, so that the position stays before it
@@ -43,7 +43,7 @@ class MissingExtraError(ConfigurationError):
 
 
 class LoginError(ConfigurationError):
-    """Report that a database refuses the user, the password or the name of the database."""
+    """Report that a database or Kafka refuses the user, the password or the name of the database."""
 
 
 class UnreachableError(RowcastError):

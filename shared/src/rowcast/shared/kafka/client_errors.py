@@ -15,6 +15,15 @@ _TRANSIENT = frozenset(
 )
 
 
+# A broker without SASL, or with other mechanisms, refuses the login as well.
+_LOGIN = frozenset(("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL", "UNSUPPORTED_SASL_MECHANISM"))
+
+
+def is_login_error(error: KafkaError) -> bool:
+    """Return whether a broker refuses the client's user, password, certificate or mechanism."""
+    return error.name() in _LOGIN
+
+
 def is_transient(error: KafkaError) -> bool:
     """Return whether a retry of the call may succeed."""
     return error.retriable() or error.name() in _TRANSIENT

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rowcast.shared.errors import ConfigurationError, MissingExtraError, UnreachableError
-from rowcast.shared.kafka.client_errors import reason_of
+from rowcast.shared.errors import ConfigurationError, LoginError, MissingExtraError, UnreachableError
+from rowcast.shared.kafka.client_errors import is_login_error, reason_of
 
+_REACH_SLICE_S = 2.0
 CLUSTER_ID_PREFIX = "mockCluster"
 
 
@@ -46,28 +48,48 @@ def new_consumer(properties: Properties, extra: str, own: Mapping[str, Any] | No
         raise _bad_property(error) from error
 
 
-def new_admin(properties: Properties, extra: str) -> AdminClient:
+def new_admin(properties: Properties, extra: str, own: Mapping[str, Any] | None = None) -> AdminClient:
     """Return an admin client. Parameters and errors are those of ``new_producer``."""
     require_client(extra)
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
     try:
-        return AdminClient(_merged(properties, None))
+        return AdminClient(_merged(properties, own))
     except KafkaException as error:
         raise _bad_property(error) from error
 
 
 def reach(properties: Properties, extra: str, timeout: float = 10.0) -> Any:
-    """Return the cluster's metadata. Raises UnreachableError if no broker answers within ``timeout`` seconds."""
-    admin = new_admin(properties, extra)
+    """Return the cluster's metadata.
+
+    Raises LoginError if a broker refuses the login, and UnreachableError if no broker answers within ``timeout``
+    seconds.
+    """
+    errors: list[Any] = []
+    admin = new_admin(properties, extra, {"error_cb": errors.append})
     # After new_admin, because new_admin raises MissingExtraError if the client is not installed.
     from confluent_kafka import KafkaException
 
-    try:
-        return admin.list_topics(timeout=timeout)
-    except KafkaException as error:
-        raise unreachable(properties, error) from error
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return admin.list_topics(timeout=max(0.1, min(_REACH_SLICE_S, left)))
+        except KafkaException as error:
+            # The exception says that the time has passed. Only the callback is given the broker's refusal.
+            admin.poll(0)
+            if refusals := [one for one in errors if is_login_error(one)]:
+                raise _refused_login(properties, refusals[0]) from error
+            if left <= _REACH_SLICE_S:
+                raise unreachable(properties, error) from error
+
+
+def _refused_login(properties: Properties, error: Any) -> LoginError:
+    return LoginError(
+        f"Kafka at {properties.get('bootstrap.servers')} refuses the login: {error.str()}. "
+        "Correct the security settings, the user or the password in [kafka]."
+    )
 
 
 def unreachable(properties: Properties, error: Exception) -> UnreachableError:

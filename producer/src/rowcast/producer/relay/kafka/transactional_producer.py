@@ -18,6 +18,7 @@ from rowcast.producer.relay.kafka.size_limits import SIZE_HINT
 from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.shared import row_values
 from rowcast.shared.errors import DataError, RowcastError
+from rowcast.shared.kafka.client_errors import is_login_error
 from rowcast.shared.kafka.clients import Properties, new_producer
 
 _log = logging.getLogger("rowcast.relay")
@@ -218,4 +219,4 @@ def _too_large(topic: str, value: bytes | None, key: bytes) -> DataError:
 
 def _log_error(error: Any) -> None:
     """Log an error of the client. With this callback a fatal error is raised by the call that meets it."""
-    _log.debug("Kafka client: %s", error)
+    _log.log(logging.WARNING if is_login_error(error) else logging.DEBUG, "Kafka client: %s", error.str())
