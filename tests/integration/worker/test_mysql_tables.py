@@ -33,7 +33,7 @@ def test_a_row_longer_than_the_server_accepts_is_refused(replica_url: str) -> No
         # Each quote becomes two bytes in the statement.
         long = "'" * (limit // 2 + 1)
         replica.apply(("c", "item", {"id": 1, "note": "x"}))
-        with pytest.raises(DataError, match=r'table public\.item, key \{"id":3\}.*max_allowed_packet of the server is'):
+        with pytest.raises(DataError, match=r"table public\.item.*max_allowed_packet of the server is"):
             replica.apply(("c", "item", {"id": 2, "note": "y"}), ("c", "item", {"id": 3, "note": long}))
         replica.apply(("c", "item", {"id": 4, "note": "x" * (limit // 2 + 1)}))
         assert [id_ for id_, _ in replica.rows("item")] == [1, 4]
@@ -44,7 +44,7 @@ def test_the_mode_of_the_session_is_strict_whatever_the_server_says(replica_url:
     short = shape("item", column("note", CODE), column("n", "int16"), engine="mysql")
     with direct_replica(lax.render_as_string(hide_password=False), short) as replica:
         for row in ({"id": 1, "note": "x" * 21, "n": 1}, {"id": 1, "note": "x", "n": 70_000}):
-            with pytest.raises(DataError, match=r'table public\.item, key \{"id":1\}'):
+            with pytest.raises(DataError, match=r"table public\.item"):
                 replica.apply(("c", "item", row))
         assert replica.rows("item") == []
 

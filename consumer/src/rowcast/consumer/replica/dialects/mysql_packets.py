@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
+from rowcast.shared.row_values import UnsuitableValueError
+
 # PyMySQL's own limit of a statement with many rows.
 _MAX_STATEMENT = 1_024_000
 # A packet begins with the number of its command.
@@ -50,7 +52,7 @@ class Packets:
             with connection.connection.cursor() as cursor:  # type: ignore[attr-defined]
                 length = len(cursor.mogrify(sql, row).encode()) + _COMMAND_BYTES
             if length > self._limit:
-                raise ValueError(
+                raise UnsuitableValueError(
                     f"the row takes {length} bytes in a statement, and max_allowed_packet of the server is "
                     f"{self._limit}. Raise max_allowed_packet above {length}, and start the worker again"
                 )

@@ -186,9 +186,8 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def reason(self, error: exc.DBAPIError) -> str:
         """Return the server's message, or the refusal of a value that the column would round."""
-        reason = super().reason(error)
-        refused = _REFUSED.search(reason)
-        return refused[1].removeprefix("rowcast: ") if refused else reason
+        refused = _REFUSED.search(str(error.orig))
+        return refused[1].removeprefix("rowcast: ") if refused else super().reason(error)
 
     def _classify_by_code(self, error: exc.DBAPIError) -> Fault:
         if sqlstate(error) == _ROW_CHANGED_TWICE:

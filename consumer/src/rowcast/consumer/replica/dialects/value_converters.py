@@ -108,7 +108,9 @@ def require_digits(digits: int, convert: Converter | None) -> Converter:
     def refuse_or_convert(value: Any) -> Any:
         fraction = str(value).removesuffix("Z").partition(".")[2]
         if fraction.rstrip("0")[digits:]:
-            raise ValueError(f"the time has more than {digits} digits of a second, which this column would round")
+            raise UnsuitableValueError(
+                f"the time has more than {digits} digits of a second, which this column would round"
+            )
         return value if convert is None else convert(value)
 
     return refuse_or_convert
