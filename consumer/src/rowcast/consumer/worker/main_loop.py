@@ -149,7 +149,8 @@ class _Worker:
                     self._pause(pause)
         except Exception as error:
             if isinstance(error, DataError) and error.skip is not None:
-                error.args = (f"{error} To leave it out: rowcast worker {self._name} --skip {error.skip}",)
+                text = f"{error}".removesuffix(".")
+                error.args = (f"{text}. To leave it out: rowcast worker {self._name} --skip {error.skip}",)
             self._replica.record_stop(error)
             self._report_progress(state="suspect" if isinstance(error, SuspectError) else "stopped")
             raise
