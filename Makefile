@@ -50,7 +50,7 @@ QUICK_TESTS += --ignore=tests/unit/packaging/test_wheel.py -k "not huge"
 # The drivers that SQLAlchemy names so, besides psycopg, PyMySQL and sqlite3 of `make test`.
 DRIVERS := psycopg_async psycopg2 asyncpg pg8000 mysqlconnector aiomysql asyncmy aiosqlite mysqldb
 
-.PHONY: api-baseline demo test bench docs docs-reference sbom clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-newest-postgresql test-all test-drivers test-quick campaign coverage servers acceptance-apps programs all-programs
+.PHONY: api-baseline audit demo test bench docs docs-reference sbom clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-newest-postgresql test-all test-drivers test-quick campaign coverage servers acceptance-apps programs all-programs
 
 demo: .venv/.synced-demo
 	$(BIN)/rowcast demo $(DEMO)
@@ -149,6 +149,12 @@ docs-reference: .venv/.synced
 sbom: $(UV)
 	mkdir -p build
 	$(UV) export --quiet --frozen --no-default-groups --group sqlalchemy21 --all-extras --format cyclonedx1.5 --output-file build/rowcast.cdx.json
+
+# Compare the locked libraries with the known advisories. Needs an index that has them, as PyPI.
+audit: $(UV)
+	mkdir -p build
+	$(UV) export --quiet --frozen --no-default-groups --group sqlalchemy21 --all-extras --no-emit-project --format requirements-txt --output-file build/locked.txt
+	$(UV) tool run --from 'pip-audit>=2.9,<3' pip-audit --strict --disable-pip --require-hashes --requirement build/locked.txt
 
 clean:
 	[ ! -x $(BIN)/python ] || (cd tests && $(BIN)/python -m servers down)

@@ -46,7 +46,7 @@ def test_every_make_target_that_a_workflow_calls_exists() -> None:
     steps_of_test = re.findall(r"\(EACH_STEP\) (?:--\S+ )*(.+?) \|\|", (ROOT / "Makefile").read_text("utf-8"))
     all_steps = " ".join(steps_of_test).split()
     assert "test-all" in all_steps
-    assert {"docs", "sbom", "servers", "coverage", *all_steps} <= called
+    assert {"audit", "docs", "sbom", "servers", "coverage", *all_steps} <= called
     assert called <= TARGETS
 
 
