@@ -40,6 +40,9 @@ class Message:
     def timestamp(self) -> tuple[int, int]:
         return 1, self._timestamp
 
+    def headers(self) -> None:
+        return None
+
     def error(self) -> None:
         return None
 

@@ -37,7 +37,7 @@ class RelayThread:
     ``log_values``: show values of rows in the traceback of an unknown error.
     """
 
-    def __init__(self, relay: Relay, *, log_values: bool) -> None:
+    def __init__(self, relay: Relay, *, log_values: bool = False) -> None:
         self.error: BaseException | None = None
         self._relay = relay
         self._log_values = log_values
