@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.engine import default
 
 from rowcast.consumer.replica import applier
-from rowcast.consumer.worker import main_loop
+from rowcast.consumer.worker import apply_loop
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import Database, RunningWorker, settings_for
@@ -28,7 +28,7 @@ SAVED = ("item", "rowcast_replica", "rowcast_position", "rowcast_table")
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_loop, "_COMPARE_S", 0.2)
+    monkeypatch.setattr(apply_loop, "_COMPARE_S", 0.2)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rowcast.consumer import checks, replica_status
-from rowcast.consumer.worker import main_loop
+from rowcast.consumer.worker import apply_loop
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.findings import Verdict
@@ -87,7 +87,7 @@ def test_the_reason_for_a_stop_stays_in_the_replica_until_a_worker_works_again(
 def test_a_running_worker_removes_the_reason(
     new_database: Callable[[str], str], kafka: Broker, source_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main_loop, "_CLEAR_STOP_S", 0.2)
+    monkeypatch.setattr(apply_loop, "_CLEAR_STOP_S", 0.2)
     url, source = new_database("sqlite"), Source(kafka.bootstrap_servers, source_name)
     settings = settings_for(source_name, kafka.bootstrap_servers, url)
     source.add(ITEM)

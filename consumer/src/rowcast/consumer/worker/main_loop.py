@@ -12,25 +12,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
-from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
 from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
-from rowcast.consumer.reading.transaction_queue import Signal
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
+from rowcast.consumer.worker.apply_loop import ApplyLoop
 from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.movement import Movement
-from rowcast.consumer.worker.progress import WorkerProgress
+from rowcast.consumer.worker.patience import JITTER, Patience
+from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
 from rowcast.consumer.worker.turn import Turn
 from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
@@ -44,17 +43,8 @@ from rowcast.shared.vitals import Pulse, Vitals
 
 _log = logging.getLogger("rowcast.worker")
 
-_TAKE_TIMEOUT_S = 0.1
 _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
-_OFFSET_COMMIT_S = 1.0
-_COMPARE_S = 5.0
-# A worker that meets the error of its predecessor again does so within a second.
-_CLEAR_STOP_S = 3.0
-_JITTER = (0.5, 1.5)
-
-T = TypeVar("T")
-OnWorkerProgress = Callable[[WorkerProgress], None]
 
 
 def run_worker(
@@ -103,17 +93,12 @@ class _Worker:
         self._name = name
         self._options = settings.replica(name)
         self._once = once
-        self._stop = stop
-        self._on_progress = on_progress
         self._vitals = vitals
         self._pulse = pulse
         self._silence = silence
-        self._progress = WorkerProgress()
+        self._patience = Patience(stop, vitals, pulse)
+        self._report = ProgressReport(on_progress)
         self._layouts = RowLayouts(self._options.tables)
-        self._uncommitted: dict[Partition, Position] = {}
-        self._next_offset_commit = 0.0
-        self._stop_recorded = False
-        self._published = False
         self._topic = transaction_topic(settings.source)
         metadata = reach(settings.require_kafka(), "worker")
         self._topic_was_found = bool(partitions_in(metadata, [self._topic]))
@@ -121,14 +106,12 @@ class _Worker:
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
         self._replica = Replica(settings.source, name, self._options, self._layouts)
-        self._replica.between_pieces = self._between_pieces
-        self._turn: Turn | None = None
 
     def run(self) -> WorkerProgress:
-        backoff, fenced = Backoff(jitter=_JITTER), Backoff(0.5, 60.0, jitter=_JITTER)
+        backoff, fenced = Backoff(jitter=JITTER), Backoff(0.5, 60.0, jitter=JITTER)
         try:
-            while not self._stop.is_set():
-                self._pulse.beat()
+            while not self._patience.is_stopped:
+                self._patience.beat()
                 try:
                     if self._take_a_turn():
                         break
@@ -136,7 +119,7 @@ class _Worker:
                 except FencedError as error:
                     _log.warning("%s. Now standing by", error)
                     # Workers that the same server does not keep apart would otherwise fence each other without end.
-                    self._pause(fenced.next_pause())
+                    self._patience.pause(fenced.next_pause())
                 except RetriableError:
                     # Raised only if the worker was stopped while the replica was unreachable.
                     break
@@ -146,17 +129,17 @@ class _Worker:
                         raise
                     pause = backoff.next_pause()
                     _log.warning("%s Trying again in %.1f s", error, pause)
-                    self._pause(pause)
+                    self._patience.pause(pause)
         except Exception as error:
             if isinstance(error, DataError) and error.skip is not None:
                 text = f"{error}".removesuffix(".")
                 error.args = (f"{text}. To leave it out: rowcast worker {self._name} --skip {error.skip}",)
             self._replica.record_stop(error)
-            self._report_progress(state="suspect" if isinstance(error, SuspectError) else "stopped")
+            self._report.change(state="suspect" if isinstance(error, SuspectError) else "stopped")
             raise
         finally:
             self._replica.close()
-        return self._progress
+        return self._report.progress
 
     def _take_a_turn(self) -> bool:
         """Stand by and work. Return True if done or stopped, False if another worker is to do the work now."""
@@ -175,7 +158,7 @@ class _Worker:
             return not self._stand_by(turn) or self._work_from_positions(turn)
         finally:
             turn.close()
-            self._report_progress(active=False)
+            self._report.change(active=False)
 
     def _wait_for_topics(self) -> bool:
         """Wait for the relay's first start. Return False if stopped, or with ``once`` if there is no topic."""
@@ -185,8 +168,8 @@ class _Worker:
             return True
         admin = new_admin(self._settings.require_kafka(), "worker")
         already_logged = False
-        while not self._stop.is_set():
-            self._pulse.beat()
+        while not self._patience.is_stopped:
+            self._patience.beat()
             if partitions_of(admin, [self._topic]):
                 return True
             if self._once:
@@ -194,9 +177,9 @@ class _Worker:
                 return False
             if not already_logged:
                 _log.info("topic %s does not exist: waiting for the relay to create it", self._topic)
-                self._retry_until_stopped(self._replica.register)
+                self._patience.retry(self._replica.register)
                 already_logged = True
-            self._stop.wait(_STAND_BY_POLL_S)
+            self._patience.pause(_STAND_BY_POLL_S)
         return False
 
     def _stand_by(self, turn: Turn) -> bool:
@@ -206,10 +189,10 @@ class _Worker:
         """
         already_logged = False
         since = time.monotonic()
-        while not self._stop.is_set():
-            if self._retry_until_stopped(turn.take):
+        while not self._patience.is_stopped:
+            if self._patience.retry(turn.take):
                 return True
-            self._go_round()
+            self._patience.go_round()
             if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
                 _log.info("another worker of this replica is active: standing by")
                 already_logged = True
@@ -218,7 +201,7 @@ class _Worker:
                 if status.state in ("waiting", "consistent") and status.records == 0:
                     _log.info("the active worker has applied everything")
                     return False
-            self._stop.wait(_STAND_BY_POLL_S)
+            self._patience.pause(_STAND_BY_POLL_S)
         return False
 
     def _work_from_positions(self, turn: Turn) -> bool:
@@ -231,7 +214,7 @@ class _Worker:
 
     def _work(self, turn: Turn) -> bool:
         """Take the replica over, read and apply. Return as ``_take_a_turn``."""
-        row, positions = self._retry_until_stopped(self._replica.take_over)
+        row, positions = self._patience.retry(self._replica.take_over)
         # The client for events is created first, because it connects while the client for shapes reads.
         with new_reader(self._settings) as consumer, new_asker(self._settings) as asker:
             return self._read_and_apply(row, positions, turn, consumer, asker)
@@ -246,12 +229,18 @@ class _Worker:
     ) -> bool:
         read_shapes(asker, self._settings, self._layouts, self._skips)
         timeline = self._layouts.notes.timeline
-        self._retry_until_stopped(lambda: self._replica.follow_timeline(timeline))
-        self._retry_until_stopped(self._replica.prepare)
+        self._patience.retry(lambda: self._replica.follow_timeline(timeline))
+        self._patience.retry(self._replica.prepare)
         _log.info("active: %s, epoch %d, lsn %d", row.state, row.epoch, row.lsn)
-        self._stop_recorded = row.reason is not None
-        self._published = row.lsn > 0 or any(position.lsn for position in positions.values())
-        self._report_progress(active=True, state=self._shown_state(), lsn=row.lsn)
+        loop = ApplyLoop(
+            self._replica,
+            turn,
+            self._patience,
+            self._report,
+            row,
+            was_published=row.lsn > 0 or any(position.lsn for position in positions.values()),
+            batch_events=self._options.batch_events,
+        )
         context = ReaderContext(
             self._settings,
             self._layouts,
@@ -272,145 +261,7 @@ class _Worker:
             reader = ReaderThread(context, consumer, asker, pulse.beat)
             try:
                 reader.start()
-                return self._apply(reader, turn)
+                return loop.run(reader)
             finally:
                 reader.close()
                 self._replica.close()
-
-    def _apply(self, reader: ReaderThread, turn: Turn) -> bool:
-        self._turn = turn
-        consistency = _ConsistencyAttempts()
-        next_comparison = time.monotonic() + _COMPARE_S
-        clear_stop_at = time.monotonic() + _CLEAR_STOP_S
-        while not self._stop.is_set():
-            self._go_round()
-            if not turn.is_active():
-                _log.info("this worker has no claim to the replica any more: standing by")
-                return False
-            match reader.queue.take(self._options.batch_events, _TAKE_TIMEOUT_S):
-                case Run() as run:
-                    self._apply_run(run)
-                    next_comparison = time.monotonic() + _COMPARE_S
-                case Signal.GAP:
-                    self._retry_until_stopped(lambda: self._replica.begin_loading(reader.deletes_known_ms))
-                    self._report_progress(state=self._shown_state())
-                    consistency.cancel()
-                case Signal.LOADED:
-                    consistency.request()
-                case Signal.DONE:
-                    self._clear_stop()
-                    self._commit_offsets(turn)
-                    return True
-            if consistency.is_due():
-                is_consistent = self._retry_until_stopped(self._replica.become_consistent)
-                consistency.finish(is_consistent)
-                self._report_progress(state=self._shown_state())
-            if time.monotonic() >= next_comparison:
-                # Every transaction compares too. Without events, a replica that lost rows would go unnoticed.
-                self._retry_until_stopped(self._replica.compare)
-                next_comparison = time.monotonic() + _COMPARE_S
-            if time.monotonic() >= clear_stop_at:
-                self._clear_stop()
-            if time.monotonic() >= self._next_offset_commit:
-                self._commit_offsets(turn)
-        self._commit_offsets(turn)
-        return True
-
-    def _apply_run(self, run: Run) -> None:
-        applied = self._retry_until_stopped(lambda: self._replica.apply(run))
-        self._uncommitted |= run.positions()
-        if not self._published and any(position.lsn for position in run.positions().values()):
-            self._published = True
-            self._report_progress(state=self._shown_state())
-        last = run.last
-        if not last.lsn:
-            return
-        self._report_progress(
-            events=self._progress.events + applied,
-            transactions=self._progress.transactions + run.transaction_count,
-            lsn=max(self._progress.lsn, last.lsn),
-            behind_ms=max(0, int(time.time() * 1000) - last.ts_ms),
-        )
-
-    def _shown_state(self) -> ReplicaState:
-        return self._replica.state if self._published else "waiting"
-
-    def _clear_stop(self) -> None:
-        """Remove the error of an earlier worker, because this worker has not met it again."""
-        if self._stop_recorded:
-            self._retry_until_stopped(self._replica.clear_stop)
-            self._stop_recorded = False
-
-    def _retry_until_stopped(self, work: Callable[[], T]) -> T:
-        """Repeat ``work`` with a growing pause while the replica is unreachable. Raise RetriableError if stopped."""
-        backoff = Backoff(jitter=_JITTER)
-        while True:
-            self._pulse.beat()
-            try:
-                return work()
-            except RetriableError as error:
-                if self._stop.is_set():
-                    raise
-                pause = backoff.next_pause()
-                _log.warning("%s. Trying again in %.1f s", error, pause)
-                if self._pause(pause):
-                    raise
-
-    def _pause(self, seconds: float) -> bool:
-        """Wait, and return whether the worker was stopped meanwhile."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not self._stop.wait(min(left, 1.0)):
-            self._pulse.beat()
-        return self._stop.is_set()
-
-    def _go_round(self) -> None:
-        self._pulse.beat()
-        self._vitals.note_progress()
-
-    def _between_pieces(self) -> None:
-        """Stay alive while a large transaction is applied. Raise RetriableError after a stop, to roll it back."""
-        self._go_round()
-        if self._stop.is_set():
-            raise RetriableError("stopped inside a large transaction, which is rolled back")
-        if self._turn is not None:
-            # Kafka replaces a member of the group that does not poll.
-            self._turn.is_active()
-
-    def _commit_offsets(self, turn: Turn) -> None:
-        if self._uncommitted:
-            turn.commit_offsets(self._uncommitted)
-            self._uncommitted = {}
-            self._next_offset_commit = time.monotonic() + _OFFSET_COMMIT_S
-
-    def _report_progress(self, **changes: object) -> None:
-        self._progress = replace(self._progress, **changes)  # type: ignore[arg-type]
-        if self._on_progress is not None:
-            self._on_progress(self._progress)
-
-
-class _ConsistencyAttempts:
-    """Schedule the attempts to make a loaded replica consistent, with a growing pause after each failure.
-
-    Rows from before the capture may violate a constraint until the user has deleted or published them.
-    """
-
-    def __init__(self) -> None:
-        self._next_at: float | None = None
-        self._backoff = Backoff(1.0, 60.0, jitter=(1.0, 1.0))
-
-    def request(self) -> None:
-        """Make an attempt at once."""
-        self._next_at = time.monotonic()
-
-    def cancel(self) -> None:
-        """Make no attempt until the next request."""
-        self._next_at = None
-
-    def is_due(self) -> bool:
-        """Return whether an attempt is due."""
-        return self._next_at is not None and time.monotonic() >= self._next_at
-
-    def finish(self, is_consistent: bool) -> None:
-        """Record the result of an attempt."""
-        pause = self._backoff.next_pause()
-        self._next_at = None if is_consistent else time.monotonic() + pause

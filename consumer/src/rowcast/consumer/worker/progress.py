@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from rowcast.consumer.events.position import ReplicaState
 
@@ -21,3 +22,20 @@ class WorkerProgress:
     transactions: int = 0
     lsn: int = 0
     behind_ms: int = 0
+
+
+OnWorkerProgress = Callable[[WorkerProgress], None]
+
+
+class ProgressReport:
+    """Hold the present progress, and report each change. ``on_progress`` is called with the changed progress."""
+
+    def __init__(self, on_progress: OnWorkerProgress | None) -> None:
+        self._on_progress = on_progress
+        self.progress = WorkerProgress()
+
+    def change(self, **changes: object) -> None:
+        """Replace fields of the progress."""
+        self.progress = replace(self.progress, **changes)  # type: ignore[arg-type]
+        if self._on_progress is not None:
+            self._on_progress(self.progress)

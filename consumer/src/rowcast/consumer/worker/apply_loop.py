@@ -1,0 +1,143 @@
+"""Apply what the reader gives, until the worker is stopped, has done everything, or has lost its claim."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.transactions import Run
+from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.transaction_queue import Signal
+from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.positions import ReplicaRow
+from rowcast.consumer.worker.consistency_attempts import ConsistencyAttempts
+from rowcast.consumer.worker.patience import Patience
+from rowcast.consumer.worker.progress import ProgressReport
+from rowcast.consumer.worker.turn import Turn
+from rowcast.shared.errors import RetriableError
+
+_log = logging.getLogger("rowcast.worker")
+
+_TAKE_TIMEOUT_S = 0.1
+_OFFSET_COMMIT_S = 1.0
+_COMPARE_S = 5.0
+# A worker that meets the error of its predecessor again does so within a second.
+_CLEAR_STOP_S = 3.0
+
+
+class ApplyLoop:
+    """Apply to a replica that was taken over. ``row``: the replica's row at the takeover.
+
+    ``was_published``: whether something was applied before.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        turn: Turn,
+        patience: Patience,
+        report: ProgressReport,
+        row: ReplicaRow,
+        *,
+        was_published: bool,
+        batch_events: int,
+    ) -> None:
+        self._replica = replica
+        self._turn = turn
+        self._patience = patience
+        self._report = report
+        self._batch_events = batch_events
+        self._published = was_published
+        self._stop_recorded = row.reason is not None
+        self._consistency = ConsistencyAttempts()
+        self._uncommitted: dict[Partition, Position] = {}
+        now = time.monotonic()
+        self._next_offset_commit = now
+        self._next_comparison = now + _COMPARE_S
+        self._clear_stop_at = now + _CLEAR_STOP_S
+        replica.between_pieces = self._between_pieces
+        report.change(active=True, state=self._shown_state(), lsn=row.lsn)
+
+    def run(self, reader: ReaderThread) -> bool:
+        """Apply. Return True if done or stopped, False if the claim to the replica is lost."""
+        while not self._patience.is_stopped:
+            self._patience.go_round()
+            if not self._turn.is_active():
+                _log.info("this worker has no claim to the replica any more: standing by")
+                return False
+            match reader.queue.take(self._batch_events, _TAKE_TIMEOUT_S):
+                case Run() as run:
+                    self._apply(run)
+                case Signal.GAP:
+                    self._begin_loading(reader.deletes_known_ms)
+                case Signal.LOADED:
+                    self._consistency.request()
+                case Signal.DONE:
+                    self._clear_stop()
+                    self._commit_offsets()
+                    return True
+            self._do_what_is_due()
+        self._commit_offsets()
+        return True
+
+    def _apply(self, run: Run) -> None:
+        applied = self._patience.retry(lambda: self._replica.apply(run))
+        self._next_comparison = time.monotonic() + _COMPARE_S
+        positions = run.positions()
+        self._uncommitted |= positions
+        if not self._published and any(position.lsn for position in positions.values()):
+            self._published = True
+            self._report.change(state=self._shown_state())
+        last, before = run.last, self._report.progress
+        if not last.lsn:
+            return
+        self._report.change(
+            events=before.events + applied,
+            transactions=before.transactions + run.transaction_count,
+            lsn=max(before.lsn, last.lsn),
+            behind_ms=max(0, int(time.time() * 1000) - last.ts_ms),
+        )
+
+    def _begin_loading(self, deletes_known_ms: int) -> None:
+        self._patience.retry(lambda: self._replica.begin_loading(deletes_known_ms))
+        self._report.change(state=self._shown_state())
+        self._consistency.cancel()
+
+    def _do_what_is_due(self) -> None:
+        if self._consistency.is_due():
+            is_consistent = self._patience.retry(self._replica.become_consistent)
+            self._consistency.finish(is_consistent)
+            self._report.change(state=self._shown_state())
+        now = time.monotonic()
+        if now >= self._next_comparison:
+            # Every transaction compares too. Without events, a replica that lost rows would go unnoticed.
+            self._patience.retry(self._replica.compare)
+            self._next_comparison = time.monotonic() + _COMPARE_S
+        if now >= self._clear_stop_at:
+            self._clear_stop()
+        if now >= self._next_offset_commit:
+            self._commit_offsets()
+
+    def _shown_state(self) -> ReplicaState:
+        return self._replica.state if self._published else "waiting"
+
+    def _clear_stop(self) -> None:
+        """Remove the error of an earlier worker, because this worker has not met it again."""
+        if self._stop_recorded:
+            self._patience.retry(self._replica.clear_stop)
+            self._stop_recorded = False
+
+    def _between_pieces(self) -> None:
+        """Stay alive while a large transaction is applied. Raise RetriableError after a stop, to roll it back."""
+        self._patience.go_round()
+        if self._patience.is_stopped:
+            raise RetriableError("stopped inside a large transaction, which is rolled back")
+        # Kafka replaces a member of the group that does not poll.
+        self._turn.is_active()
+
+    def _commit_offsets(self) -> None:
+        if self._uncommitted:
+            self._turn.commit_offsets(self._uncommitted)
+            self._uncommitted = {}
+            self._next_offset_commit = time.monotonic() + _OFFSET_COMMIT_S
