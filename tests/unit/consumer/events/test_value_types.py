@@ -119,3 +119,9 @@ def test_what_is_no_text_is_refused(text: bytes) -> None:
     value = MemorySource().envelope("c", table, ROW | {"text": "@@"}, 2, "7", 1, 1).replace(b'"@@"', text)
     with pytest.raises(DataError, match="not a change event: invalid JSON"):
         read_change(b'{"id":1}', value, ("t", 0), 1, layouts)
+
+
+def test_a_row_of_the_key_alone_is_no_row() -> None:
+    """The form of the key is known, and says nothing of a row."""
+    with pytest.raises(DataError, match="missing array, boolean, bytes"):
+        read("elsewhere", {"id": 1})

@@ -88,12 +88,15 @@ def read_change(
             and (
                 after is None
                 or (
-                    ((fits := (*after, *map(type, after.values())) in layout.forms) or after.keys() == layout.names)
+                    (
+                        (fits := (*after, *map(type, after.values())) in layout.forms.rows)
+                        or after.keys() == layout.names
+                    )
                     and _has_key(after, key_columns)
                 )
             )
         ):
-            is_key_known = (*key_columns, *map(type, key_columns.values())) in layout.forms
+            is_key_known = (*key_columns, *map(type, key_columns.values())) in layout.forms.keys
             if not (is_key_known and (after is None or fits)):
                 require_types(layout.shape, layout.forms, key_columns, after)
             image = None if after is None else _image_bytes(value, after)

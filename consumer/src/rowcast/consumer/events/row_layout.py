@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rowcast.consumer.events.source_notes import SourceNotes
-from rowcast.consumer.events.value_types import Form
+from rowcast.consumer.events.value_types import KnownForms
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 
@@ -25,7 +25,7 @@ class RowLayout:
     """``schema.table``."""
     key: tuple[str, ...] = field(init=False)
     names: frozenset[str] = field(init=False)
-    forms: set[Form] = field(init=False)
+    forms: KnownForms = field(init=False)
     """The forms of rows and keys that are known to fit the columns."""
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class RowLayout:
         object.__setattr__(self, "table", self.shape.full_name)
         object.__setattr__(self, "key", self.shape.primary_key)
         object.__setattr__(self, "names", frozenset(self.columns))
-        object.__setattr__(self, "forms", set())
+        object.__setattr__(self, "forms", KnownForms())
 
 
 class RowLayouts:

@@ -8,6 +8,7 @@ once for each layout.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rowcast.shared.errors import DataError
@@ -17,22 +18,31 @@ from rowcast.shared.tables.shape import TableShape
 Form = tuple[str | type, ...]
 """The names of the values of a row or of a key, and their types."""
 
+
+@dataclass(frozen=True, slots=True)
+class KnownForms:
+    """The forms that fit a layout. A key's form says nothing of a row, which must have all columns."""
+
+    keys: set[Form] = field(default_factory=set)
+    rows: set[Form] = field(default_factory=set)
+
+
 _FLOATS = frozenset(("float32", "float64"))
 _FLOAT_TEXTS = frozenset(("NaN", "Infinity", "-Infinity"))
 
 _NAMES = {bool: "a boolean", int: "an integer", float: "a number", str: "a text", list: "an array", dict: "an object"}
 
 
-def require_types(shape: TableShape, forms: set[Form], key: Mapping[str, Any], row: Mapping[str, Any] | None) -> None:
+def require_types(shape: TableShape, forms: KnownForms, key: Mapping[str, Any], row: Mapping[str, Any] | None) -> None:
     """Raise DataError if a value of the key or of the row has another JSON type than its column.
 
-    ``forms``: the known forms, to which the forms of key and row are added.
+    ``row``: the values of all columns. ``forms``: the known forms, to which the forms of key and row are added.
     """
     if not is_loosely_typed(shape.engine) and None in key.values():
         raise DataError(f"the key of {shape.full_name} holds NULL")
-    _require(shape, key, forms, "key")
+    _require(shape, key, forms.keys, "key")
     if row is not None:
-        _require(shape, row, forms, "row")
+        _require(shape, row, forms.rows, "row")
 
 
 def _require(shape: TableShape, values: Mapping[str, Any], forms: set[Form], what: str) -> None:
