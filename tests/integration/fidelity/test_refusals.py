@@ -134,7 +134,7 @@ WIDE = PortableType("decimal", precision=20, scale=2)
 def test_a_numeric_column_of_the_users_own_takes_what_it_holds_exactly(connection: sa.Connection) -> None:
     replica = Replica(connection, WIDE, "elsewhere", "CREATE TABLE thing (k TEXT PRIMARY KEY, v NUMERIC(20, 2))")
     replica.write(("a", "1234567890123.45"))
-    with pytest.raises(ValueError, match=r"column v: 12345678901234567\.89 cannot be held exactly"):
+    with pytest.raises(ValueError, match="column v: a value cannot be held exactly"):
         replica.write(("b", "12345678901234567.89"))
     assert replica.rows() == [("a", 1234567890123.45)]
 

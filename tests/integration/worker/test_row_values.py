@@ -13,6 +13,7 @@ from sqlalchemy import exc
 from rowcast.shared import row_values
 from rowcast.shared.database.driver_messages import first_line, message, one_line
 from rowcast.shared.errors import DataError
+from rowcast.shared.tables.shape import PortableType
 from rowcast.shared.tracebacks import format_error, format_traceback
 from servers import Broker
 from support.kafka_source import Source, column, shape
@@ -21,7 +22,13 @@ from support.worker_runs import Database, settings_for, work_once
 SECRET = "SECRET-4711"
 # The parts of a value that pretend to be the end of a message.
 SLY = f"""{SECRET}' for key "x" {SECRET}' for key 'SECRET' {SECRET}"""
-PERSON = shape("person", column("email", "text"), column("n"), column("d", "date"))
+PERSON = shape(
+    "person",
+    column("id", "int32", nullable=False),
+    column("email", PortableType("string", length=90)),
+    column("n", "int32"),
+    column("d", "date"),
+)
 
 TABLES = {
     "postgresql": (

@@ -211,6 +211,8 @@ class MessageRouter:
     def _take_begin_or_end(self, stream: PartitionStream, value: bytes, offset: int) -> None:
         event = parse_transaction(value)
         self._require_timeline(event.timeline)
+        if event.lsn < self._layouts.notes.first_lsn:
+            return
         if event.lsn <= stream.lsn:
             self._rules.require_repetition(stream, event, offset)
             return
