@@ -345,7 +345,7 @@ def test_a_snapshot_that_meets_a_row_too_large_fails_and_the_rest_goes_on(
     with primary.engine.connect() as connection:
         failed, made = snapshots.all(connection)
     assert (failed.state, made.state) == (SnapshotState.failed, SnapshotState.done)
-    assert "public.orders, is too large" in str(failed.reason)
+    assert "public.orders is too large" in str(failed.reason)
     assert "Raise max.message.bytes of the topic" in str(failed.reason)
     for isolation in READERS:
         published = read_topics(str(settings.kafka["bootstrap.servers"]), settings.source, isolation)

@@ -209,7 +209,7 @@ def test_a_message_too_large_is_named_and_what_came_before_it_is_committed(
     lite.add("a", line(ORDERS, "c", 1))
     lite.add("b", line(ORDERS, "c", 2, "x" * 2_000_000))
     for _ in range(2):
-        with pytest.raises(DataError, match=r"a message of 2,000,\d+ bytes for the topic .*orders, is larger"):
+        with pytest.raises(DataError, match=r"a message of 2,000,\d+ bytes for the topic .*orders is too large"):
             Relay(settings, lite.engine).run_once()
     assert notes(read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream) == [1]
     assert len(lite.ids()) == 1

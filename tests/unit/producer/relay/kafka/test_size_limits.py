@@ -64,7 +64,7 @@ def test_a_message_is_checked_against_the_limit_of_the_client() -> None:
     assert limits.excess(message(2_000 - OVERHEAD_BYTES)) is None
     excess = limits.excess(message(2_001))
     assert excess is not None
-    assert "a message of 2,001 bytes for the topic shop.public.orders, is too large" in excess
+    assert "a message of 2,001 bytes for the topic shop.public.orders is too large" in excess
     assert "the client takes 2,000" in excess
 
 

@@ -87,4 +87,4 @@ class SizeLimits:
 def _format_excess(message: Message, limit: str) -> str:
     topic, value, key = message[:3]
     size = len(value or b"") + len(key)
-    return f"a message of {size:,} bytes for the topic {topic}{row_values.key_suffix(key)}, is too large ({limit})"
+    return f"a message of {size:,} bytes for the topic {topic}{row_values.key_suffix(key)} is too large ({limit})"

@@ -211,7 +211,7 @@ class TransactionalProducer:
 def _too_large(topic: str, value: bytes | None, key: bytes) -> DataError:
     size = len(value or b"") + len(key)
     return DataError(
-        f"a message of {size:,} bytes for the topic {topic}{row_values.key_suffix(key)}, is larger than Kafka takes, "
+        f"a message of {size:,} bytes for the topic {topic}{row_values.key_suffix(key)} is larger than Kafka takes, "
         "alone or with the messages of its batch. Its transaction is claimed and cannot be parked: "
         f'{SIZE_HINT}, or set "batch.size" there to what the topic takes.'
     )
