@@ -119,7 +119,7 @@ def test_a_message_that_is_too_large_for_the_client_is_named(
     producer: TransactionalProducer, client: FakeClient
 ) -> None:
     client.errors["produce"] = [error(KafkaError.MSG_SIZE_TOO_LARGE)]
-    with pytest.raises(DataError, match=r"a message of 10 bytes for the topic shop\.public\.orders, is larger"):
+    with pytest.raises(DataError, match=r"a message of 10 bytes for the topic shop\.public\.orders is larger"):
         producer.send([EVENT], nothing)
 
 
