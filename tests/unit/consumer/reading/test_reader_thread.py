@@ -22,12 +22,13 @@ from rowcast.consumer.reading import (
 )
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader
 from rowcast.consumer.reading.transaction_queue import Signal
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from support.kafka_source import column, shape
-from support.memory_consumer import MemoryBroker
+from support.memory_consumer import ErrorMessage, MemoryBroker
 from support.memory_topics import MemorySource, compact
 
 A, B = shape("a", column("n")), shape("b", column("n"))
@@ -243,6 +244,26 @@ def test_a_bad_message_is_raised_after_everything_before_it(broker: MemoryBroker
         assert keys(taken) == [(b'{"id":1}', False), (b'{"id":3}', False)]
         with pytest.raises(DataError, match=r"topic shop\.public\.a, partition 0, offset 1: "):
             take_until(reader, lambda item: False)
+
+
+def test_the_end_of_a_partition_does_not_hide_a_bad_message_before_it(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client returns the end of a partition along with its last messages."""
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    source.send(TRANSACTIONS[0], b"no event", b"{}", 0)
+    source.send(TRANSACTIONS[0], b"not read", b"{}", 0)
+    poll = Subscription.poll
+
+    def with_end(self: Subscription, timeout: float, limit: int) -> list[Any]:
+        messages = poll(self, timeout, limit)
+        if any(message.topic() == TRANSACTIONS[0] and not message.error() for message in messages):
+            messages.append(ErrorMessage(*TRANSACTIONS, 4, None, None))
+        return messages
+
+    monkeypatch.setattr(Subscription, "poll", with_end)
+    with reading(once=True) as reader, pytest.raises(DataError, match=r"transaction, partition 0, offset 2: "):
+        take_until(reader, lambda item: item is Signal.DONE)
 
 
 def test_positions_move_past_records_without_changes(broker: MemoryBroker, source: MemorySource) -> None:

@@ -155,6 +155,9 @@ class ReaderThread:
             self._subscription.pause(stream)
 
     def _handle_error(self, stream: PartitionStream, message: Any, error: Any) -> None:
+        if stream is self._bad_stream:
+            # The end of the partition must not become the position, because the bad message comes before the end.
+            return
         match error.name():
             case "_PARTITION_EOF":
                 stream.at_end = True
