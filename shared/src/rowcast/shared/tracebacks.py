@@ -46,7 +46,7 @@ def _parts(error: BaseException) -> Iterator[str]:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Yield the error and its causes, each with the sentence that leads to the error before it."""
+    """Yield the error and its causes, each with the sentence about the next error."""
     seen: set[int] = set()
     link = ""
     next_: BaseException | None = error

@@ -45,7 +45,7 @@ class Vitals:
 
     @contextmanager
     def pulse(self, name: str) -> Iterator[Pulse]:
-        """Yield a pulse that counts until the block ends. Its loop must beat it."""
+        """Yield a pulse until the block ends. The loop must beat the pulse."""
         self._pulses[name] = pulse = Pulse(name)
         try:
             yield pulse

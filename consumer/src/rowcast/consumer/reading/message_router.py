@@ -88,7 +88,7 @@ class MessageRouter:
         stream.at_end = False
 
     def _without_skipped(self, stream: PartitionStream, messages: Sequence[Any]) -> Sequence[Any]:
-        """Leave out the messages that ``--skip`` names. The END of their transaction still counts them."""
+        """Leave out the messages that ``--skip`` names. The END of the transaction still counts the messages."""
         offsets = self._skips.offsets(stream.partition)
         skipped = [message for message in messages if message.offset() in offsets] if offsets else []
         for message in skipped:

@@ -120,7 +120,7 @@ class ReaderThread:
             self.queue.fail(error)
 
     def _cause_of(self, error: DataError) -> RowcastError:
-        """Return the error that a topic was created again if the messages contradict each other for this reason."""
+        """Return the error about a topic created again, if a new topic explains the contradiction of the messages."""
         try:
             self._subscription.compare_ids(at_once=True)
         except RowcastError as cause:
@@ -166,7 +166,7 @@ class ReaderThread:
                 # Control records, which no client sees, have offsets too.
                 stream.next_offset = max(stream.next_offset, message.offset())
             case "_AUTO_OFFSET_RESET" | "OFFSET_OUT_OF_RANGE":
-                # The other messages of this poll are routed first.
+                # All messages of the poll are routed first.
                 self._vanished.append(stream)
             case _:
                 _log.warning("%s: %s", stream.where(stream.next_offset), error.str())

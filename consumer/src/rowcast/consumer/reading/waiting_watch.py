@@ -1,4 +1,4 @@
-"""Warn of events that wait too long for their END, because nothing else would show them."""
+"""Warn of events with too long a wait for the END, because nothing else would show the events."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def misfits(
 
 
 def _wider_type(actual: Capacity, planned: Capacity | None, type_: TypeEngine[Any], dialect: Dialect) -> str | None:
-    """Return a type that holds what the column holds now and what the planned type holds."""
+    """Return a type for all values of the present column and of the planned type."""
     if planned is None:
         return None
     if holds(planned, actual):

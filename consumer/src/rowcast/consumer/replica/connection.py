@@ -75,7 +75,7 @@ class Replica:
         return Claim(session, self._lease_s, is_moving)
 
     def take(self, claim: Claim) -> bool:
-        """Return whether this worker has the claim now. While it has, sessions of other workers may be ended."""
+        """Return whether the worker has the claim now. With it, the worker may end sessions of earlier workers."""
         with self._translated_errors():
             self._may_end_others = lambda: claim.is_held
             return claim.take()

@@ -33,7 +33,7 @@ _STAMPS = 2**62
 
 
 class ReplicaChangedError(RowcastError):
-    """The replica is not as this worker left it, although no other worker has taken over."""
+    """The replica has changed since the worker's last transaction, although no worker has taken over."""
 
 
 class LastApplied(NamedTuple):

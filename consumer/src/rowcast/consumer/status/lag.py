@@ -1,4 +1,4 @@
-"""How far a replica is behind its source, and in which state it is."""
+"""Measure the lag and the state of a replica."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _log = logging.getLogger("rowcast.worker")
 _TAKE_TIMEOUT_S = 0.1
 _OFFSET_COMMIT_S = 1.0
 _COMPARE_S = 5.0
-# A worker that meets the error of its predecessor again does so within a second.
+# A worker meets the error of the predecessor again within a second.
 _CLEAR_STOP_S = 3.0
 
 

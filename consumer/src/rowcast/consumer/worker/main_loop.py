@@ -118,7 +118,7 @@ class _Worker:
                     backoff.reset()
                 except FencedError as error:
                     _log.warning("%s. Now standing by", error)
-                    # Workers that the same server does not keep apart would otherwise fence each other without end.
+                    # Without a pause, workers without a common lock would fence each other without end.
                     self._patience.pause(fenced.next_pause())
                 except RetriableError:
                     # Raised only if the worker was stopped while the replica was unreachable.

@@ -1,4 +1,4 @@
-"""Decide whether a worker still moves, so that it keeps its claim."""
+"""Decide whether a worker still moves and keeps the claim."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _hint_of_variable(variable: str) -> str:
 
 
 class _Source:
-    """Run the relay of one source in a thread. ``failure``: why it has failed, or None while it leads or stands by."""
+    """Run the relay of one source in a thread. ``failure``: its cause, or None while the relay runs."""
 
     def __init__(
         self, settings: Settings, engine: Engine, once: bool, stop: threading.Event, on_progress: OnProgress,

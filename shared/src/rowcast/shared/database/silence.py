@@ -48,7 +48,7 @@ _NAMES = ("self", "connection", "dbapi_connection", "conn", "cursor")
 
 @dataclass(slots=True)
 class _Wait:
-    """Follow one thread that waits for one connection."""
+    """Follow a thread during the wait for a connection."""
 
     connection: Any
     bytes: int | None
@@ -120,7 +120,7 @@ class SilenceWatch:
             self._cut_at[url] = time.monotonic()
 
     def _cut_lately(self, connection: Any) -> bool:
-        """Return whether another connection to the same server was silent just now, so that this one is likely too."""
+        """Return whether another connection was silent just now. Then a second silent connection is likely."""
         url = url_of(connection)
         return url is not None and time.monotonic() - self._cut_at.get(url, -math.inf) < _CUT_LATELY_S
 
@@ -136,7 +136,7 @@ def _driver_frame(frame: FrameType | None) -> FrameType | None:
 
 
 def _connection_in(frame: FrameType | None) -> Any:
-    """Return the connection of rowcast's that the calls from ``frame`` outwards use, or None if they use none."""
+    """Return the connection of rowcast's that the calls from ``frame`` outwards use, or None without a connection."""
     while (frame := _driver_frame(frame)) is not None:
         values = frame.f_locals
         for name in _NAMES:

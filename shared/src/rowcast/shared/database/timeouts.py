@@ -46,7 +46,7 @@ _BY_DRIVER: dict[str, dict[str, Any]] = {
 
 
 def connect_arguments(url: URL) -> dict[str, Any]:
-    """Return the driver's arguments that bound a connection, without those that the user's URL or environment sets."""
+    """Return the driver's arguments for the bounds of a connection, without arguments set by the URL or environment."""
     arguments = dict(_BY_DRIVER.get(url.get_driver_name(), {}))
     # libpq reads this variable, and an argument would override it.
     if "keepalives" in arguments and "PGCONNECT_TIMEOUT" in os.environ:

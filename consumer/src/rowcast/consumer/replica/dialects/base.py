@@ -165,7 +165,7 @@ class ReplicaDialect(ABC):
         """Return the table's columns by name, or an empty dictionary if the table does not exist."""
 
     def capacity(self, column_type: str) -> Capacity | None:
-        """Return what a column of a type holds, or None if the engine refuses by an error whatever it cannot hold."""
+        """Return the capacity of a type's columns, or None if the engine refuses every unsuitable value by an error."""
         return None
 
     def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:

@@ -88,7 +88,7 @@ class InsertKeys:
         engine, upserts = capture_dialect(dialect), insert_inspection.is_upsert(statement)
         one_by_one = engine.executes_one_by_one or (engine.upserts_a_row_once and upserts)
         if upserts and len(sets) == 1 and dialect.insert_returning and not engine.reports_insert_id:
-            # Only the statement knows which row it changes.
+            # Only the statement knows the changed row.
             self._use(pending, InjectedReturning(one_by_one=one_by_one))
             return None
         draws_for_zero = insert_inspection.draws_a_key_for_zero(statement, pending, dialect)

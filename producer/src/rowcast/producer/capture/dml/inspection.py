@@ -229,7 +229,7 @@ def new_value(assigned: Mapping[str, Any], column: sa.Column[Any], parameters: M
 
 
 def assigned_columns(statement: Update, sets: Parameters) -> set[str]:
-    """Return the names of the columns that the statement sets, or that may change by themselves with it."""
+    """Return the names of the columns set by the statement, or changed by the database along with the statement."""
     table = table_of(statement)
     names = {str(c.key): str(c.name) for c in table.columns}
     # Parameters of the condition are no columns of the table.

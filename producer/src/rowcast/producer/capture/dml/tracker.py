@@ -112,7 +112,7 @@ class DmlTracker:
         return pending.statement, pending.sets
 
     def _allow_bulk_update(self, connection: Connection, pending: PendingStatement, notes: TransactionNotes) -> None:
-        """Let an UPDATE write its own outbox rows, unless earlier changes are noted, which must come before them."""
+        """Let an UPDATE write outbox rows, unless earlier changes are noted, because the earlier must come first."""
         rows = pending.rows
         if (
             isinstance(rows, ReturnedRows)

@@ -45,7 +45,7 @@ class KeyDialect:
     """
 
     def exact_kind(self, stored: TypeEngine[Any], type_: PortableType) -> type[Any] | None:
-        """Return the class of the Python values that the column stores exactly as they are sent, or None."""
+        """Return the class of the Python values stored by the column exactly as sent, or None."""
         if isinstance(stored, sa.Enum):
             return stored.enum_class or str
         if isinstance(stored, sa.Uuid):

@@ -37,7 +37,7 @@ def require_plausible(lease: Lease, markers: Markers, topic: str) -> None:
 
 
 def primary_loss(lease: Lease, markers: Markers) -> str | None:
-    """Return what the primary has lost, or None if it knows everything in Kafka."""
+    """Return the loss of the primary, or None if the primary knows everything in Kafka."""
     if markers.timeline > lease.timeline:
         return (
             f"Kafka has timeline {markers.timeline} of this source, but the database knows timelines up to "
@@ -52,7 +52,7 @@ def primary_loss(lease: Lease, markers: Markers) -> str | None:
 
 
 def kafka_loss(lease: Lease, markers: Markers, topic: str) -> str | None:
-    """Return what Kafka has lost, or None if it has everything that was published. ``topic``: the marker's topic."""
+    """Return the loss of Kafka, or None if Kafka has everything published. ``topic``: the marker's topic."""
     if (markers.committed or 0) >= lease.published_lsn:
         return None
     has = "nothing" if markers.committed is None else f"events up to lsn {markers.committed}"

@@ -264,7 +264,7 @@ class Leader:
         self._publish_completed_snapshots(at_once=True)
 
     def _publish_completed_snapshots(self, *, at_once: bool = False) -> None:
-        """Publish the shapes of tables whose initial snapshot is committed in Kafka, so that workers know of it."""
+        """Publish the shapes of tables whose initial snapshot is committed in Kafka, because workers wait for them."""
         if completed := self._notes.completed(at_once=at_once):
             self._sender.publish_shapes(self._tables.newest(completed))
 
