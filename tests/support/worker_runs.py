@@ -100,6 +100,10 @@ class Database:
         """Return the names of all tables."""
         return sa.inspect(self.engine).get_table_names()
 
+    def foreign_keys(self, table: str) -> list[Any]:
+        """Return the foreign keys of a table."""
+        return list(sa.inspect(self.engine).get_foreign_keys(table))
+
     def state(self) -> str:
         """Return the state of the replica."""
         return str(self.rows("rowcast_replica", "state")[0][0])

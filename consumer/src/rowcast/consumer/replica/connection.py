@@ -167,15 +167,21 @@ class Replica:
             self._positions.clear_stop(connection)
 
     def prepare(self, layouts: Iterable[RowLayout] = ()) -> None:
-        """Create or adapt the tables of all shapes that have been read. ``layouts``: as ``ReplicaTables.prepare``."""
+        """Create or adapt the tables of all shapes that have been read. ``layouts``: as ``ReplicaTables.prepare``.
+
+        A consistent replica is loading afterwards if rows violate a constraint of a new shape.
+        """
         shapes = self._layouts.latest_shapes()
         if not layouts and not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
             with self._positions.transaction(connection):
                 self._tables.prepare(connection, shapes, layouts)
-            if self.state == "consistent":
-                self._constraints.create(connection)
+            if self.state == "consistent" and not self._constraints.create(connection):
+                # Not suspect: the rows may be from before the primary had the constraint.
+                self._positions.lose_consistency(connection)
+                self.state = "loading"
+                self._dialect.set_consistency(connection, consistent=False)
 
     def apply(self, run: Run) -> int:
         """Apply a run, whole or up to the transaction that raises ConflictError or DataError.

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, Fault, ReplicaDialect
+from rowcast.consumer.replica.dialects.orphans import count_orphans, log_orphans
 from rowcast.consumer.replica.table_definitions import TableDefinitions
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.shared.database.driver_messages import first_line
@@ -27,8 +28,8 @@ class Constraints:
     def create(self, connection: Connection) -> bool:
         """Create the missing constraints, each in its own transaction.
 
-        Return False if rows violate a constraint. A warning names the constraint, and the replica cannot become
-        consistent yet. Unsupported constraints are left out, with a warning.
+        Return False if rows violate a constraint. A warning names the constraint, and the replica is not consistent
+        until it has the constraint. Unsupported constraints are left out, with a warning.
         """
         definitions = TableDefinitions(self._tables.shapes(), self._replica, connection.dialect)
         with connection.begin():
@@ -38,10 +39,10 @@ class Constraints:
         for full_name, shape in own_shapes.items():
             for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
                 satisfied &= self._create_index(connection, full_name, index)
-        if not self._replica.foreign_keys_in_table:
-            for full_name in own_shapes:
-                for key in definitions.tables[full_name].foreign_key_constraints:
-                    satisfied &= self._create_foreign_key(connection, full_name, key)
+        create_key = self._check_left_out if self._replica.foreign_keys_in_table else self._create_foreign_key
+        for full_name in own_shapes:
+            for key in definitions.tables[full_name].foreign_key_constraints:
+                satisfied &= create_key(connection, full_name, key)
         with connection.begin():
             self._tables.refresh(connection)
             tables = [self._tables.table(name) for name in definitions.shapes]
@@ -92,12 +93,25 @@ class Constraints:
     def _create_foreign_key(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
         try:
             with connection.begin():
-                existing = sa.inspect(connection).get_foreign_keys(key.table.name, key.table.schema)
-                if key.name not in {k["name"] for k in existing}:
+                if not _exists(connection, key):
                     connection.execute(AddConstraint(key, isolate_from_table=False))
         except exc.DBAPIError as error:
-            description = f"foreign key ({', '.join(key.column_keys)}) to {key.referred_table.fullname}"
-            return self._handle_failure(error, full_name, description)
+            return self._handle_failure(error, full_name, _description(key))
+        return True
+
+    def _check_left_out(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
+        """Check the rows of a foreign key that the engine could create only with its table, before this shape."""
+        with connection.begin():
+            if _exists(connection, key):
+                return True
+            parent, referred = key.referred_table.name, [element.column.name for element in key.elements]
+            if count := count_orphans(connection, key.table.name, key.column_keys, parent, referred):
+                log_orphans(full_name, count, parent)
+                return False
+        _log.warning(
+            "table %s: %s is left out, because this engine creates a foreign key only with its table. The rows satisfy "
+            "the foreign key. Rebuild the replica to have the foreign key there.", full_name, _description(key),
+        )  # fmt: skip
         return True
 
     def _handle_failure(self, error: exc.DBAPIError, table: str, constraint: str) -> bool:
@@ -107,10 +121,19 @@ class Constraints:
         reason = first_line(error)
         if self._replica.is_violated_by_rows(error):
             _log.warning(
-                "table %s: %s cannot be created, so the replica is still loading: %s. "
+                "table %s: %s cannot be created, so the replica is loading: %s. "
                 "Look for rows from before the capture, which are not in the topics, and for texts that only the "
                 "primary's collation takes for the same.", table, constraint, reason,
             )  # fmt: skip
             return False
         _log.warning("table %s: %s is left out, because this engine does not support it: %s", table, constraint, reason)
         return True
+
+
+def _exists(connection: Connection, key: sa.ForeignKeyConstraint) -> bool:
+    existing = sa.inspect(connection).get_foreign_keys(key.table.name, key.table.schema)
+    return key.name in {found["name"] for found in existing}
+
+
+def _description(key: sa.ForeignKeyConstraint) -> str:
+    return f"foreign key ({', '.join(key.column_keys)}) to {key.referred_table.fullname}"

@@ -171,6 +171,16 @@ class Positions:
                 sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == self._source).values(values)
             )
 
+    def lose_consistency(self, connection: Connection) -> None:
+        """Write that a consistent replica loads, in a transaction of its own. Raise as ``transaction``.
+
+        The replica knows all deletes of the transactions that were applied.
+        """
+        with self.transaction(connection):
+            row = ROWCAST_REPLICA.c
+            values = {"state": "loading", "deletes_known_ms": row.ts_ms}
+            connection.execute(sa.update(ROWCAST_REPLICA).where(row.source == self._source).values(values))
+
     def write_timeline(self, connection: Connection, timeline: int) -> None:
         """Write the timeline of the rows, in a transaction of its own. Raise as ``transaction``."""
         with self.transaction(connection):

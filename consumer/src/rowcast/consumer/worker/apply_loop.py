@@ -51,12 +51,14 @@ class ApplyLoop:
         self._published = was_published
         self._stop_recorded = row.reason is not None
         self._consistency = ConsistencyAttempts()
+        self._was_consistent = row.state == "consistent"
         self._uncommitted: dict[Partition, Position] = {}
         now = time.monotonic()
         self._next_offset_commit = now
         self._next_comparison = now + _COMPARE_S
         self._clear_stop_at = now + _CLEAR_STOP_S
         replica.between_pieces = self._between_pieces
+        self._note_lost_consistency()
         report.change(active=True, state=self._shown_state(), lsn=row.lsn)
 
     def run(self, reader: ReaderThread) -> bool:
@@ -83,6 +85,7 @@ class ApplyLoop:
 
     def _apply(self, run: Run) -> None:
         applied = self._patience.retry(lambda: self._replica.apply(run))
+        self._note_lost_consistency()
         self._next_comparison = time.monotonic() + _COMPARE_S
         positions = run.positions()
         self._uncommitted |= positions
@@ -99,8 +102,16 @@ class ApplyLoop:
             behind_ms=max(0, int(time.time() * 1000) - last.ts_ms),
         )
 
+    def _note_lost_consistency(self) -> None:
+        """Schedule an attempt if a constraint of a new shape has ended the consistency."""
+        if self._was_consistent and self._replica.state == "loading":
+            self._was_consistent = False
+            self._consistency.finish(is_consistent=False)
+            self._report.change(state=self._shown_state())
+
     def _begin_loading(self, deletes_known_ms: int) -> None:
         self._patience.retry(lambda: self._replica.begin_loading(deletes_known_ms))
+        self._was_consistent = False
         self._report.change(state=self._shown_state())
         self._consistency.cancel()
 
@@ -108,6 +119,7 @@ class ApplyLoop:
         if self._consistency.is_due():
             is_consistent = self._patience.retry(self._replica.become_consistent)
             self._consistency.finish(is_consistent)
+            self._was_consistent = is_consistent
             self._report.change(state=self._shown_state())
         now = time.monotonic()
         if now >= self._next_comparison:

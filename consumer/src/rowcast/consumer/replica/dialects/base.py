@@ -270,12 +270,3 @@ def quoted_name(connection: Connection, schema: str | None, name: str) -> str:
     preparer = connection.dialect.identifier_preparer
     parts = [preparer.quote_identifier(part) for part in (schema, name) if part]
     return ".".join(parts)
-
-
-def log_orphans(table: str, count: int, parent: str) -> None:
-    """Warn of rows that keep a replica from becoming consistent."""
-    _log.warning(
-        "table %s: %d rows refer to rows of %s that are missing, so the replica is still loading. "
-        "Look for rows from before the capture, which are not in the topics, and for texts that only the primary's "
-        "collation takes for the same.", table, count, parent,
-    )  # fmt: skip

@@ -19,12 +19,12 @@ from rowcast.consumer.replica.dialects.base import (
     ReplicaColumn,
     ReplicaTable,
     TouchedKeys,
-    log_orphans,
     quoted_name,
 )
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, MySQLClaim
 from rowcast.consumer.replica.dialects.mysql_packets import Packets
+from rowcast.consumer.replica.dialects.orphans import count_orphans, log_orphans
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
 from rowcast.consumer.replica.dialects.touched_foreign_keys import TouchedForeignKeys, TouchedRows, foreign_keys_of
 from rowcast.consumer.replica.dialects.type_capacities import mysql_capacity
@@ -282,16 +282,9 @@ class MySQLReplica(RowStatementReplica):
         satisfied = True
         for table in tables:
             for key in sa.inspect(connection).get_foreign_keys(table.name):
-                child = sa.table(table.name, *map(sa.column, key["constrained_columns"])).alias("child")
-                parent = sa.table(key["referred_table"], *map(sa.column, key["referred_columns"])).alias("parent")
-                pairs = list(zip(child.c, parent.c, strict=True))
-                orphans = (
-                    sa.select(sa.func.count())
-                    .select_from(child.outerjoin(parent, sa.and_(*(c == p for c, p in pairs))))
-                    .where(*(c.is_not(None) for c in child.c), next(iter(parent.c)).is_(None))
-                )
-                if count := connection.execute(orphans).scalar_one():
-                    log_orphans(table.name, count, key["referred_table"])
+                columns, parent = key["constrained_columns"], key["referred_table"]
+                if count := count_orphans(connection, table.name, columns, parent, key["referred_columns"]):
+                    log_orphans(table.name, count, parent)
                     satisfied = False
         return satisfied
 

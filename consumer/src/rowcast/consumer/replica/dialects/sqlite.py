@@ -12,9 +12,10 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, log_orphans, quoted_name
+from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, quoted_name
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, NoClaim, SQLiteClaim
+from rowcast.consumer.replica.dialects.orphans import log_orphans
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
 from rowcast.consumer.replica.dialects.type_capacities import sqlite_capacity
 from rowcast.consumer.replica.dialects.value_converters import Converter
