@@ -108,6 +108,11 @@ class Database:
         """Return the state of the replica."""
         return str(self.rows("rowcast_replica", "state")[0][0])
 
+    def checkpoint(self) -> None:
+        """Empty SQLite's write-ahead log."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def execute(self, *statements: str) -> None:
         with self.engine.begin() as connection:
             for statement in statements:

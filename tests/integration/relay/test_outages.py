@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from rowcast.producer.relay import Relay, backlog, main_loop, running
+from rowcast.producer.relay.upkeep import silent_kafka
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka import clients
 from servers import Broker, DatabaseServer
@@ -32,8 +33,14 @@ def assert_all_arrived(settings: Settings, counters: Counters) -> None:
 
 @pytest.mark.parametrize("outage", ["pause", "kill"])
 def test_the_outbox_holds_what_kafka_does_not_take(
-    lite: Primary, new_settings: NewSettings, kafka: Broker, outage: str
+    lite: Primary,
+    new_settings: NewSettings,
+    kafka: Broker,
+    outage: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(silent_kafka, "_SILENT_S", 0.5)
     settings, counters, rng = new_settings(lite), Counters(lite), random.Random(1)
     with running_thread(Relay(settings, lite.engine)) as relay:
         counters.raise_some(rng)
@@ -45,9 +52,12 @@ def test_the_outbox_holds_what_kafka_does_not_take(
                 counters.raise_some(rng)
             assert time.monotonic() - start < 10, "the application's commits wait for nobody"
             assert backlog(lite.engine, settings.source).rows > 0
+            wait_until(lambda: relay.relay.progress.state == "waiting")
+            assert f"Kafka at {kafka.bootstrap_servers} has not answered for" in caplog.text
         finally:
             kafka.resume() if outage == "pause" else kafka.start()
         wait_until(lambda: not lite.ids(), seconds=90)
+        wait_until(lambda: relay.relay.progress.state == "leading")
         assert relay.ended_by is None
     assert_all_arrived(settings, counters)
 

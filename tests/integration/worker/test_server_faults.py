@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,80 +18,10 @@ from fixtures.databases import NewDatabase
 from rowcast.shared.errors import LoginError
 from servers import Broker
 from support.kafka_source import Source, column, shape
+from support.server_faults import CODES, FAULTS, full, new_role, raising_trigger, small_disk
 from support.worker_runs import Database, running_worker, settings_for, work_once
 
 ITEM = shape("item", column("n"))
-
-
-@dataclass
-class Role:
-    """The worker's role on a replica's server, and the administrator's connection."""
-
-    admin: Database
-    url: str
-    name: str
-    faults: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    """By name: the statement that begins a fault, the statement that ends it, and the words of the warning."""
-
-    @contextmanager
-    def fault(self, name: str) -> Iterator[str]:
-        """Let the server have the fault, and yield the words of the warning."""
-        begin, end, words = self.faults[name]
-        self.admin.execute(begin)
-        try:
-            self.end_sessions()
-            yield words
-        finally:
-            self.admin.execute(end)
-
-    def end_sessions(self) -> None:
-        if self.admin.engine.dialect.name == "postgresql":
-            self.admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{self.name}'")
-            return
-        query = f"SELECT id FROM information_schema.processlist WHERE user = '{self.name}'"
-        with self.admin.engine.connect() as connection:
-            for (id_,) in connection.exec_driver_sql(query).all():
-                connection.exec_driver_sql(f"KILL {id_}")
-
-
-def postgresql_role(url: str, name: str) -> Role:
-    role = Role(Database(url), sa.make_url(url).set(username=name, password="x").render_as_string(False), name)
-    role.admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'", f"GRANT ALL ON SCHEMA public TO {name}")
-    change = f"ALTER ROLE {name}"
-    role.faults = {
-        "read-only": (f"{change} SET default_transaction_read_only = on", f"{change} RESET ALL", "read-only"),
-        "connections": (f"{change} CONNECTION LIMIT 0", f"{change} CONNECTION LIMIT -1", "too many connections"),
-        "login": (f"{change} NOLOGIN", f"{change} LOGIN", "not permitted to log in"),
-    }
-    return role
-
-
-def mariadb_role(url: str, name: str) -> Role:
-    own = sa.make_url(url).set(username=name, password="x")
-    role = Role(Database(url), own.render_as_string(False), name)
-    user = f"{name}@'127.0.0.1'"
-    rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES"
-    role.admin.execute(f"CREATE USER {user} IDENTIFIED BY 'x'", f"GRANT {rights} ON {own.database}.* TO {user}")
-    change = f"ALTER USER {user}"
-    role.faults = {
-        "read-only": ("SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0", "read-only"),
-        "login": (f"{change} ACCOUNT LOCK", f"{change} ACCOUNT UNLOCK", "locked"),
-    }  # fmt: skip
-    return role
-
-
-@contextmanager
-def new_role(engine: str, url: str) -> Iterator[Role]:
-    name = f"worker_{sa.make_url(url).database}"
-    role = (postgresql_role if engine == "postgresql" else mariadb_role)(url, name)
-    try:
-        yield role
-    finally:
-        role.end_sessions()
-        if engine == "postgresql":
-            role.admin.execute(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
-        else:
-            role.admin.execute(f"DROP USER {name}@'127.0.0.1'")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -98,13 +31,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-CASES = [
-    *(("postgresql", fault) for fault in ("read-only", "connections", "login")),
-    *(("mariadb", fault) for fault in ("read-only", "login")),
-]
-
-
-@pytest.mark.parametrize(("engine", "fault"), CASES)
+@pytest.mark.parametrize(("engine", "fault"), FAULTS)
 def test_the_worker_tries_again_until_the_fault_has_passed(
     engine: str,
     fault: str,
@@ -116,7 +43,7 @@ def test_the_worker_tries_again_until_the_fault_has_passed(
     url, source = new_database(engine), Source(kafka.bootstrap_servers, source_name)
     source.add(ITEM)
     source.transaction(("c", "item", {"id": 1, "n": 1}))
-    with new_role(engine, url) as role:
+    with new_role(engine, url, "item") as role:
         settings = settings_for(source_name, kafka.bootstrap_servers, role.url)
         with running_worker(settings) as worker:
             worker.until(lambda progress: progress.state == "consistent")
@@ -127,13 +54,106 @@ def test_the_worker_tries_again_until_the_fault_has_passed(
             until(lambda: role.admin.rows("item") == [(1, 1), (2, 2)])
 
 
+@pytest.mark.shared_dialect
+@pytest.mark.parametrize("engine", CODES)
+def test_no_code_of_a_passing_fault_is_taken_for_bad_data(
+    engine: str, new_database: NewDatabase, kafka: Broker, source_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, source = new_database(engine), Source(kafka.bootstrap_servers, source_name)
+    replica, settings = Database(url), settings_for(source_name, kafka.bootstrap_servers, url)
+    source.add(ITEM)
+    source.transaction(("c", "item", {"id": 0, "n": 0}))
+    with running_worker(settings) as worker:
+        worker.until(lambda progress: progress.state == "consistent")
+        for n, code in enumerate(CODES[engine], 1):
+            caplog.clear()
+            with raising_trigger(replica, "item", "INSERT", code):
+                source.transaction(("c", "item", {"id": n, "n": n}))
+                until(lambda: any("Trying again in" in text for text in caplog.messages))
+            worker.until(lambda progress: progress.lsn == source.lsn)
+    assert len(replica.rows("item")) == len(CODES[engine]) + 1
+
+
+def test_a_worker_waits_until_the_database_file_may_grow(
+    new_database: NewDatabase, kafka: Broker, source_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, source = new_database("sqlite"), Source(kafka.bootstrap_servers, source_name)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    source.add(shape("item", column("n", "text")))
+    source.transaction(("c", "item", {"id": 1, "n": "small"}))
+    work_once(settings)
+    limited = True
+
+    def limit(connection: Any, _record: object) -> None:
+        if limited:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    sa.event.listen(sa.Engine, "connect", limit)
+    try:
+        with running_worker(settings):
+            source.transaction(("c", "item", {"id": 2, "n": "large" * 10_000}))
+            until(lambda: any("disk is full" in text and "Trying again in" in text for text in caplog.messages))
+            limited = False
+            until(lambda: len(Database(url).rows("item")) == 2)
+    finally:
+        sa.event.remove(sa.Engine, "connect", limit)
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.parametrize("engine", ["postgresql", "sqlite"])
+def test_a_worker_waits_while_the_disk_is_full(
+    engine: str,
+    new_database: NewDatabase,
+    kafka: Broker,
+    source_name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = "x" * 100_000
+    with small_disk(tmp_path / "disk") as disk:
+        url = f"sqlite:///{disk}/replica.db" if engine == "sqlite" else new_database(engine)
+        replica, source = Database(url), Source(kafka.bootstrap_servers, source_name)
+        if engine == "postgresql":
+            # A tablespace belongs to no database.
+            own = replica.engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+            own.exec_driver_sql("DROP TABLESPACE IF EXISTS small")
+            shutil.chown(disk, server_user(own))
+            own.exec_driver_sql(f"CREATE TABLESPACE small LOCATION '{disk}'")
+            own.exec_driver_sql("CREATE TABLE item (id bigint PRIMARY KEY, n text) TABLESPACE small")
+            # Otherwise the text is compressed to nothing.
+            own.exec_driver_sql("ALTER TABLE item ALTER n SET STORAGE EXTERNAL")
+        source.add(shape("item", column("n", "text")))
+        source.transaction(("c", "item", {"id": 0, "n": ""}))
+        settings = settings_for(source_name, kafka.bootstrap_servers, url)
+        with running_worker(settings) as worker:
+            worker.until(lambda progress: progress.state == "consistent")
+            with full(disk):
+                source.transaction(*(("c", "item", {"id": n, "n": text}) for n in range(1, 10)))
+                until(lambda: any("Trying again in" in text for text in caplog.messages))
+                assert re.search("No space left|is full", caplog.text)
+            worker.until(lambda progress: progress.lsn == source.lsn)
+        assert len(replica.rows("item", "id")) == 10
+        if engine == "postgresql":
+            own.exec_driver_sql("DROP TABLE item")
+            own.exec_driver_sql("DROP TABLESPACE small")
+            own.close()
+
+
+def server_user(connection: sa.Connection) -> str:
+    """Return the user of the operating system who runs a PostgreSQL server."""
+    folder = connection.exec_driver_sql("SHOW data_directory").scalar_one()
+    return Path(folder).owner()
+
+
 @pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
 @pytest.mark.parametrize("part", ["password", "database", "username"])
 def test_a_wrong_login_is_a_wrong_configuration(
     engine: str, part: str, new_database: NewDatabase, kafka: Broker, source_name: str
 ) -> None:
     url = new_database(engine)
-    with new_role(engine, url) as role:
+    with new_role(engine, url, "item") as role:
         right = sa.make_url(role.url)
         wrong = {
             "password": right.set(password="wrong"),

@@ -11,7 +11,6 @@ from sqlalchemy import exc
 
 from rowcast.shared.database.driver_errors import (
     ServerFault,
-    is_server_side,
     is_transient,
     server_fault,
     sqlstate,
@@ -80,16 +79,10 @@ def test_an_error_of_the_statement_is_never_transient() -> None:
     refused = database_error(postgresql_error("22001"), exc.DataError)
     assert server_fault(refused) is ServerFault.LASTING
     assert not is_transient(refused)
-    assert not is_server_side(refused)
 
 
 def test_a_lost_connection_is_transient_whatever_its_code() -> None:
     assert is_transient(database_error(sqlite_error(sqlite3.SQLITE_ERROR), invalidated=True))
-
-
-@pytest.mark.parametrize("kind", [exc.OperationalError, exc.InterfaceError, exc.InternalError])
-def test_the_class_alone_says_whether_the_server_is_to_blame(kind: type[exc.DBAPIError]) -> None:
-    assert is_server_side(database_error(sqlite_error(sqlite3.SQLITE_ERROR), kind))
 
 
 def test_the_sqlstate_is_empty_where_the_server_sent_none() -> None:

@@ -19,15 +19,16 @@ from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.claims.heartbeat import Heartbeat
 from rowcast.producer.relay.claims.lease import Destination, LeaseRow
-from rowcast.producer.relay.progress import OnProgress, RelayProgress
+from rowcast.producer.relay.progress import OnProgress, RelayProgress, RelayState
 from rowcast.producer.relay.upkeep.backlog_alarm import BacklogAlarm
+from rowcast.producer.relay.upkeep.silent_kafka import SilentKafka
 from rowcast.producer.relay.upkeep.stall_warnings import StallWarnings
 from rowcast.producer.relay.upkeep.vacuum import Vacuum
 from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.cli.logs import name_source
 from rowcast.shared.config.settings import RelaySettings, Settings
-from rowcast.shared.database.driver_errors import is_server_side
+from rowcast.shared.database.driver_errors import has_known_fault
 from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.engines import reach
 from rowcast.shared.database.silence import watched_connections
@@ -229,6 +230,8 @@ class Relay:
             self._beat()
             deadline.check()
             epoch.heartbeat.renew_lease()
+            if kafka.is_silent():
+                self._report(state="waiting")
             self._warn_if_due()
 
         publisher = Publisher(
@@ -238,6 +241,7 @@ class Relay:
             self._woken.set,
             Signer(settings.source, settings.signature_keys),
         )
+        kafka = SilentKafka(self._properties["bootstrap.servers"], publisher.unanswered)
         try:
             topics_class = EmbeddedTopics if self._embedded else Topics
             topics = topics_class(self._properties, settings.source, settings.topics)
@@ -266,7 +270,8 @@ class Relay:
                 elif not leader.more:
                     self._woken.wait(min(poll.pause_s, leader.longest_pause_s))
                     poll.lengthen_if_quiet()
-                self._report(lsn=leader.committed_lsn)
+                state: RelayState = "waiting" if kafka.is_silent() else "leading"
+                self._report(state=state, lsn=leader.committed_lsn)
                 self._warn_if_due()
                 vacuum.run_if_due(leader.deleted_lsn)
             leader.finish()
@@ -329,8 +334,8 @@ class _StopDeadline:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Return whether the same work may succeed later, because the server is down, locked or restarting."""
-    return not isinstance(error, exc.DBAPIError) or is_server_side(error)
+    """Return whether the same work may succeed later. The login has succeeded before, so it may succeed again."""
+    return not isinstance(error, exc.DBAPIError) or has_known_fault(error)
 
 
 def _format_error(error: Exception) -> str:

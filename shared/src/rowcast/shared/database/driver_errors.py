@@ -35,21 +35,24 @@ _SQLITE = {
 # MySQL's and MariaDB's error numbers. Drivers call nearly all of them operational, so the class of the error says
 # nothing. Numbers from 2,000 to 2,999 come from the client: the connection.
 _MYSQL = {
-    # Lock timeout, deadlock, too many locks, too many transactions, row changed since the snapshot, lock with NOWAIT.
-    **dict.fromkeys((1205, 1213, 1206, 1637, 1020, 3572), ServerFault.CONTENDED),
-    # Out of memory, too many connections, interrupted, table definition changed.
-    **dict.fromkeys((1037, 1038, 1040, 1041, 1203, 1226, 1317, 1412), ServerFault.UNAVAILABLE),
-    # Disk full, table full, error of the storage engine.
-    **dict.fromkeys((1021, 1114, 1030), ServerFault.UNAVAILABLE),
+    # Lock timeout, deadlock, too many locks, too many transactions, row changed since the snapshot, lock with NOWAIT,
+    # deadlocks of XA and of named locks, a rollback by group replication.
+    **dict.fromkeys((1205, 1213, 1206, 1637, 1020, 3572, 1614, 3058, 3101), ServerFault.CONTENDED),
+    # Out of memory, no thread, too many connections, host blocked, interrupted, table definition changed, sort aborted.
+    **dict.fromkeys((1037, 1038, 1041, 1135, 1040, 1203, 1226, 1129, 1317, 1412, 1028), ServerFault.UNAVAILABLE),
+    # A node of a Galera cluster that has no quorum or is being synchronised.
+    1047: ServerFault.UNAVAILABLE,
+    # Disk full, table full, errors of the storage engine and of files, errors during COMMIT and ROLLBACK.
+    **dict.fromkeys((1021, 1114, 1030, 3, 1016, 1023, 1024, 1026, 1878, 1180, 1181), ServerFault.UNAVAILABLE),
     # Statement time on MariaDB and on MySQL.
     **dict.fromkeys((1969, 3024), ServerFault.TIMED_OUT),
-    # read_only, read-only mode, read-only transaction, global read lock.
-    **dict.fromkeys((1290, 1836, 1792, 1223), ServerFault.READ_ONLY),
+    # read_only, read-only mode, read-only transaction, global read lock, offline mode.
+    **dict.fromkeys((1290, 1836, 1792, 1223, 3032), ServerFault.READ_ONLY),
     # Access denied to the database and to the server, unknown database, expired password, locked account on MariaDB and
-    # on MySQL.
-    **dict.fromkeys((1044, 1045, 1698, 1049, 1820, 1862, 4151, 3118), ServerFault.LOGIN),
-    # Shutdown, network.
-    **dict.fromkeys((1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1927, 4031), ServerFault.LOST),
+    # on MySQL, host not allowed.
+    **dict.fromkeys((1044, 1045, 1698, 1049, 1820, 1862, 4151, 3118, 1130), ServerFault.LOGIN),
+    # Shutdown, killed sessions, network.
+    **dict.fromkeys((1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 3169, 4031), ServerFault.LOST),
     **dict.fromkeys(range(2_000, 3_000), ServerFault.LOST),
 }
 
@@ -58,6 +61,7 @@ _POSTGRESQL = {
     "08": ServerFault.LOST,
     "25006": ServerFault.READ_ONLY,
     "25P03": ServerFault.LOST,  # idle in transaction for too long
+    "25P04": ServerFault.LOST,  # transaction for too long
     "28": ServerFault.LOGIN,
     "3D000": ServerFault.LOGIN,
     "40": ServerFault.CONTENDED,
@@ -66,6 +70,8 @@ _POSTGRESQL = {
     "55P03": ServerFault.CONTENDED,  # lock timeout
     "57": ServerFault.LOST,
     "57014": ServerFault.TIMED_OUT,
+    "58": ServerFault.UNAVAILABLE,  # errors of files
+    "XX": ServerFault.UNAVAILABLE,  # internal errors, as of two changes of one table at the same time
 }
 
 # libpq reports no code for a failed login, and the text of the server's message only.
@@ -108,8 +114,11 @@ def server_fault(error: exc.DBAPIError) -> ServerFault:
 
 
 def has_known_fault(error: exc.DBAPIError) -> bool:
-    """Return whether the server, the connection or the login is at fault, and no value of the statement."""
-    return server_fault(error) is not ServerFault.LASTING
+    """Return whether the server, the connection or the login is at fault, and no value of the statement.
+
+    ``is_transient`` is stricter: a login or a slow statement may be at fault for good.
+    """
+    return error.connection_invalidated or server_fault(error) is not ServerFault.LASTING
 
 
 def _codes(state: str) -> Iterator[str]:
@@ -123,11 +132,3 @@ def is_transient(error: exc.DBAPIError) -> bool:
     An unknown fault counts as lasting, because a retry would go on for ever.
     """
     return error.connection_invalidated or server_fault(error) in _TRANSIENT
-
-
-def is_server_side(error: exc.DBAPIError) -> bool:
-    """Return whether the driver's class of the error blames the server or the connection, and not the statement.
-
-    ``is_transient`` is stricter, because it knows the server's codes.
-    """
-    return isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError)

@@ -26,21 +26,24 @@ from rowcast.producer.relay.kafka.errors import error_in, to_rowcast_error
 from rowcast.producer.relay.kafka.marker import MarkerReader, Markers, marker_message
 from rowcast.producer.relay.kafka.transactional_producer import TransactionalProducer
 from rowcast.producer.relay.messages.envelopes import Message
+from rowcast.producer.relay.upkeep.silent_kafka import Unanswered
 from rowcast.shared import row_values
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import Properties
 from rowcast.shared.kafka.signature import Signer
 
+_COMMITTING = "committing the Kafka transaction"
 _ATTEMPT_S = 1.0
 _GIVE_UP_AFTER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """Hold a Kafka transaction that is being committed. ``lsn``: its highest lsn."""
+    """Hold a Kafka transaction that is being committed, and since when. ``lsn``: its highest lsn."""
 
     lsn: int
+    since: float
     acknowledged: Future[None]
     committed: Future[None]
 
@@ -70,6 +73,8 @@ class Publisher:
         self.timeline = 1
         self._active, self._other = (TransactionalProducer(properties, f"rowcast.{source}-{n}") for n in (0, 1))
         self._commit: _Commit | None = None
+        self._asked: tuple[str, float] | None = None
+        self._servers = properties.get("bootstrap.servers")
         self._closed = threading.Event()
         self._committer = ThreadPoolExecutor(1, "rowcast-relay-commit", row_values.show, (row_values.are_shown(),))
 
@@ -82,6 +87,13 @@ class Publisher:
     def committing(self) -> bool:
         """Return whether Kafka is committing a transaction."""
         return self._commit is not None
+
+    def unanswered(self) -> Unanswered | None:
+        """Return what Kafka was asked for last and has not answered yet, or None."""
+        commit, asked = self._commit, self._asked
+        if commit is not None and not commit.committed.done():
+            asked = (_COMMITTING, commit.since)
+        return None if asked is None else Unanswered(asked[0], time.monotonic() - asked[1])
 
     def fence(self, check_epoch: Callable[[], object]) -> None:
         """Fence the older producers of this source, and abort the Kafka transactions that they left open.
@@ -135,11 +147,11 @@ class Publisher:
         acknowledged = self._committer.submit(self._retry_in_background, producer.flush, "producing")
         committed = self._committer.submit(self._commit_transaction, producer, acknowledged)
         committed.add_done_callback(lambda _: self._on_committed())
-        self._commit = _Commit(lsn, acknowledged, committed)
+        self._commit = _Commit(lsn, time.monotonic(), acknowledged, committed)
 
     def _commit_transaction(self, producer: TransactionalProducer, acknowledged: Future[None]) -> None:
         acknowledged.result()
-        self._retry_in_background(producer.commit, "committing the Kafka transaction")
+        self._retry_in_background(producer.commit, _COMMITTING)
 
     def take_committed(self, *, wait: bool = False) -> int | None:
         """Return the lsn of the last ``begin_commit`` once Kafka has committed it, and None from then on.
@@ -168,7 +180,9 @@ class Publisher:
             raise RetriableError("the relay has stopped waiting for Kafka")
 
     def _retry_until_done(self, call: Callable[[float], Any], action: str) -> None:
+        self._asked = action, time.monotonic()
         self._retry(call, action, self._renew_lease)
+        self._asked = None
 
     def _retry(self, call: Callable[[float], Any], action: str, between: Callable[[], None]) -> None:
         """Call ``call`` with a timeout of a second, again after transient errors, for about a minute.
@@ -186,7 +200,9 @@ class Publisher:
                 if not is_transient(reason):
                     raise to_rowcast_error(error, action) from error
                 if time.monotonic() - start > _GIVE_UP_AFTER_S:
-                    raise RetriableError(f"Kafka did not answer for {_GIVE_UP_AFTER_S:.0f} s: {action}") from error
+                    raise RetriableError(
+                        f"Kafka at {self._servers} did not answer for {_GIVE_UP_AFTER_S:.0f} s: {action}"
+                    ) from error
                 if reason.code() != KafkaError._TIMED_OUT:
                     time.sleep(_ATTEMPT_S / 10)
             between()
