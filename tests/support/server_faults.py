@@ -43,6 +43,10 @@ def raising_trigger(admin: Database, table: str, event: str, code: str | int) ->
         admin.execute(*end)
 
 
+REFUSED_LOGIN = "Correct the user, the password or the name of the database in its url. Trying again"
+"""A warning of a refused login names the database and the next step."""
+
+
 class Role:
     """Hold a role on a server, and the administrator's connection.
 
@@ -112,7 +116,7 @@ class Role:
         return {
             "read-only": (f"{change} SET default_transaction_read_only = on", reset, "read-only"),
             "connections": (f"{change} CONNECTION LIMIT 0", f"{change} CONNECTION LIMIT -1", "too many connections"),
-            "login": (f"{change} NOLOGIN", f"{change} LOGIN", "not permitted to log in"),
+            "login": (f"{change} NOLOGIN", f"{change} LOGIN", REFUSED_LOGIN),
             "statement time": (f"{change} SET statement_timeout = '200ms'", reset, "due to statement timeout"),
             "lock": (f"{change} SET lock_timeout = '100ms'", reset, "due to lock timeout"),
         }
@@ -123,7 +127,7 @@ class Role:
             "read-only": ("SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0", "read-only"),
             "connections": (f"{user} WITH MAX_CONNECTIONS_PER_HOUR 1", f"{user} WITH MAX_CONNECTIONS_PER_HOUR 0",
                             "has exceeded the"),
-            "login": (f"{change} ACCOUNT LOCK", f"{change} ACCOUNT UNLOCK", "locked"),
+            "login": (f"{change} ACCOUNT LOCK", f"{change} ACCOUNT UNLOCK", REFUSED_LOGIN),
             "statement time": (f"{user} WITH MAX_STATEMENT_TIME 0.2", f"{user} WITH MAX_STATEMENT_TIME 0",
                                "max_statement_time exceeded"),
             "lock": ("SET GLOBAL lock_wait_timeout = 1", "SET GLOBAL lock_wait_timeout = 86400", "Lock wait timeout"),

@@ -17,6 +17,7 @@ from rowcast.shared.database.engines import open_engine
 from rowcast.shared.images import RowImage, register_functions
 from rowcast.shared.tables.shape import PortableType, TableShape
 from rowcast.shared.tables.type_mapping import shape_of
+from rowcast.shared.vitals import Vitals
 from support.kafka_source import Source, column, shape
 
 NAME = "copy"
@@ -42,6 +43,7 @@ class RunningWorker:
 
     def __init__(self, settings: Settings) -> None:
         self.progress = WorkerProgress()
+        self.vitals = Vitals("the worker")
         self.error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(settings,), daemon=True)
@@ -49,7 +51,7 @@ class RunningWorker:
 
     def _run(self, settings: Settings) -> None:
         try:
-            run_worker(settings, NAME, stop=self._stop, on_progress=self._tell)
+            run_worker(settings, NAME, stop=self._stop, on_progress=self._tell, vitals=self.vitals)
         except BaseException as error:  # noqa: BLE001
             self.error = error
 

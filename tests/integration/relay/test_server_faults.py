@@ -18,8 +18,9 @@ from support.relay.threads import running_thread, wait_until
 from support.server_faults import CODES, FAULTS, full, new_role, raising_trigger, small_disk
 from support.worker_runs import Database
 
-# The worker meets each fault each time, and one table classifies the errors for both.
-_SLICE = (("postgresql", "statement time"), ("mariadb", "read-only"))
+# The worker meets each fault each time, and one table classifies the errors for both. The words of a login are the
+# relay's own.
+_SLICE = (("postgresql", "statement time"), ("postgresql", "login"), ("mariadb", "read-only"))
 
 
 @pytest.mark.parametrize(

@@ -630,8 +630,14 @@ def test_the_command_requests_a_snapshot_waits_and_prints_the_result(
         process.wait(30)
     assert process.returncode == 0, rest
     assert "main.item: done, 50 rows" in rest
+    # The later snapshot has read all rows, so the failed one needs no attention.
+    assert status() == []
+    output_of(0, "snapshot", "item", "--where", "nothing = 1", "--no-wait")
+    relay.run_once()
     assert [(s["state"], s["rows"]) for s in status()] == [("failed", 0)]
     assert "nothing" in str(status()[0]["reason"])
+    assert "stop: 2 snapshots" in output_of(0, "snapshot", "item", "--stop")
+    assert status() == []
     assert "before the capture" not in rowcast("check", cwd=place).stdout
 
 

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import NewDatabase
+from rowcast.consumer.worker import apply_loop
 from rowcast.shared.errors import LoginError
 from servers import Broker
 from support.kafka_source import Source, column, shape
@@ -164,3 +165,21 @@ def test_a_wrong_login_is_a_wrong_configuration(
         with pytest.raises(LoginError, match=refusal) as raised:
             work_once(settings_for(source_name, kafka.bootstrap_servers, wrong))
         assert raised.value.exit_code == 2
+
+
+def test_a_worker_makes_no_progress_while_kafka_does_not_answer(
+    new_database: NewDatabase, kafka: Broker, source_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply_loop, "_UNANSWERED_S", 1.5)
+    source = Source(kafka.bootstrap_servers, source_name)
+    source.add(ITEM)
+    source.transaction(("c", "item", {"id": 1, "n": 1}))
+    settings = settings_for(source_name, kafka.bootstrap_servers, new_database("sqlite"))
+    with running_worker(settings) as worker:
+        worker.until(lambda progress: progress.state == "consistent")
+        kafka.pause()
+        try:
+            until(lambda: time.time() - worker.vitals.progress_at > 0.5)
+        finally:
+            kafka.resume()
+        until(lambda: time.time() - worker.vitals.progress_at < 0.5)

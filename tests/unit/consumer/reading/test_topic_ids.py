@@ -20,6 +20,8 @@ FIRST, SECOND, NONE = Uuid(1, 1), Uuid(1, 2), Uuid(0, 0)
 class Cluster:
     """Answer with the ids of topics, at once or later."""
 
+    brokers = "here:9092"
+
     def __init__(self, **ids: Uuid) -> None:
         self.ids = ids
         self.answers = True
@@ -97,7 +99,9 @@ def test_ids_are_asked_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cluster.requests == 10
 
 
-def test_a_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     now = 100.0
     monkeypatch.setattr(topic_ids, "time", SimpleNamespace(monotonic=lambda: now))
     cluster = Cluster(a=SECOND)
@@ -106,11 +110,14 @@ def test_a_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.Monkey
     for _ in range(3):
         ids.compare_sometimes(["a"])
         now += 2
+    assert ids.unanswered_s == 6
+    assert caplog.text.count("Kafka does not answer, and nothing is read until it does: ") == 1
     cluster.fault = None
     ids.compare_sometimes(["a"])
     ids.compare_sometimes(["a"])
     with pytest.raises(DataError):
         ids.compare_sometimes(["a"])
+    assert ids.unanswered_s == 0
 
 
 def test_a_refused_question_is_an_error() -> None:

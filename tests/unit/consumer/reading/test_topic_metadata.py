@@ -66,6 +66,8 @@ def test_a_shape_without_a_version_has_the_version_of_its_content() -> None:
 class Answers:
     """Stand in for a consumer that raises an error, or gives it for the partition, before it answers."""
 
+    brokers = "here:9092"
+
     def __init__(self, *errors: int, of_partition: bool = False) -> None:
         self.errors = list(errors)
         self.of_partition = of_partition
@@ -96,5 +98,5 @@ def test_a_lasting_answer_and_one_that_lasts_too_long_are_errors(
     with pytest.raises(UnreachableError):
         partition_ends(Answers(KafkaError.TOPIC_AUTHORIZATION_FAILED, of_partition=of_partition), [("t", 0)])
     monkeypatch.setattr(topic_metadata, "KAFKA_TIMEOUT_S", -1)
-    with pytest.raises(UnreachableError):
+    with pytest.raises(UnreachableError, match="cannot reach Kafka at here:9092: "):
         partition_ends(Answers(KafkaError._TRANSPORT, of_partition=of_partition), [("t", 0)])

@@ -52,6 +52,7 @@ class ReaderThread:
         self._settings = context.settings
         self._once = context.once
         self._max_messages = min(context.batch_events, _MAX_MESSAGES)
+        self._topic_ids = context.topic_ids
         self._subscription = Subscription(context, consumer, asker)
         self._router = MessageRouter(context)
         self._gap_detector = GapDetector(self._subscription, self._router.assembler)
@@ -101,6 +102,11 @@ class ReaderThread:
             self._thread.join()
         if self._committed is not None:
             self._committed.close()
+
+    @property
+    def unanswered_s(self) -> float:
+        """Return for how long Kafka has not answered."""
+        return self._topic_ids.unanswered_s
 
     def _run(self) -> None:
         try:

@@ -6,6 +6,7 @@ reader would go on in the middle, and skip everything before.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future
@@ -13,6 +14,9 @@ from typing import Any, Protocol
 
 from rowcast.consumer.reading.topic_metadata import KAFKA_TIMEOUT_S, retry_transient
 from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.client_errors import reason_of
+
+_log = logging.getLogger("rowcast.worker")
 
 # An id is 16 bytes of zeros if the broker has no ids.
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
@@ -22,7 +26,9 @@ REBUILD = "Rebuild the replica from the topics: docs/how-to/rebuild-a-replica.md
 
 
 class AskTopicIds(Protocol):
-    """Ask for the ids of topics. ``start`` does not wait for the answer."""
+    """Ask for the ids of topics. ``start`` does not wait for the answer. ``brokers``: for messages."""
+
+    brokers: str
 
     def start(self, topics: Collection[str]) -> Mapping[str, Future[Any]]:
         """Return the future description of each topic."""
@@ -33,6 +39,7 @@ class KafkaTopicIds:
 
     def __init__(self, admin: Any) -> None:
         self._admin = admin
+        self.brokers: str = admin.brokers
 
     def start(self, topics: Collection[str]) -> Mapping[str, Future[Any]]:
         """Return the future description of each topic."""
@@ -56,6 +63,13 @@ class TopicIds:
         self._ask = ask
         self._asked: Mapping[str, Future[Any]] = {}
         self._next_comparison = 0.0
+        self._answered_at = time.monotonic()
+        self._silence_is_logged = False
+
+    @property
+    def unanswered_s(self) -> float:
+        """Return for how long Kafka has not answered. 0 for a Kafka without ids, which is not asked."""
+        return 0.0 if self._ask is None else time.monotonic() - self._answered_at
 
     def compare(self, topics: Collection[str]) -> None:
         """Ask for the ids of topics, and wait for the answer.
@@ -66,7 +80,7 @@ class TopicIds:
         ask = self._ask
         if ask is None or not topics:
             return
-        self._include(retry_transient(lambda: _ids(ask.start(topics))))
+        self._include(retry_transient(ask, lambda: _ids(ask.start(topics))))
 
     def compare_sometimes(self, topics: Collection[str]) -> None:
         """Compare the ids once a second without waiting. Raise DataError if a topic has another id than before.
@@ -80,13 +94,27 @@ class TopicIds:
         if self._asked and all(future.done() for future in self._asked.values()):
             asked, self._asked = self._asked, {}
             try:
-                self._include(_ids(asked))
-            except KafkaException:
+                ids = _ids(asked)
+            except KafkaException as error:
+                self._log_silence(error)
                 return
+            self._note_answer()
+            self._include(ids)
         now = time.monotonic()
         if not self._asked and topics and now >= self._next_comparison:
             self._next_comparison = now + _COMPARISON_S
             self._asked = self._ask.start(topics)
+
+    def _log_silence(self, error: Exception) -> None:
+        if not self._silence_is_logged:
+            _log.warning("Kafka does not answer, and nothing is read until it does: %s", reason_of(error))
+            self._silence_is_logged = True
+
+    def _note_answer(self) -> None:
+        self._answered_at = time.monotonic()
+        if self._silence_is_logged:
+            _log.info("Kafka answers again")
+            self._silence_is_logged = False
 
     def is_known(self, topic: str) -> bool:
         """Return whether the topic's id is known."""

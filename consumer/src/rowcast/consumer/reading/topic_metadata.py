@@ -15,7 +15,7 @@ from rowcast.consumer.reading.skips import NO_SKIPS, Skips
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import is_transient
-from rowcast.shared.kafka.clients import new_consumer, unreachable
+from rowcast.shared.kafka.clients import new_consumer, unreachable, unreachable_by
 from rowcast.shared.kafka.messages import schema_topic
 from rowcast.shared.kafka.signature import SignatureCheck
 from rowcast.shared.tables.shape_document import parse_shape
@@ -74,7 +74,7 @@ def _new_consumer(settings: Settings, own: dict[str, Any]) -> Iterator[Any]:
 
 def partitions_of(consumer: Any, topics: Iterable[str]) -> dict[str, list[int]]:
     """Return the partition numbers of the topics that exist. Raise UnreachableError if no broker answers."""
-    return partitions_in(retry_transient(lambda: consumer.list_topics(timeout=KAFKA_TIMEOUT_S)), topics)
+    return partitions_in(retry_transient(consumer, lambda: consumer.list_topics(timeout=KAFKA_TIMEOUT_S)), topics)
 
 
 def partitions_in(metadata: Any, topics: Iterable[str]) -> dict[str, list[int]]:
@@ -88,8 +88,8 @@ def partition_ends(consumer: Any, partitions: Collection[Partition]) -> dict[Par
 
     Raise UnreachableError if the leader of a partition does not answer.
     """
-    first = retry_transient(lambda: _offsets_at(consumer, partitions, _FIRST))
-    end = retry_transient(lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
+    first = retry_transient(consumer, lambda: _offsets_at(consumer, partitions, _FIRST))
+    end = retry_transient(consumer, lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
     return {partition: (first[partition], end[partition]) for partition in partitions}
 
 
@@ -105,8 +105,8 @@ def _offsets_at(consumer: Any, partitions: Collection[Partition], timestamp: int
     return {(one.topic, one.partition): one.offset for one in found}
 
 
-def retry_transient(call: Callable[[], T]) -> T:
-    """Repeat the call while Kafka answers with a transient error, for ``KAFKA_TIMEOUT_S`` at most."""
+def retry_transient(client: Any, call: Callable[[], T]) -> T:
+    """Repeat the call of a client while Kafka answers with a transient error, for ``KAFKA_TIMEOUT_S`` at most."""
     from confluent_kafka import KafkaException
 
     deadline = time.monotonic() + KAFKA_TIMEOUT_S
@@ -115,7 +115,7 @@ def retry_transient(call: Callable[[], T]) -> T:
             return call()
         except KafkaException as error:
             if not is_transient(error.args[0]) or time.monotonic() > deadline:
-                raise unreachable({}, error) from error
+                raise unreachable_by(client, error) from error
         time.sleep(_RETRY_PAUSE_S)
 
 

@@ -25,7 +25,8 @@ from rowcast.consumer.replica.positions import Positions, ReplicaRow
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
 from rowcast.shared.config.settings import ReplicaSettings
-from rowcast.shared.database.engines import open_engine, reach
+from rowcast.shared.database.driver_errors import ServerFault, server_fault
+from rowcast.shared.database.engines import open_engine, reach, unreachable
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError, RowcastError, SuspectError
 from rowcast.shared.process_name import new_process_name
 from rowcast.shared.tracebacks import format_error
@@ -303,6 +304,8 @@ class Replica:
             reason = self._dialect.reason(error)
             if self._dialect.classify(error) in (Fault.LOST, Fault.TRANSIENT):
                 self._drop_connection()
+                if server_fault(error) is ServerFault.LOGIN:
+                    raise RetriableError(str(unreachable(self._engine, self._label, error))) from error
                 raise RetriableError(f"{self._label}: {reason}") from error
             raise ConfigurationError(
                 f"{self._label}: the database refused a statement of the worker: {reason}. "

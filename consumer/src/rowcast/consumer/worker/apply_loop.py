@@ -22,6 +22,8 @@ _log = logging.getLogger("rowcast.worker")
 _TAKE_TIMEOUT_S = 0.1
 _OFFSET_COMMIT_S = 1.0
 _COMPARE_S = 5.0
+# A worker without an answer of Kafka for this time makes no progress, although its loop goes round.
+_UNANSWERED_S = 5.0
 # A worker meets the error of the predecessor again within a second.
 _CLEAR_STOP_S = 3.0
 
@@ -64,7 +66,10 @@ class ApplyLoop:
     def run(self, reader: ReaderThread) -> bool:
         """Apply. Return True if done or stopped, False if the claim to the replica is lost."""
         while not self._patience.is_stopped:
-            self._patience.go_round()
+            if reader.unanswered_s < _UNANSWERED_S:
+                self._patience.go_round()
+            else:
+                self._patience.beat()
             if not self._turn.is_active():
                 _log.info("this worker has no claim to the replica any more: standing by")
                 return False
@@ -85,6 +90,7 @@ class ApplyLoop:
 
     def _apply(self, run: Run) -> None:
         applied = self._patience.retry(lambda: self._replica.apply(run))
+        self._patience.go_round()
         self._note_lost_consistency()
         self._next_comparison = time.monotonic() + _COMPARE_S
         positions = run.positions()

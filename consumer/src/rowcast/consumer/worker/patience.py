@@ -59,6 +59,6 @@ class Patience:
                 if self.is_stopped:
                     raise
                 pause = backoff.next_pause()
-                _log.warning("%s. Trying again in %.1f s", error, pause)
+                _log.warning("%s. Trying again in %.1f s", str(error).removesuffix("."), pause)
                 if self.pause(pause):
                     raise

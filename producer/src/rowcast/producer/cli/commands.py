@@ -131,7 +131,10 @@ def snapshot(
         bool, typer.Option("--pause", envvar="ROWCAST_PAUSE", help="Pause running snapshots, and request none.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", envvar="ROWCAST_RESUME", help="Resume paused snapshots.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", envvar="ROWCAST_STOP", help="Stop open snapshots for good.")] = False,
+    stop: Annotated[
+        bool,
+        typer.Option("--stop", envvar="ROWCAST_STOP", help="Stop open snapshots for good, and forget failed ones."),
+    ] = False,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
 ) -> int:
     """Publish the existing rows of tables while the application writes.

@@ -25,9 +25,9 @@ _NO_LEADER_WARNING_S = 5.0
 CHANGES = {
     "pause": ((SnapshotState.requested, SnapshotState.running), SnapshotState.paused),
     "resume": ((SnapshotState.paused,), SnapshotState.running),
-    "stop": (OPEN_STATES, SnapshotState.stopped),
+    "stop": ((*OPEN_STATES, SnapshotState.failed), SnapshotState.stopped),
 }
-"""The changes of open snapshots: from which states to which state."""
+"""The changes of snapshots: from which states to which state. A failed snapshot that is stopped is not shown again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class SnapshotClient:
             return self._snapshots.request(connection, names, condition, chunk_rows)
 
     def change(self, what: str, names: Sequence[str]) -> int:
-        """Change the open snapshots of the named tables, or of all tables. Return how many snapshots changed.
+        """Change the snapshots of the named tables, or of all tables. Return how many snapshots changed.
 
         ``what``: a key of CHANGES.
         """

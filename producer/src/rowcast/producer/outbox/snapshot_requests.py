@@ -48,6 +48,11 @@ class SnapshotRequest:
     rows_read: int
     reason: str | None
 
+    def replaces(self, earlier: SnapshotRequest) -> bool:
+        """Return whether this snapshot, once done, has read all rows that an earlier request asked for."""
+        is_later = self.table == earlier.table and self.id > earlier.id
+        return is_later and self.condition in (None, earlier.condition)
+
 
 class SnapshotRequests:
     """Read and write the requests of one primary. Each call runs in the transaction of the given connection."""
@@ -110,6 +115,17 @@ class SnapshotRequests:
     def all(self, connection: Connection) -> list[SnapshotRequest]:
         """Return all requests, oldest first."""
         return self._read(connection, sa.true())
+
+    def unsettled(self, connection: Connection) -> list[SnapshotRequest]:
+        """Return the open requests, and the failed requests that no later snapshot of the table has made good."""
+        found = self.all(connection)
+        done = [request for request in found if request.state is SnapshotState.done]
+        return [
+            request
+            for request in found
+            if request.state in OPEN_STATES
+            or (request.state is SnapshotState.failed and not any(later.replaces(request) for later in done))
+        ]
 
     def next(self, connection: Connection, beyond: Iterable[int]) -> SnapshotRequest | None:
         """Return the first request that is requested or running, except the ids in ``beyond``."""

@@ -11,15 +11,13 @@ from sqlalchemy import exc
 
 from rowcast.producer.outbox.parked_rows import parked_transactions
 from rowcast.producer.outbox.schema import outbox_tables
-from rowcast.producer.outbox.snapshot_requests import OPEN_STATES, SnapshotRequests, SnapshotState
+from rowcast.producer.outbox.snapshot_requests import SnapshotRequests
 from rowcast.shared.cli import exit_codes, logs
 from rowcast.shared.cli.contributions import SideStatus, StatusTable
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import RowcastError
 
-# Finished and stopped snapshots need no attention.
-_SHOWN = (*OPEN_STATES, SnapshotState.failed)
 _COLUMNS = ("rows waiting", "oldest", "published up to lsn", "parked transactions", "relay")
 
 
@@ -38,7 +36,8 @@ def outbox(settings: Settings) -> SideStatus:
         waiting = backlog(engine, settings.source)
         with engine.connect() as connection:
             parked = parked_transactions(connection)
-            snapshots = [s for s in SnapshotRequests(outbox_tables(sa.MetaData())).all(connection) if s.state in _SHOWN]
+            # Finished and stopped snapshots need no attention.
+            snapshots = SnapshotRequests(outbox_tables(sa.MetaData())).unsettled(connection)
     except (RowcastError, exc.DBAPIError) as error:
         failure = exit_codes.to_failure(error)
         if failure is None:

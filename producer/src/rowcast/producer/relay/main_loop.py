@@ -28,9 +28,9 @@ from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.cli.logs import name_source
 from rowcast.shared.config.settings import RelaySettings, Settings
-from rowcast.shared.database.driver_errors import has_known_fault
+from rowcast.shared.database.driver_errors import ServerFault, has_known_fault, server_fault
 from rowcast.shared.database.driver_messages import first_line
-from rowcast.shared.database.engines import reach
+from rowcast.shared.database.engines import reach, unreachable
 from rowcast.shared.database.silence import watched_connections
 from rowcast.shared.errors import ConfigurationError, FencedError, LoginError, RetriableError, UnreachableError
 from rowcast.shared.kafka import clients
@@ -147,7 +147,7 @@ class Relay:
                 if raise_unreachable or not _is_transient(error):
                     raise
                 pause = run.backoff.next_pause()
-                _log.warning("%s. Trying again in %.1f s", _format_error(error), pause)
+                _log.warning("%s. Trying again in %.1f s", self._format_error(error), pause)
                 self._report(state="waiting")
                 self._warn_if_due()
                 run.stop.wait(pause)
@@ -283,6 +283,13 @@ class Relay:
         self._stalls.warn_if_due()
         self._alarm.check_if_due()
 
+    def _format_error(self, error: Exception) -> str:
+        if isinstance(error, exc.DBAPIError):
+            if server_fault(error) is not ServerFault.LOGIN:
+                return f"the primary database: {first_line(error)}"
+            error = unreachable(self._engine, "primary", error)
+        return str(error).removesuffix(".")
+
     def _add_events(self, events: int) -> None:
         self.progress = replace(self.progress, events=self.progress.events + events)
 
@@ -336,9 +343,3 @@ class _StopDeadline:
 def _is_transient(error: Exception) -> bool:
     """Return whether the same work may succeed later. The login has succeeded before, so it may succeed again."""
     return not isinstance(error, exc.DBAPIError) or has_known_fault(error)
-
-
-def _format_error(error: Exception) -> str:
-    if isinstance(error, exc.DBAPIError):
-        return f"the primary database: {first_line(error)}"
-    return str(error).removesuffix(".")

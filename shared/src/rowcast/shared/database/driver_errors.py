@@ -77,7 +77,8 @@ _POSTGRESQL = {
 # libpq reports no code for a failed login, and the text of the server's message only.
 _POSTGRESQL_LOGIN = re.compile(
     r"(password|peer|ident|GSSAPI|LDAP|certificate) authentication failed|no pg_hba\.conf entry"
-    r"|no password supplied|(database|role) \".*\" does not exist|permission denied for database"
+    r"|no password supplied|is not permitted to log in|(database|role) \".*\" does not exist"
+    r"|permission denied for database"
 )
 
 _TRANSIENT = frozenset((ServerFault.LOST, ServerFault.CONTENDED, ServerFault.UNAVAILABLE, ServerFault.READ_ONLY))

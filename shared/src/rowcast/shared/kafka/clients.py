@@ -42,8 +42,13 @@ def new_consumer(properties: Properties, extra: str, own: Mapping[str, Any] | No
     require_client(extra)
     from confluent_kafka import Consumer, KafkaException
 
+    class NamedConsumer(Consumer):
+        """Know the brokers, because errors of the client do not name them."""
+
+        brokers = brokers_in(properties)
+
     try:
-        return Consumer(_merged(properties, own))
+        return NamedConsumer(_merged(properties, own))
     except KafkaException as error:
         raise _bad_property(error) from error
 
@@ -55,9 +60,11 @@ def new_admin(properties: Properties, extra: str, own: Mapping[str, Any] | None 
     from confluent_kafka.admin import AdminClient
 
     try:
-        return AdminClient(_merged(properties, own))
+        admin = AdminClient(_merged(properties, own))
     except KafkaException as error:
         raise _bad_property(error) from error
+    admin.brokers = brokers_in(properties)  # type: ignore[attr-defined]  # errors of the client do not name them
+    return admin
 
 
 def reach(properties: Properties, extra: str, timeout: float = 10.0) -> Any:
@@ -85,9 +92,19 @@ def reach(properties: Properties, extra: str, timeout: float = 10.0) -> Any:
                 raise unreachable(properties, error) from error
 
 
+def brokers_in(properties: Properties) -> str:
+    """Return the brokers of the configuration, for messages."""
+    return str(properties.get("bootstrap.servers", "an unknown address"))
+
+
+def unreachable_by(client: Any, error: Exception) -> UnreachableError:
+    """Return the error to raise when no broker answers ``client``, which is from ``new_consumer`` or ``new_admin``."""
+    return unreachable({"bootstrap.servers": client.brokers}, error)
+
+
 def _refused_login(properties: Properties, error: Any) -> LoginError:
     return LoginError(
-        f"Kafka at {properties.get('bootstrap.servers')} refuses the login: {error.str()}. "
+        f"Kafka at {brokers_in(properties)} refuses the login: {error.str()}. "
         "Correct the security settings, the user or the password in [kafka]."
     )
 
@@ -95,7 +112,7 @@ def _refused_login(properties: Properties, error: Any) -> LoginError:
 def unreachable(properties: Properties, error: Exception) -> UnreachableError:
     """Return the error to raise when no broker answers."""
     return UnreachableError(
-        f"cannot reach Kafka at {properties.get('bootstrap.servers')}: {reason_of(error)}. "
+        f"cannot reach Kafka at {brokers_in(properties)}: {reason_of(error)}. "
         'Is it running, and is "bootstrap.servers" in [kafka] right?'
     )
 
