@@ -20,6 +20,7 @@ from rowcast.shared.kafka.messages import ChangeEvent, TransactionEvent
 from servers import Broker
 from support.relay.primary import ORDERS, Primary, line, primary_at
 from support.relay.settings import NewSettings
+from support.relay.threads import running_thread, wait_until
 from support.relay.topic_reader import read_topics
 
 
@@ -98,6 +99,22 @@ def test_a_backup_from_before_a_timeline_needs_the_next_timeline(
         restored.add_shapes(ORDERS)
         with pytest.raises(ConfigurationError, match=r"timeline 2 of this source.*--new-timeline 3`"):
             Relay(new_settings(restored), restored.engine).run_once()
+
+
+def test_a_relay_of_the_wrong_database_does_not_disturb_the_leader(
+    lite: Primary, new_settings: NewSettings, new_database: Callable[[str], str]
+) -> None:
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    with running_thread(Relay(new_settings(lite), lite.engine)) as leader:
+        wait_until(lambda: not lite.ids())
+        with primary_at(new_database("sqlite")) as wrong:
+            wrong.add_shapes(ORDERS)
+            with pytest.raises(ConfigurationError, match="may have been restored from a backup"):
+                Relay(new_settings(wrong), wrong.engine).run_once()
+        lite.add("b", line(ORDERS, "c", 2))
+        wait_until(lambda: not lite.ids())
+        assert leader.relay.progress.epoch == 1
 
 
 def test_after_a_crash_lsns_go_on_where_they_were(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:

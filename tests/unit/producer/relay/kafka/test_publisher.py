@@ -82,7 +82,9 @@ def publisher(monkeypatch: pytest.MonkeyPatch, renewals: list[str]) -> Iterator[
     monkeypatch.setattr(module, "TransactionalProducer", FakeProducer)
     monkeypatch.setattr(module, "MarkerReader", FakeMarkerReader)
     monkeypatch.setattr(module, "_ATTEMPT_S", 0.01)
-    publisher: Any = Publisher({}, "shop", lambda: renewals.append("renewed"), lambda: None)
+    publisher: Any = Publisher(
+        {"bootstrap.servers": "host:1"}, "shop", lambda: renewals.append("renewed"), lambda: None
+    )
     producers = (publisher._active, publisher._other)
     yield publisher
     for producer in producers:
@@ -177,7 +179,7 @@ def test_a_transient_error_is_tried_again_and_the_lease_renewed(publisher: Any, 
 def test_kafka_is_given_up_after_a_minute(publisher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_GIVE_UP_AFTER_S", 0.0)
     publisher._active.failures["fence"] = [kafka_error(KafkaError._TIMED_OUT)] * 2
-    with pytest.raises(RetriableError, match="Kafka did not answer for 0 s: fencing the predecessor"):
+    with pytest.raises(RetriableError, match="Kafka at host:1 did not answer for 0 s: fencing the predecessor"):
         publisher.fence(lambda: None)
 
 

@@ -105,12 +105,17 @@ class Publisher:
             check_epoch()
             self._retry_until_done(producer.fence, "fencing the predecessor (init_transactions)")
 
-    def markers(self) -> Markers:
-        """Return the last markers of the predecessors. Call it after ``fence``."""
+    def peek_markers(self) -> Markers:
+        """Return the last markers before ``fence``. A predecessor may still send."""
         found: list[Markers] = []
         self._retry_until_done(lambda timeout: found.append(self._marker.read(timeout)), "reading the marker")
-        self._marker.close()
         return found[-1]
+
+    def markers(self) -> Markers:
+        """Return the last markers of the predecessors. Call it after ``fence``."""
+        markers = self.peek_markers()
+        self._marker.close()
+        return markers
 
     def send(self, messages: Iterable[Message], lsn: int) -> None:
         """Send messages and a marker in the open Kafka transaction, or in a new one.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from rowcast.producer.outbox.parked_rows import parked_transactions
 from rowcast.producer.relay.claims.claim_table import Claim, Claims
 from rowcast.producer.relay.claims.epoch import Epoch
+from rowcast.producer.relay.claims.lease import Lease
 from rowcast.producer.relay.claims.outbox_reader import OutboxReader
 from rowcast.producer.relay.kafka.marker import Markers
 from rowcast.producer.relay.kafka.publisher import Publisher
@@ -77,19 +78,21 @@ class Leader:
         The order of the steps matters, and ``tests/models/test_relay_protocol.py`` checks the order.
         """
         epoch = self._epoch
+        heartbeats = [heartbeat_topic(epoch.source)] if self._settings.heartbeat_ms else []
+        self._topics.ensure_own(heartbeats, self._heartbeat.renew_lease)
+        # A relay of the wrong database must not fence the leader, so it is refused before.
+        self._require_allowed(epoch.lease_row.read(epoch.number), self._publisher.peek_markers())
         self._publisher.fence(lambda: epoch.lease_row.read(epoch.number))
         # A relay that was suspended after it took the lease has just fenced its successor, and finds out here.
         lease = epoch.lease_row.read(epoch.number)
         claims = Claims(epoch.connections, epoch.tables, epoch.lease_row, self._outbox, lease)
         self._taken_over = claims, NextClaim(epoch, self._rows, claims, self.commit)
         self._heartbeat.follow(lambda: claims.lease)
-        heartbeats = [heartbeat_topic(epoch.source)] if self._settings.heartbeat_ms else []
-        self._topics.ensure_own(heartbeats, self._heartbeat.renew_lease)
         markers = self._publisher.markers()
-        timelines.require_plausible(lease, markers, marker_topic(epoch.source))
+        loss = self._require_allowed(lease, markers)
         if markers.committed is not None:
             claims.mark_committed(markers.committed)
-        self._begin_timeline_if_needed(markers)
+        self._begin_timeline_if_needed(markers, loss)
         claims.settle()
         claims.drop_chunks()
         self._follow_timeline()
@@ -98,16 +101,18 @@ class Leader:
         self._sender.publish_shapes(self._tables.all_to_publish())
         self._publish_recorded_claims()
 
-    def _begin_timeline_if_needed(self, markers: Markers) -> None:
-        """Begin a new timeline if the primary or Kafka has lost something, or if an operator wants one.
+    def _require_allowed(self, lease: Lease, markers: Markers) -> str | None:
+        """Return the loss after which a new timeline may begin, or None without a loss.
 
-        Raises NewTimelineNeededError after a loss, unless an operator or the settings allow the new timeline.
+        Raises DataError for a marker of nobody, and NewTimelineNeededError after a loss, unless an operator or the
+        settings allow the new timeline.
         """
-        lease, number = self._claims.lease, timelines.next_timeline(self._claims.lease, markers)
+        topic, number = marker_topic(self._epoch.source), timelines.next_timeline(lease, markers)
+        timelines.require_plausible(lease, markers, topic)
         lost_by_primary = timelines.primary_loss(lease, markers)
-        loss = lost_by_primary or timelines.kafka_loss(lease, markers, marker_topic(self._epoch.source))
+        loss = lost_by_primary or timelines.kafka_loss(lease, markers, topic)
         if loss is None and self._new_timeline in (None, lease.timeline):
-            return
+            return None
         if self._new_timeline not in (None, lease.timeline, number):
             raise ConfigurationError(
                 f"--new-timeline {self._new_timeline}: source {self._epoch.source!r} is on timeline {lease.timeline}, "
@@ -117,8 +122,15 @@ class Leader:
         is_allowed = lost_by_primary is None and (self._settings.snapshot == "when_needed" or self._topics.embedded)
         if loss is not None and self._new_timeline != number and not is_allowed:
             raise timelines.refusal(loss, self._epoch.source, number)
-        first_lsn, committed_lsn = timelines.first_lsn(lease, markers), markers.committed or 0
-        self._claims.begin_timeline(number, first_lsn, committed_lsn, self._settings.chunk_rows)
+        return loss
+
+    def _begin_timeline_if_needed(self, markers: Markers, loss: str | None) -> None:
+        """Begin a new timeline after a loss, or if an operator wants one."""
+        lease = self._claims.lease
+        if loss is None and self._new_timeline in (None, lease.timeline):
+            return
+        number, first_lsn = timelines.next_timeline(lease, markers), timelines.first_lsn(lease, markers)
+        self._claims.begin_timeline(number, first_lsn, markers.committed or 0, self._settings.chunk_rows)
         _log.warning(
             "%s. The source %s is on timeline %d from lsn %d on. Rebuild its replicas, because they are suspect",
             loss or "an operator wants a new timeline", self._epoch.source, number, self._claims.lease.timeline_lsn,
