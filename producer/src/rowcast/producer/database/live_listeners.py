@@ -7,6 +7,7 @@ other thread's statement or commit: "deque mutated during iteration".
 from __future__ import annotations
 
 import gc
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Lock
@@ -90,13 +91,20 @@ def remove_from_class(class_: type[Any], name: str, listener: Callable[..., Any]
 def _copy_at_iteration(class_: Any, name: str) -> None:
     """Let each iteration over the event's listeners go over a copy."""
     level = getattr(class_.dispatch, name)
+    unshared: deque[Any] = deque()
     for subclass in walk_subclasses(class_):
         if subclass not in level._clslevel:
             level.update_subclass(subclass)
         before = level._clslevel[subclass]
         if type(before) is deque:
             level._clslevel[subclass] = after = _CopiedAtIteration(before)
-            # The instances of the class have references to the deque through collections of listeners.
-            for collection in gc.get_referrers(before):
-                if isinstance(collection, _EmptyListener | _CompoundListener) and collection.parent_listeners is before:
-                    collection.parent_listeners = after
+            # A class without instances needs no search, which would read every object of the process.
+            if sys.getrefcount(before) > sys.getrefcount(unshared):
+                _replace_in_instances(before, after)
+
+
+def _replace_in_instances(before: deque[Any], after: deque[Any]) -> None:
+    """Replace the deque in the collections of listeners, through which the instances of a class refer to the deque."""
+    for collection in gc.get_referrers(before):
+        if isinstance(collection, _EmptyListener | _CompoundListener) and collection.parent_listeners is before:
+            collection.parent_listeners = after

@@ -40,6 +40,7 @@ class CapturedTable:
         "__weakref__",
         "_masked",
         "_own",
+        "_own_names",
         "columns",
         "has_before_images",
         "key_columns",
@@ -73,7 +74,8 @@ class CapturedTable:
         """The columns that are published."""
         self.where = settings.where
         self.has_before_images = settings.before
-        # A dictionary, because a table may have thousands of columns.
+        # Dictionaries, because a table may have thousands of columns.
+        self._own_names = {c.name.lower(): str(c.name) for c in table.columns}
         self._masked = {c.name: (c.masking, c.type.length) for c in self.shape.columns if c.masking is not None}
         self.salts: Mapping[str, str | ColumnElement[str]] = {
             name: c.salt.get_secret_value() for name, c in settings.columns.items() if c.salt is not None
@@ -98,9 +100,7 @@ class CapturedTable:
 
     def own_name(self, name: str) -> str:
         """Return the name of a column as the table spells it, from a name as another table object spells it."""
-        if not self.stored_keys.folds_names:
-            return name
-        return next((str(c.name) for c in self.table.columns if c.name.lower() == name.lower()), name)
+        return self._own_names.get(name.lower(), name) if self.stored_keys.folds_names else name
 
     def published_value(self, column: sa.Column[Any], value: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the expression to publish for a value of the column: the value, or a mask."""

@@ -87,6 +87,6 @@ class RowStatementReplica(ReplicaDialect):
 
     def _reader(self, table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> RowReader:
         shape = layout.shape
-        return RowReader(
-            [(n, self.converter(shape.column(n).type, table.columns[n].type, shape.engine)) for n in names]
-        )
+        # A dictionary, because a table may have thousands of columns.
+        types = {column.name: column.type for column in shape.columns}
+        return RowReader([(n, self.converter(types[n], table.columns[n].type, shape.engine)) for n in names])
