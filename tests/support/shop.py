@@ -173,14 +173,31 @@ class Shop:
             for table in self.models.metadata.sorted_tables:
                 if table.name.startswith("rowcast_"):
                     continue
-
-                def image(columns: Any) -> RowImage:
-                    return RowImage([(str(c.name), c, portable_type(c.type, self.engine.dialect)) for c in columns])
-
-                query = sa.select(image(table.primary_key.columns), image(table.columns)).select_from(table)
-                for key, row in connection.execute(query):
+                for key, row in connection.execute(_images_of(table, self.engine.dialect)):
                     found[table.name, orjson.dumps(orjson.loads(key))] = orjson.loads(row)
         return found
+
+
+class _CachedImage(RowImage):
+    """Be a row image that SQLAlchemy compiles once for each engine, as long as the statement exists."""
+
+    inherit_cache = True
+
+    def _gen_cache_key(self, _anon_map: Any, _bindparams: Any) -> tuple[Any, ...]:
+        return _CachedImage, self
+
+
+def _images_of(table: sa.Table, dialect: sa.Dialect) -> sa.Executable:
+    """Return the SELECT of the key and the row of each row. Tests read the rows of the same tables again and again."""
+    statements: dict[Any, sa.Executable] = table.info.setdefault("images", {})
+    key = dialect.name, *table.columns
+    if key not in statements:
+
+        def image(columns: Any) -> RowImage:
+            return _CachedImage([(str(c.name), c, portable_type(c.type, dialect)) for c in columns])
+
+        statements[key] = sa.select(image(table.primary_key.columns), image(table.columns)).select_from(table)
+    return statements[key]
 
 
 def _change(change: Change) -> dict[str, Any]:
