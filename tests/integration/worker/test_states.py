@@ -12,6 +12,7 @@ from rowcast.consumer.worker import apply_loop
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.findings import Verdict
+from rowcast.shared.kafka.messages import schema_topic, table_topic, transaction_topic
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, Database, running_worker, settings_for, work_once
@@ -97,3 +98,22 @@ def test_a_running_worker_removes_the_reason(
     assert replica_status(settings, NAME).state == "stopped"
     with running_worker(settings):
         until_state(settings, "consistent")
+
+
+def test_a_replica_whose_source_has_lost_the_shapes_of_tables_stops(
+    kafka: Broker, source_name: str, new_database: Callable[[str], str]
+) -> None:
+    source, url = Source(kafka.bootstrap_servers, source_name), new_database("sqlite")
+    topics = (transaction_topic(source_name), schema_topic(source_name), table_topic(source_name, "public", "item"))
+    source.create_topics(*topics)
+    source.shapes["public.item"] = ITEM
+    source.transaction(("c", "item", {"id": 1, "n": 1}))
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    with pytest.raises(DataError, match=r"has events of table public\.item: the schema topic has no shape of table"):
+        work_once(settings)
+    assert replica_status(settings, NAME).state == "stopped"
+    # Another replica does not need the table.
+    work_once(settings_for(source_name, kafka.bootstrap_servers, new_database("sqlite"), tables=["public.other"]))
+    source.add(ITEM)
+    work_once(settings)
+    assert Database(url).rows("item") == [(1, 1)]

@@ -19,13 +19,13 @@ from rowcast.shared.cli.app import application
 from rowcast.shared.config import Settings
 from support.project import ROOT
 from support.prose import FORBIDDEN
+from support.sources import SOURCES, sources
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("tests/*.md"), *ROOT.glob("examples/*/*.md")])
 # The changelog uses the names of earlier versions.
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 TARGETS = set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-SOURCES = [ROOT / side / "src" for side in ("producer", "consumer", "shared")]
 
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
@@ -207,13 +207,6 @@ def commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 # -- troubleshooting
-
-
-@cache
-def sources() -> str:
-    """Return the sources, with adjacent string literals joined to a single text."""
-    files = (path.read_text("utf-8") for source in SOURCES for path in source.rglob("*.py"))
-    return "\n".join(re.sub(r"([\"'])\n\s*[fr]?\1", "", text) for text in files)
 
 
 QUOTED = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -173,3 +174,28 @@ def test_a_signal_ends_the_process_whatever_it_waits_for(work: str, code: int) -
     assert done.returncode == code, done.stderr
     assert time.monotonic() - began < 20
     assert ("the work has not stopped" in done.stderr) is (work == "hangs")
+
+
+def test_a_log_that_hangs_does_not_keep_the_process(vitals: Vitals, stuck: Pulse, clock: Clock) -> None:
+    ends: list[bool] = []
+    dog = Watchdog(vitals, SETTINGS, Silence(), lambda: ends.append(True))
+    released = threading.Event()
+
+    class FullPipe(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            released.wait(60)
+
+    log, handler = logging.getLogger("rowcast.watchdog"), FullPipe()
+    log.addHandler(handler)
+    try:
+        clock.now += 40
+        watching = threading.Thread(target=dog.tick, daemon=True)
+        watching.start()
+        watching.join(10)
+        assert not watching.is_alive()
+        clock.now += 90
+        dog.tick()
+        assert ends
+    finally:
+        released.set()
+        log.removeHandler(handler)

@@ -27,6 +27,8 @@ _TICK_S = 1.0
 _SUSPENDED_S = 5.0
 # A loop usually goes round many times in this time.
 _SLOW_S = 2.0
+# The watchdog waits this long for a line of the log.
+_LOG_S = 0.5
 # A thread that has used this share of a tick computes.
 _BUSY_SHARE = 0.05
 
@@ -101,6 +103,12 @@ class Watchdog:
         return None
 
     def _report(self, pulse: Pulse, consequence: str) -> None:
+        # In a thread, because the stuck loop may hang in the log, and the watchdog must go on.
+        thread = threading.Thread(target=self._log, args=(pulse, consequence), name="rowcast-watchdog-log", daemon=True)
+        thread.start()
+        thread.join(_LOG_S)
+
+    def _log(self, pulse: Pulse, consequence: str) -> None:
         _log.warning(
             "%s has not moved for %.0f s (%s). %s. It is here:\n%s",
             self.vitals.name, pulse.age_s, pulse.name, consequence, format_stack(pulse.thread),

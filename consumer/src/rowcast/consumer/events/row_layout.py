@@ -85,6 +85,17 @@ class RowLayouts:
         """Return the layout of events with this shape, or None if the shape has not been read yet."""
         return self._by_version.get((table, version))
 
+    def is_known(self, table: str) -> bool:
+        """Return whether the table has a shape, or is not wanted."""
+        return table in self._latest or not self.is_wanted(table)
+
+    def no_shape(self, table: str) -> str:
+        """Return the words for a wanted table without a shape."""
+        return (
+            f"the schema topic has no shape of table {table}, so records of the topic were deleted. Restart the relay, "
+            "which publishes the latest shapes again"
+        )
+
     def infer(self, table: str, version: str | None, columns: Iterable[str]) -> RowLayout:
         """Return a layout for an event whose shape is lost, because compaction keeps only a table's latest shape.
 
@@ -93,10 +104,7 @@ class RowLayouts:
         """
         shape = self._latest.get(table)
         if shape is None:
-            raise DataError(
-                f"the schema topic has no shape of table {table}. Check that the topic is complete: were records of it "
-                "deleted?"
-            )
+            raise DataError(self.no_shape(table))
         names = frozenset(columns)
         dropped = ", ".join(sorted(names - {c.name for c in shape.columns}))
         fault = ""

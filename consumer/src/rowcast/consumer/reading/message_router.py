@@ -20,7 +20,7 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_shapes
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError, SuspectError
-from rowcast.shared.kafka.messages import parse_transaction
+from rowcast.shared.kafka.messages import TransactionEvent, parse_transaction
 from rowcast.shared.kafka.signature import SignatureCheck
 
 _log = logging.getLogger("rowcast.worker")
@@ -217,6 +217,7 @@ class MessageRouter:
             self._rules.require_repetition(stream, event, offset)
             return
         self._rules.require_plausible(event)
+        self._require_shapes(event)
         stream.memory.remember(event.lsn, record_mark(event))
         stream.lsn = event.lsn
         identity = event.id.partition(":")[0]
@@ -229,6 +230,21 @@ class MessageRouter:
             self._by_key_positions[stream.partition] = Position(offset + 1, event.lsn)
         else:
             self.assembler.add_end(event, stream.partition, offset)
+
+    def _require_shapes(self, event: TransactionEvent) -> None:
+        """Raise DataError if an END counts events of a wanted table without a shape.
+
+        The relay commits a shape before it sends the first event, so the shape is there when the END is.
+        """
+        counted = [table for table, count in (event.data_collections or {}).items() if count]
+        if all(map(self._layouts.is_known, counted)):
+            return
+        with new_asker(self._settings) as asker:
+            read_shapes(asker, self._settings, self._layouts, self._skips)
+        self.has_new_shapes = True
+        for table in counted:
+            if not self._layouts.is_known(table):
+                raise DataError(f"transaction {event.id} has events of table {table}: {self._layouts.no_shape(table)}")
 
     def _is_cutover_transaction(self, transaction: str | None) -> bool:
         return transaction is not None and transaction == self._cutover_transaction
