@@ -112,6 +112,8 @@ class Replica:
             row = positions.take_over(connection, self._source, self._owner)
             applied_positions = positions.read_positions(connection, self._source)
             self.topic_ids = positions.read_topic_ids(connection, self._source)
+        with self._connected() as connection:
+            self._dialect.set_consistency(connection, consistent=row.state == "consistent")
         self.state, self._timeline = row.state, row.timeline
         # The tables may be others too, after a failover or a restore.
         self._dialect.forget_tables()
@@ -121,7 +123,6 @@ class Replica:
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
         self._applier.lsn = row.lsn
         self._in_doubt = False
-        self.close()
         if row.state == "suspect":
             raise SuspectError(row.reason or "the replica is suspect. Rebuild it")
         return row, applied_positions
@@ -178,7 +179,7 @@ class Replica:
         with self._connected() as connection:
             with self._positions.transaction(connection):
                 self._tables.prepare(connection, shapes, layouts)
-            if self.state == "consistent" and not self._constraints.create(connection):
+            if self.state == "consistent" and not self._constraints.create(connection, are_checked=True):
                 # Not suspect: the rows may be from before the primary had the constraint.
                 self._positions.lose_consistency(connection)
                 self.state = "loading"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -25,29 +26,37 @@ class Constraints:
         self._replica = replica
         self._tables = tables
 
-    def create(self, connection: Connection) -> bool:
+    def create(self, connection: Connection, *, are_checked: bool = False) -> bool:
         """Create the missing constraints, each in its own transaction.
 
         Return False if rows violate a constraint. A warning names the constraint, and the replica is not consistent
-        until it has the constraint. Unsupported constraints are left out, with a warning.
+        until it has the constraint. Unsupported constraints are left out, with a warning. ``are_checked``: the replica
+        was consistent, so the rows satisfy the constraints that exist.
         """
         definitions = TableDefinitions(self._tables.shapes(), self._replica, connection.dialect)
         with connection.begin():
             own = self._tables.created_by_worker(connection)
-        own_shapes = {name: shape for name, shape in definitions.shapes.items() if name in own}
-        satisfied = True
-        for full_name, shape in own_shapes.items():
-            for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
-                satisfied &= self._create_index(connection, full_name, index)
+            own_tables = {name: table for name, table in definitions.tables.items() if name in own}
+            existing = _existing_names(connection, own_tables.values())
         create_key = self._check_left_out if self._replica.foreign_keys_in_table else self._create_foreign_key
-        for full_name in own_shapes:
-            for key in definitions.tables[full_name].foreign_key_constraints:
-                satisfied &= create_key(connection, full_name, key)
+        found = [self._create_index(connection, name, index) for name, index in self._indexes(definitions, own_tables)
+                 if index.name not in existing]  # fmt: skip
+        found += [create_key(connection, name, key) for name, table in own_tables.items()
+                  for key in table.foreign_key_constraints if key.name not in existing]  # fmt: skip
+        if are_checked and not found:
+            return True
         with connection.begin():
             self._tables.refresh(connection)
             tables = [self._tables.table(name) for name in definitions.shapes]
-            satisfied &= self._replica.check_foreign_keys(connection, tables)
-        return satisfied
+            found.append(are_checked or self._replica.check_foreign_keys(connection, tables))
+        return all(found)
+
+    @staticmethod
+    def _indexes(definitions: TableDefinitions, names: Iterable[str]) -> Iterator[tuple[str, sa.Index]]:
+        for name in names:
+            shape = definitions.shapes[name]
+            for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
+                yield name, index
 
     def drop(self, connection: Connection) -> None:
         """Drop what ``create`` has created, while the replica loads."""
@@ -82,9 +91,7 @@ class Constraints:
         assert table is not None
         try:
             with connection.begin():
-                existing = {i["name"] for i in sa.inspect(connection).get_indexes(table.name, table.schema)}
-                if index.name not in existing:
-                    connection.execute(CreateIndex(index))
+                connection.execute(CreateIndex(index))
         except exc.DBAPIError as error:
             kind = "unique key" if index.unique else "index"
             return self._handle_failure(error, full_name, f"{kind} ({', '.join(c.name for c in index.columns)})")
@@ -93,8 +100,7 @@ class Constraints:
     def _create_foreign_key(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
         try:
             with connection.begin():
-                if not _exists(connection, key):
-                    connection.execute(AddConstraint(key, isolate_from_table=False))
+                connection.execute(AddConstraint(key, isolate_from_table=False))
         except exc.DBAPIError as error:
             return self._handle_failure(error, full_name, _description(key))
         return True
@@ -102,8 +108,6 @@ class Constraints:
     def _check_left_out(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
         """Check the rows of a foreign key that the engine could create only with its table, before this shape."""
         with connection.begin():
-            if _exists(connection, key):
-                return True
             parent, referred = key.referred_table.name, [element.column.name for element in key.elements]
             if count := count_orphans(connection, key.table.name, key.column_keys, parent, referred):
                 log_orphans(full_name, count, parent)
@@ -130,9 +134,19 @@ class Constraints:
         return True
 
 
-def _exists(connection: Connection, key: sa.ForeignKeyConstraint) -> bool:
-    existing = sa.inspect(connection).get_foreign_keys(key.table.name, key.table.schema)
-    return key.name in {found["name"] for found in existing}
+def _existing_names(connection: Connection, tables: Iterable[sa.Table]) -> set[str | None]:
+    """Return the names of all indexes and foreign keys of the tables, in few statements where the engine can."""
+    inspector = sa.inspect(connection)
+    by_schema: dict[str | None, list[str]] = {}
+    for table in tables:
+        by_schema.setdefault(table.schema, []).append(table.name)
+    found: set[str | None] = set()
+    for schema, names in by_schema.items():
+        for of_table in inspector.get_multi_indexes(schema=schema, filter_names=names).values():
+            found.update(index["name"] for index in of_table)
+        for keys in inspector.get_multi_foreign_keys(schema=schema, filter_names=names).values():
+            found.update(key["name"] for key in keys)
+    return found
 
 
 def _description(key: sa.ForeignKeyConstraint) -> str:

@@ -83,8 +83,8 @@ class ReplicaTables:
             before, created = recorded.get(shape.full_name, (None, False))
             self._prepare_table(connection, definitions, before, shape)
             self._fit_columns(connection, shape, created=created)
-            self._tables[shape.full_name] = self._inspect(connection, shape)
-            self._shapes[shape.full_name] = shape
+        self._inspect(connection, wanted)
+        self._shapes |= {shape.full_name: shape for shape in wanted}
         self._prepare_layouts(connection, layouts)
 
     def _prepare_layouts(self, connection: Connection, layouts: Iterable[RowLayout]) -> None:
@@ -93,7 +93,7 @@ class ReplicaTables:
         for layout in layouts:
             if layout.table in created and layout.table in self._shapes:
                 self._fit_columns(connection, layout.shape, created=True)
-                self._tables[layout.table] = self._inspect(connection, self._shapes[layout.table])
+                self._inspect(connection, [self._shapes[layout.table]])
             self._fitting.add(layout)
 
     def _prepare_table(
@@ -143,8 +143,7 @@ class ReplicaTables:
 
     def refresh(self, connection: Connection) -> None:
         """Inspect the tables again, after their constraints have changed."""
-        for full_name, shape in self._shapes.items():
-            self._tables[full_name] = self._inspect(connection, shape)
+        self._inspect(connection, self.shapes())
 
     def _columns(self, connection: Connection, shape: TableShape) -> set[str]:
         schema, name = self._name(shape)
@@ -234,20 +233,28 @@ class ReplicaTables:
     def _is_row_of(self, shape: TableShape) -> sa.ColumnElement[bool]:
         return (ROWCAST_TABLE.c.source == self._source) & (ROWCAST_TABLE.c.table_name == shape.full_name)
 
-    def _inspect(self, connection: Connection, shape: TableShape) -> ReplicaTable:
-        schema, name = self._name(shape)
+    def _inspect(self, connection: Connection, shapes: Iterable[TableShape]) -> None:
+        """Read what the replica's tables are like, in few statements where the engine can."""
+        by_schema: dict[str | None, list[TableShape]] = {}
+        for shape in shapes:
+            by_schema.setdefault(self._name(shape)[0], []).append(shape)
         inspector = sa.inspect(connection)
-        # An index over an expression has None in place of a column's name.
-        unique: list[set[str | None]] = [set(u["column_names"]) for u in inspector.get_unique_constraints(name, schema)]
-        unique += [set(i["column_names"]) for i in inspector.get_indexes(name, schema) if i["unique"]]
-        return ReplicaTable(
-            schema,
-            name,
-            quoted_name(connection, schema, name),
-            self._replica.read_columns(connection, schema, name),
-            shape.primary_key,
-            other_unique=any(columns != set(shape.primary_key) for columns in unique),
-        )
+        for schema, group in by_schema.items():
+            names = [self._name(shape)[1] for shape in group]
+            constraints = inspector.get_multi_unique_constraints(schema=schema, filter_names=names)
+            indexes = inspector.get_multi_indexes(schema=schema, filter_names=names)
+            for shape, name in zip(group, names, strict=True):
+                # An index over an expression has None in place of a column's name.
+                unique: list[set[str | None]] = [set(u["column_names"]) for u in constraints.get((schema, name), ())]
+                unique += [set(i["column_names"]) for i in indexes.get((schema, name), ()) if i["unique"]]
+                self._tables[shape.full_name] = ReplicaTable(
+                    schema,
+                    name,
+                    quoted_name(connection, schema, name),
+                    self._replica.read_columns(connection, schema, name),
+                    shape.primary_key,
+                    other_unique=any(columns != set(shape.primary_key) for columns in unique),
+                )
 
 
 def _require_compatible(before: TableShape, shape: TableShape) -> None:

@@ -20,6 +20,8 @@ from rowcast.shared.errors import ConfigurationError
 
 MAX_REASON = 2_000
 
+_KNOWN_COLUMNS = "rowcast_columns"
+
 
 def _name_type(length: int) -> sa.types.TypeEngine[str]:
     """Return a text type that compares byte by byte on every engine."""
@@ -85,6 +87,10 @@ def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
 
     Raise ConfigurationError with the statements to run if the user may not add columns.
     """
+    # The usual start needs a single connection.
+    with engine.connect() as connection:
+        if _are_complete(connection):
+            return
     try:
         METADATA.create_all(engine)
     except exc.DBAPIError:
@@ -94,16 +100,22 @@ def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
         _add_column(engine, replica, statement)
 
 
-def missing_columns(engine: Engine) -> dict[str, str]:
+def _are_complete(connection: Connection) -> bool:
+    """Return whether all tables and columns exist."""
+    inspector = sa.inspect(connection)
+    return all(inspector.has_table(table.name) for table in METADATA.sorted_tables) and not missing_columns(connection)
+
+
+def missing_columns(bind: Engine | Connection) -> dict[str, str]:
     """Return the statement that adds each column that a table of an earlier version lacks, by ``table.column``."""
-    inspector = sa.inspect(engine)
+    inspector = sa.inspect(bind)
     missing = {}
     for table in METADATA.sorted_tables:
         if not inspector.has_table(table.name):
             continue
         existing = {column["name"] for column in inspector.get_columns(table.name)}
         for column in _absent(table, existing):
-            ddl = CreateColumn(column).compile(dialect=engine.dialect)
+            ddl = CreateColumn(column).compile(dialect=bind.dialect)
             missing[f"{table.name}.{column.name}"] = f"ALTER TABLE {table.name} ADD COLUMN {ddl}"
     return missing
 
@@ -131,8 +143,10 @@ def select_rows(connection: Connection, table: sa.Table) -> sa.Select[Any]:
 
     For readers, because they do not change the tables.
     """
-    existing = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
-    absent = {column.name for column in _absent(table, existing)}
+    known: dict[str, set[str]] = connection.info.setdefault(_KNOWN_COLUMNS, {})
+    if table.name not in known:
+        known[table.name] = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    absent = {column.name for column in _absent(table, known[table.name])}
     return sa.select(*(_default(column).label(column.name) if column.name in absent else column for column in table.c))
 
 
