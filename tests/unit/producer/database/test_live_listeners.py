@@ -1,4 +1,7 @@
-"""Listeners are added to a class of sessions without a search through the process, while the class has no instance."""
+"""Listeners that are added to a class of sessions reach the sessions that exist already.
+
+Without such sessions, nothing is searched.
+"""
 
 from __future__ import annotations
 
@@ -27,4 +30,19 @@ def test_only_a_class_with_instances_is_searched_for_references(has_instance: bo
     for session in [*instances, sessions()]:
         session.dispatch.after_begin(session)
         assert called.pop() is session
+    remove_from_class(session_class, "after_begin", note)
+
+
+def test_instances_that_the_application_has_frozen_call_later_listeners() -> None:
+    sessions = sessionmaker()
+    session_class: type[Session] = sessions.class_
+    session = sessions()
+    assert not session.dispatch.after_begin
+    called: list[Any] = []
+    note = called.append
+    gc.freeze()
+    listen_to_class(session_class, "after_begin", note)
+    assert gc.get_freeze_count() > 0
+    session.dispatch.after_begin(session)
+    assert called == [session]
     remove_from_class(session_class, "after_begin", note)

@@ -105,6 +105,12 @@ def _copy_at_iteration(class_: Any, name: str) -> None:
 
 def _replace_in_instances(before: deque[Any], after: deque[Any]) -> None:
     """Replace the deque in the collections of listeners, through which the instances of a class refer to the deque."""
+    is_frozen = gc.get_freeze_count() > 0
+    if is_frozen:
+        # The search does not see the objects that the application has frozen, as servers do before they fork.
+        gc.unfreeze()
     for collection in gc.get_referrers(before):
         if isinstance(collection, _EmptyListener | _CompoundListener) and collection.parent_listeners is before:
             collection.parent_listeners = after
+    if is_frozen:
+        gc.freeze()
