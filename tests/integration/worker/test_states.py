@@ -38,7 +38,7 @@ def test_a_replica_waits_until_something_has_been_published(
         source.add(ITEM)
         worker.until(lambda progress: progress.active)
         until_state(settings, "waiting")
-        assert "waiting: nothing has been published yet" in [f.message for f in checks.replicas(settings)]
+        assert "waiting: nothing has been applied yet" in [f.message for f in checks.replicas(settings)]
         source.transaction(("c", "item", {"id": 1, "n": 1}))
         worker.until(lambda progress: progress.state == "consistent")
         until_state(settings, "consistent")

@@ -78,7 +78,7 @@ def _state_finding(
     row: ReplicaRow, applied: Mapping[Partition, Position], tables: Sequence[str], name: str, area: str
 ) -> Finding:
     """Return the finding about the replica's state."""
-    match shown_state(row, applied, 0):
+    match shown_state(row, applied):
         case "suspect":
             return Finding(area, Verdict.missing, f"suspect: {row.reason}", "docs/how-to/rebuild-a-replica.md")
         case "stopped":
@@ -86,7 +86,7 @@ def _state_finding(
             return Finding(area, Verdict.missing, f"stopped: {row.reason}", hint)
         case "waiting":
             hint = f"let `rowcast relay` and `rowcast worker {name}` run"
-            return Finding(area, Verdict.warning, "waiting: nothing has been published yet", hint)
+            return Finding(area, Verdict.warning, "waiting: nothing has been applied yet", hint)
         case "loading":
             hint = f"let `rowcast worker {name}` run until it is consistent"
             return Finding(area, Verdict.warning, "loading: not yet a state that the primary had", hint)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from rowcast.consumer import ReplicaStatus, replica_status
+from rowcast.consumer import ReplicaStatus, checks, replica_status
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.reading import topic_metadata
 from rowcast.consumer.replica import positions
@@ -64,6 +64,17 @@ def test_a_replica_without_a_worker_has_no_state(broker: MemoryBroker, settings:
     assert replica_status(settings, "copy") == ReplicaStatus("copy", None)
     with pytest.raises(ConfigurationError, match="no replica 'other'"):
         replica_status(settings, "other")
+
+
+def test_a_replica_without_an_event_waits_in_every_report(broker: MemoryBroker, settings: Settings) -> None:
+    apply_up_to(settings, events=0, records=0, lsn=0)
+    engine = sa.create_engine(settings.replicas["copy"].sqlalchemy_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE rowcast_replica SET state = 'consistent'")
+    engine.dispose()
+    status = replica_status(settings, "copy")
+    assert (status.state, status.records) == ("waiting", 6)
+    assert "waiting: nothing has been applied yet" in [finding.message for finding in checks.replicas(settings)]
 
 
 def test_records_after_the_positions_are_counted(broker: MemoryBroker, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Partition = tuple[str, int]
@@ -20,7 +21,7 @@ def message_target(partition: Partition, offset: int) -> str:
 ReplicaState = Literal["waiting", "loading", "consistent", "stopped", "suspect"]
 """The state of a replica as it is shown.
 
-``waiting``: nothing has been published yet. ``loading``: rows are missing, or come before the rows that they refer to.
+``waiting``: nothing has been applied yet. ``loading``: rows are missing, or come before the rows that they refer to.
 ``consistent``: the rows are a state that the primary had. ``stopped``: the worker has ended with an error. ``suspect``:
 the rows are not those of the source any more.
 """
@@ -31,3 +32,8 @@ class Position(NamedTuple):
 
     next_offset: int
     lsn: int
+
+
+def are_of_applied_events(positions: Iterable[Position]) -> bool:
+    """Return whether an event has been applied. If not, the replica is ``waiting`` everywhere."""
+    return any(position.lsn for position in positions)

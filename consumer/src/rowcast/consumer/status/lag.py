@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, partitions_of, read_shapes
 from rowcast.consumer.replica import positions
@@ -79,7 +79,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     waiting_ms = _outbox_ms(settings)
     return ReplicaStatus(
         name,
-        shown_state(row, applied, records),
+        shown_state(row, applied),
         row.owner,
         row.lsn,
         row.tx,
@@ -93,15 +93,15 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     )
 
 
-def shown_state(row: ReplicaRow, applied: Mapping[Partition, Position], records: int) -> ReplicaState:
-    """Return the state to show, from the replica's row and positions, and the number of unapplied records."""
+def shown_state(row: ReplicaRow, applied: Mapping[Partition, Position]) -> ReplicaState:
+    """Return the state to show, from the replica's row and positions."""
     if row.state == "suspect":
         return "suspect"
     if row.reason is not None:
         return "stopped"
-    if not row.lsn and not records and not any(position.lsn for position in applied.values()):
-        return "waiting"
-    return row.state
+    if row.lsn or are_of_applied_events(applied.values()):
+        return row.state
+    return "waiting"
 
 
 def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partition, Position]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from rowcast.consumer.events.position import Partition, Position, ReplicaState
+from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.reading.reader_thread import ReaderThread
 from rowcast.consumer.reading.transaction_queue import Signal
@@ -31,7 +31,7 @@ _CLEAR_STOP_S = 3.0
 class ApplyLoop:
     """Apply to a replica that was taken over. ``row``: the replica's row at the takeover.
 
-    ``was_published``: whether something was applied before.
+    ``has_applied``: whether an event was applied before.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ApplyLoop:
         report: ProgressReport,
         row: ReplicaRow,
         *,
-        was_published: bool,
+        has_applied: bool,
         batch_events: int,
     ) -> None:
         self._replica = replica
@@ -50,7 +50,7 @@ class ApplyLoop:
         self._patience = patience
         self._report = report
         self._batch_events = batch_events
-        self._published = was_published
+        self._has_applied = has_applied
         self._stop_recorded = row.reason is not None
         self._consistency = ConsistencyAttempts()
         self._was_consistent = row.state == "consistent"
@@ -95,8 +95,8 @@ class ApplyLoop:
         self._next_comparison = time.monotonic() + _COMPARE_S
         positions = run.positions()
         self._uncommitted |= positions
-        if not self._published and any(position.lsn for position in positions.values()):
-            self._published = True
+        if not self._has_applied and are_of_applied_events(positions.values()):
+            self._has_applied = True
             self._report.change(state=self._shown_state())
         last, before = run.last, self._report.progress
         if not last.lsn:
@@ -138,7 +138,7 @@ class ApplyLoop:
             self._commit_offsets()
 
     def _shown_state(self) -> ReplicaState:
-        return self._replica.state if self._published else "waiting"
+        return self._replica.state if self._has_applied else "waiting"
 
     def _clear_stop(self) -> None:
         """Remove the error of an earlier worker, because this worker has not met it again."""

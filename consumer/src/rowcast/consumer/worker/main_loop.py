@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.position import Partition, Position, are_of_applied_events
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
@@ -238,7 +238,7 @@ class _Worker:
             self._patience,
             self._report,
             row,
-            was_published=row.lsn > 0 or any(position.lsn for position in positions.values()),
+            has_applied=row.lsn > 0 or are_of_applied_events(positions.values()),
             batch_events=self._options.batch_events,
         )
         context = ReaderContext(
