@@ -16,7 +16,16 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CONFIGURATION = REPOSITORY / "examples/compose/rowcast.toml"
 
 
-@pytest.mark.parametrize("name", SERVICES)
+# These run once, and another service waits for their success.
+ONCE = {
+    needed
+    for service in SERVICES.values()
+    for needed, how in service.get("depends_on", {}).items()
+    if how["condition"] == "service_completed_successfully"
+}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONCE))
 def test_every_service_says_whether_it_is_healthy(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
@@ -31,7 +40,30 @@ def test_no_port_is_open_to_other_machines(name: str) -> None:
 def test_a_service_waits_until_those_it_needs_are_healthy(name: str) -> None:
     for needed, how in SERVICES[name].get("depends_on", {}).items():
         assert needed in SERVICES
-        assert how == {"condition": "service_healthy"}
+        assert how == {"condition": "service_completed_successfully" if needed in ONCE else "service_healthy"}
+
+
+def test_each_service_has_a_database_user_of_its_own() -> None:
+    users = {
+        name: set(re.findall(r"//(\w+):", " ".join(map(str, service.get("environment", {}).values()))))
+        for name, service in SERVICES.items()
+        if service.get("image") == "rowcast"
+    }
+    assert users == {
+        "tables": {"shop_owner"},
+        "app": {"shop_app"},
+        "relay": {"rowcast_relay"},
+        "worker-reporting": {"rowcast_worker"},
+        "worker-archive": {"rowcast_worker"},
+    }
+    # The file that all services share has the user that may only read.
+    assert set(re.findall(r"//(\w+):", CONFIGURATION.read_text())) == {"rowcast_reader"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_mounted_file_exists(name: str) -> None:
+    for volume in SERVICES[name].get("volumes", []):
+        assert (REPOSITORY / volume.split(":")[0]).is_file()
 
 
 @pytest.mark.parametrize("name", SERVICES)
