@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import exc
@@ -41,6 +42,8 @@ _STATEMENT_EVENTS = ("before_execute", "after_execute", "before_cursor_execute",
 
 _REPLACING_EVENTS = ("before_execute", "before_cursor_execute")
 """Events whose listeners return the statement to execute."""
+
+_TABLE = attrgetter("table")
 
 _MAX_NOTED_KEYS = 100_000
 """The number of keys that a transaction may keep in memory. More keys go to the outbox before the transaction ends."""
@@ -146,10 +149,12 @@ class EngineListeners:
         notes = self._transactions.get(connection)
         if notes is None:
             return
-        self._ends.settle(connection, notes)
+        if notes.may_have_ended:
+            self._ends.settle(connection, notes)
         notes.raise_refusal()
         if last:
-            self._statements.finish(connection, notes)
+            if notes.expected is not None or notes.pending:
+                self._statements.fail_unreported(connection, notes)
             if notes.outbox_written:
                 self._add_context_to_written_rows(connection)
         if not notes.entries:
@@ -165,7 +170,7 @@ class EngineListeners:
 
     def _write(self, connection: Connection, notes: TransactionNotes, *, last: bool, mark: bool, commit: bool) -> None:
         self._dialect.ensure_functions(connection)
-        if not self._shapes.are_committed([note.table for note in notes.entries]):
+        if not self._shapes.are_committed(map(_TABLE, notes.entries)):
             self._shapes.write(connection, notes, notes.fold())
         # With triggers no row is marked as the last, because a deferred trigger may write a later row.
         mark_last = mark and not self._by_triggers.names(connection)
@@ -179,7 +184,7 @@ class EngineListeners:
         ):
             folded, images = notes.fold(), notes.before_images()
             self._drain.write_full(connection, folded, images, transaction_id, context, last=mark_last, commit=commit)
-        if last:
+        if last and self._dialect.has_transaction_token:
             self._by_triggers.seal(connection)
         notes.clear_drained()
         self._on_drained()

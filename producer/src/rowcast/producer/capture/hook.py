@@ -232,7 +232,8 @@ class Capture:
         """Return the listeners on the engine. Install them at the first call."""
         # An engine with execution options is a facade, and SQLAlchemy calls the listeners of the engine behind it.
         engine = getattr(engine, "_proxied", engine)
-        listeners = self._listeners_on(engine)
+        found = self._engines.get(engine)
+        listeners = None if found is None else found()
         if listeners is None:
             with self._lock:
                 listeners = self._listeners_on(engine)

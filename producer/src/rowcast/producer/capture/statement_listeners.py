@@ -53,6 +53,7 @@ class StatementListeners:
         drain_late: Callable[[Connection], None],
     ) -> None:
         self._transactions = transactions
+        self._notes = transactions.attribute
         self._check = check
         self._ends = ends
         self._other_schemas = other_schemas
@@ -81,7 +82,7 @@ class StatementListeners:
             self._tracker.fail_unreported(connection, notes, statement)
         others = self._other_schemas
         if _OPTIONS.isdisjoint(execution_options) and not (others.has_any and others.may_be_changed(connection)):
-            table = self._tracker.expect(statement, multiparams or [params or {}], notes)
+            table = self._tracker.fast_path.expect(statement, multiparams or [params or {}], notes)
             if table is not None:
                 self._bound_memory(connection, notes)
                 if not notes.is_checked:
@@ -116,10 +117,11 @@ class StatementListeners:
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
     ) -> None:
         """Note the keys of rows changed by the executed statement."""
-        notes = self._transactions.get(connection)
+        notes: TransactionNotes | None = connection.__dict__.get(self._notes)
         if notes is None:
             return
-        known = notes.expected is not None and notes.expected.statement is statement
+        expected = notes.expected
+        known = expected is not None and expected.statement is statement
         if known:
             self._tracker.note_expected(result, notes)
             if notes.is_late:
@@ -164,24 +166,24 @@ class StatementListeners:
             dml = inspection.dml_of(execution.invoked_statement)
             self._tracker.note_failure(connection, dml, notes, in_part=execution.executemany)
 
-    def finish(self, connection: Connection, notes: TransactionNotes) -> None:
-        """Finish the notes, because the transaction is about to end.
+    def fail_unreported(self, connection: Connection, notes: TransactionNotes) -> None:
+        """Refuse or warn of statements whose failure was not reported, as ``StrictnessRule.refuse_or_warn`` does.
 
-        Refuses or warns of statements whose failure was not reported, as ``StrictnessRule.refuse_or_warn`` does.
+        The transaction is about to end.
         """
-        if notes.expected is not None or notes.pending:
-            self._tracker.fail_unreported(connection, notes)
+        self._tracker.fail_unreported(connection, notes)
 
     def before_cursor_execute(
         self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
     ) -> tuple[str, Any]:
         """Extend the text to return keys, and find SQL text and DML in CTEs, before the driver executes it."""
-        notes = self._transactions.get(connection)
+        notes: TransactionNotes | None = connection.__dict__.get(self._notes)
         if context is not None and inspection.is_single_statement(context.compiled):
-            if context.isddl:
-                refuse_hiding(connection, statement, context.execution_options, self._scope)
             if notes is not None and notes.pending:
                 statement = self._tracker.extend_sql(connection, statement, context, notes)
+            return statement, parameters
+        if context is not None and context.isddl and not inspection.is_text(context):
+            refuse_hiding(connection, statement, context.execution_options, self._scope)
             return statement, parameters
         if context is None or INTERNAL_OPTION in (options := context.execution_options):
             return statement, parameters

@@ -41,7 +41,8 @@ class TransactionCheck:
         Raises CaptureError if the connection commits each statement by itself. Each statement calls the method unless
         ``notes.is_checked``.
         """
-        self._ends.settle(connection, notes)
+        if notes.may_have_ended:
+            self._ends.settle(connection, notes)
         if is_autocommit(connection):
             raise CaptureError(
                 f"{table.full_name} is captured, but this connection is in AUTOCOMMIT, {IN_AUTOCOMMIT}. "

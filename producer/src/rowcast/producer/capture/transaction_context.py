@@ -16,6 +16,7 @@ from rowcast.producer.outbox.context_parser import TRACE
 from rowcast.shared.errors import ConfigurationError
 
 try:
+    from opentelemetry.context import get_current
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
     _inject: Callable[[dict[str, str]], None] | None = None
@@ -61,7 +62,8 @@ class TransactionContext:
         if self._ask is not None and (asked := self._ask()):
             values = {**asked, **(values or {})}
         trace: dict[str, str] = {}
-        if _inject is not None:
+        # Without a span the context is usually empty, and then nothing is to be found out.
+        if _inject is not None and get_current():
             _inject(trace)
         if not values and not trace:
             return None

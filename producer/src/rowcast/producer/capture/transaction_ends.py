@@ -70,7 +70,10 @@ class TransactionEnds:
         return dialect is not None and bool(_end_of(sql, dialect.commits_implicitly, dialect.backslash_escapes))
 
     def settle(self, connection: Connection, notes: TransactionNotes) -> None:
-        """Forget the notes if the expected statement has ended the transaction."""
+        """Forget the notes if the expected statement has ended the transaction.
+
+        Only ``notes.may_have_ended`` needs the call.
+        """
         if notes.may_have_ended:
             notes.may_have_ended = False
             if not capture_dialect(connection.dialect).is_marked_transaction(connection):

@@ -59,4 +59,7 @@ def _processor(type_: sa.types.TypeEngine[Any], dialect: Dialect) -> Callable[[A
     if dialect.driver.startswith("psycopg") and isinstance(type_, sa.ARRAY) and isinstance(type_.item_type, sa.Integer):
         # The driver would convert a list number by number, and the server would convert the array's type.
         return lambda numbers: "{" + ",".join(map(int.__repr__, numbers)) + "}"
+    if isinstance(type_, sa.Boolean) and dialect.supports_native_boolean:
+        # The driver takes the value as it is, and SQLAlchemy would only check it.
+        return None
     return type_.bind_processor(dialect)

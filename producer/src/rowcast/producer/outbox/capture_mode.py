@@ -77,8 +77,11 @@ class TriggerCapturedTables:
         )
 
     def seal(self, connection: Connection) -> None:
-        """End the use of the transaction's id, because the transaction has written its last outbox row."""
-        if capture_dialect(connection.dialect).has_transaction_token and self.names(connection):
+        """End the use of the transaction's token, because the transaction has written its last outbox row.
+
+        Only dialects with ``has_transaction_token`` need the call.
+        """
+        if self.names(connection):
             transaction_ids.seal_token(connection)
 
     def contains(self, connection: Connection, table: CapturedTable, settings: TableSettings) -> bool:

@@ -28,7 +28,7 @@ SCRIPTS = st.lists(st.tuples(st.sampled_from(["item", "audited", "owner"]), STEP
 class NoFastPath(FastPath):
     """Refuse every statement, so that the tracker takes the full path."""
 
-    def find_plan(self, statement: Any) -> None:
+    def expect(self, statement: Any, sets: Any, notes: Any) -> None:
         return None
 
     def recognize(self, pending: Any, dialect: Any) -> bool:
@@ -42,7 +42,7 @@ class Player:
         self.shop = CapturedShop()
         tracker: Any = self.shop.listeners._statements._tracker
         if not fast:
-            tracker._fast_path = NoFastPath(tracker._fast_path._cascades, tracker._fast_path._reported_rows)
+            tracker.fast_path = NoFastPath(tracker.fast_path._cascades, tracker.fast_path._reported_rows)
         self.shop.listeners.install()
         key: Any = sa.bindparam("key")
         self.statements: dict[tuple[str, str], Any] = {}
@@ -80,7 +80,7 @@ class Player:
     def count_plans(self) -> int:
         """Return how many statements the fast path takes."""
         tracker: Any = self.shop.listeners._statements._tracker
-        return sum(plan is not None for _, plan in tracker._fast_path._plans.values())
+        return sum(plan is not None for _, plan in tracker.fast_path._plans.values())
 
 
 FAST, FULL = Player(fast=True), Player(fast=False)

@@ -8,7 +8,6 @@ and each execution inspects only the parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from weakref import ref
 
 from sqlalchemy.engine import Dialect
@@ -21,7 +20,7 @@ from rowcast.producer.capture.dml.foreign_key_actions import ForeignKeyActions
 from rowcast.producer.capture.dml.inspection import KeyCondition, Parameters
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.statement_tables import other_tables_changed, table_of
-from rowcast.producer.capture.notes.transaction_notes import Touch
+from rowcast.producer.capture.notes.transaction_notes import Expected, Touch, TransactionNotes
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.row_locks import Key
 from rowcast.producer.tables.captured import CapturedTable
@@ -57,15 +56,19 @@ class StatementPlan:
 
         Return None also for an INSERT with drawn keys.
         """
-        stored = self.table.stored_keys
-        if self.condition is None:
-            return insert_inspection.sent_keys(self.key_names, sets, stored)
-        if len(sets) > 1 and not self.allows_many_sets:
-            return None
+        stored, condition = self.table.stored_keys, self.condition
+        if condition is None:
+            if len(sets) > 1:
+                return insert_inspection.sent_keys(self.key_names, sets, stored)
+            key = tuple(map(sets[0].get, self.key_names))
+            return (key,) if stored.holds(key) else None
         if self.table.has_before_images or not self.excluded.isdisjoint(sets[0]):
             return None
-        keys = self.condition.keys(sets)
-        return keys if stored.holds_keys(keys) else None
+        if len(sets) == 1:
+            key = condition.key(sets[0])
+            return (key,) if stored.holds(key) else None
+        keys = condition.keys(sets) if self.allows_many_sets else None
+        return keys if keys is not None and stored.holds_keys(keys) else None
 
 
 class FastPath:
@@ -81,13 +84,23 @@ class FastPath:
         # class have the same hash.
         self._plans: dict[int, tuple[ref[UpdateBase], StatementPlan | None]] = {}
 
-    def find_plan(self, statement: Any) -> StatementPlan | None:
-        """Return the plan of a statement, or None if the statement was not recognized before."""
+    def expect(self, statement: UpdateBase, sets: Parameters, notes: TransactionNotes) -> CapturedTable | None:
+        """Take the fast path for a known statement with the keys in the parameters. Return the table.
+
+        Return None if the statement must take the full path.
+        """
         found = self._plans.get(id(statement))
-        if found is None or found[0]() is not statement:
+        # An earlier expected statement has failed, or is being executed around the present statement.
+        if found is None or found[0]() is not statement or notes.expected is not None:
             return None
         plan = found[1]
-        return plan if plan is not None and plan.actions is self._cascades.actions else None
+        if plan is None or plan.actions is not self._cascades.actions:
+            return None
+        keys = plan.keys(sets)
+        if keys is None:
+            return None
+        notes.expected = Expected(statement, plan.table, plan.touch, keys)
+        return plan.table
 
     def recognize(self, pending: PendingStatement, dialect: Dialect) -> bool:
         """Return whether the fast path can capture the statement, and set the keys that the parameters name."""

@@ -57,13 +57,10 @@ def named_keys(names: Sequence[str], sets: Parameters) -> tuple[Key, ...] | None
 
 
 def sent_keys(names: Sequence[str], sets: Parameters, stored: StoredKeys) -> tuple[Key, ...] | None:
-    """Return the keys in the parameter sets, or None if the table draws its keys or may change the given keys.
+    """Return the keys in several parameter sets, or None if the table draws its keys or may change the given keys.
 
     ``names``: the parameters of the key.
     """
-    if len(sets) == 1:
-        key = tuple([sets[0].get(name) for name in names])
-        return (key,) if stored.holds(key) else None
     columns = [[parameters.get(name) for parameters in sets] for name in names]
     return tuple(zip(*columns, strict=True)) if stored.holds_all(columns) else None
 

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm.context import FromStatement
 from sqlalchemy.schema import DefaultGenerator
 from sqlalchemy.sql import operators
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.ddl import ExecutableDDLElement
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, ClauseElement
@@ -65,7 +66,7 @@ def computes_default(context: Any) -> bool:
 
 
 def is_single_statement(compiled: Any) -> bool:
-    """Return whether SQLAlchemy has compiled the statement from constructs without CTEs and ``set_config``.
+    """Return whether SQLAlchemy has compiled the statement from constructs without DDL, CTEs and ``set_config``.
 
     Then the statement itself shows all its effects.
     """
@@ -75,7 +76,8 @@ def is_single_statement(compiled: Any) -> bool:
         single: bool = compiled._rowcast_single
     except AttributeError:
         # Every execution asks. Therefore the answer is kept on the compiled statement, which SQLAlchemy caches.
-        single = not _is_text(compiled) and not getattr(compiled, "ctes", None) and "set_config" not in str(compiled)
+        shows_all = isinstance(compiled, SQLCompiler) and not _is_text(compiled)
+        single = shows_all and not getattr(compiled, "ctes", None) and "set_config" not in str(compiled)
         compiled._rowcast_single = single
     return single
 
@@ -119,12 +121,16 @@ class KeyCondition:
         self.binds = binds
         self._names = [bind.key for bind in binds]
 
+    def key(self, parameters: Mapping[str, Any]) -> Key:
+        """Return the key in a parameter set."""
+        try:
+            return tuple(map(parameters.__getitem__, self._names))
+        except KeyError:
+            return tuple([parameters.get(bind.key, bind.effective_value) for bind in self.binds])
+
     def keys(self, sets: Parameters) -> tuple[Key, ...]:
         """Return the key of each parameter set."""
-        try:
-            return tuple([tuple([parameters[name] for name in self._names]) for parameters in sets])
-        except KeyError:
-            return tuple(tuple(p.get(b.key, b.effective_value) for b in self.binds) for p in sets)
+        return tuple(map(self.key, sets))
 
 
 # The unit of work executes the same statement objects again and again. The dictionary is keyed by identity, because the

@@ -22,7 +22,7 @@ from rowcast.producer.capture.dml.returned_keys import AppendedReturning
 from rowcast.producer.capture.dml.row_counts import note_counted
 from rowcast.producer.capture.dml.update_keys import UpdateKeys
 from rowcast.producer.capture.drain.bulk_update import BulkUpdate
-from rowcast.producer.capture.notes.transaction_notes import Expected, Note, TransactionNotes
+from rowcast.producer.capture.notes.transaction_notes import Note, Touch, TransactionNotes
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.producer.tables.stored_keys import read_catalogue
@@ -32,7 +32,8 @@ from rowcast.shared.errors import CaptureError
 class DmlTracker:
     """Note the keys of each statement on a captured table.
 
-    A statement takes the fast path (``expect``, ``note_expected``) or the full path (``prepare``, ``note_executed``).
+    A statement takes the fast path (``fast_path.expect``, ``note_expected``) or the full path (``prepare``,
+    ``note_executed``).
     """
 
     def __init__(self, scope: EngineScope, bulk_update: BulkUpdate) -> None:
@@ -41,31 +42,18 @@ class DmlTracker:
         self._cascades = cascades = CascadedRows(scope)
         self._insert_keys = InsertKeys(cascades, scope)
         self._update_keys = UpdateKeys(cascades, scope)
-        self._fast_path = FastPath(cascades, self._insert_keys.reported_rows)
+        self.fast_path = FastPath(cascades, self._insert_keys.reported_rows)
 
     # -- the fast path
-
-    def expect(self, statement: UpdateBase, sets: Parameters, notes: TransactionNotes) -> CapturedTable | None:
-        """Take the fast path for a known statement with the keys in the parameters. Return the table.
-
-        Return None if the statement must take the full path.
-        """
-        plan = self._fast_path.find_plan(statement)
-        # An earlier expected statement has failed, or is being executed around the present statement.
-        if plan is None or notes.expected is not None:
-            return None
-        keys = plan.keys(sets)
-        if keys is None:
-            return None
-        notes.expected = Expected(statement, plan.table, plan.touch, keys)
-        return plan.table
 
     def note_expected(self, result: CursorResult[Any], notes: TransactionNotes) -> None:
         """Note the keys of the executed expected statement."""
         assert notes.expected is not None
         _, table, touch, keys = notes.expected
         notes.expected = None
-        if result.rowcount == len(keys):
+        # As `note_counted` does: SQLAlchemy has often closed the cursor of an INSERT, and then knows no number.
+        rows = result.context.rowcount
+        if rows == len(keys) or (rows < 0 and touch is Touch.INSERT):
             notes.entries.append(Note(table, touch, keys, True))
             notes.key_count += len(keys)
         else:
@@ -93,7 +81,7 @@ class DmlTracker:
         _complete_keys(connection, pending, notes)
         # A statement on the fast path would not ask whether its rows are hidden.
         is_secured = self._scope.row_security.refuse_hidden(connection, stored)
-        if not is_secured and self._fast_path.recognize(pending, connection.dialect):
+        if not is_secured and self.fast_path.recognize(pending, connection.dialect):
             notes.pending.append(pending)
             return statement, sets
         if isinstance(statement, Insert):

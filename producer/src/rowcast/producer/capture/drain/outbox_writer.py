@@ -50,9 +50,6 @@ class _Written(Enum):
     NO = "no"
     TOO_LONG = "too long"
 
-    def __bool__(self) -> bool:
-        return self is _Written.YES
-
 
 class _Row(NamedTuple):
     """Hold the common values of a transaction's outbox rows. ``transaction_id``: None if the database knows the id."""
@@ -132,7 +129,7 @@ class OutboxWriter:
             parameters, None if self._knows_transaction_id else transaction_id(), context, True if last else None
         )
         written = self._insert(connection, statement, parameters, commit=commit)
-        if not written:
+        if written is not _Written.YES:
             of_groups = iter([keys[note][column] for _, note, column in places])
             piece = [
                 (group.table, group.kind, [tuple(islice(of_groups, len(group.table.key_columns)))]) for group in groups
@@ -211,7 +208,7 @@ class OutboxWriter:
         statement = self._statements.for_groups(groups, with_context=row.context is not None)
         _set_row_parameters(parameters, row.transaction_id, row.context, True if last else None)
         written = self._insert(connection, statement, parameters, commit=commit)
-        if not written:
+        if written is not _Written.YES:
             self._write_in_parts(connection, piece, row, written, last=last)
 
     def _write_short_rows(self, connection: Connection, piece: Sequence[Run], row: _Row, *, last: bool) -> bool:
@@ -224,7 +221,7 @@ class OutboxWriter:
             groups, with_context=row.context is not None, max_row_bytes=max_row_bytes()
         )
         _set_row_parameters(parameters, row.transaction_id, row.context, True if last else None)
-        return bool(self._insert(connection, statement, parameters, commit=False, returns_row=True))
+        return self._insert(connection, statement, parameters, commit=False, returns_row=True) is _Written.YES
 
     def _write_in_parts(
         self, connection: Connection, piece: Sequence[Run], row: _Row, written: _Written, *, last: bool

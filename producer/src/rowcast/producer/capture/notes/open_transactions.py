@@ -28,33 +28,34 @@ class OpenTransactions:
 
     def __init__(self) -> None:
         # Each instance has a separate attribute, because an engine may have listeners of several captures.
-        self._attribute = f"_rowcast_notes_{next(self._numbers)}"
+        self.attribute = f"_rowcast_notes_{next(self._numbers)}"
+        """The name of the attribute, for listeners of every statement, which save a call."""
 
     def get(self, connection: Connection) -> TransactionNotes | None:
         """Return the notes of the open transaction, or None if nothing was noted yet."""
-        return connection.__dict__.get(self._attribute)
+        return connection.__dict__.get(self.attribute)
 
     def get_or_create(self, connection: Connection) -> TransactionNotes:
         """Return the notes of the open transaction. Create empty notes at the first call."""
-        notes = connection.__dict__.get(self._attribute)
+        notes = connection.__dict__.get(self.attribute)
         if notes is None:
-            notes = connection.__dict__[self._attribute] = TransactionNotes()
+            notes = connection.__dict__[self.attribute] = TransactionNotes()
         return notes
 
     def discard(self, connection: Connection) -> None:
         """Discard the notes, because the transaction has ended."""
-        connection.__dict__.pop(self._attribute, None)
+        connection.__dict__.pop(self.attribute, None)
 
     def discard_drained(self, connection: Connection) -> None:
         """Discard the notes, although other listeners may execute more statements before COMMIT."""
         notes = self.get_or_create(connection)
         drained = _Drained(connection.get_transaction(), notes.transaction_id)
-        connection.__dict__[self._attribute + "_drained"] = drained
+        connection.__dict__[self.attribute + "_drained"] = drained
         self.discard(connection)
 
     def continue_drained(self, connection: Connection, notes: TransactionNotes) -> None:
         """Mark new notes of a drained and still open transaction as late."""
-        drained: _Drained | None = connection.__dict__.pop(self._attribute + "_drained", None)
+        drained: _Drained | None = connection.__dict__.pop(self.attribute + "_drained", None)
         if drained is not None and drained.transaction is connection.get_transaction():
-            connection.__dict__[self._attribute + "_drained"] = drained
+            connection.__dict__[self.attribute + "_drained"] = drained
             notes.continue_drained(drained.transaction_id)

@@ -38,7 +38,7 @@ def capture_dialect(dialect: Dialect) -> CaptureDialect:
 
     Raises ConfigurationError if no dialect is registered under the engine's name.
     """
-    return capture_dialect_named(dialect.name)
+    return _registered(dialect.name) or capture_dialect_named(dialect.name)
 
 
 def find_capture_dialect(dialect: Dialect) -> CaptureDialect | None:
