@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from rowcast.producer.capture.dml.fast_path import FastPath
@@ -21,6 +22,9 @@ STEPS = st.one_of(
     st.tuples(st.just("update"), st.lists(KEYS, min_size=1, max_size=3), NAMES),
     st.tuples(st.just("rekey"), st.lists(KEYS, min_size=1, max_size=1), st.integers(1, 9)),
     st.tuples(st.just("delete"), st.lists(KEYS, min_size=1, max_size=3), NAMES),
+    st.tuples(st.just("upsert"), st.lists(KEYS, min_size=1, max_size=3, unique=True), NAMES),
+    st.tuples(st.just("upsert_values"), st.lists(KEYS, min_size=1, max_size=1), NAMES),
+    st.tuples(st.just("upsert_key"), st.lists(KEYS, min_size=1, max_size=1), NAMES),
 )
 SCRIPTS = st.lists(st.tuples(st.sampled_from(["item", "audited", "owner"]), STEPS), min_size=1, max_size=12)
 
@@ -36,7 +40,10 @@ class NoFastPath(FastPath):
 
 
 class Player:
-    """Play scripts on a shop with listeners. Execute the same statement objects repeatedly, as the ORM does."""
+    """Play scripts on a shop with listeners.
+
+    Execute the same statement objects repeatedly, as the ORM does, but make each upsert anew, as applications do.
+    """
 
     def __init__(self, *, fast: bool) -> None:
         self.shop = CapturedShop()
@@ -65,22 +72,41 @@ class Player:
                     sets = [named]
                 elif kind == "rekey":
                     sets = [{"key": key, "id": value} for key in keys]
-                elif kind == "update" and name == "owner":
+                elif name == "owner" and (kind == "update" or kind.startswith("upsert")):
                     continue
                 else:
                     sets = [{"key": key, **(named if kind == "update" else {})} for key in keys]
                 # A failed statement does not end SQLite's transaction.
                 with suppress(IntegrityError):
-                    connection.execute(self.statements[name, kind], sets if len(sets) > 1 else sets[0])
+                    if kind.startswith("upsert"):
+                        self._upsert(connection, self.shop.metadata.tables[name], kind, keys, value)
+                    else:
+                        connection.execute(self.statements[name, kind], sets if len(sets) > 1 else sets[0])
             notes = self.shop.listeners._transactions.get(connection)
             found = [] if notes is None else noted(notes)
             connection.rollback()
             return found
 
+    def _upsert(self, connection: sa.Connection, table: sa.Table, kind: str, keys: list[int], value: Any) -> None:
+        insert = sqlite.insert(table)
+        assigned = {"id": insert.excluded.id + 10} if kind == "upsert_key" else {"name": insert.excluded.name}
+        rows = [{"id": key, "name": value} for key in keys]
+        upsert = insert.on_conflict_do_update(index_elements=["id"], set_=assigned)
+        if kind == "upsert":
+            connection.execute(upsert, rows if len(rows) > 1 else rows[0])
+        else:
+            connection.execute(upsert.values(rows[0]))
+
     def count_plans(self) -> int:
         """Return how many statements the fast path takes."""
         tracker: Any = self.shop.listeners._statements._tracker
         return sum(plan is not None for _, plan in tracker.fast_path._plans.values())
+
+    def count_plans_of_upserts(self) -> int:
+        """Return how many shapes of upserts into ``item`` the fast path takes."""
+        tracker: Any = self.shop.listeners._statements._tracker
+        plans = tracker.fast_path._upserts._plans.values()
+        return sum(plan is not None and plan.table.table is self.shop.item for plan in plans)
 
 
 FAST, FULL = Player(fast=True), Player(fast=False)
@@ -95,3 +121,5 @@ def test_fast_and_full_path_note_the_same(script: list[Any]) -> None:
 def test_the_fast_path_knows_the_statements_of_the_script() -> None:
     FAST.play([("item", (kind, [1], value)) for kind, value in (("insert", "a"), ("update", "b"), ("delete", "c"))])
     assert FAST.count_plans() >= 3
+    FAST.play([("item", ("upsert_values", [1], "a"))])
+    assert FAST.count_plans_of_upserts() == 1

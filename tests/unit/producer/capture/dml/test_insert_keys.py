@@ -10,7 +10,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
-from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows
+from rowcast.producer.capture.dml.changed_rows import InsertedRows
 from rowcast.producer.capture.dml.insert_keys import InsertKeys
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import (
@@ -126,22 +126,6 @@ def test_an_upsert_with_before_images_reads_the_conflicting_rows(shop: CapturedS
 
 def upsert(shop: CapturedShop, elements: list[str], **assigned: Any) -> sqlite.Insert:
     return sqlite.insert(shop.item).on_conflict_do_update(index_elements=elements, set_=assigned)
-
-
-@pytest.mark.parametrize("sets", [[{"id": 2, "name": "a"}], [{"id": 2, "name": "a"}, {"id": 3, "name": "a"}]])
-def test_an_upsert_that_names_its_rows_returns_nothing(
-    shop: CapturedShop, connection: Connection, sets: list[dict[str, Any]]
-) -> None:
-    pending = shop.pending(connection, upsert(shop, ["id"], name="b"), *sets)
-    choose(shop, connection, pending)
-    assert pending.rows is NAMED
-    assert pending.keys == tuple((row["id"],) for row in sets)
-
-
-def test_an_upsert_names_its_rows_also_by_values(shop: CapturedShop, connection: Connection) -> None:
-    pending = shop.pending(connection, upsert(shop, ["id"], name="b").values(id=2, name="a"))
-    choose(shop, connection, pending)
-    assert (pending.rows, pending.keys) == (NAMED, ((2,),))
 
 
 @pytest.mark.parametrize("case", ["drawn", "computed", "other index", "new key", "condition", "nothing", "prefix"])

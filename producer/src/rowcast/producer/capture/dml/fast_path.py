@@ -20,6 +20,7 @@ from rowcast.producer.capture.dml.foreign_key_actions import ForeignKeyActions
 from rowcast.producer.capture.dml.inspection import KeyCondition, Parameters
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.statement_tables import other_tables_changed, table_of
+from rowcast.producer.capture.dml.upsert_plans import UpsertPlans
 from rowcast.producer.capture.notes.transaction_notes import Expected, Touch, TransactionNotes
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.row_locks import Key
@@ -43,13 +44,6 @@ class StatementPlan:
     """The parameters that hold the key of an INSERT."""
     excluded: frozenset[str] = frozenset()
     """Parameters that rule the fast path out, because with them an UPDATE changes the key or rows of other tables."""
-
-    def is_for(self, table: CapturedTable) -> bool:
-        """Return whether the plan is right for the table in its schema after ``schema_translate_map``."""
-        own, other = self.table.stored_keys, table.stored_keys
-        return own is other or (
-            own.may_be_sent == other.may_be_sent and bool(own.folding_columns) == bool(other.folding_columns)
-        )
 
     def keys(self, sets: Parameters) -> tuple[Key, ...] | None:
         """Return the keys in the parameters, or None if the parameters rule the fast path out.
@@ -82,6 +76,7 @@ class FastPath:
         self._reported_rows = reported_rows
         # The dictionary is keyed by identity, because the statements that the ORM makes for the several tables of a
         # class have the same hash.
+        self._upserts = UpsertPlans(cascades)
         self._plans: dict[int, tuple[ref[UpdateBase], StatementPlan | None]] = {}
 
     def expect(self, statement: UpdateBase, sets: Parameters, notes: TransactionNotes) -> CapturedTable | None:
@@ -90,31 +85,41 @@ class FastPath:
         Return None if the statement must take the full path.
         """
         found = self._plans.get(id(statement))
+        if found is None or found[0]() is not statement:
+            if not isinstance(statement, Insert) or (upsert := self._upserts.find(statement)) is None:
+                return None
+            table, touch, keys = upsert.table, Touch.UPDATE, upsert.keys(statement, sets)
+        else:
+            plan = found[1]
+            if plan is None or plan.actions is not self._cascades.actions:
+                return None
+            table, touch, keys = plan.table, plan.touch, plan.keys(sets)
         # An earlier expected statement has failed, or is being executed around the present statement.
-        if found is None or found[0]() is not statement or notes.expected is not None:
+        if keys is None or notes.expected is not None:
             return None
-        plan = found[1]
-        if plan is None or plan.actions is not self._cascades.actions:
-            return None
-        keys = plan.keys(sets)
-        if keys is None:
-            return None
-        notes.expected = Expected(statement, plan.table, plan.touch, keys)
-        return plan.table
+        notes.expected = Expected(statement, table, touch, keys)
+        return table
 
     def recognize(self, pending: PendingStatement, dialect: Dialect) -> bool:
         """Return whether the fast path can capture the statement, and set the keys that the parameters name."""
         statement = pending.statement
         if isinstance(statement, Insert) and insert_inspection.is_upsert(statement):
-            return False
+            return self._recognize_upsert(pending, statement)
         plan = self._plan(pending, dialect)
-        if plan is None or not plan.is_for(pending.stored):
+        if plan is None or not _may_have_plan_of(plan.table, pending.stored):
             return False
         pending.keys = plan.keys(pending.sets)
         if isinstance(statement, Insert):
             pending.rows = self._reported_rows
             return pending.keys is not None or insert_inspection.reports_stored_keys(statement, pending, dialect)
         pending.rows = NAMED
+        return pending.keys is not None
+
+    def _recognize_upsert(self, pending: PendingStatement, statement: Insert) -> bool:
+        plan = self._upserts.recognize(pending, statement)
+        if plan is None or not _may_have_plan_of(plan.table, pending.stored):
+            return False
+        pending.keys, pending.rows = plan.keys(statement, pending.sets), NAMED
         return pending.keys is not None
 
     def _plan(self, pending: PendingStatement, dialect: Dialect) -> StatementPlan | None:
@@ -144,6 +149,18 @@ class FastPath:
         if isinstance(statement, Delete):
             return _plan_delete(pending, condition, actions)
         return _plan_update(statement, pending, condition, actions)
+
+
+def _may_have_plan_of(one: CapturedTable, other: CapturedTable) -> bool:
+    """Return whether a plan for a table is right for the table in its schema after ``schema_translate_map``."""
+    own, its = one.stored_keys, other.stored_keys
+    if own is its:
+        return True
+    return (
+        own.may_be_sent == its.may_be_sent
+        and own.are_rekeyed == its.are_rekeyed
+        and bool(own.folding_columns) == bool(its.folding_columns)
+    )
 
 
 def _plan_insert(

@@ -26,7 +26,7 @@ def given_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets: P
     if statement._multi_values or statement.select is not None:
         return None
     names = [str(column.key) for column in key_columns]
-    values = _values_in(statement, names)
+    values = _values_in(statement, names) if statement._values else None
     rows = [{**_sent(values, parameters), **parameters} for parameters in sets] if values else sets
     return named_keys(names, rows)
 
@@ -199,32 +199,6 @@ def replaces(statement: Insert | Update) -> bool:
     return any("REPLACE" in str(prefix[0]).upper() for prefix in statement._prefixes)
 
 
-def keys_of_upsert(statement: Insert, pending: PendingStatement) -> tuple[Key, ...] | None:
-    """Return the keys in the parameters of an upsert that inserts or updates exactly the rows with these keys.
-
-    Return None if the keys are not known, or if a conflict may be with the row of another key. ``ON CONFLICT`` with the
-    primary key is not: a conflict with another unique value is an error of the statement.
-    """
-    clause, stored = statement._post_values_clause, pending.stored.stored_keys
-    if statement._prefixes or not getattr(clause, "update_values_to_set", None):
-        return None
-    if not (stored.may_be_sent and not stored.are_rekeyed and not stored.folding_columns):
-        return None
-    if not _conflicts_with_primary_key(clause, pending.key_columns):
-        return None
-    keys = given_keys(statement, pending.key_columns, pending.sets)
-    return keys if keys is not None and stored.holds_keys(keys) else None
-
-
-def _conflicts_with_primary_key(clause: Any, key_columns: Sequence[sa.Column[Any]]) -> bool:
-    """Return whether ON CONFLICT names the columns of the primary key and no condition."""
-    for condition in ("constraint_target", "inferred_target_whereclause", "update_whereclause"):
-        if getattr(clause, condition, None) is not None:
-            return False
-    named = {getattr(element, "name", element) for element in clause.inferred_target_elements or ()}
-    return named == {str(column.name) for column in key_columns}
-
-
 def conflict_assigns(statement: Insert) -> set[str]:
     """Return the names of the columns that an upsert sets in an existing row, or that change by themselves with it."""
     clause = statement._post_values_clause
@@ -289,8 +263,12 @@ def rows_of(statement: Insert, sets: Parameters) -> Iterator[Mapping[str, Any]]:
 
 def _values_in(statement: Insert, names: Container[str] | None = None) -> dict[str, Any]:
     """Return the values in the statement by column key. ``names``: the keys of the wanted columns, by default all."""
-    values = {str(getattr(column, "key", column)): value for column, value in (statement._values or {}).items()}
-    return values if names is None else {name: value for name, value in values.items() if name in names}
+    found = {}
+    for column, value in (statement._values or {}).items():
+        name = str(getattr(column, "key", column))
+        if names is None or name in names:
+            found[name] = value
+    return found
 
 
 def _sent(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:

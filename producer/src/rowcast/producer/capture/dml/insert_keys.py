@@ -10,7 +10,7 @@ from sqlalchemy.sql.dml import Insert, UpdateBase
 
 from rowcast.producer.capture.dml import insert_inspection, inspection, unique_conflicts
 from rowcast.producer.capture.dml.cascaded_rows import CascadedRows
-from rowcast.producer.capture.dml.changed_rows import NAMED, InsertedRows, RedirectedRows, UnseenRows
+from rowcast.producer.capture.dml.changed_rows import InsertedRows, RedirectedRows, UnseenRows
 from rowcast.producer.capture.dml.engine_scope import EngineScope
 from rowcast.producer.capture.dml.pending_statement import PendingStatement
 from rowcast.producer.capture.dml.returned_keys import (
@@ -56,7 +56,7 @@ class InsertKeys:
             # RETURNING fails if a rule replaces the INSERT.
             self._choose_for_rule(pending, statement)
             return None
-        elif not (assigned and self._names_rows(pending, statement, assigned)):
+        else:
             single_rows = self._choose_without_own_returning(connection, pending, statement)
             if single_rows is not None:
                 return single_rows
@@ -117,17 +117,6 @@ class InsertKeys:
         elif not sends_keys or pending.stored.stored_keys.folding_columns:
             self._use(pending, ReadBackKeys(REPORTED))
         return None
-
-    def _names_rows(self, pending: PendingStatement, statement: Insert, assigned: set[str]) -> bool:
-        """Return whether the parameters of an upsert name its rows, and set the way then."""
-        changes_key = any(str(column.name) in assigned for column in pending.key_columns)
-        if changes_key or pending.stored.has_before_images:
-            return False
-        keys = insert_inspection.keys_of_upsert(statement, pending)
-        if keys is None:
-            return False
-        pending.keys, pending.rows = keys, NAMED
-        return True
 
     def _use(self, pending: PendingStatement, returned: ReturnedKeys) -> None:
         pending.rows = InsertedRows(self._strictness, returned)

@@ -22,7 +22,7 @@ from rowcast.producer.capture.dml.returned_keys import AppendedReturning
 from rowcast.producer.capture.dml.row_counts import note_counted
 from rowcast.producer.capture.dml.update_keys import UpdateKeys
 from rowcast.producer.capture.drain.bulk_update import BulkUpdate
-from rowcast.producer.capture.notes.transaction_notes import Note, Touch, TransactionNotes
+from rowcast.producer.capture.notes.transaction_notes import Note, TransactionNotes
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.producer.tables.stored_keys import read_catalogue
@@ -49,11 +49,12 @@ class DmlTracker:
     def note_expected(self, result: CursorResult[Any], notes: TransactionNotes) -> None:
         """Note the keys of the executed expected statement."""
         assert notes.expected is not None
-        _, table, touch, keys = notes.expected
+        statement, table, touch, keys = notes.expected
         notes.expected = None
-        # As `note_counted` does: SQLAlchemy has often closed the cursor of an INSERT, and then knows no number.
         rows = result.context.rowcount
-        if rows == len(keys) or (rows < 0 and touch is Touch.INSERT):
+        # SQLAlchemy has often closed the cursor of an INSERT, and the driver then knows no number. An INSERT or upsert
+        # on the fast path writes the row of each key, or fails.
+        if rows == len(keys) or (rows < 0 and statement.is_insert):
             notes.entries.append(Note(table, touch, keys, True))
             notes.key_count += len(keys)
         else:
