@@ -134,7 +134,6 @@ NARROW: dict[str, list[tuple[str, PortableType, str]]] = {
         ("money", decimal(12, 4), "NUMERIC(21, 4)"),
         ("cents", decimal(12, 4), "NUMERIC(12, 4)"),
         ("mood", enum("sad", "glad", "calm"), "TEXT"),
-        ("integer", PortableType("int64"), "BIGINT"),
         ("numeric(10, 2)[]", DECIMALS, "NUMERIC(12, 4)[]"),
     ],
     "mariadb": [
@@ -151,7 +150,6 @@ NARROW: dict[str, list[tuple[str, PortableType, str]]] = {
         ("enum('sad','glad')", enum("sad", "glad", "calm"), "LONGTEXT"),
         ("int", decimal(10, 2), "NUMERIC(12, 2)"),
         ("int", PortableType("text"), "LONGTEXT"),
-        ("int unsigned", PortableType("int64"), "BIGINT"),
         ("blob", PortableType("bytes"), "LONGBLOB"),
         ("binary(16)", PortableType("bytes", length=16), "LONGBLOB"),
     ],
@@ -196,6 +194,20 @@ def test_a_narrower_column_of_the_users_is_refused(replica_url: str, request: An
                 replica.database.execute(match[1])
             # The table fits now.
             replica.replica.prepare()
+
+
+@pytest.mark.parametrize("replica_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_narrower_integer_of_the_users_takes_all_numbers_that_fit(
+    replica_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with direct_replica(replica_url) as replica:
+        replica.database.execute("CREATE TABLE thing (id BIGINT PRIMARY KEY, v INTEGER)")
+        replica.begin(shape("thing", column("v")))
+        assert re.search("The worker stops at the first value that does not fit. .* run: ALTER TABLE", caplog.text)
+        replica.apply(("c", "thing", {"id": 1, "v": 2**31 - 1}))
+        with pytest.raises(DataError, match=r"offset .* the replica refuses a value: .*[Oo]ut of range"):
+            replica.apply(("c", "thing", {"id": 2, "v": 2**31}))
+        assert replica.rows("thing") == [(1, 2**31 - 1)]
 
 
 # A table of the user's that is not narrower, although its types are others.

@@ -24,11 +24,13 @@ class Misfit:
     """A column that is narrower than the source's.
 
     ``wider``: a type that holds the values of the source and of the replica, or None if no type is known to.
+    ``is_checked``: the engine refuses each value that does not fit, so a column may stay if all values fit.
     """
 
     column: ReplicaColumn
     planned: str
     wider: str | None
+    is_checked: bool = False
 
 
 def misfits(
@@ -47,7 +49,12 @@ def misfits(
         known = [capacity for capacity in candidates if capacity is not None]
         if actual is None or not known or any(holds(actual, capacity) for capacity in known):
             continue
-        yield Misfit(column, ddl, _wider_type(actual, planned_capacity, planned.type, dialect))
+        is_checked = replica.refuses_large_integers and all(map(_is_integer, (actual, *known)))
+        yield Misfit(column, ddl, _wider_type(actual, planned_capacity, planned.type, dialect), is_checked)
+
+
+def _is_integer(capacity: Capacity) -> bool:
+    return isinstance(capacity, Numbers) and capacity.scale == 0
 
 
 def _wider_type(actual: Capacity, planned: Capacity | None, type_: TypeEngine[Any], dialect: Dialect) -> str | None:
@@ -62,6 +69,15 @@ def _wider_type(actual: Capacity, planned: Capacity | None, type_: TypeEngine[An
         if scale > 0 and actual.low < 0:
             return sa.Numeric(digits + int(scale), int(scale)).compile(dialect=dialect)
     return None
+
+
+def kept_column(shape: TableShape, table: str, misfit: Misfit, statement: str | None) -> str:
+    """Return the warning about a column of the user's that stays although the source may have larger values."""
+    return (
+        f"column {misfit.column.name} of the replica's table {table} is {misfit.column.type}, which is narrower than "
+        f"the source's column in {shape.full_name} ({misfit.planned}). The worker stops at the first value that does "
+        f"not fit. To widen the column, run: {statement}"
+    )
 
 
 def narrow_column(

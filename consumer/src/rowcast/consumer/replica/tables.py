@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateColumn, CreateSchema, CreateTable
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.column_fit import misfits, narrow_column
+from rowcast.consumer.replica.column_fit import kept_column, misfits, narrow_column
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, quoted_name
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
@@ -203,6 +203,9 @@ class ReplicaTables:
             statement = self._replica.type_change(
                 table, quoted, misfit.wider or misfit.planned, nullable=misfit.column.nullable
             )
+            if misfit.is_checked and not created:
+                _log.warning("%s", kept_column(shape, name, misfit, statement))
+                continue
             if not (created and misfit.wider and statement):
                 raise narrow_column(shape, name, misfit, statement)
             try:

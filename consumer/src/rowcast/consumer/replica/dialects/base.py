@@ -119,6 +119,8 @@ class ReplicaDialect(ABC):
     right_to_add_columns: ClassVar[str] = "the right ALTER on the tables"
     suspends_foreign_keys: ClassVar[bool] = False
     """``foreign_keys_at_the_end`` also switches off the actions of foreign keys, such as cascades."""
+    refuses_large_integers: ClassVar[bool] = False
+    """The engine refuses each integer that is too large for its column, in place of storing another number."""
     value_limits: ClassVar[Sequence[ValueLimit]] = ()
     """The values of other engines that the engine cannot hold."""
     checks_values: ClassVar[bool] = False

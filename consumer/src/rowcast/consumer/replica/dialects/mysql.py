@@ -87,6 +87,7 @@ class MySQLReplica(RowStatementReplica):
     """Write to MariaDB or MySQL. Foreign keys are off while the replica loads, and on when it is consistent."""
 
     name = "mysql"
+    refuses_large_integers = True
     suspends_foreign_keys = True
     checks_values = True
     # The driver makes one statement of many rows.

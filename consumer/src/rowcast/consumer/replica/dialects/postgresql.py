@@ -100,6 +100,7 @@ class PostgreSQLReplica(ReplicaDialect):
     """Write to PostgreSQL. Foreign keys are checked at the end of the transaction, a state that the primary had."""
 
     name = "postgresql"
+    refuses_large_integers = True
     has_deferrable_foreign_keys = True
     has_schemas = True
     right_to_add_columns = "the ownership of the tables"
