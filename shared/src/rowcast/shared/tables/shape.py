@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -112,4 +112,9 @@ class TableShape:
 
     def to_json(self) -> bytes:
         """Return the value of a message on the schema topic, without its ``lsn``. ``parse_shape`` is the inverse."""
-        return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(self, _members, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _members(described: PortableType | Masking | ColumnShape | ForeignKeyShape | TableShape) -> dict[str, Any]:
+    """Return the members by name. ``dataclasses.asdict`` also copies every value, which takes several times as long."""
+    return {name: getattr(described, name) for name in described.__slots__}
