@@ -150,11 +150,12 @@ sbom: $(UV)
 	mkdir -p build
 	$(UV) export --quiet --frozen --no-default-groups --group sqlalchemy21 --all-extras --format cyclonedx1.5 --output-file build/rowcast.cdx.json
 
-# Compare the locked libraries with the known advisories. Needs an index that has them, as PyPI.
+# Compare the locked libraries with the known advisories. Needs an index that has them: a mirror of PyPI without them
+# answers "Dependency not found on PyPI". AUDIT="-s osv" asks the database OSV.
 audit: $(UV)
 	mkdir -p build
 	$(UV) export --quiet --frozen --no-default-groups --group sqlalchemy21 --all-extras --no-emit-project --format requirements-txt --output-file build/locked.txt
-	$(UV) tool run --from 'pip-audit>=2.9,<3' pip-audit --strict --disable-pip --require-hashes --requirement build/locked.txt
+	$(UV) tool run --from 'pip-audit>=2.9,<3' pip-audit --strict $(AUDIT) --disable-pip --require-hashes --requirement build/locked.txt
 
 clean:
 	[ ! -x $(BIN)/python ] || (cd tests && $(BIN)/python -m servers down)
