@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Uuid
 
-from rowcast.consumer.reading import topic_ids
+from rowcast.consumer.reading import topic_ids, topic_metadata
 from rowcast.consumer.reading.topic_ids import TopicIds
 from rowcast.shared.errors import DataError, UnreachableError
 
@@ -125,3 +125,14 @@ def test_a_refused_question_is_an_error() -> None:
     cluster.fault = KafkaError.TOPIC_AUTHORIZATION_FAILED
     with pytest.raises(UnreachableError):
         TopicIds({}, cluster).compare(["a"])
+
+
+def test_a_server_that_never_answers_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client library's own timeout may come later than the wait for its answer."""
+    for module in (topic_ids, topic_metadata):
+        monkeypatch.setattr(module, "KAFKA_TIMEOUT_S", 0.01)
+    cluster = Cluster(a=FIRST)
+    cluster.answers = False
+    with pytest.raises(UnreachableError, match="cannot reach Kafka at here:9092: no answer within"):
+        TopicIds({}, cluster).compare(["a"])
+    assert cluster.requests >= 1

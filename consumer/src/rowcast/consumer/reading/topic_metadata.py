@@ -106,7 +106,10 @@ def _offsets_at(consumer: Any, partitions: Collection[Partition], timestamp: int
 
 
 def retry_transient(client: Any, call: Callable[[], T]) -> T:
-    """Repeat the call of a client while Kafka answers with a transient error, for ``KAFKA_TIMEOUT_S`` at most."""
+    """Repeat the call of a client while Kafka answers late or with a transient error, for ``KAFKA_TIMEOUT_S`` at most.
+
+    Raise UnreachableError afterwards.
+    """
     from confluent_kafka import KafkaException
 
     deadline = time.monotonic() + KAFKA_TIMEOUT_S
@@ -116,6 +119,11 @@ def retry_transient(client: Any, call: Callable[[], T]) -> T:
         except KafkaException as error:
             if not is_transient(error.args[0]) or time.monotonic() > deadline:
                 raise unreachable_by(client, error) from error
+        except TimeoutError as error:
+            # A busy client library may be later with its own timeout than the wait for its answer.
+            if time.monotonic() > deadline:
+                late = TimeoutError(f"no answer within {KAFKA_TIMEOUT_S:.0f} s")
+                raise unreachable_by(client, late) from error
         time.sleep(_RETRY_PAUSE_S)
 
 
