@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import exc
 
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.dialects.claims import ClaimSession, SQLiteClaim
@@ -100,6 +101,22 @@ def test_without_an_answer_the_claim_ends_after_the_lease() -> None:
     assert claim.is_held
     until(lambda: not claim.is_held)
     claim.release()
+
+
+class ClosedSession(SilentSession):
+    """A session whose statement SQLAlchemy gives up because another thread closes the connection."""
+
+    def keep(self) -> bool:
+        self.closed.wait()
+        raise exc.ResourceClosedError("This Connection is closed")
+
+
+def test_a_claim_can_be_released_during_a_statement(caplog: pytest.LogCaptureFixture) -> None:
+    claim = Claim(ClosedSession(), 0.05, lambda: True)
+    assert claim.take()
+    until(lambda: not claim.is_held)
+    claim.release()
+    assert caplog.text == ""
 
 
 class Silence(SilenceWatch):

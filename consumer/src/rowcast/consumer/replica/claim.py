@@ -76,6 +76,9 @@ class Claim:
             except exc.DBAPIError as error:
                 reason = first_line(error)
                 break
+            except exc.SQLAlchemyError:
+                # ``release`` closed the session during the statement.
+                break
             self._deadline = began + self._lease_s
         self._deadline = 0.0
         self._session.close()
