@@ -71,9 +71,18 @@ class Source:
     transactions: list[list[Event]] = field(default_factory=list)
 
     def write(
-        self, contents: list[list[tuple[str, str, int]]], chance: random.Random, partitions: Sequence[int] = ()
+        self,
+        contents: list[list[tuple[str, str, int]]],
+        chance: random.Random,
+        partitions: Sequence[int] = (),
+        *,
+        adds_before_repetitions: bool = False,
     ) -> None:
-        """Write transactions. ``partitions``: the number of partitions from each transaction on."""
+        """Write transactions.
+
+        ``partitions``: the number of partitions from each transaction on. ``adds_before_repetitions``: an operator adds
+        partitions before a relay publishes again.
+        """
         for n, content in enumerate(contents):
             self.transactions.append([(op, t, {"id": key, "n": n}) for op, t, key in content])
         at = 0
@@ -86,6 +95,8 @@ class Source:
                 cut = chance.randrange(0, len(self.transactions[at]) + 1)
                 self.memory.transactions = at
                 self.memory.put(*self.transactions[at][:cut], end=False)
+                if adds_before_repetitions and chance.random() < 0.5:
+                    self.memory.partitions += 1
                 at = max(0, at - chance.randrange(0, 3))
                 self.memory.lsn = lsns[at]
                 del lsns[at + 1 :]
@@ -109,7 +120,10 @@ class Worker:
         layouts = RowLayouts()
         for one in (A, B):
             layouts.add(one.version, one)
-        self.router = MessageRouter(ReaderContext(SETTINGS, layouts, loading=self.by_key))
+        positions = {} if self.by_key else dict(self.positions)
+        self.router = MessageRouter(ReaderContext(SETTINGS, layouts, positions, loading=self.by_key))
+        if not self.by_key:
+            self.router.applied_end_lsn = self.positions.get((transaction_topic("shop"), 0), Position(0, 0)).lsn
         self.streams = {}
         TRANSACTIONS[:] = [self.source.memory.log[transaction_topic("shop"), 0]]
         for partition in self.source.memory.log:
@@ -182,6 +196,20 @@ def test_each_transaction_is_applied_once_whole_and_in_order(
         [(table, b'{"id":%d}' % row["id"], op == "d") for op, table, row in transaction]
         for transaction in source.transactions
     ]
+    assert simple(worker.state) == expected_state(source.transactions)
+
+
+@given(st.lists(events, max_size=12), st.randoms(use_true_random=False))
+def test_each_transaction_is_applied_once_also_when_partitions_are_added(
+    contents: list[list[tuple[str, str, int]]], chance: random.Random
+) -> None:
+    """An event that is published again may come in another partition than before."""
+    source = Source(MemorySource(partitions=1))
+    source.memory.add(A, B)
+    source.write(contents, chance, [1 + n // 3 for n in range(12)], adds_before_repetitions=True)
+    worker = Worker(source, by_key=False)
+    worker.work(chance)
+    assert [len(t.changes) for t in worker.applied] == [len(transaction) for transaction in source.transactions]
     assert simple(worker.state) == expected_state(source.transactions)
 
 

@@ -39,6 +39,12 @@ class LsnMemory:
             del self._lsns[: -self._size]
             del self._marks[: -self._size]
 
+    def insert(self, lsn: int, mark: int) -> None:
+        """Add a message whose lsn is smaller than that of a message before."""
+        place = bisect_left(self._lsns, lsn)
+        self._lsns.insert(place, lsn)
+        self._marks.insert(place, mark)
+
     def forget(self, start: int) -> None:
         """Forget everything, because the partition is read again from a position with this lsn."""
         del self._lsns[:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
@@ -22,6 +22,9 @@ class LsnRules:
     def __init__(self, settings: Settings, positions: Mapping[Partition, Position]) -> None:
         self._settings = settings
         self._greatest = max((position.lsn for position in positions.values()), default=0)
+        self._applied: dict[str, int] = {}
+        for (topic, _), position in positions.items():
+            self._applied[topic] = max(position.lsn, self._applied.get(topic, 0))
 
     @property
     def limit(self) -> int:
@@ -50,6 +53,16 @@ class LsnRules:
             f"the lsn {change.lsn} goes back: transactions up to lsn {applied_lsn} have been applied, and no event "
             f"with the same lsn, key and transaction was read before. {_NOT_THE_RELAY}"
         )
+
+    def was_sent_to(self, others: Iterable[PartitionStream], change: Change, applied_lsn: int) -> bool:
+        """Return whether an event was read or applied from another partition of its topic.
+
+        ``others``: the other partitions that were read. ``applied_lsn``: the lsn of the last END that was applied.
+        """
+        if any(other.memory.has_read(change.lsn, event_mark(change)) for other in others):
+            return True
+        # The transactions up to this END were complete, and the replica has applied a later event of the topic.
+        return change.lsn <= min(applied_lsn, self._applied.get(change.partition[0], 0))
 
     def require_repetition(self, stream: PartitionStream, event: TransactionEvent, offset: int) -> None:
         """Raise DataError if a BEGIN or END with a smaller lsn than before was not read before."""

@@ -15,7 +15,7 @@ from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.lost_deletes import LostDeletes, fetch_delete_retention
 from rowcast.consumer.reading.lsn_merge import LsnMerge, lsn_of
-from rowcast.consumer.reading.lsn_rules import LsnRules, record_mark
+from rowcast.consumer.reading.lsn_rules import LsnRules, event_mark, record_mark
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.topic_metadata import add_shape, new_asker, read_shapes
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
@@ -56,6 +56,8 @@ class MessageRouter:
         self.lost_deletes.known_ms = context.deletes_known_ms
         self._applied_ms = context.deletes_known_ms
         self._tombstones = TombstoneReader(context.layouts, context.settings.topic_of)
+        self._table_streams: dict[str, list[PartitionStream]] = {}
+        """The streams of each table's topic whose messages were taken."""
         self.by_key = context.loading
         self.has_new_shapes = False
         """Set when a new shape was read. The reader thread resets it."""
@@ -71,6 +73,8 @@ class MessageRouter:
         Raise DataError with topic, partition, offset and reason if a message is not valid. The messages before it have
         been taken then.
         """
+        if stream.kind == "table" and stream not in (known := self._table_streams.setdefault(stream.partition[0], [])):
+            known.append(stream)
         if self.by_key and stream.kind == "table":
             self.lost_deletes.examine(stream, messages)
         take = self._take_changes if stream.kind == "table" else self._take_others
@@ -113,6 +117,8 @@ class MessageRouter:
         by_key, cutover_lsn, cutover_transaction = self.by_key, self._cutover_lsn, self._cutover_transaction
         skipped, remember, limit = self._skips.transactions, stream.memory.remember, self._rules.limit
         lsn, first_lsn = stream.lsn, self._layouts.notes.first_lsn
+        others = [other for other in self._table_streams[partition[0]] if other is not stream]
+        read_elsewhere = 0 if by_key else max(self._applied_lsn, 0, *(other.lsn for other in others))
         first = change = None
         try:
             for message in messages:
@@ -141,11 +147,14 @@ class MessageRouter:
                     if by_key or (self._is_cutting_over and read.lsn <= cutover_lsn):
                         if read.transaction not in skipped:
                             by_key_changes.append(read._replace(lsn=lsn))
-                    elif self._is_late(stream, read):
-                        add(read)
+                    elif self._is_late(stream, read, others):
+                        stream.memory.insert(read.lsn, event_mark(read))
+                        self.assembler.add_late(read)
                     continue
                 if read.lsn > limit:
                     raise _BadMessageError(offset, self._rules.leap(read.lsn))
+                if read.lsn <= read_elsewhere and self._was_sent_elsewhere(read, others):
+                    continue
                 change = read
                 first = first or change
                 lsn = change.lsn
@@ -172,9 +181,23 @@ class MessageRouter:
             if by_key_changes:
                 self.merge.add(stream, by_key_changes, tombstones)
 
-    def _is_late(self, stream: PartitionStream, change: Change) -> bool:
+    def _was_sent_elsewhere(self, change: Change, others: Sequence[PartitionStream]) -> bool:
+        """Return whether the event was sent to another partition before, and partitions were added to the topic since.
+
+        A key then belongs to another partition, and a relay that takes over sends the event again there.
+        """
+        return change.lsn > self._cutover_lsn and self._rules.was_sent_to(others, change, self._applied_lsn)
+
+    @property
+    def _applied_lsn(self) -> int:
+        """Return the lsn of the last END whose transaction was returned or had been applied before."""
+        return max(self.applied_end_lsn, self.assembler.popped_lsn)
+
+    def _is_late(self, stream: PartitionStream, change: Change, others: Sequence[PartitionStream]) -> bool:
+        if self._was_sent_elsewhere(change, others):
+            return False
         try:
-            return self._rules.is_late(stream, change, max(self.applied_end_lsn, self.assembler.popped_lsn))
+            return self._rules.is_late(stream, change, self._applied_lsn)
         except DataError as error:
             raise _BadMessageError(change.offset, error) from error
 

@@ -124,6 +124,15 @@ class TransactionAssembler:
         partial.changes.append(change)
         partial.last[change.partition] = change
 
+    def add_late(self, change: Change) -> None:
+        """Add an event whose lsn is smaller than an earlier lsn of its partition."""
+        partial = self._partial.get(change.transaction or "")
+        before = partial.last.get(change.partition) if partial else None
+        self.add(change)
+        if partial is not None and before is not None and before.lsn > change.lsn:
+            # The position after the transaction has its greatest lsn.
+            partial.last[change.partition] = change._replace(lsn=before.lsn)
+
     def leave_out(self, change: Change) -> None:
         """Count the next event of a partition without applying it."""
         if (identity := change.transaction) is None:
