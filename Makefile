@@ -3,6 +3,7 @@
 #   make test     everything that CI runs: lint, types, and all tests on real servers
 #   make test-quick   lint, types, unit tests, and the capture on SQLite, without a server
 #   make campaign     the long campaigns in full, for hours
+#   make chaos MINUTES=30 [SEED=1]   faults of every kind at random moments, and no consistent replica may be wrong
 #   make test-drivers   the matrix of the capture on every driver
 #   make acceptance-apps   large programs that nobody here wrote, captured and mirrored
 #   make coverage     all tests once, with the covered lines of each module
@@ -50,7 +51,7 @@ QUICK_TESTS += --ignore=tests/unit/packaging/test_wheel.py -k "not huge"
 # The drivers that SQLAlchemy names so, besides psycopg, PyMySQL and sqlite3 of `make test`.
 DRIVERS := psycopg_async psycopg2 asyncpg pg8000 mysqlconnector aiomysql asyncmy aiosqlite mysqldb
 
-.PHONY: api-baseline audit demo test bench docs docs-reference sbom clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-newest-postgresql test-all test-drivers test-quick campaign coverage servers acceptance-apps programs all-programs
+.PHONY: api-baseline audit chaos demo test bench docs docs-reference sbom clean lint lint-code lint-format lint-imports format types test-sqlalchemy20 test-newest-postgresql test-all test-drivers test-quick campaign coverage servers acceptance-apps programs all-programs
 
 demo: .venv/.synced-demo
 	$(BIN)/rowcast demo $(DEMO)
@@ -111,6 +112,11 @@ acceptance-apps: .venv/.synced servers all-programs
 
 campaign: .venv/.synced servers all-programs
 	$(BIN)/pytest $(PYTEST_OPTIONS) --timeout=0 --campaign -m campaign tests
+
+# Disks can be full only for root, and the clock of a server can jump only with Debian's package libfaketime.
+MINUTES = 30
+chaos: .venv/.synced servers
+	cd tests && $(BIN)/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 # Measure the lines that the test process covers, without its child processes.
 coverage: .venv/.synced servers programs

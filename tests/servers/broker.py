@@ -1,10 +1,14 @@
-"""Run Kafka on a single node: broker and KRaft controller."""
+"""Run Kafka: one node that is broker and KRaft controller, or a cluster of such nodes."""
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import socket
 import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import install
@@ -85,47 +89,64 @@ class Broker(Server):
     def bootstrap_servers(self) -> str:
         return f"{self.host}:{self.port}"
 
-    def pause(self) -> None:
-        """Stop answering, but keep the connections, like a machine that swaps."""
-        self._runtime.pause()
-
-    def resume(self) -> None:
-        self._runtime.resume()
-        self._wait_until_it_answers()
-
-    def ensure_running(self) -> None:
-        if self._runtime.is_running():
-            self._runtime.resume()
-        super().ensure_running()
-
     @classmethod
     def as_process(cls, folder: Path, guard: Guard, *, durable: bool) -> Broker:
-        archive = install.kafka_class_archive()
-        small = [*_SMALL, f"-XX:SharedArchiveFile={archive}"] if archive.exists() else _SMALL
-        return cls._as_process(folder, guard, _AS_KAFKA_SHIPS if durable else small)
+        return cls._as_process(folder, guard, _AS_KAFKA_SHIPS if durable else _small())
+
+    @classmethod
+    def cluster(cls, folders: Sequence[Path], guard: Guard, door: Callable[[int], int]) -> list[Broker]:
+        """Return the brokers of a cluster, one for each folder, with 3 copies of each partition if there are 3 brokers.
+
+        ``door``: given the port of a broker, return the port that clients are to use, such as the port of a proxy. The
+        brokers reach each other without it. A single broker cannot answer alone: use ``start_cluster``.
+        """
+        copies = min(3, len(folders))
+        controllers = {node: free_port() for node in range(1, len(folders) + 1)}
+        shared = {
+            "controller.quorum.voters": ",".join(f"{node}@127.0.0.1:{port}" for node, port in controllers.items()),
+            "default.replication.factor": str(copies),
+            "offsets.topic.replication.factor": str(copies),
+            "transaction.state.log.replication.factor": str(copies),
+            "offsets.topic.num.partitions": str(copies),
+            "transaction.state.log.num.partitions": str(copies),
+            "min.insync.replicas": str(max(1, copies - 1)),
+            "transaction.state.log.min.isr": str(max(1, copies - 1)),
+            "inter.broker.listener.name": "INTERNAL",
+            # The authorizer would refuse the votes of the other controllers until one of them leads.
+            "authorizer.class.name": "",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        }
+        brokers = []
+        for folder, (node, controller_port) in zip(folders, controllers.items(), strict=True):
+            port, internal = free_port(), free_port()
+            listeners = f"PLAINTEXT://127.0.0.1:{port},INTERNAL://127.0.0.1:{internal}"
+            own = {
+                "node.id": str(node),
+                "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller_port}",
+                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{door(port)},INTERNAL://127.0.0.1:{internal}",
+            }
+            process = _process(folder, guard, _small(), shared | own)
+            brokers.append(cls(process, port))
+        return brokers
+
+    @staticmethod
+    def start_cluster(brokers: Sequence[Broker]) -> None:
+        """Start the brokers together, because none answers without the others."""
+        for broker in brokers:
+            broker._runtime.start()
+        for broker in brokers:
+            broker._wait_until_it_answers()
 
     @classmethod
     def _as_process(cls, folder: Path, guard: Guard, machine: list[str]) -> Broker:
         """Return a broker on a Java machine with the options ``machine``."""
         port, controller_port = free_port(), free_port()
-        data = folder / "kafka"
-        shutil.copytree(install.kafka_formatted_storage(), data)
-        properties = _PROPERTIES | {
+        properties = {
             "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "log.dirs": str(data),
         }
-        settings = folder / "kafka.properties"
-        settings.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-        logging = folder / "kafka-log4j2.xml"
-        logging.write_text(_LOGGING)
-        # A killed broker must leave no files in the system's temporary folder.
-        nothing_left = ["-XX:-UsePerfData", f"-Djava.io.tmpdir={folder}"]
-        command = [install.java(), *machine, *nothing_left]
-        command += [f"-Dlog4j2.configurationFile={logging.as_uri()}", "-cp", f"{install.kafka_jars()}/*"]
-        command += ["kafka.Kafka", str(settings)]
-        return cls(Process(command, folder=data, guard=guard), port)
+        return cls(_process(folder, guard, machine, properties), port)
 
     @classmethod
     def as_container(cls, guard: Guard, *, durable: bool) -> Broker:
@@ -147,3 +168,37 @@ class Broker(Server):
         client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         if not client.list_topics(timeout=5).brokers:
             raise ConnectionError("the broker does not know itself yet")
+
+
+def _small() -> list[str]:
+    archive = install.kafka_class_archive()
+    return [*_SMALL, f"-XX:SharedArchiveFile={archive}"] if archive.exists() else _SMALL
+
+
+def _process(folder: Path, guard: Guard, machine: list[str], properties: Mapping[str, str]) -> Process:
+    """Return the process of a node on a Java machine with the options ``machine``.
+
+    ``properties``: the node's own properties, such as its listeners.
+    """
+    data = folder / "kafka"
+    shutil.copytree(install.kafka_formatted_storage(), data, dirs_exist_ok=True)
+    properties = {**_PROPERTIES, **properties, "log.dirs": str(data)}
+    _rename_node(data / "meta.properties", properties["node.id"])
+    settings = folder / "kafka.properties"
+    settings.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    logging = folder / "kafka-log4j2.xml"
+    logging.write_text(_LOGGING)
+    # A killed broker must leave no files in the system's temporary folder.
+    nothing_left = ["-XX:-UsePerfData", f"-Djava.io.tmpdir={folder}"]
+    command = [install.java(), *machine, *nothing_left]
+    command += [f"-Dlog4j2.configurationFile={logging.as_uri()}", "-cp", f"{install.kafka_jars()}/*"]
+    command += ["kafka.Kafka", str(settings)]
+    return Process(command, folder=data, guard=guard)
+
+
+def _rename_node(formatted: Path, node: str) -> None:
+    """Make the formatted storage of node 1 that of another node of the same cluster, with an identity of its own."""
+    if node != "1":
+        directory = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        text = re.sub(r"(?m)^node\.id=.*$", f"node.id={node}", formatted.read_text())
+        formatted.write_text(re.sub(r"(?m)^directory\.id=.*$", f"directory.id={directory}", text))

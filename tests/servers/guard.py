@@ -48,6 +48,9 @@ class Guard:
     def watch_container(self, name: str) -> None:
         self._write(f"container {name}")
 
+    def watch_mount(self, path: Path) -> None:
+        self._write(f"mount {path}")
+
     def watch_path(self, path: Path) -> None:
         self._write(f"path {path}")
 
@@ -91,6 +94,7 @@ def wait_until_gone(pid: int, seconds: float) -> bool:
 def _end(lines: Iterable[str]) -> None:
     processes: dict[int, int] = {}
     containers: list[str] = []
+    mounts: list[str] = []
     paths: list[Path] = []
     for line in lines:
         kind, _, rest = line.strip().partition(" ")
@@ -101,6 +105,8 @@ def _end(lines: Iterable[str]) -> None:
             processes.pop(int(rest), None)
         elif kind == "container":
             containers.append(rest)
+        elif kind == "mount":
+            mounts.append(rest)
         elif kind == "path":
             paths.append(Path(rest))
 
@@ -115,6 +121,8 @@ def _end(lines: Iterable[str]) -> None:
             wait_until_gone(pid, 5)
     if containers:
         subprocess.run(["docker", "rm", "--force", "--volumes", *containers], stdout=subprocess.DEVNULL, check=False)
+    for mount in mounts:
+        subprocess.run(["umount", "--lazy", "--quiet", mount], check=False)
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -46,7 +46,12 @@ def install(*names: str) -> None:
     if docker_answers():
         for name in names:
             pull(compose_image(COMPOSE_SERVICES[name]))
-        return
+    else:
+        install_programs(*names)
+
+
+def install_programs(*names: str) -> None:
+    """Install the missing programs of these servers, even if a Docker engine answers."""
     if not (_missing_packages(names) or _missing_jars(names) or _is_missing_from_sid(names)):
         return
     with _one_at_a_time():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from . import install, sid
 from .container import Container, compose_image
@@ -36,8 +39,9 @@ class PostgreSQL(DatabaseServer):
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     @classmethod
-    def as_process(cls, folder: Path, guard: Guard, *, durable: bool) -> PostgreSQL:
-        port = free_port()
+    def as_process(
+        cls, folder: Path, guard: Guard, *, durable: bool, environment: Mapping[str, str] | None = None
+    ) -> PostgreSQL:
         home = folder_for_unprivileged(folder / cls.name)
         data = home / "data"
         password_file = folder / f"{cls.name}.password"
@@ -46,24 +50,46 @@ class PostgreSQL(DatabaseServer):
         binaries = cls._binaries(folder)
         initdb = [str(binaries / "initdb"), "-D", str(data), "-U", cls.user, f"--pwfile={password_file}"]
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-        done = subprocess.run(
-            initdb,
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            **unprivileged(),
-        )
-        if done.returncode != 0:
-            raise ServerError(f"initdb failed:\n{done.stdout}")
-        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *_options(durable)]
+        _run(initdb, home)
+        return cls._on(data, binaries, guard, _options(durable), environment)
+
+    def standby(self, folder: Path, guard: Guard, environment: Mapping[str, str] | None = None) -> PostgreSQL:
+        """Return a standby that follows this running server by streaming, with a copy of its data in ``folder``."""
+        home = folder_for_unprivileged(folder / self.name)
+        data = home / "data"
+        binaries = self._binaries(folder)
+        copy = [str(binaries / "pg_basebackup"), "-D", str(data), "--write-recovery-conf", "--checkpoint=fast"]
+        _run([*copy, "--no-sync", f"--dbname={self._conninfo('postgres')}"], home)
+        return self._on(data, binaries, guard, _options(durable=False), environment)
+
+    def stop_following(self) -> None:
+        """Let a standby receive nothing more."""
+        self._execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self._execute("SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """Make a standby accept writes. Records that it has not received are lost."""
+        self._execute("SELECT pg_promote()")
+
+    @classmethod
+    def _on(
+        cls,
+        data: Path,
+        binaries: Path,
+        guard: Guard,
+        options: list[str],
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Return a server on the data. ``environment``: further variables of its process."""
+        port = free_port()
+        command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
         command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
         process = Process(
             command,
-            folder=home,
+            folder=data.parent,
             guard=guard,
             identity=unprivileged(),
+            environment={**os.environ, **environment} if environment else None,
             stop_signal=signal.SIGINT,
             # SIGKILL would leave child processes and shared memory behind. An immediate shutdown is PostgreSQL's
             # equivalent of a crash.
@@ -124,3 +150,18 @@ class NewestPostgreSQL(PostgreSQL):
 def _options(durable: bool) -> list[str]:
     settings = _SETTINGS if durable else _SETTINGS | _FAST
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+
+
+def _run(command: list[str], home: Path) -> None:
+    """Run a program of PostgreSQL as the server's user. Raises ServerError with its output if it fails."""
+    done = subprocess.run(
+        command,
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **unprivileged(),
+    )
+    if done.returncode != 0:
+        raise ServerError(f"{Path(command[0]).name} failed:\n{done.stdout}")

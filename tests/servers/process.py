@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import random
@@ -46,7 +47,8 @@ def unprivileged() -> dict[str, Any]:
 
 
 def folder_for_unprivileged(path: Path) -> Path:
-    path.mkdir(mode=0o700)
+    """Return the folder, which may be the empty root of a file system."""
+    path.mkdir(mode=0o700, exist_ok=True)
     give_to_unprivileged(path)
     return path
 
@@ -57,6 +59,14 @@ def give_to_unprivileged(path: Path) -> None:
         nobody = pwd.getpwnam("nobody")
         for place in (path, *path.rglob("*")):
             os.chown(place, nobody.pw_uid, nobody.pw_gid)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the children of a process. The children of a server have none."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 class Process:
@@ -110,10 +120,11 @@ class Process:
         self._end(self._crash_signal, 10)
 
     def pause(self) -> None:
-        self._running().send_signal(signal.SIGSTOP)
+        """Suspend the process and its children, because each connection of PostgreSQL has a process."""
+        self._signal_tree(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._running().send_signal(signal.SIGCONT)
+        self._signal_tree(signal.SIGCONT)
 
     def is_running(self) -> bool:
         return self._child is not None and self._child.poll() is None
@@ -131,9 +142,15 @@ class Process:
             raise RuntimeError(f"{self._command[0]} was not started")
         return self._child
 
+    def _signal_tree(self, number: signal.Signals) -> None:
+        pid = self._running().pid
+        for each in (pid, *_children(pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
+
     def _end(self, with_signal: signal.Signals, seconds: float) -> None:
         child = self._running()
-        child.send_signal(signal.SIGCONT)
+        self._signal_tree(signal.SIGCONT)
         child.send_signal(with_signal)
         try:
             child.wait(seconds)

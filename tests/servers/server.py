@@ -51,9 +51,19 @@ class Server(ABC):
         """End the server like a crash."""
         self._runtime.kill()
 
+    def pause(self) -> None:
+        """Stop answering, but keep the connections, like a machine that swaps."""
+        self._runtime.pause()
+
+    def resume(self) -> None:
+        self._runtime.resume()
+        self._wait_until_it_answers()
+
     def ensure_running(self) -> None:
-        """Start the server if a test has left it stopped, because the next test needs the server."""
-        if not self._runtime.is_running():
+        """Start the server if a test has left it stopped or suspended, because the next test needs the server."""
+        if self._runtime.is_running():
+            self._runtime.resume()
+        else:
             self.start()
 
     def reap(self) -> None:
