@@ -58,3 +58,21 @@ def test_each_replica_has_a_row_or_its_error(settings: Settings, monkeypatch: py
 def test_a_file_that_does_not_exist_is_not_created(settings: Settings, tmp_path: Path) -> None:
     report.replicas(settings.model_copy(update={"replicas": {"none": settings.replicas["none"]}}))
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_reason_is_never_cut_in_a_narrow_terminal(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "rowcast worker copy --skip shop.public.orders_of_the_last_ten_years:0:4711"
+    reason = f"topic shop.public.orders, partition 0, offset 4711: not a change event. To leave it out: {command}"
+
+    def replica_status(_settings: Settings, name: str) -> ReplicaStatus:
+        return ReplicaStatus(name, "stopped", reason=reason, since_ms=1_000, workers=0)
+
+    monkeypatch.setattr(report, "replica_status", replica_status)
+    monkeypatch.setattr(report, "load_contributions", lambda _group: [("consumer", report.replicas)])
+    monkeypatch.setenv("COLUMNS", "80")
+    assert report.report(settings, as_json=False) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"a is stopped since 1970-01-01 00:00:01 UTC: {reason}" in lines
+    assert [line.split()[:2] for line in lines if line.startswith(" a ")] == [["a", "stopped"]]

@@ -49,7 +49,9 @@ def test_a_signature_is_for_one_message_in_one_topic(topic: str, key: bytes, val
 
 
 def test_what_is_not_signed_is_refused_with_the_next_step() -> None:
-    with pytest.raises(DataError, match=r"has no signature.*Give the relay the same signature_keys"):
+    with pytest.raises(
+        DataError, match=r"has no signature.*Give the relay the same signature_keys.*cannot begin with signatures"
+    ):
         SignatureCheck([NEW]).check(TRANSACTIONS, b"k", b"v", HEADERS)
     with pytest.raises(DataError, match=r"another key\. Add the relay's key"):
         SignatureCheck([OTHER]).check(TRANSACTIONS, b"k", b"v", signed())

@@ -35,6 +35,8 @@ def report(settings: Settings, *, as_json: bool) -> int:
         console = Console(highlight=False)
         for table in (table for part in parts for table in part.tables):
             console.print(_rich_table(table))
+            for note in table.notes:
+                console.print(Text(f"{note}\n"), soft_wrap=True)
         for failure in failures:
             logs.stderr.print(Text.assemble(("error: ", "bold red"), logs.mask(failure.message)), soft_wrap=True)
     return max((failure.exit_code for failure in failures), default=0)
@@ -60,7 +62,12 @@ def replicas(settings: Settings) -> SideStatus:
         known.append(status)
         data[name] = _data(status)
         rows.append(_row(status))
-    tables = [StatusTable("replicas", _COLUMNS, tuple(rows))] if rows else []
+    notes = tuple(
+        f"{status.replica} is {status.state} since {_time(status.since_ms)}: {status.reason}"
+        for status in known
+        if status.reason is not None
+    )
+    tables = [StatusTable("replicas", _COLUMNS, tuple(rows), notes)] if rows else []
     if by_topic := _by_topic(known):
         tables.append(by_topic)
     message = "\n".join(failure.message for failure in failed)
@@ -96,8 +103,7 @@ def _row(status: ReplicaStatus) -> tuple[str, ...]:
     if status.state is None:
         return (status.replica, "no worker has run yet", "", "", "", "")
     workers = "?" if status.workers is None else f"{status.workers:,}"
-    shown = status.state if status.reason is None else f"{status.state} since {_time(status.since_ms)}: {status.reason}"
-    return (status.replica, shown, workers, f"{status.lsn:,}", f"{status.records:,}", f"{status.behind_ms:,}")
+    return (status.replica, status.state, workers, f"{status.lsn:,}", f"{status.records:,}", f"{status.behind_ms:,}")
 
 
 def _time(ms: int) -> str:

@@ -54,8 +54,9 @@ def outbox(settings: Settings) -> SideStatus:
 
 
 def _snapshots(shown: Sequence[Mapping[str, Any]]) -> StatusTable:
-    rows = tuple((str(s["table"]), str(s["state"]), f"{s['rows']:,}", str(s["reason"] or "")) for s in shown)
-    return StatusTable("snapshots", ("table", "state", "rows", "reason"), rows)
+    rows = tuple((str(s["table"]), str(s["state"]), f"{s['rows']:,}") for s in shown)
+    reasons = tuple(f"{s['table']}: {s['reason']}" for s in shown if s["reason"] is not None)
+    return StatusTable("snapshots", ("table", "state", "rows"), rows, reasons)
 
 
 def _table(source: str, data: dict[str, Any]) -> StatusTable:

@@ -63,11 +63,15 @@ class SideStatus:
 
 @dataclass(frozen=True, slots=True)
 class StatusTable:
-    """Hold a table for a terminal. ``rows``: the formatted texts of the cells."""
+    """Hold a table for a terminal. ``rows``: the formatted texts of the cells.
+
+    ``notes``: lines below the table that are never wrapped or cut, because the user may copy a command out of them.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 def load_contributions(group: str) -> list[tuple[str, Any]]:

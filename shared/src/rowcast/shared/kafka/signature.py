@@ -61,8 +61,9 @@ class SignatureCheck:
         found = [content for name, content in headers or () if name == HEADER]
         if not found:
             raise DataError(
-                "the message has no signature, and signature_keys is set. Give the relay the same signature_keys. If "
-                "the relay has them, look for another program that writes to the topic."
+                "the message has no signature, and signature_keys is set. Give the relay the same signature_keys. A "
+                "source that has published without them cannot begin with signatures: docs/how-to/tls-sasl.md. "
+                "Otherwise look for another program that writes to the topic."
             )
         # Each comparison takes the same time, whatever the signature is.
         matches = [hmac.compare_digest(_digest(s, topic, key or b"", value), found[-1]) for s in self._secrets]
