@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 
+from rowcast.producer.relay.claims import lease
 from rowcast.producer.relay.claims.lease import Lease
 from rowcast.shared.errors import ConfigurationError
 from support.relay.lease_contract import (
@@ -20,6 +22,10 @@ from support.relay.lease_contract import (
     taken,
 )
 from support.relay.primary import Primary, primary_at
+
+
+LEASE_MS = 60_000
+DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -62,10 +68,44 @@ def test_an_expired_lease_is_free_by_the_databases_clock(primary: Primary, new_r
 
 def test_a_lease_that_was_renewed_has_not_expired(primary: Primary, new_row: NewLeaseRow) -> None:
     first, second = new_row(), new_row()
-    lease = first.read(taken(first))
+    held = first.read(taken(first))
     expire(primary)
-    first.renew(lease)
+    first.renew(held)
     assert second.take() is None
+
+
+def test_a_clock_that_went_back_does_not_hold_the_lease(
+    primary: Primary, new_row: NewLeaseRow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The leader has died, and its lease ends in a day by the database's clock."""
+    now = 100.0
+    monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: now))
+    first, second = new_row(), new_row()
+    taken(first)
+    with primary.engine.begin() as connection:
+        connection.execute(
+            sa.update(primary.tables.lease).values(expires_ms=primary.tables.lease.c.expires_ms + DAY_MS)
+        )
+    assert second.take() is None
+    now += 1.9 * LEASE_MS / 1000
+    assert second.take() is None
+    now += 0.2 * LEASE_MS / 1000
+    assert taken(second) == 2
+    assert "The clock of the database has gone back" in caplog.text
+
+
+def test_a_leader_that_renews_keeps_the_lease_whatever_the_clock_says(
+    new_row: NewLeaseRow, primary: Primary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=lambda: now))
+    first, second = new_row(), new_row()
+    taken(first)
+    for n in range(1, 9):
+        with primary.engine.begin() as connection:
+            connection.execute(sa.update(primary.tables.lease).values(expires_ms=(2**40 + n) * 1000))
+        assert second.take() is None
+        now += LEASE_MS / 1000
 
 
 def test_a_relay_that_lost_the_lease_can_neither_read_renew_nor_release(primary: Primary, new_row: NewLeaseRow) -> None:

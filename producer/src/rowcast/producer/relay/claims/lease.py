@@ -8,6 +8,7 @@ clocks of the machines do not matter.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import asdict, dataclass
 
 import orjson
@@ -20,6 +21,11 @@ from rowcast.producer.relay.claims.connections import Connections
 from rowcast.shared.errors import ConfigurationError, FencedError
 
 _log = logging.getLogger("rowcast.relay")
+
+# No relay leads with a lease of ten times the length that this relay is configured with.
+_LONGEST_LEASES = 10
+# A leader renews its lease three times during the length of a lease.
+_UNRENEWED_LEASES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,10 @@ class LeaseRow:
         self._row = tables.lease
         self._source = source
         self._owner = owner
+        self._lease_ms = lease_ms
+        self._seen: tuple[int, int] | None = None
+        """The epoch and the end of another relay's lease, as ``take`` last found them."""
+        self._seen_since = 0.0
         self._destination = destination
         self._now = capture_dialect(connections.dialect).now_ms()
         self._expiry = self._now + lease_ms
@@ -98,21 +108,26 @@ class LeaseRow:
         self._swap = sa.text(self.swap_sql)
 
     def take(self) -> int | None:
-        """Take the lease if it is free, expired or this relay's own, and return the new epoch.
+        """Take the lease if it is free, expired, abandoned or this relay's own, and return the new epoch.
 
         Returns None if another relay holds the lease. Raises ConfigurationError if the outbox of this database is
         published under the name of another source, or if the leader publishes to another destination.
         """
         row = self._row.c
         free = (row.expires_ms <= self._now) | (row.owner == self._owner)
+        remaining = (row.expires_ms - self._now).label("remaining_ms")
         seen = self._connections.reader.execute(
-            sa.select(row.epoch, row.owner, row.destination, free.label("free")).where(row.source == self._source)
+            sa.select(row.epoch, row.owner, row.destination, row.expires_ms, remaining, free.label("free")).where(
+                row.source == self._source
+            )
         ).first()
         if seen is None:
             self._insert()
             return self.take()
         previous = Destination.from_json(seen.destination)
-        if not seen.free:
+        if not seen.free and self._is_abandoned(seen.epoch, seen.expires_ms, seen.remaining_ms):
+            free |= row.expires_ms == seen.expires_ms
+        elif not seen.free:
             if previous is not None and self._destination.differs(previous):
                 raise ConfigurationError(
                     f"the relay {seen.owner} leads the source {self._source!r} with another configuration: it "
@@ -136,6 +151,25 @@ class LeaseRow:
         if previous is not None and self._destination.differs(previous):
             self._warn_of_new_destination(previous)
         return int(seen.epoch) + 1
+
+    def _is_abandoned(self, epoch: int, expires_ms: int, remaining_ms: int) -> bool:
+        """Return whether the lease has no leader, although it has not expired by the database's clock.
+
+        That is so if the clock went back after the leader's last renewal. Without this check, a relay would wait for as
+        long as the clock is behind. The epoch keeps the predecessor from writing, as after every takeover.
+        """
+        now = time.monotonic()
+        if self._seen != (epoch, expires_ms):
+            self._seen, self._seen_since = (epoch, expires_ms), now
+        unrenewed_ms = (now - self._seen_since) * 1000
+        if remaining_ms <= _LONGEST_LEASES * self._lease_ms or unrenewed_ms < _UNRENEWED_LEASES * self._lease_ms:
+            return False
+        _log.warning(
+            "the lease of the source %s ends in %.0f s by the database's clock, and no relay has renewed it for %.0f s. "
+            "The clock of the database has gone back. Taking over",
+            self._source, remaining_ms / 1000, unrenewed_ms / 1000,
+        )  # fmt: skip
+        return True
 
     def _warn_of_new_destination(self, previous: Destination) -> None:
         if self._destination.is_other_cluster(previous):
