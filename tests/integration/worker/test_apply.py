@@ -13,7 +13,7 @@ from fixtures.databases import ENGINES, NewDatabase
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.reading import reader_thread, transaction_assembler
-from rowcast.consumer.replica import applier
+from rowcast.consumer.replica import applier, held_back
 from rowcast.consumer.replica.pieces import pieces
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.errors import ConfigurationError, DataError
@@ -370,8 +370,12 @@ def _cut_connections(replica: Database) -> None:
             connection.exec_driver_sql(f"KILL {id}")
 
 
-def test_a_users_own_constraints_are_met_while_loading(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("most_events", [20_000, 1], ids=["in memory", "in files"])
+def test_a_users_own_constraints_are_met_while_loading(
+    most_events: int, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By key, a child may come before its parent, and a unique value before its old row has lost the value."""
+    monkeypatch.setattr(held_back, "_MOST_EVENTS", most_events)
     pipeline.replica.execute(
         "CREATE TABLE customer (id BIGINT PRIMARY KEY, email VARCHAR(20) UNIQUE)",
         "CREATE TABLE orders (id BIGINT PRIMARY KEY, customer_id BIGINT, note VARCHAR(20), amount DECIMAL(10, 2), "

@@ -7,7 +7,9 @@ import pytest
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.replica import held_back
 from rowcast.consumer.replica.applier import ConflictError
 from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.shared.errors import RetriableError
@@ -61,8 +63,9 @@ class World:
         self.held.apply(Run([transaction]), self.database.apply, lambda: ORDER)
 
 
-@pytest.fixture
-def world() -> World:
+@pytest.fixture(params=[20_000, 3], ids=["in memory", "in files"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(held_back, "_MOST_EVENTS", request.param)
     return World()
 
 
@@ -110,4 +113,20 @@ def test_a_run_that_is_applied_again_after_a_fault_holds_nothing_twice(world: Wo
     world.database.is_away = False
     world.lsn = lsn
     world.load((CHILD, "b"), (PARENT, "a"))
-    assert [c.key for t in world.held.transactions() for c in t.changes] == [b"1", b"2"]
+    assert [c.key for c in world.held.merged().changes] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("limit", ["_MOST_EVENTS", "_MOST_BYTES"])
+def test_many_held_changes_are_in_a_few_files(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_back, limit, 10)
+    world = World()
+    for _ in range(100):
+        world.load(*[(CHILD, "a")] * 10)
+    held = world.held.before(Run([])).transactions
+    assert [type(transaction.changes) for transaction in held] == [SpilledChanges]
+    files = [t for topic in world.held._topics.values() for t in topic.transactions]
+    assert len(files) <= 8
+    assert sum(len(t.changes) for t in files if not isinstance(t.changes, SpilledChanges)) < 10
+    world.load((PARENT, "a"))
+    assert not world.held
+    assert world.database.children == [b"%d" % n for n in range(1, 1_001)]

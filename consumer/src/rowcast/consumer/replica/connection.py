@@ -207,7 +207,7 @@ class Replica:
             apply = partial(self._applier.apply, connection, complete=False)
             self._held_back.apply(run, apply, self._applier.table_order)
         else:
-            self._applier.apply(connection, Run([*self._held_back.transactions(), *run.transactions]))
+            self._applier.apply(connection, self._held_back.before(run))
             self._held_back.clear()
 
     def _without_applied(self, connection: Connection, run: Run) -> Run:

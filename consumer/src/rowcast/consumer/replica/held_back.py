@@ -4,7 +4,7 @@ Only the user's own tables have constraints while a replica loads. By key, a row
 to. The changes of each topic are held back by themselves, so that other tables load on. A topic that conflicts is tried
 again only when its held changes are twice as many, or at the end of the load. A table with foreign keys also waits for
 rows of other tables. Therefore the number of rows sent to the database grows with the number of events, however long a
-parent is awaited.
+parent is awaited. From 20,000 changes or 16 MiB on, the held changes of a topic are in temporary files.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.applier import ConflictError
 
 _GROWTH = 2
 # The conflict of a table with foreign keys may be another one, which the table's own rows resolve.
 _GROWTH_ALONE = 16
+
+# Held changes of a topic in memory.
+_MOST_EVENTS = 20_000
+_MOST_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class _HeldTopic:
         """Return a copy with further changes."""
         count = self.event_count + sum(len(transaction.changes) for transaction in transactions)
         others_applied |= self.others_applied
-        return _HeldTopic([*self.transactions, *transactions], count, self.tried, others_applied)
+        return _HeldTopic(_spilled([*self.transactions, *transactions]), count, self.tried, others_applied)
 
     def refused(self) -> _HeldTopic:
         """Return a copy that has just been tried."""
@@ -95,10 +101,13 @@ class HeldBack:
 
     def merged(self) -> Transaction:
         """Return one transaction of all held changes, which is complete at the end of the load."""
-        return merge(self.transactions())
+        return merge(self._transactions())
 
-    def transactions(self) -> list[Transaction]:
-        """Return the held changes, topic after topic."""
+    def before(self, run: Run) -> Run:
+        """Return the held changes, topic after topic, and the run after them."""
+        return Run(_in_one_if_spilled([*self._transactions(), *run.transactions]))
+
+    def _transactions(self) -> list[Transaction]:
         return [transaction for held in self._topics.values() for transaction in held.transactions]
 
     def clear(self) -> None:
@@ -109,11 +118,46 @@ class HeldBack:
 def merge(transactions: Sequence[Transaction]) -> Transaction:
     """Return one transaction of all changes. It satisfies the constraints violated by parts."""
     last = max(transactions, key=lambda t: t.lsn)
-    changes = [change for transaction in transactions for change in transaction.changes]
+    all_changes = chain.from_iterable(transaction.changes for transaction in transactions)
+    is_large = _is_spilled(transactions) or _is_large(transactions)
+    changes = SpilledChanges(last.id, all_changes) if is_large else list(all_changes)
     merged = Transaction(last.id, last.lsn, last.ts_ms, changes, by_key=True)
     for transaction in transactions:
         merged.positions |= transaction.positions
     return merged
+
+
+def _spilled(transactions: Sequence[Transaction]) -> Sequence[Transaction]:
+    """Move the changes in memory to a file if they are many.
+
+    A file is merged with the file before it once it is as large. Therefore the files are few, and each change is copied
+    a few times.
+    """
+    files = [transaction for transaction in transactions if isinstance(transaction.changes, SpilledChanges)]
+    in_memory = [transaction for transaction in transactions if not isinstance(transaction.changes, SpilledChanges)]
+    if not _is_large(in_memory):
+        return transactions
+    merged = merge(in_memory)
+    while files and len(files[-1].changes) <= len(merged.changes):
+        merged = merge([files.pop(), merged])
+    return [*files, merged]
+
+
+def _is_spilled(transactions: Sequence[Transaction]) -> bool:
+    return any(isinstance(transaction.changes, SpilledChanges) for transaction in transactions)
+
+
+def _is_large(transactions: Sequence[Transaction]) -> bool:
+    """Return whether the changes in memory are too many, or too long."""
+    if sum(len(transaction.changes) for transaction in transactions) >= _MOST_EVENTS:
+        return True
+    changes = chain.from_iterable(transaction.changes for transaction in transactions)
+    return sum(len(change.key) + len(change.after or b"") for change in changes) >= _MOST_BYTES
+
+
+def _in_one_if_spilled(transactions: Sequence[Transaction]) -> Sequence[Transaction]:
+    """Return one transaction if a part is in a file, because the applier writes such a part by itself."""
+    return [merge(transactions)] if _is_spilled(transactions) else transactions
 
 
 def _succeeds(apply: Callable[[Run], None], transactions: Sequence[Transaction]) -> bool:
@@ -121,7 +165,7 @@ def _succeeds(apply: Callable[[Run], None], transactions: Sequence[Transaction])
     if not transactions:
         return True
     try:
-        apply(Run(transactions))
+        apply(Run(_in_one_if_spilled(transactions)))
     except ConflictError:
         return False
     return True
