@@ -118,6 +118,9 @@ class MemoryPublisher:
             transaction.state = "aborted"
 
     def markers(self) -> Markers:
+        return self.peek_markers()
+
+    def peek_markers(self) -> Markers:
         sent = [(t.state == "committed", t.marker) for t in self._broker.transactions if t.marker]
         return Markers(max((lsn for done, lsn in sent if done), default=None), max((n for _, n in sent), default=None))
 
