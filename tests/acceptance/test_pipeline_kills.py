@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from fixtures.databases import NewDatabase
 from servers import Broker
 from support.pipeline.database_diff import assert_same_foreign_keys, assert_same_rows
 from support.pipeline.pipeline import Command, Pipeline, wait_for
+from support.pipeline.plans import ActionPlan
 from support.pipeline.relay_fleet import Relays
 from support.pipeline.topic_invariants import Published, must_read_the_same
 from support.pipeline.workload import Application
@@ -33,7 +33,7 @@ _STATE = sa.text("SELECT state FROM rowcast_replica WHERE source = :source")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ActionPlan):
     """Plan how often each action is done."""
 
     kill_relay: int = 0
@@ -42,9 +42,6 @@ class Plan:
     kill_writer: int = 0
     pause_relay: int = 0
     kill_broker: int = 0
-
-    def actions(self, campaign: Campaign) -> list[Callable[[], None]]:
-        return [action for name, times in vars(self).items() for action in [getattr(campaign, name)] * times]
 
     def in_full(self) -> Plan:
         return Plan(**{name: times * 20 for name, times in vars(self).items()})

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from fixtures.databases import NewDatabase
 from servers import Broker
 from support.pipeline.pipeline import Pipeline, wait_for
+from support.pipeline.plans import ActionPlan
 from support.pipeline.recording_app import Load, Recorded
 from support.pipeline.relay_fleet import Relays
 from support.pipeline.topic_invariants import Message, Published, must_read_the_same
@@ -30,7 +30,7 @@ RECOVERY_S = 120.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ActionPlan):
     """Plan how often each action is done."""
 
     kill_leader: int = 0
@@ -41,9 +41,6 @@ class Plan:
     pause_leader_briefly: int = 0
     stop_leader: int = 0
     restart_broker: int = 0
-
-    def actions(self, harm: Harm) -> list[Callable[[], None]]:
-        return [action for name, times in vars(self).items() for action in [getattr(harm, name)] * times]
 
 
 SLICES = {

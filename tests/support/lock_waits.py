@@ -1,4 +1,4 @@
-"""Run work in a background thread until the work waits for a lock of another transaction."""
+"""Wait until work waits for a lock of another transaction."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ _LOOK_S = 0.12
 """InnoDB renews its table of transactions only for sessions that have not read the table for a tenth of a second."""
 _GIVE_UP_S = 30
 
-_WAITS_FOR_A_LOCK = {
-    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s",
-    "mysql": "SELECT count(*) FROM information_schema.innodb_trx "
-    "WHERE trx_state = 'LOCK WAIT' AND trx_mysql_thread_id = %s",
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
 }
+_IN_SESSION = {"postgresql": " AND pid = %s", "mysql": " AND trx_mysql_thread_id = %s"}
+
+
+def wait_until_something_waits(engine: sa.Engine) -> None:
+    """Wait until any transaction on the server waits for a lock."""
+    looks = sa.create_engine(engine.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    deadline = time.monotonic() + _GIVE_UP_S
+    with looks.connect() as look:
+        while not look.exec_driver_sql(_WAITING[look.dialect.name]).scalar_one():
+            assert time.monotonic() < deadline, "no transaction waits for a lock"
+            time.sleep(_LOOK_S)
 
 
 class InBackground:
@@ -47,7 +57,8 @@ class InBackground:
             self._thread.join(_LOOK_S)
             if not self._thread.is_alive():
                 return False
-            if look.exec_driver_sql(_WAITS_FOR_A_LOCK[look.dialect.name], (number,)).scalar_one():
+            name = look.dialect.name
+            if look.exec_driver_sql(_WAITING[name] + _IN_SESSION[name], (number,)).scalar_one():
                 return True
             assert time.monotonic() < deadline, "it is not done, and waits for no lock"
 

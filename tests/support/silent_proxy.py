@@ -10,10 +10,14 @@ from dataclasses import dataclass
 
 
 class SilentProxy:
-    """Forward connections to ``target``, a port of this machine. ``port``: where the proxy listens."""
+    """Forward connections to ``target``, a port of this machine.
+
+    ``port``: where the proxy listens. ``was_asked``: set when a silent connection has swallowed a request.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
+        self.was_asked = threading.Event()
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._refuses = False
@@ -70,7 +74,7 @@ class SilentProxy:
             except OSError:
                 client.close()
                 continue
-            link = _Link(client, server, self._refuses)
+            link = _Link(client, server, self._refuses, self.was_asked)
             with self._lock:
                 self._links.add(link)
             for source, target in ((client, server), (server, client)):
@@ -94,6 +98,7 @@ class _Link:
     client: socket.socket
     server: socket.socket
     is_silent: bool
+    was_asked: threading.Event
     running: int = 2
     """The number of directions that have not ended. The proxy's lock guards it."""
 
@@ -102,6 +107,8 @@ class _Link:
             while data := source.recv(65_536):
                 if not self.is_silent:
                     target.sendall(data)
+                elif source is self.client:
+                    self.was_asked.set()
             if not self.is_silent:
                 target.shutdown(socket.SHUT_WR)
             return

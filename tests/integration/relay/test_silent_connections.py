@@ -102,7 +102,7 @@ def test_sigterm_ends_a_relay_whose_connections_are_silent(
                 counters.raise_some(random.Random(1))
                 wait_until(lambda: not primary.ids())
                 proxy.silence_all()
-                time.sleep(0.5)
+                assert proxy.was_asked.wait(30)
                 it.send_signal(signal.SIGTERM)
                 it.wait(11)
             finally:

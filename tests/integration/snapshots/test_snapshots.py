@@ -433,10 +433,9 @@ def wait_no_longer_than(reading: sa.Connection) -> None:
 on_servers = pytest.mark.parametrize("primary_url", ["postgresql", "mariadb"], indirect=True)
 
 
-@on_servers
-def test_a_connection_lost_while_a_chunk_is_read_fails_nothing(
-    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def second_chunk(new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[App, Gate]]:
+    """Hold a snapshot of ten rows before its second chunk. Afterwards each row is read once, whatever the block did."""
     app = new_app(items())
     app.insert("item", some(*range(1, 11)))
     app.capture()
@@ -444,7 +443,7 @@ def test_a_connection_lost_while_a_chunk_is_read_fails_nothing(
     with running_thread(Relay(settings, app.engine)) as relay:
         gate.let_through()
         gate.wait_for(2)
-        gate.before = lambda reading: kill(app, reading)
+        yield app, gate
         gate.let_through(10)
         wait_until(lambda: not app.open())
         assert relay.ended_by is None
@@ -453,16 +452,18 @@ def test_a_connection_lost_while_a_chunk_is_read_fails_nothing(
 
 
 @on_servers
+def test_a_connection_lost_while_a_chunk_is_read_fails_nothing(
+    new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with second_chunk(new_app, settings, monkeypatch) as (app, gate):
+        gate.before = lambda reading: kill(app, reading)
+
+
+@on_servers
 def test_a_lock_that_is_not_granted_while_a_chunk_is_read_fails_nothing(
     new_app: NewApp, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = new_app(items())
-    app.insert("item", some(*range(1, 11)))
-    app.capture()
-    gate = Gate(monkeypatch)
-    with running_thread(Relay(settings, app.engine)) as relay:
-        gate.let_through()
-        gate.wait_for(2)
+    with second_chunk(new_app, settings, monkeypatch) as (app, gate):
         gate.before = wait_no_longer_than
         with app.engine.connect() as locking:
             mode = "TABLE item" if locking.dialect.name == "postgresql" else "TABLES item WRITE"
@@ -471,10 +472,6 @@ def test_a_lock_that_is_not_granted_while_a_chunk_is_read_fails_nothing(
             wait_until(lambda: gate.failed == 1)
             # Locks of MySQL and MariaDB end with the connection, and not with the transaction.
             locking.invalidate()
-        gate.let_through(10)
-        wait_until(lambda: not app.open())
-        assert relay.ended_by is None
-    assert_all_is_read(app, settings, 10)
 
 
 def assert_all_is_read(app: App, settings: Settings, rows: int) -> None:

@@ -14,6 +14,7 @@ from rowcast.shared.config.settings import ReplicaSettings, Settings
 from servers import Broker
 from servers.guard import Guard
 from support.kafka_source import Source, column, shape
+from support.lock_waits import wait_until_something_waits
 from support.silent_proxy import silent_proxy
 from support.worker_process import WorkerProcess
 from support.worker_runs import NAME, Database, running_worker, settings_for, work_once
@@ -120,7 +121,7 @@ def test_a_worker_suspended_inside_its_transaction_holds_nobody(
         # The worker waits for this row, inside its transaction.
         other.execute(sa.text("UPDATE item SET n = 7 WHERE id = 0"))
         source.transaction(("u", "item", {"id": 0, "n": 1}))
-        time.sleep(0.7)
+        wait_until_something_waits(replica.engine)
         first.send(signal.SIGSTOP)
         other.rollback()
     source.transaction(("c", "item", {"id": 1, "n": 0}))

@@ -136,23 +136,22 @@ def test_rows_that_a_successor_has_deleted_are_no_error_but_a_lost_lease(
         world.next.load_claimed(claim)
 
 
-def test_a_recorded_claim_whose_rows_have_changed_is_an_error(connections: tuple[Primary, Connections]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (line(ORDERS, "c", 1) * 2, "they take 4 lsns, and the claim has the lsns 1 to 3"),
+        ("garbage\n", "cannot park it any more"),
+    ],
+    ids=["changed", "unpublishable"],
+)
+def test_a_recorded_claim_whose_rows_are_others_now_is_an_error(
+    connections: tuple[Primary, Connections], changes: str, reason: str
+) -> None:
     world = new_world(connections)
     world.primary.add("a", line(ORDERS, "c", 1))
     world.claim()
     (claim,) = world.claims.pending
     with world.primary.engine.begin() as connection:
-        connection.execute(sa.update(world.primary.tables.outbox).values(changes=line(ORDERS, "c", 1) * 2))
-    with pytest.raises(DataError, match="they take 4 lsns, and the claim has the lsns 1 to 3"):
-        world.next.load_claimed(claim)
-
-
-def test_a_recorded_claim_that_cannot_be_published_cannot_be_parked(connections: tuple[Primary, Connections]) -> None:
-    world = new_world(connections)
-    world.primary.add("a", line(ORDERS, "c", 1))
-    world.claim()
-    (claim,) = world.claims.pending
-    with world.primary.engine.begin() as connection:
-        connection.execute(sa.update(world.primary.tables.outbox).values(changes="garbage\n"))
-    with pytest.raises(DataError, match="cannot park it any more"):
+        connection.execute(sa.update(world.primary.tables.outbox).values(changes=changes))
+    with pytest.raises(DataError, match=reason):
         world.next.load_claimed(claim)
