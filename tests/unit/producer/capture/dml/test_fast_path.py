@@ -42,7 +42,7 @@ class NoFastPath(FastPath):
 class Player:
     """Play scripts on a shop with listeners.
 
-    Execute the same statement objects repeatedly, as the ORM does, but make each upsert anew, as applications do.
+    Execute the same statement objects repeatedly, as the ORM does. Each execution has a new upsert, as in applications.
     """
 
     def __init__(self, *, fast: bool) -> None:

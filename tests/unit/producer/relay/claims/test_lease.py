@@ -23,7 +23,6 @@ from support.relay.lease_contract import (
 )
 from support.relay.primary import Primary, primary_at
 
-
 LEASE_MS = 60_000
 DAY_MS = 86_400_000
 
