@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +27,7 @@ from rowcast.consumer.reading.topic_metadata import new_asker, new_reader
 from rowcast.consumer.reading.transaction_queue import Signal
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
+from rowcast.shared.vitals import Pulse, Vitals
 from support.kafka_source import column, shape
 from support.memory_consumer import ErrorMessage, MemoryBroker
 from support.memory_topics import MemorySource, compact
@@ -54,12 +55,12 @@ def broker(source: MemorySource, monkeypatch: pytest.MonkeyPatch) -> MemoryBroke
 
 
 @contextmanager
-def reading(**options: Any) -> Iterator[ReaderThread]:
+def reading(vitals: Vitals | None = None, **options: Any) -> Iterator[ReaderThread]:
     layouts = RowLayouts()
     for one in (A, B):
         layouts.add(one.version, one)
     with new_reader(SETTINGS) as consumer, new_asker(SETTINGS) as asker:
-        reader = ReaderThread(ReaderContext(SETTINGS, layouts, **options), consumer, asker)
+        reader = ReaderThread(ReaderContext(SETTINGS, layouts, **options), consumer, asker, vitals)
         try:
             reader.start()
             yield reader
@@ -100,6 +101,25 @@ def test_a_new_replica_loads_by_key_and_is_loaded_at_the_topics_ends(
         taken = take_until(reader, lambda item: item is Signal.DONE)
     assert taken.index(Signal.LOADED) < taken.index(Signal.DONE)
     assert sorted(keys(taken)) == [(b'{"id":1}', True)] * 3
+
+
+def test_a_reader_that_has_read_everything_has_no_pulse_while_its_transactions_are_applied(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    vitals, names = Vitals("a worker"), list[str]()
+    original = vitals.pulse
+
+    def pulse(name: str) -> AbstractContextManager[Pulse]:
+        names.append(name)
+        return original(name)
+
+    monkeypatch.setattr(vitals, "pulse", pulse)
+    with reading(vitals, loading=True, once=True) as reader:
+        reader._thread.join(60)
+        assert names == ["reading"]
+        assert reader.queue.event_count == 1
+        assert vitals.pulses() == []
 
 
 def test_transactions_after_the_cutover_are_whole(broker: MemoryBroker, source: MemorySource) -> None:

@@ -21,6 +21,7 @@ from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
 from rowcast.consumer.reading.waiting_watch import WaitingWatch
 from rowcast.shared.errors import DataError, RowcastError
+from rowcast.shared.vitals import Vitals
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -41,13 +42,11 @@ class ReaderThread:
     """Read until stopped, failed, or with ``once`` until the ends that the topics had at the start.
 
     ``queue`` receives the transactions, and the error if reading fails. ``consumer`` is from ``new_reader``, ``asker``
-    from ``new_asker``. Only the reader uses them until ``close``. ``beat`` is called whenever the loop goes round.
+    from ``new_asker``. Only the reader uses them until ``close``. ``vitals``: where the loop shows that it goes round.
     """
 
-    def __init__(
-        self, context: ReaderContext, consumer: Any, asker: Any, beat: Callable[[], None] = lambda: None
-    ) -> None:
-        self._beat = beat
+    def __init__(self, context: ReaderContext, consumer: Any, asker: Any, vitals: Vitals | None = None) -> None:
+        self._vitals = vitals or Vitals("a reader")
         self.queue = TransactionQueue()
         self._settings = context.settings
         self._once = context.once
@@ -109,9 +108,14 @@ class ReaderThread:
         return self._topic_ids.unanswered_s
 
     def _run(self) -> None:
+        # A reader that has read everything has no pulse, because the applier may need long for the rest.
+        with self._vitals.pulse("reading") as pulse:
+            self._read(pulse.beat)
+
+    def _read(self, beat: Callable[[], None]) -> None:
         try:
             while not self._stop.is_set():
-                self._beat()
+                beat()
                 if not self._backpressure.may_read(self.queue.event_count, self._bad_stream):
                     self.queue.wait_for_room(_POLL_S)
                     continue

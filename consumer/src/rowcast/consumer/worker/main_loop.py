@@ -257,11 +257,10 @@ class _Worker:
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
             timeline=timeline,
         )
-        with self._vitals.pulse("reading") as pulse:
-            reader = ReaderThread(context, consumer, asker, pulse.beat)
-            try:
-                reader.start()
-                return loop.run(reader)
-            finally:
-                reader.close()
-                self._replica.close()
+        reader = ReaderThread(context, consumer, asker, self._vitals)
+        try:
+            reader.start()
+            return loop.run(reader)
+        finally:
+            reader.close()
+            self._replica.close()
