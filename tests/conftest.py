@@ -30,7 +30,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("campaign")
 
 
-_LONGEST_FIRST = ("acceptance", "integration", "models", "unit")
+_LONGEST_FIRST = ("acceptance", "chaos", "integration", "models", "unit")
 
 
 @pytest.hookimpl(trylast=True)

@@ -165,8 +165,8 @@ class LeaseRow:
         if remaining_ms <= _LONGEST_LEASES * self._lease_ms or unrenewed_ms < _UNRENEWED_LEASES * self._lease_ms:
             return False
         _log.warning(
-            "the lease of the source %s ends in %.0f s by the database's clock, and no relay has renewed it for %.0f "
-            "s. The clock of the database has gone back. Taking over",
+            "the lease of the source %s ends in %.0f s by the database's clock, and was not renewed for %.0f s. "
+            "The clock of the database has gone back. Taking over",
             self._source, remaining_ms / 1000, unrenewed_ms / 1000,
         )  # fmt: skip
         return True
