@@ -66,6 +66,28 @@ def test_a_thread_that_waits_for_a_lost_answer_gets_an_error(
     assert "test_a_thread_that_waits_for_a_lost_answer" in caplog.text
 
 
+@pytest.mark.parametrize("url", ["psycopg", "pymysql"], indirect=True)
+def test_a_session_that_was_ended_without_a_word(
+    engine: Engine, url: sa.URL, proxy: SilentProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The standby of a worker ends the session of its predecessor, which the network keeps from the predecessor."""
+    is_mysql = url.get_backend_name() == "mysql"
+    number, end = (
+        ("CONNECTION_ID()", "KILL {}") if is_mysql else ("pg_backend_pid()", "SELECT pg_terminate_backend({})")
+    )
+    operator = sa.create_engine(url, poolclass=sa.NullPool)
+    with watched_connections(), engine.connect() as connection:
+        session = connection.scalar(sa.text(f"SELECT {number}"))
+        proxy.silence()
+        with operator.connect() as ending:
+            ending.exec_driver_sql(end.format(session))
+        began = time.monotonic()
+        with pytest.raises(exc.OperationalError):
+            connection.execute(sa.text("SELECT 2"))
+        assert time.monotonic() - began < 5
+    assert ("the server has ended the session" if is_mysql else "the server waits for the client") in caplog.text
+
+
 def test_a_commit_whose_answer_is_lost_gets_an_error(engine: Engine, proxy: SilentProxy) -> None:
     with watched_connections(), engine.connect() as connection:
         connection.execute(sa.text("SELECT 1"))

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.open_connections import note_opened
-from rowcast.shared.database.sessions import session_name
+from rowcast.shared.database.sessions import remember_mysql_server, session_name
 from rowcast.shared.database.timeouts import bound_connection, connect_arguments
 from rowcast.shared.errors import ConfigurationError, LoginError, MissingExtraError, UnreachableError
 
@@ -63,6 +63,9 @@ def _bound_connections(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def bound(connection: Any, _record: object) -> None:
+        if engine.dialect.name in ("mysql", "mariadb"):
+            # Before the read timeout of the login ends.
+            remember_mysql_server(connection)
         bound_connection(connection, engine.url)
         note_opened(connection, engine.url)
 

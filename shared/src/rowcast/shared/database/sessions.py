@@ -10,6 +10,7 @@ import os
 import secrets
 from enum import Enum
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -28,6 +29,7 @@ class SessionState(Enum):
     WORKING = "the server works for the connection"
     WAITING = "the server waits for the client"
     SILENT = "the server does not answer a new connection"
+    ENDED = "the server has ended the session"
     UNKNOWN = "the server does not show the session"
 
 
@@ -89,15 +91,44 @@ def _postgresql_identity(connection: Any) -> tuple[str | None, int]:
 
 _MYSQL = sa.text("SELECT command, state FROM information_schema.processlist WHERE id = :id")
 
+_MYSQL_SERVER = "SELECT @@hostname, @@port, CONNECTION_ID()"
+_mysql_servers: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
+"""The servers of connections that no proxy gave a number of its own."""
+
 _MYSQL_WAITS_FOR_CLIENT = ("writing to net", "sending to client", "reading from net", "receiving from client")
 
 
-def _mysql(asking: Connection, connection: Any) -> SessionState:
+def remember_mysql_server(connection: Any) -> None:
+    """Remember the server of a new connection to MariaDB or MySQL. If it lacks the session later, the session is over.
+
+    Behind ProxySQL the number of the session is the proxy's. Behind a load balancer, a later connection may lead to
+    another server, which does not show the session either.
+    """
+    if (server := _mysql_server(connection)) is not None:
+        _mysql_servers[connection] = server
+
+
+def _mysql_server(connection: Any) -> tuple[str, int] | None:
+    """Return host and port of the server, or None if a proxy hides the session's number."""
+    cursor = connection.cursor()
+    cursor.execute(_MYSQL_SERVER)
+    host, port, number = cursor.fetchone()
+    cursor.close()
+    return (host, port) if number == _mysql_number(connection) else None
+
+
+def _mysql_number(connection: Any) -> int | None:
+    """Return the number of the session, as the driver remembers it."""
     thread_id = getattr(connection, "thread_id", None)
-    number = thread_id() if callable(thread_id) else getattr(connection, "connection_id", None)
-    row = asking.execute(_MYSQL, {"id": number}).first()
+    return thread_id() if callable(thread_id) else getattr(connection, "connection_id", None)
+
+
+def _mysql(asking: Connection, connection: Any) -> SessionState:
+    row = asking.execute(_MYSQL, {"id": _mysql_number(connection)}).first()
     if row is None:
-        return SessionState.UNKNOWN
+        known = _mysql_servers.get(connection)
+        is_same = known is not None and known == _mysql_server(asking.connection.dbapi_connection)
+        return SessionState.ENDED if is_same else SessionState.UNKNOWN
     command, state = row
     waits = command == "Sleep" or (state or "").lower().startswith(_MYSQL_WAITS_FOR_CLIENT)
     return SessionState.WAITING if waits else SessionState.WORKING

@@ -5,9 +5,10 @@ forgotten a connection, or an answer that was lost, because the kernel of the ot
 a thread would wait for ever. A limit for the time of statements would cut long statements too.
 
 Therefore a watching thread looks at every connection for which a thread waits while no byte moves. It asks the server,
-on a new connection, whether the server works for the session. If the server waits for its client too, or does not
-answer, the connection is cut. The waiting thread gets the driver's usual error of a lost connection, and goes its usual
-way back. This needs Linux, which counts the bytes of a connection, and a driver that shows its socket.
+on a new connection, whether the server works for the session. If the server waits for its client too, has ended the
+session, or does not answer, the connection is cut. The waiting thread gets the driver's usual error of a lost
+connection, and goes its usual way back. This needs Linux, which counts the bytes of a connection, and a driver that
+shows its socket.
 """
 
 from __future__ import annotations
