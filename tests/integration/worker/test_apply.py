@@ -172,6 +172,7 @@ def test_transactions_too_large_for_memory(pipeline: Pipeline, monkeypatch: pyte
     """Parents and children, their deletes, swapped unique values, and a refused value, in pieces of two events."""
     monkeypatch.setattr(reader_thread, "_MAX_MESSAGES", 2)
     monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", 2)
+    monkeypatch.setattr(transaction_assembler, "MIN_MEASURED", 1)
     monkeypatch.setattr(applier, "_PIECE_EVENTS", 2)
     sizes: list[int] = []
 

@@ -167,6 +167,7 @@ def test_a_large_incomplete_transaction_goes_to_a_file_and_comes_back_whole(
     monkeypatch: pytest.MonkeyPatch, events: int, size: int
 ) -> None:
     monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", events)
+    monkeypatch.setattr(transaction_assembler, "MIN_MEASURED", 1)
     monkeypatch.setattr(transaction_assembler, "SPILL_BYTES", size)
     found = assembler()
     changes = [change("a" if n % 2 else "b", n, "7", n)._replace(after=b"%50d" % n) for n in range(1, 13)]
@@ -188,6 +189,7 @@ def test_a_large_incomplete_transaction_goes_to_a_file_and_comes_back_whole(
 
 def test_a_transaction_that_comes_with_its_end_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", 2)
+    monkeypatch.setattr(transaction_assembler, "MIN_MEASURED", 1)
     found = assembler(*(change("a", n, "7", n) for n in range(1, 6)))
     add_end(found, "7", 9, a=5)
     [transaction] = found.pop_complete(math.inf)

@@ -80,39 +80,32 @@ def read_change(
         if (
             layout is not None
             and key is not None
-            and tuple(key_columns := orjson.loads(key)) == layout.key
             and type(lsn) is int
             and 0 <= lsn <= _MAX_NUMBER
             and type(ts_ms) is int
             and (envelope["op"] == "d" if after is None else envelope["op"] in _OPS_WITH_ROW)
-            and (
-                after is None
-                or (
-                    (
-                        (fits := (*after, *map(type, after.values())) in layout.forms.rows)
-                        or after.keys() == layout.names
-                    )
-                    and _has_key(after, key_columns)
-                )
-            )
         ):
-            is_key_known = (*key_columns, *map(type, key_columns.values())) in layout.forms.keys
-            if not (is_key_known and (after is None or fits)):
-                require_types(layout.shape, layout.forms, key_columns, after)
-            image = None if after is None else _image_bytes(value, after)
-            identity = transaction
-            if transaction is not None:
-                identity = transaction["id"].partition(":")[0]
-            return _new(Change, (layout, key, image, lsn, identity, ts_ms, partition, offset))
+            columns, forms = orjson.loads(key), layout.forms
+            # A known form has the names and types of the layout.
+            is_known = (*columns, *map(type, columns.values())) in forms.keys and (
+                after is None or (*after, *map(type, after.values())) in forms.rows
+            )
+            if (is_known or _fits(layout, columns, after)) and (after is None or columns.items() <= after.items()):
+                image = None if after is None else _image_bytes(value, after)
+                identity = transaction
+                if transaction is not None:
+                    identity = transaction["id"].partition(":")[0]
+                return _new(Change, (layout, key, image, lsn, identity, ts_ms, partition, offset))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         pass  # The full path reads the message again and finds the fault.
     return read_change_fully(key, value, partition, offset, layouts, infer=infer)
 
 
-def _has_key(row: dict[str, Any], key: dict[str, Any]) -> bool:
-    for name in key:  # noqa: SIM110  # `all` takes six times as long
-        if row[name] != key[name]:
-            return False
+def _fits(layout: RowLayout, key: dict[str, Any], after: dict[str, Any] | None) -> bool:
+    """Return whether key and row have the columns of the layout. Raise DataError for a value of another type."""
+    if tuple(key) != layout.key or not (after is None or after.keys() == layout.names):
+        return False
+    require_types(layout.shape, layout.forms, key, after)
     return True
 
 
@@ -159,14 +152,15 @@ def read_change_fully(
     # An inferred layout has only columns that the row has.
     if after is not None and not is_inferred and after.keys() != layout.names:
         raise DataError(f"the row of {layout.table} does not fit its shape: {_difference(layout, after)}")
-    if after is not None and not _has_key(after, event.key):
+    if after is not None and not event.key.items() <= after.items():
         raise DataError(f"the row of {layout.table} has another key than the message")
     row = None if after is None else {name: after[name] for name in layout.columns}
-    require_types(layout.shape, layout.forms, event.key, row if is_inferred else after)
+    # The fast path takes a key of a known form as it is, so the order counts.
+    ordered_key = {name: event.key[name] for name in layout.key}
+    require_types(layout.shape, layout.forms, ordered_key, row if is_inferred else after)
     identity = None if event.transaction is None else event.transaction.partition(":")[0]
     image = None if row is None else orjson.dumps(row)
-    ordered_key = orjson.dumps({name: event.key[name] for name in layout.key})
-    return Change(layout, ordered_key, image, event.lsn, identity, event.ts_ms, partition, offset)
+    return Change(layout, orjson.dumps(ordered_key), image, event.lsn, identity, event.ts_ms, partition, offset)
 
 
 def _difference(layout: RowLayout, after: dict[str, Any]) -> str:

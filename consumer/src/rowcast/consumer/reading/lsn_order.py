@@ -29,11 +29,18 @@ class LsnMemory:
         self._lsns = array("q")
         self._marks = array("q")
         self._forgotten = start
+        # A call in Python for each event would take longer than the two.
+        self.add_lsn = self._lsns.append
+        self.add_mark = self._marks.append
 
     def remember(self, lsn: int, mark: int) -> None:
         """Add a message whose lsn is greater than all before. ``mark``: a hash of what identifies the message."""
-        self._lsns.append(lsn)
-        self._marks.append(mark)
+        self.add_lsn(lsn)
+        self.add_mark(mark)
+        self.bound()
+
+    def bound(self) -> None:
+        """Forget the oldest messages, after calls of ``add_lsn`` and ``add_mark``."""
         if len(self._lsns) > 2 * self._size:
             self._forgotten = self._lsns[-self._size - 1]
             del self._lsns[: -self._size]

@@ -113,20 +113,22 @@ class MessageRouter:
         partition, layouts, add = stream.partition, self._layouts, self.assembler.add
         by_key_changes: list[Change] = []
         tombstones: list[Tombstone] = []
-        previous = stream.last_message
         by_key, cutover_lsn, cutover_transaction = self.by_key, self._cutover_lsn, self._cutover_transaction
-        skipped, remember, limit = self._skips.transactions, stream.memory.remember, self._rules.limit
-        lsn, first_lsn = stream.lsn, self._layouts.notes.first_lsn
+        skipped, limit, lsn = self._skips.transactions, self._rules.limit, stream.lsn
+        add_lsn, add_mark = stream.memory.add_lsn, stream.memory.add_mark
+        first_lsn = self._layouts.notes.first_lsn
         others = [other for other in self._table_streams[partition[0]] if other is not stream]
         read_elsewhere = 0 if by_key else max(self._applied_lsn, 0, *(other.lsn for other in others))
+        # The greatest lsn that needs a closer look. A usual event has a greater one.
+        floor = max(lsn, first_lsn - 1, read_elsewhere)
         first = change = None
         try:
-            for message in messages:
-                before, previous = previous, message
+            for place, message in enumerate(messages):
                 value = message.value()
                 if value is None:
                     # By transaction, a tombstone serves compaction alone: END counts the delete before the tombstone.
                     if by_key or (self._is_cutting_over and lsn <= cutover_lsn):
+                        before = messages[place - 1] if place else stream.last_message
                         tombstone = self._tombstones.read(message, before, partition)
                         if tombstone is not None:
                             tombstones.append(tombstone)
@@ -139,27 +141,35 @@ class MessageRouter:
                     read = self._read_after_shapes(message, partition, offset)
                 except DataError as error:
                     raise _BadMessageError(offset, error) from error
-                if read is None or read.lsn < first_lsn:
-                    continue  # The table is not wanted, or the event belongs to a timeline that has ended.
-                if read.lsn <= lsn:
-                    # Usually the event was sent twice, because lsns only grow. By key it is applied again, in the place
-                    # where it is, because compaction keeps the last event of a key and may have removed the first copy.
-                    if by_key or (self._is_cutting_over and read.lsn <= cutover_lsn):
-                        if read.transaction not in skipped:
-                            by_key_changes.append(read._replace(lsn=lsn))
-                    elif self._is_late(stream, read, others):
-                        stream.memory.insert(read.lsn, event_mark(read))
-                        self.assembler.add_late(read)
-                    continue
-                if read.lsn > limit:
-                    raise _BadMessageError(offset, self._rules.leap(read.lsn))
-                if read.lsn <= read_elsewhere and self._was_sent_elsewhere(read, others):
-                    continue
+                if read is None:
+                    continue  # The table is not wanted.
+                read_lsn = read.lsn
+                if not floor < read_lsn <= limit:
+                    if read_lsn < first_lsn:
+                        continue  # The event belongs to a timeline that has ended.
+                    if read_lsn <= lsn:
+                        # Usually the event was sent twice, because lsns only grow. By key it is applied again, in the
+                        # place where it is, because compaction keeps the last event of a key and may have removed the
+                        # first copy.
+                        if by_key or (self._is_cutting_over and read_lsn <= cutover_lsn):
+                            if read.transaction not in skipped:
+                                by_key_changes.append(read._replace(lsn=lsn))
+                        elif self._is_late(stream, read, others):
+                            stream.memory.insert(read_lsn, event_mark(read))
+                            self.assembler.add_late(read)
+                        continue
+                    if read_lsn > limit:
+                        raise _BadMessageError(offset, self._rules.leap(read_lsn))
+                    if read_lsn <= read_elsewhere and self._was_sent_elsewhere(read, others):
+                        continue
                 change = read
                 first = first or change
-                lsn = change.lsn
+                lsn = read_lsn
+                if lsn > floor:
+                    floor = lsn
                 if not by_key:
-                    remember(lsn, hash((change.transaction, change.key)))
+                    add_lsn(lsn)
+                    add_mark(hash((change.transaction, change.key)))
                 elif skipped and change.transaction in skipped:
                     continue
                 if (
@@ -176,6 +186,7 @@ class MessageRouter:
                     self.stale_partition = partition
                 stream.lsn = lsn
                 stream.transaction = change.transaction
+                stream.memory.bound()
                 self._rules.note(lsn)
                 self._greatest_lsn = max(self._greatest_lsn, lsn)
             if by_key_changes:

@@ -28,6 +28,8 @@ _UNTRANSACTED = "\0"
 SPILL_EVENTS = 20_000
 SPILL_BYTES = 16 * 1024 * 1024
 """An incomplete transaction with more events or bytes is moved to a temporary file."""
+MIN_MEASURED = 16
+"""The number of changes from which the bytes of a transaction are measured. Most transactions have fewer."""
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class _PartialTransaction:
     def spill_if_large(self, transaction: str) -> None:
         """Move the changes to a temporary file if they take much memory."""
         changes = self.changes
-        if isinstance(changes, SpilledChanges):
+        if isinstance(changes, SpilledChanges) or len(changes) < MIN_MEASURED:
             return
         self.size += sum(len(c.key) + len(c.after or b"") for c in changes[self.measured :])
         self.measured = len(changes)
