@@ -65,6 +65,22 @@ _LOGGING = """\
 """
 
 
+def _login_properties(properties: Mapping[str, str], listener: str, logins: Mapping[str, str]) -> dict[str, str]:
+    users = " ".join(f'user_{name}="{password}"' for name, password in logins.items())
+    return {
+        "listeners": f"{properties['listeners']},{listener}",
+        "advertised.listeners": f"{properties['advertised.listeners']},{listener}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": (
+            f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
+        ),
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": "User:ANONYMOUS",
+    }
+
+
 def archive_classes() -> None:
     """Run a broker once, and let Java write the loaded classes to an archive.
 
@@ -86,6 +102,9 @@ def archive_classes() -> None:
 
 class Broker(Server):
     name = "kafka"
+
+    login_port = 0
+    """The port that asks for a login, if the broker has logins."""
 
     @property
     def bootstrap_servers(self) -> str:
@@ -140,7 +159,25 @@ class Broker(Server):
             broker._wait_until_it_answers()
 
     @classmethod
-    def _as_process(cls, folder: Path, guard: Guard, machine: list[str]) -> Broker:
+    def with_logins(cls, folder: Path, guard: Guard, logins: Mapping[str, str]) -> Broker:
+        """Return a broker with users and their passwords, who may do nothing without an ACL.
+
+        Clients of ``bootstrap_servers`` need no login, and may do everything.
+        """
+        login_port = free_port()
+        broker = cls._as_process(folder, guard, _small(), login_port, logins)
+        broker.login_port = login_port
+        return broker
+
+    @classmethod
+    def _as_process(
+        cls,
+        folder: Path,
+        guard: Guard,
+        machine: list[str],
+        login_port: int = 0,
+        logins: Mapping[str, str] | None = None,
+    ) -> Broker:
         """Return a broker on a Java machine with the options ``machine``."""
         port, controller_port = free_port(), free_port()
         properties = {
@@ -148,6 +185,8 @@ class Broker(Server):
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
         }
+        if logins is not None:
+            properties |= _login_properties(properties, f"LOGIN://127.0.0.1:{login_port}", logins)
         return cls(_process(folder, guard, machine, properties), port)
 
     @classmethod
