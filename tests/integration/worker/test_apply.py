@@ -19,6 +19,7 @@ from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import ColumnShape, PortableType, TableShape
 from servers import Broker
+from support.direct_replica import direct_replica
 from support.kafka_source import Source, column, shape
 from support.worker_runs import CUSTOMER, ORDERS, Database, RunningWorker, running_worker, settings_for, work_once
 
@@ -459,6 +460,24 @@ def test_another_schema_than_the_default_one(pipeline: Pipeline) -> None:
     else:
         assert pipeline.rows("stock_item", "id") == [(1,)]
         assert pipeline.rows("item", "id") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("engine", "pair"),
+    [("mariadb", "schemas"), ("sqlite", "schemas"), ("sqlite", "case"), ("mariadb", "neither"), ("postgresql", "both")],
+)
+def test_two_tables_with_one_name_on_the_replica_are_refused(engine: str, pair: str, new_database: NewDatabase) -> None:
+    of_schema = (shape("stock_item"), shape("item", schema="stock", default_schema=False))
+    of_case = (shape("Users"), shape("users"))
+    shapes = {"schemas": of_schema, "case": of_case, "neither": of_case, "both": of_schema + of_case}[pair]
+    with direct_replica(new_database(engine)) as replica:
+        replica.add(*shapes)
+        if pair in ("neither", "both"):
+            replica.replica.prepare()
+        else:
+            names = " and ".join(one.full_name for one in shapes)
+            with pytest.raises(ConfigurationError, match=f"the source's tables {names} would both be the table"):
+                replica.replica.prepare()
 
 
 @pytest.mark.parametrize("replica_url", ["sqlite"], indirect=True)

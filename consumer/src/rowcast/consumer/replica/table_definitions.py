@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, ReplicaDialect
+from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
 from rowcast.shared.tables.type_mapping import replica_type
 
@@ -60,10 +61,23 @@ class TableDefinitions:
         self._dialect = dialect
         self._metadata = sa.MetaData()
         self.shapes = {shape.full_name: shape for shape in shapes}
+        self._require_different_names()
         self.tables = {name: self._table(shape) for name, shape in self.shapes.items()}
         for name, shape in self.shapes.items():
             for key in self.foreign_keys(shape):
                 self.tables[name].append_constraint(self._foreign_key(shape, key))
+
+    def _require_different_names(self) -> None:
+        """Raise ConfigurationError if two tables of the source would be the same table of the replica."""
+        taken: dict[tuple[str | None, str], str] = {}
+        for shape in self.shapes.values():
+            schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+            folded = name.lower() if self._replica.folds_table_names else name
+            if (other := taken.setdefault((schema, folded), shape.full_name)) != shape.full_name:
+                raise ConfigurationError(
+                    f"the source's tables {other} and {shape.full_name} would both be the table {name} of the replica. "
+                    "Leave one of them out with `tables` in [replicas.NAME], or replicate to PostgreSQL."
+                )
 
     def _table(self, shape: TableShape) -> sa.Table:
         schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)

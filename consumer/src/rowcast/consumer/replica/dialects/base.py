@@ -116,6 +116,8 @@ class ReplicaDialect(ABC):
     has_deferrable_foreign_keys: ClassVar[bool] = False
     """The engine can check foreign keys at the end of the transaction."""
     has_schemas: ClassVar[bool] = False
+    folds_table_names = False
+    """The engine takes names of tables that differ in case for the same."""
     right_to_add_columns: ClassVar[str] = "the right ALTER on the tables"
     suspends_foreign_keys: ClassVar[bool] = False
     """``foreign_keys_at_the_end`` also switches off the actions of foreign keys, such as cascades."""

@@ -131,8 +131,10 @@ class MySQLReplica(RowStatementReplica):
             cursor = connection.cursor()  # type: ignore[attr-defined]
             for statement in _SESSION:
                 cursor.execute(statement)
-            cursor.execute("SELECT VERSION()")
-            if "mariadb" in str(cursor.fetchone()[0]).lower():
+            cursor.execute("SELECT VERSION(), @@lower_case_table_names")
+            version, folds = cursor.fetchone()
+            self.folds_table_names = bool(folds)
+            if "mariadb" in str(version).lower():
                 cursor.execute(f"SET SESSION idle_transaction_timeout = {_IDLE_TRANSACTION_S:d}")
             cursor.close()
             self._packets.set_up(connection)

@@ -28,6 +28,7 @@ class SQLiteReplica(RowStatementReplica):
 
     name = "sqlite"
     foreign_keys_in_table = True
+    folds_table_names = True
     write_position = (
         "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn, topic_id) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (source, topic, partition) DO UPDATE "
