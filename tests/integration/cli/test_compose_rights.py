@@ -127,7 +127,7 @@ def test_each_user_has_the_rights_that_it_needs_and_no_others(
     shop = Shop(sessions, seed=1)
     shop.open()
     trade = shop.trade()
-    for _ in range(40):
+    for _ in range(10):
         next(trade)
     engine.dispose()
 
