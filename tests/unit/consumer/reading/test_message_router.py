@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -239,6 +240,30 @@ def test_loading_ends_in_the_same_state_after_partitions_were_added(
     worker = Worker(source, by_key=True)
     worker.work(chance)
     assert simple(worker.state) == expected_state(source.transactions)
+
+
+class NoCrashes(random.Random):
+    def random(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("pieces", [(4, 1), (2, 1, 2)], ids=["held", "released"])
+def test_no_position_is_between_a_delete_and_its_tombstone(pieces: tuple[int, ...]) -> None:
+    """A worker that starts there takes the tombstone for a later delete. Another partition may have the row again."""
+    first, second = (next(k for k in range(9) if zlib.crc32(b'{"id":%d}' % k) % 2 == n) for n in (0, 1))
+    source = Source(MemorySource(partitions=2))
+    source.memory.add(A, B)
+    keys = [("c", first), ("d", first), ("c", second), ("c", first), ("u", second)]
+    source.write([[(op, "a", key)] for op, key in keys], NoCrashes())
+    worker = Worker(source, by_key=True)
+    worker.start()
+    deleted, other = ("shop.public.a", 0), ("shop.public.a", 1)
+    worker.read(other, 1)
+    for count in pieces:
+        worker.read(deleted, count)
+        worker.apply(10**6)
+    tombstone = next(m.offset() for m in source.memory.log[deleted] if m.value() is None)
+    assert worker.positions[deleted].next_offset > tombstone
 
 
 @given(

@@ -147,7 +147,15 @@ def _settle_tombstones(
 
 
 def _position_after(stream: PartitionStream, change: Change) -> Position:
-    return Position(change.offset + 1, min(change.lsn, stream.lsn))
+    """Return the position after a change, and after the tombstone that repeats it.
+
+    A worker that starts again would take the tombstone for a delete of its own, with the lsn of the next event.
+    """
+    offset = change.offset + 1
+    if offset in stream.repeated_tombstones:
+        offset += 1
+    stream.repeated_tombstones = {later for later in stream.repeated_tombstones if later >= offset}
+    return Position(offset, min(change.lsn, stream.lsn))
 
 
 def _take_run(stream: PartitionStream, watermark: float) -> list[Change]:

@@ -133,6 +133,10 @@ class MessageRouter:
                         if tombstone is not None:
                             tombstones.append(tombstone)
                             by_key_changes.append(tombstone)
+                        elif by_key_changes or stream.held:
+                            stream.repeated_tombstones.add(message.offset())
+                        elif by_key:
+                            self._by_key_positions[partition] = Position(message.offset() + 1, lsn)
                     continue
                 offset = message.offset()
                 try:
@@ -302,7 +306,7 @@ class MessageRouter:
         if self.by_key:
             self._by_key_positions |= self.assembler.drop_ends(self._greatest_lsn)
         changes, positions = self.merge.release(streams, is_alone=self.by_key) if self.merge.held_events else ([], {})
-        positions |= self._by_key_positions
+        positions = self._by_key_positions | positions
         self._by_key_positions = {}
         if not positions:
             return []

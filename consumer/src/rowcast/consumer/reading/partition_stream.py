@@ -22,8 +22,8 @@ class PartitionStream:
 
     ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
     which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
-    (``LsnMerge``). ``last_message``: the message read last. ``memory``: the
-    messages that were read before.
+    (``LsnMerge``). ``repeated_tombstones``: the offsets of tombstones whose delete events are held. ``last_message``:
+    the message read last. ``memory``: the messages that were read before.
     """
 
     partition: Partition
@@ -36,6 +36,7 @@ class PartitionStream:
     paused: bool = False
     start: Position = field(default_factory=lambda: Position(0, 0))
     held: list[Change] = field(default_factory=list)
+    repeated_tombstones: set[int] = field(default_factory=set)
     last_message: Any = None
     memory: LsnMemory = field(init=False)
 
