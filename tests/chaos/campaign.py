@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from chaos import bank
 from chaos.cluster import Cluster
-from chaos.faults import NotInjectedError, inject
+from chaos.faults import NotInjectedError, inject, start_again
 from chaos.observer import Observer, ReplicaState, Violation, state_of
 from chaos.operations import Operator
 from chaos.plan import STORM_S, Fault, Round, rounds
@@ -93,7 +93,8 @@ class Campaign:
             done = [pool.submit(self._inject, fault, begin) for fault in each.faults]
         for fault in done:
             fault.result()
-        self._cluster.ensure_running()
+        for server in self._cluster.all_servers():
+            start_again(server)
         self._recover(f"round {each.number}")
         for service, error in self._errors():
             self._note(service, error)

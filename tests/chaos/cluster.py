@@ -113,10 +113,9 @@ class Cluster:
         """Return the disk of a database. That of the primary changes with a failover."""
         return self.disks[self._primary_name if name == "primary" else name]
 
-    def ensure_running(self) -> None:
-        """Start each server that a fault has ended, such as PostgreSQL without space for its log."""
-        for server in [*self.brokers, *self.servers.values()]:
-            server.ensure_running()
+    def all_servers(self) -> list[Server]:
+        """Return the brokers and the servers of the databases, without the standby."""
+        return [*self.brokers, *self.servers.values()]
 
     def add_standby(self) -> None:
         """Copy the primary, and let the copy follow it."""

@@ -12,8 +12,10 @@ from chaos import bank
 from chaos.cluster import Cluster
 from chaos.databases import Wait
 from chaos.plan import Fault
+from servers import Server, ServerError
 
 _IN_SYNC_S = 60.0
+_STARTS = 5
 _JUMPS_S = (-86_400, -3_600, -30, 30, 3_600, 86_400)
 
 Injection = Callable[[Cluster, Fault, Wait], None]
@@ -31,6 +33,19 @@ def inject(cluster: Cluster, fault: Fault, wait: Wait) -> None:
         raise NotInjectedError(f"Kafka: {error.args[0].str()}") from error
 
 
+def start_again(server: Server) -> None:
+    """Start a server, and try again if it ends, as a supervisor of servers does."""
+    for _ in range(_STARTS):
+        try:
+            server.ensure_running()
+        except ServerError as error:
+            print(f"{server.name} did not start: {str(error).splitlines()[0]}", flush=True)
+            time.sleep(2)
+        else:
+            return
+    raise ServerError(f"{server.name} does not start, see the lines above")
+
+
 def _kill_process(cluster: Cluster, fault: Fault, wait: Wait) -> None:
     cluster.services[fault.target].kill()
 
@@ -46,7 +61,7 @@ def _kill_server(cluster: Cluster, fault: Fault, wait: Wait) -> None:
     server = cluster.server(fault.target)
     server.kill()
     wait(fault.seconds)
-    server.start()
+    start_again(server)
 
 
 def _suspend_server(cluster: Cluster, fault: Fault, wait: Wait) -> None:
@@ -60,7 +75,7 @@ def _restart_server(cluster: Cluster, fault: Fault, wait: Wait) -> None:
     server = cluster.server(fault.target)
     server.stop()
     wait(fault.seconds)
-    server.start()
+    start_again(server)
 
 
 def _restart_brokers(cluster: Cluster, fault: Fault, wait: Wait) -> None:
@@ -68,7 +83,7 @@ def _restart_brokers(cluster: Cluster, fault: Fault, wait: Wait) -> None:
     for broker in cluster.brokers:
         _wait_until_in_sync(cluster)
         broker.stop()
-        broker.start()
+        start_again(broker)
 
 
 def _suspend_coordinator(cluster: Cluster, fault: Fault, wait: Wait) -> None:
@@ -109,7 +124,7 @@ def _disk_full(cluster: Cluster, fault: Fault, wait: Wait) -> None:
     disk.free()
     if fault.target in cluster.servers:
         # Some servers end themselves without space for their log.
-        cluster.server(fault.target).ensure_running()
+        start_again(cluster.server(fault.target))
 
 
 def _read_only(cluster: Cluster, fault: Fault, wait: Wait) -> None:
