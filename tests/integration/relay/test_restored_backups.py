@@ -13,7 +13,8 @@ from confluent_kafka import Producer
 from rowcast.producer.outbox.snapshot_requests import SnapshotRequests
 from rowcast.producer.relay import Relay
 from rowcast.producer.relay.claims.connections import Connections
-from rowcast.producer.relay.kafka.marker import marker_message
+from rowcast.producer.relay.kafka.marker import Markers, marker_message
+from rowcast.producer.relay.kafka.publisher import Publisher
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.kafka.messages import ChangeEvent, TransactionEvent
@@ -130,6 +131,33 @@ def test_after_a_crash_lsns_go_on_where_they_were(lite: Primary, new_settings: N
         Relay(settings, lite.engine).run_once()
     stream = read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream
     assert [event.lsn for event in stream] == [1, 2, 3, 121, 122, 123]
+
+
+def test_a_commit_that_kafka_does_not_show_yet_is_no_loss(
+    lite: Primary, new_settings: NewSettings, monkeypatch: pytest.MonkeyPatch, kafka: Broker
+) -> None:
+    """Kafka acknowledges a commit before each partition shows it. Fencing waits for the partitions."""
+    settings = new_settings(lite)
+    lite.add_shapes(ORDERS)
+    lite.add("a", line(ORDERS, "c", 1))
+    Relay(settings, lite.engine).run_once()
+    lite.add("b", line(ORDERS, "c", 2))
+    looks, look = [], Publisher.peek_markers
+
+    def late(publisher: Publisher) -> Markers:
+        looks.append(look(publisher))
+        return Markers(None, None) if len(looks) == 1 else looks[-1]
+
+    monkeypatch.setattr(Publisher, "peek_markers", late)
+    Relay(settings, lite.engine).run_once()
+    assert [e.lsn for e in read_topics(kafka.bootstrap_servers, settings.source, "read_committed").stream] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 @pytest.mark.parametrize("mode", ["when_needed", "initial"])

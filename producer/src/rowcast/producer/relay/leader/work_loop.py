@@ -81,7 +81,7 @@ class Leader:
         heartbeats = [heartbeat_topic(epoch.source)] if self._settings.heartbeat_ms else []
         self._topics.ensure_own(heartbeats, self._heartbeat.renew_lease)
         # A relay of the wrong database must not fence the leader, so it is refused before.
-        self._require_allowed(epoch.lease_row.read(epoch.number), self._publisher.peek_markers())
+        self._require_allowed(epoch.lease_row.read(epoch.number), self._publisher.peek_markers(), is_fenced=False)
         self._publisher.fence(lambda: epoch.lease_row.read(epoch.number))
         # A relay that was suspended after it took the lease has just fenced its successor, and finds out here.
         lease = epoch.lease_row.read(epoch.number)
@@ -101,8 +101,10 @@ class Leader:
         self._sender.publish_shapes(self._tables.all_to_publish())
         self._publish_recorded_claims()
 
-    def _require_allowed(self, lease: Lease, markers: Markers) -> str | None:
+    def _require_allowed(self, lease: Lease, markers: Markers, *, is_fenced: bool = True) -> str | None:
         """Return the loss after which a new timeline may begin, or None without a loss.
+
+        ``is_fenced``: the predecessor is fenced. Before, Kafka may not show yet what the predecessor has committed.
 
         Raises DataError for a marker of nobody, and NewTimelineNeededError after a loss, unless an operator or the
         settings allow the new timeline.
@@ -110,7 +112,7 @@ class Leader:
         topic, number = marker_topic(self._epoch.source), timelines.next_timeline(lease, markers)
         timelines.require_plausible(lease, markers, topic)
         lost_by_primary = timelines.primary_loss(lease, markers)
-        loss = lost_by_primary or timelines.kafka_loss(lease, markers, topic)
+        loss = lost_by_primary or (timelines.kafka_loss(lease, markers, topic) if is_fenced else None)
         if loss is None and self._new_timeline in (None, lease.timeline):
             return None
         if self._new_timeline not in (None, lease.timeline, number):
