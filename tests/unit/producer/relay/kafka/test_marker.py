@@ -18,12 +18,16 @@ CONTROL_RECORD = None
 
 
 class Record:
-    def __init__(self, value: bytes | None, code: int | None = None) -> None:
+    def __init__(self, value: bytes | None, offset: int, code: int | None = None) -> None:
         self._value = value
+        self._offset = offset
         self._code = code
 
     def value(self) -> bytes | None:
         return self._value
+
+    def offset(self) -> int:
+        return self._offset
 
     def error(self) -> KafkaError | None:
         return None if self._code is None else KafkaError(self._code)
@@ -36,6 +40,8 @@ class FakeConsumer:
         self.topic = topic
         self.assigned: list[int] = []
         self.hangs = self.is_refused = self.is_closed = False
+        self.early_ends: list[int] = []
+        """Offsets at which the broker says that the topic ends, before it gives the rest."""
 
     def get_watermark_offsets(self, partition: Any, timeout: float) -> tuple[int, int]:
         if self.is_refused:
@@ -48,12 +54,19 @@ class FakeConsumer:
 
     def assign(self, partitions: list[Any]) -> None:
         self.assigned.append(partitions[0].offset)
-        self._left = [value for value in self.topic[partitions[0].offset :] if value is not CONTROL_RECORD]
+        self._next = partitions[0].offset
 
     def poll(self, timeout: float) -> Record | None:
         if self.hangs:
             return None
-        return Record(self._left.pop(0)) if self._left else Record(None, KafkaError._PARTITION_EOF)
+        if self._next in self.early_ends:
+            self.early_ends.remove(self._next)
+            return Record(None, self._next, KafkaError._PARTITION_EOF)
+        while self._next < len(self.topic):
+            self._next += 1
+            if (value := self.topic[self._next - 1]) is not CONTROL_RECORD:
+                return Record(value, self._next - 1)
+        return Record(None, self._next, KafkaError._PARTITION_EOF)
 
     def close(self) -> None:
         self.is_closed = True
@@ -102,6 +115,12 @@ def test_a_marker_before_many_control_records_is_found(consumers: dict[str, Fake
     consumers["read_committed"].topic = [marker(5), *[CONTROL_RECORD] * 500]
     assert read().committed == 5
     assert consumers["read_committed"].assigned == [437, 245, 0]
+
+
+def test_an_end_that_comes_too_early_is_passed(consumers: dict[str, FakeConsumer]) -> None:
+    consumers["read_committed"].topic = [marker(5), CONTROL_RECORD, marker(6), CONTROL_RECORD]
+    consumers["read_committed"].early_ends = [2]
+    assert read().committed == 6
 
 
 def test_a_record_that_is_no_marker_is_an_error(consumers: dict[str, FakeConsumer]) -> None:

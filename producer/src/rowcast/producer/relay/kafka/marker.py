@@ -85,7 +85,7 @@ class MarkerReader:
         records = _FIRST_READ_RECORDS
         while True:
             start = max(low, high - records)
-            value = _last_value(consumer, TopicPartition(self._topic, 0, start), timeout)
+            value = _last_value(consumer, TopicPartition(self._topic, 0, start), high, timeout)
             if value is not None or start == low:
                 return None if value is None else self._parse(value)
             records *= _NEXT_READ_FACTOR
@@ -126,8 +126,12 @@ class MarkerReader:
             ) from error
 
 
-def _last_value(consumer: Consumer, start: TopicPartition, timeout: float) -> bytes | None:
-    """Read from the offset of ``start`` to the end of the topic. Return the last value, or None without a record."""
+def _last_value(consumer: Consumer, start: TopicPartition, end: int, timeout: float) -> bytes | None:
+    """Read from the offset of ``start`` to the offset ``end``. Return the last value, or None without a record.
+
+    A broker that has just become the leader of the topic says for a moment that the topic ends earlier. A marker that
+    Kafka had committed would then seem to be lost.
+    """
     consumer.assign([start])
     last = None
     while True:
@@ -138,6 +142,7 @@ def _last_value(consumer: Consumer, start: TopicPartition, timeout: float) -> by
         if error is None:
             last = message.value()
         elif error.code() == KafkaError._PARTITION_EOF:
-            return last
+            if (message.offset() or 0) >= end:
+                return last
         elif not error.retriable():
             raise KafkaException(error)
