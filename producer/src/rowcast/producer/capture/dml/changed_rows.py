@@ -22,17 +22,24 @@ from rowcast.producer.capture.notes.transaction_notes import Touch, TransactionN
 from rowcast.producer.database.row_locks import Key
 
 
-class InsertedRows(ChangedRows):
-    """Rows of an INSERT or upsert. The executed statement gives the keys."""
+class RowsOfStatement(ChangedRows):
+    """Rows whose keys the executed statement gives. ``returned``: how it gives the keys."""
 
-    def __init__(self, strictness: StrictnessRule, returned: ReturnedKeys = REPORTED) -> None:
+    def __init__(self, returned: ReturnedKeys) -> None:
         self.returned = returned
         self.extends_sql = returned.extends_sql
-        self._strictness = strictness
 
     def extend_sql(self, connection: Connection, sql: str, pending: PendingStatement, context: Any) -> str:
         """Return the text with a part that returns the keys."""
         return self.returned.extend_sql(connection, sql, pending, context)
+
+
+class InsertedRows(RowsOfStatement):
+    """Rows of an INSERT or upsert."""
+
+    def __init__(self, strictness: StrictnessRule, returned: ReturnedKeys = REPORTED) -> None:
+        super().__init__(returned)
+        self._strictness = strictness
 
     def note(
         self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
@@ -107,16 +114,8 @@ class RedirectedRows(InsertedRows):
         notes.note(pending.stored, Touch.UPDATE, find_written(connection, pending.stored, keys), locked=True)
 
 
-class ReturnedRows(ChangedRows):
-    """Rows of a DELETE, or of an UPDATE that does not set key columns. The executed statement gives the keys."""
-
-    def __init__(self, returned: ReturnedKeys) -> None:
-        self.returned = returned
-        self.extends_sql = returned.extends_sql
-
-    def extend_sql(self, connection: Connection, sql: str, pending: PendingStatement, context: Any) -> str:
-        """Return the text with a part that returns the keys."""
-        return self.returned.extend_sql(connection, sql, pending, context)
+class ReturnedRows(RowsOfStatement):
+    """Rows of a DELETE, or of an UPDATE that does not set key columns."""
 
     def note(
         self, connection: Connection, pending: PendingStatement, result: CursorResult[Any], notes: TransactionNotes
