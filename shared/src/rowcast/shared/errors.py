@@ -67,7 +67,7 @@ class DataError(RowcastError):
 
 
 class SuspectError(DataError):
-    """Report that the rows of a replica are not those of its source any more. The replica must be rebuilt."""
+    """Report that the rows of a replica are no longer the rows of the source. The replica must be rebuilt."""
 
 
 class RetriableError(RowcastError):

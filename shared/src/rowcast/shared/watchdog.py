@@ -23,7 +23,7 @@ from rowcast.shared.vitals import Pulse, Vitals
 _log = logging.getLogger("rowcast.watchdog")
 
 _TICK_S = 1.0
-# A longer tick means that the whole process has stood still, so that no loop is to blame.
+# After a longer tick the whole process has stood still, and no loop is to blame.
 _SUSPENDED_S = 5.0
 # A loop usually goes round many times in this time.
 _SLOW_S = 2.0

@@ -55,7 +55,7 @@ def _require(shape: TableShape, values: Mapping[str, Any], forms: set[Form], wha
                 f"{_NAMES.get(type(value), 'another value')}"
             )
         if type_.name in _FLOATS and type(value) is str:
-            # Each such text is compared, so the form is not kept.
+            # Each text must be compared, so the form is not kept.
             may_be_kept = False
             if value not in _FLOAT_TEXTS and not is_loosely_typed(shape.engine):
                 raise DataError(f"the {what} of {shape.full_name} does not fit its shape: column {name} holds a text")

@@ -40,10 +40,10 @@ class LsnRules:
         return DataError(f"the lsn {lsn} is far above the greatest lsn read before, {self._greatest}. {_NOT_THE_RELAY}")
 
     def is_late(self, stream: PartitionStream, change: Change, applied_lsn: int) -> bool:
-        """Return whether an event with a smaller lsn than before was never read, so that it must not be skipped.
+        """Return whether an event with a smaller lsn than before was never read, and must not be skipped.
 
-        That is so if compaction has removed the event where it was sent first. ``applied_lsn``: the lsn of the last END
-        that was applied. Raise DataError for an event that was never read from before this END.
+        Compaction may have removed the event where the relay had sent the event first. ``applied_lsn``: the lsn of the
+        last applied END. Raise DataError for an event from before this END that was never read.
         """
         if stream.memory.has_read(change.lsn, event_mark(change)) is not False:
             return False

@@ -52,7 +52,7 @@ class KafkaTopicIds:
 
 
 class TopicIds:
-    """Know the id of each topic, and notice a topic that was created again.
+    """Know the id of each topic, and notice a topic created again.
 
     ``known``: the ids stored with the replica's positions. Ids of other topics are added when they are first seen, so
     that the replica stores them with the positions. ``ask``: None for a Kafka without ids, so that nothing is compared.

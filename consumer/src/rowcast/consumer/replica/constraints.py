@@ -106,7 +106,7 @@ class Constraints:
         return True
 
     def _check_left_out(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
-        """Check the rows of a foreign key that the engine could create only with its table, before this shape."""
+        """Check the rows of a foreign key on an engine that creates foreign keys only together with tables."""
         with connection.begin():
             parent, referred = key.referred_table.name, [element.column.name for element in key.elements]
             if count := count_orphans(connection, key.table.name, key.column_keys, parent, referred):

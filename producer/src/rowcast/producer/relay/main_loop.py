@@ -341,5 +341,5 @@ class _StopDeadline:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Return whether the same work may succeed later. The login has succeeded before, so it may succeed again."""
+    """Return whether the same work may succeed later. A login may, because the first login has succeeded."""
     return not isinstance(error, exc.DBAPIError) or has_known_fault(error)

@@ -14,7 +14,7 @@ _urls: WeakKeyDictionary[Any, URL] = WeakKeyDictionary()
 
 
 def note_opened(connection: Any, url: URL) -> None:
-    """Remember a driver's connection until nobody uses it any more."""
+    """Remember a driver's connection until its last use."""
     with _lock:
         _urls[connection] = url
 

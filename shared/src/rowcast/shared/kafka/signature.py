@@ -65,7 +65,7 @@ class SignatureCheck:
                 "source that has published without them cannot begin with signatures: docs/how-to/tls-sasl.md. "
                 "Otherwise look for another program that writes to the topic."
             )
-        # Each comparison takes the same time, whatever the signature is.
+        # Each comparison takes the same time for every signature.
         matches = [hmac.compare_digest(_digest(s, topic, key or b"", value), found[-1]) for s in self._secrets]
         if len(found) > 1 or not any(matches):
             raise DataError(

@@ -40,7 +40,7 @@ class ClaimedChunk:
 
     @staticmethod
     def from_json(text: str | None) -> ClaimedChunk | None:
-        """Return the chunk from the JSON text, or None for None."""
+        """Return the chunk from the JSON text, or None without a text."""
         return None if text is None else ClaimedChunk(**orjson.loads(text))
 
 

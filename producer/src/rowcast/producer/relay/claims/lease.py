@@ -46,7 +46,7 @@ class Destination:
 
     @staticmethod
     def from_json(text: str | None) -> Destination | None:
-        """Return the destination from the JSON text, or None for None."""
+        """Return the destination from the JSON text, or None without a text."""
         return None if text is None else Destination(**orjson.loads(text))
 
     def differs(self, other: Destination) -> bool:

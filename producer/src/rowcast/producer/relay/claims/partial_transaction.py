@@ -29,7 +29,7 @@ class PartialTransaction:
 
     @staticmethod
     def from_json(text: str | None) -> PartialTransaction | None:
-        """Return the transaction from the JSON text, or None for None."""
+        """Return the transaction from the JSON text, or None without a text."""
         if text is None:
             return None
         data = orjson.loads(text)

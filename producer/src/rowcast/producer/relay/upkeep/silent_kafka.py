@@ -1,4 +1,4 @@
-"""Notice that Kafka does not answer a leading relay, so that the relay says that it waits."""
+"""Notice that Kafka does not answer a leading relay, whose state is then ``waiting``."""
 
 from __future__ import annotations
 
