@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import sqlalchemy as sa
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions
 
@@ -31,6 +32,9 @@ def inject(cluster: Cluster, fault: Fault, wait: Wait) -> None:
         _INJECTIONS[fault.kind](cluster, fault, wait)
     except KafkaException as error:
         raise NotInjectedError(f"Kafka: {error.args[0].str()}") from error
+    except sa.exc.DBAPIError as error:
+        # Another fault has the server. Settings of this fault end with the server.
+        raise NotInjectedError(f"{fault.target}: {error.orig}") from error
 
 
 def start_again(server: Server) -> None:

@@ -410,16 +410,18 @@ def test_what_a_deadlock_rolls_back_is_not_published(shop: Shop) -> None:
 @on_mysql
 def test_what_stays_after_a_lock_timeout_is_published(shop: Shop) -> None:
     tags = shop.models.Tag.__table__
+    # An INSERT in the place of a row that an earlier test deleted would lock the gap beside it.
+    first, second, third = 7001, 7003, 7004
     with shop.engine.connect() as one, shop.engine.connect() as other:
-        insert(shop, one, 1)
+        insert(shop, one, first)
         other.execute(sa.text("SET innodb_lock_wait_timeout = 1"))
-        insert(shop, other, 3)
+        insert(shop, other, second)
         with pytest.raises(exc.OperationalError, match="Lock wait timeout"):
-            other.execute(sa.update(tags).where(tags.c.id == 1).values(name="other"))
+            other.execute(sa.update(tags).where(tags.c.id == first).values(name="other"))
         other.execute(sa.text("SET innodb_lock_wait_timeout = 50"))
-        insert(shop, other, 4)
+        insert(shop, other, third)
         other.commit()
-    assert_published_as_stored(shop, 3, 4)
+    assert_published_as_stored(shop, second, third)
 
 
 # -- tables without transactions

@@ -33,7 +33,8 @@ class Relays:
     def kill(self, relay: Command) -> None:
         """Send SIGKILL to a relay, and start a new relay."""
         self.running.remove(relay)
-        self._pipeline.kill(relay)
+        if not self._pipeline.ended_at_the_start(relay):
+            self._pipeline.kill(relay)
         self.start_missing()
 
     def stop(self, relay: Command) -> None:
@@ -45,7 +46,8 @@ class Relays:
     def end(self) -> None:
         """Send SIGKILL to all relays, because a starting relay does not handle SIGTERM yet."""
         for relay in self.running:
-            self._pipeline.kill(relay)
+            if not self._pipeline.ended_at_the_start(relay):
+                self._pipeline.kill(relay)
         self.running = []
 
     def leader(self) -> Command:
