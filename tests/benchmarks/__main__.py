@@ -27,6 +27,7 @@ def main() -> int:
     replica = second_database(primary, "bench_replica")
     runs = {
         "capture": [[primary]],
+        "bytecodes": [[primary]],
         "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
         "worker": [[replica, bootstrap]],
         "relay": [[primary, bootstrap]],
