@@ -25,5 +25,5 @@ class DeferredTriggers:
 
     def run(self, connection: Connection) -> None:
         """Run what is deferred, as COMMIT would do next. Raises the errors that COMMIT would raise."""
-        if self._exist is not False and self.exist(connection):
+        if self.exist(connection):
             execute_as_commit(connection, capture_dialect(connection.dialect).run_deferred)

@@ -232,8 +232,7 @@ class Capture:
         """Return the listeners on the engine. Install them at the first call."""
         # An engine with execution options is a facade, and SQLAlchemy calls the listeners of the engine behind it.
         engine = getattr(engine, "_proxied", engine)
-        found = self._engines.get(engine)
-        listeners = None if found is None else found()
+        listeners = self._listeners_on(engine)
         if listeners is None:
             with self._lock:
                 listeners = self._listeners_on(engine)

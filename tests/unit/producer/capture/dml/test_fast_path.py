@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
+from rowcast.producer.capture.dml.engine_scope import SCHEMA_TRANSLATE_MAP
 from rowcast.producer.capture.dml.fast_path import FastPath
+from rowcast.producer.capture.dml.pending_statement import PendingStatement
+from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 from support.captured_tables import CapturedShop, noted
 
 KEYS = st.integers(1, 5)
@@ -123,3 +128,24 @@ def test_the_fast_path_knows_the_statements_of_the_script() -> None:
     assert FAST.count_plans() >= 3
     FAST.play([("item", ("upsert_values", [1], "a"))])
     assert FAST.count_plans_of_upserts() == 1
+
+
+@pytest.mark.parametrize(
+    "insert",
+    [
+        sa.insert,
+        lambda table: sqlite.insert(table).on_conflict_do_update(index_elements=["id"], set_={"name": "b"}),
+    ],
+    ids=["insert", "upsert"],
+)
+def test_a_plan_of_a_tenants_table_is_not_used_for_the_table_itself(insert: Callable[[sa.Table], Any]) -> None:
+    """A trigger may change the keys of the table, and not those of the tenant's table."""
+    shop, tenant = CapturedShop(), CapturedShop()
+    fast_path: FastPath = shop.listeners._statements._tracker.fast_path
+    statement, sets = insert(shop.item), [{"id": 1, "name": "a"}]
+    with shop.connect() as connection, tenant.connect() as of_tenant:
+        table, stored = shop.captured(connection, shop.item), tenant.captured(of_tenant, tenant.item)
+        table.stored_keys.are_rewritten = True
+        pending = PendingStatement(statement, table, stored, sets, {SCHEMA_TRANSLATE_MAP: {None: "tenant"}})
+        fast_path.recognize(pending, connection.dialect)
+        assert fast_path.expect(statement, sets, TransactionNotes()) is None

@@ -2,7 +2,7 @@
 
 The fast path takes an INSERT if SQLAlchemy reports the keys or the parameters name the keys. The fast path takes an
 UPDATE or DELETE if the parameters name the keys and the statement changes nothing else. A statement is inspected once,
-and each execution inspects only the parameters.
+and each execution inspects only the parameters. ``upsert_plans`` recognizes upserts.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class FastPath:
     def __init__(self, cascades: CascadedRows, reported_rows: InsertedRows) -> None:
         self._cascades = cascades
         self._reported_rows = reported_rows
+        self._upserts = UpsertPlans(cascades)
         # The dictionary is keyed by identity, because the statements that the ORM makes for the several tables of a
         # class have the same hash.
-        self._upserts = UpsertPlans(cascades)
         self._plans: dict[int, tuple[ref[UpdateBase], StatementPlan | None]] = {}
 
     def expect(self, statement: UpdateBase, sets: Parameters, notes: TransactionNotes) -> CapturedTable | None:
@@ -106,7 +106,7 @@ class FastPath:
         if isinstance(statement, Insert) and insert_inspection.is_upsert(statement):
             return self._recognize_upsert(pending, statement)
         plan = self._plan(pending, dialect)
-        if plan is None or not _may_have_plan_of(plan.table, pending.stored):
+        if plan is None or not _have_equal_keys(plan.table, pending.stored):
             return False
         pending.keys = plan.keys(pending.sets)
         if isinstance(statement, Insert):
@@ -117,7 +117,7 @@ class FastPath:
 
     def _recognize_upsert(self, pending: PendingStatement, statement: Insert) -> bool:
         plan = self._upserts.recognize(pending, statement)
-        if plan is None or not _may_have_plan_of(plan.table, pending.stored):
+        if plan is None or not _have_equal_keys(plan.table, pending.stored):
             return False
         pending.keys, pending.rows = plan.keys(statement, pending.sets), NAMED
         return pending.keys is not None
@@ -144,15 +144,18 @@ class FastPath:
         if not isinstance(statement, Update | Delete):
             return None
         condition = inspection.key_condition(statement, pending.key_columns)
-        if condition is None or not pending.stored.stored_keys.are_exact:
+        if condition is None or not pending.table.stored_keys.are_exact:
             return None
         if isinstance(statement, Delete):
             return _plan_delete(pending, condition, actions)
         return _plan_update(statement, pending, condition, actions)
 
 
-def _may_have_plan_of(one: CapturedTable, other: CapturedTable) -> bool:
-    """Return whether a plan for a table is right for the table in its schema after ``schema_translate_map``."""
+def _have_equal_keys(one: CapturedTable, other: CapturedTable) -> bool:
+    """Return whether a plan for a table is right for the table in its schema after ``schema_translate_map``.
+
+    A plan holds what is known of the table without the map, because later statements may come without the map.
+    """
     own, its = one.stored_keys, other.stored_keys
     if own is its:
         return True
@@ -167,7 +170,7 @@ def _plan_insert(
     statement: Insert, pending: PendingStatement, actions: ForeignKeyActions, dialect: Dialect
 ) -> StatementPlan | None:
     columns = pending.key_columns
-    gives_rows = statement._multi_values or statement.select is not None or not pending.stored.stored_keys.may_be_sent
+    gives_rows = statement._multi_values or statement.select is not None or not pending.table.stored_keys.may_be_sent
     draws = insert_inspection.drawn_column(pending) is not None
     may_draw = draws and capture_dialect(dialect).draws_key_for_zero
     if gives_rows or may_draw:

@@ -91,8 +91,8 @@ def _names_rows(statement: Insert, pending: PendingStatement, actions: ForeignKe
 
     ON CONFLICT with the primary key does: a conflict with another unique value is an error of the statement.
     """
-    stored = pending.stored.stored_keys
-    if not stored.may_be_sent or stored.are_rekeyed or stored.folding_columns or pending.stored.has_before_images:
+    stored = pending.table.stored_keys
+    if not stored.may_be_sent or stored.are_rekeyed or stored.folding_columns or pending.table.has_before_images:
         return False
     clause: Any = statement._post_values_clause
     named = {str(getattr(element, "name", element)) for element in clause.inferred_target_elements or ()}
