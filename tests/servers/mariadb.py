@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from . import install
@@ -10,7 +9,7 @@ from .container import Container, compose_image
 from .guard import Guard
 from .mysql_protocol import MySQLProtocolServer
 from .process import Process, folder_for_unprivileged, free_port, unprivileged
-from .server import ServerError
+from .run import run
 
 # The character set is utf8mb4 as in Debian's configuration, because it can hold every character.
 _OPTIONS = ["--character-set-server=utf8mb4", "--max-connections=300"]
@@ -36,18 +35,11 @@ class MariaDB(MySQLProtocolServer):
         # different server.
         temporary = folder_for_unprivileged(home / "temporary")
         mariadbd, install_db = install.mariadb_programs()
-        done = subprocess.run(
+        run(
             [install_db, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
             + ["--skip-test-db", f"--tmpdir={temporary}", *_FAST],
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            **unprivileged(),
+            home,
         )
-        if done.returncode != 0:
-            raise ServerError(f"mariadb-install-db failed:\n{done.stdout}")
         at_start = folder / "mariadb.sql"
         at_start.write_text(
             f"CREATE USER IF NOT EXISTS root@'127.0.0.1';\n"

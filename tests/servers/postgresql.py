@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -13,7 +12,8 @@ from . import install, sid
 from .container import Container, compose_image
 from .guard import Guard
 from .process import Process, folder_for_unprivileged, free_port, unprivileged
-from .server import DatabaseServer, ServerError
+from .run import run
+from .server import DatabaseServer
 
 # Two-phase commit is off by default. A parametrised suite sometimes holds more than the default of 100 connections.
 _SETTINGS = {"max_connections": "300", "max_prepared_transactions": "20"}
@@ -50,7 +50,7 @@ class PostgreSQL(DatabaseServer):
         binaries = cls._binaries(folder)
         initdb = [str(binaries / "initdb"), "-D", str(data), "-U", cls.user, f"--pwfile={password_file}"]
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
-        _run(initdb, home)
+        run(initdb, home)
         return cls._on(data, binaries, guard, _options(durable), environment)
 
     def standby(self, folder: Path, guard: Guard, environment: Mapping[str, str] | None = None) -> PostgreSQL:
@@ -59,7 +59,7 @@ class PostgreSQL(DatabaseServer):
         data = home / "data"
         binaries = self._binaries(folder)
         copy = [str(binaries / "pg_basebackup"), "-D", str(data), "--write-recovery-conf", "--checkpoint=fast"]
-        _run([*copy, "--no-sync", f"--dbname={self._conninfo('postgres')}"], home)
+        run([*copy, "--no-sync", f"--dbname={self._conninfo('postgres')}"], home)
         return self._on(data, binaries, guard, _options(durable=False), environment)
 
     def stop_following(self) -> None:
@@ -150,18 +150,3 @@ class NewestPostgreSQL(PostgreSQL):
 def _options(durable: bool) -> list[str]:
     settings = _SETTINGS if durable else _SETTINGS | _FAST
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-
-
-def _run(command: list[str], home: Path) -> None:
-    """Run a program of PostgreSQL as the server's user. Raises ServerError with its output if it fails."""
-    done = subprocess.run(
-        command,
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        **unprivileged(),
-    )
-    if done.returncode != 0:
-        raise ServerError(f"{Path(command[0]).name} failed:\n{done.stdout}")

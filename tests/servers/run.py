@@ -1,22 +1,30 @@
-"""Run commands for an installation."""
+"""Run commands for an installation, or to prepare a server."""
 
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
+from .process import unprivileged
 from .server import ServerError
 
 
-def run(command: list[str]) -> str:
-    """Run a command and return its output. Raises ServerError with the end of the output if the command fails."""
+def run(command: list[str], home: Path | None = None) -> str:
+    """Run a command and return its output. Raises ServerError with the end of the output if the command fails.
+
+    ``home``: run it in this folder as the user of a server.
+    """
     done = subprocess.run(
         command,
+        cwd=home,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        **({} if home is None else unprivileged()),
     )
     if done.returncode != 0:
         raise ServerError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
-    return done.stdout
+    output: str = done.stdout
+    return output
