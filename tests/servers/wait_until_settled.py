@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 # The brokers abort the open transactions of a killed producer after a minute.
@@ -24,10 +24,16 @@ def wait_until_settled(
     deadline = time.monotonic() + patience_s
     waiting = {TopicPartition(*partition) for partition in partitions}
     while waiting:
-        stable = _ends(admin, waiting, IsolationLevel.READ_COMMITTED)
-        highest = _ends(admin, waiting, IsolationLevel.READ_UNCOMMITTED)
-        waiting = {place for place in waiting if stable[place] < highest[place]}
-        assert time.monotonic() < deadline, f"a transaction is open in {waiting}"
+        try:
+            stable = _ends(admin, waiting, IsolationLevel.READ_COMMITTED)
+            highest = _ends(admin, waiting, IsolationLevel.READ_UNCOMMITTED)
+        except KafkaException as error:
+            # A broker that was away a moment ago answers so until the client knows its leader again.
+            reason = f"the brokers answer {error}"
+        else:
+            waiting = {place for place in waiting if stable[place] < highest[place]}
+            reason = f"a transaction is open in {waiting}"
+        assert time.monotonic() < deadline, reason
 
 
 def _ends(admin: AdminClient, places: set[TopicPartition], isolation: IsolationLevel) -> dict[TopicPartition, int]:

@@ -15,6 +15,8 @@ from rowcast.shared.kafka.client_errors import is_transient, reason_of
         (KafkaError._TRANSPORT, True),
         (KafkaError.UNKNOWN_TOPIC_OR_PART, True),
         (KafkaError.NOT_LEADER_FOR_PARTITION, True),
+        (KafkaError.UNKNOWN_LEADER_EPOCH, True),
+        (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, True),
         (KafkaError.TOPIC_AUTHORIZATION_FAILED, False),
         (KafkaError._FENCED, False),
         (KafkaError.MSG_SIZE_TOO_LARGE, False),

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
-# Errors without librdkafka's flag "retriable". Kafka returns them for a moment, for a new topic or during the election
-# of a partition's leader.
+# Errors without librdkafka's flag "retriable". Kafka returns them for a moment: for a new topic, during the election of
+# a partition's leader, or while a broker starts. Kafka's protocol guide calls the same codes retriable.
 _TRANSIENT = frozenset(
-    ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART", "REPLICA_NOT_AVAILABLE")
+    ("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID")
+    + ("REPLICA_NOT_AVAILABLE", "BROKER_NOT_AVAILABLE", "PREFERRED_LEADER_NOT_AVAILABLE", "OFFSET_NOT_AVAILABLE")
+    + ("UNKNOWN_LEADER_EPOCH", "FENCED_LEADER_EPOCH", "NOT_CONTROLLER", "STALE_BROKER_EPOCH", "LISTENER_NOT_FOUND")
+    + ("COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR", "COORDINATOR_LOAD_IN_PROGRESS", "CONCURRENT_TRANSACTIONS")
+    + ("REQUEST_TIMED_OUT", "NETWORK_EXCEPTION", "KAFKA_STORAGE_ERROR", "THROTTLING_QUOTA_EXCEEDED")
+    + ("NOT_ENOUGH_REPLICAS", "NOT_ENOUGH_REPLICAS_AFTER_APPEND")
     + ("_UNKNOWN_PARTITION", "_UNKNOWN_TOPIC", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_PARTIAL")
 )
-
 
 # A broker without SASL, or with other mechanisms, refuses the login as well.
 _LOGIN = frozenset(("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "_SSL", "UNSUPPORTED_SASL_MECHANISM"))
