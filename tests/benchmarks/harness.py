@@ -153,6 +153,11 @@ class Command:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(30)
 
+    def kill(self) -> None:
+        """Send SIGKILL and wait for the end."""
+        self._process.kill()
+        self._process.wait()
+
     def mib(self) -> float:
         """Return the resident memory of the process now."""
         return _status_mib(self._process.pid, "VmRSS")
