@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import tracemalloc
 from dataclasses import astuple, replace
+from itertools import chain
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rowcast.consumer.events import spilled_changes
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayout
@@ -85,6 +89,36 @@ def test_a_large_transaction_in_pieces_leaves_what_the_full_path_leaves(
         with memory_replica(CITY, HOUSE) as in_order:
             in_order.applier.apply_in_order(in_order.connection, whole)
             assert stored(in_pieces) == stored(in_order)
+            with memory_replica(CITY, HOUSE) as in_runs:
+                assert isinstance(large.changes, SpilledChanges)
+                in_runs.applier._apply_in_runs(in_runs.connection, large, large.changes)
+                assert stored(in_runs) == stored(in_order)
+
+
+def test_a_large_transaction_that_conflicts_in_pieces_takes_little_memory(caplog: pytest.LogCaptureFixture) -> None:
+    """Two rows swap a unique value by way of a third value, which their last states do not show."""
+    events = 6_000
+    before = transaction(change("city", 1, "a", 1), change("city", 2, "b", 2))
+    swap = [change("city", 1, "free", 3), change("city", 2, "a", 4), change("city", 1, "b", 5)]
+    inserts = (change("city", n, f"{n:04000}", n)._replace(partition=("topic", 1)) for n in range(6, events))
+    with memory_replica(CITY, HOUSE) as replica, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(applier, "_PIECE_EVENTS", 100)
+        patch.setattr(spilled_changes, "_BLOCK_EVENTS", 100)
+        assert replica.constraints.create(replica.connection)
+        replica.applier.apply(replica.connection, Run([before]))
+        gc.collect()
+        tracemalloc.start()
+        try:
+            large = replace(transaction(*swap), changes=SpilledChanges("7", chain(swap, inserts)))
+            replica.applier.apply(replica.connection, Run([large]))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert [name for _, name in replica.rows("city")][:2] == ["b", "a"]
+        assert len(replica.rows("city")) == events - 4
+    # In memory, the changes would take more than 24 MB.
+    assert peak < 10_000_000
+    assert "read into memory" not in caplog.text
 
 
 def test_pieces_that_conflict_are_applied_together(caplog: pytest.LogCaptureFixture) -> None:

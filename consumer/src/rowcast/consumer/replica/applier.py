@@ -18,19 +18,20 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from operator import attrgetter
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import Change, lsn_of
 from rowcast.consumer.events.position import message_target
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.dialects import Fault, OrphanError, ReplicaDialect, TouchedKeys
 from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
-from rowcast.consumer.replica.pieces import pieces
+from rowcast.consumer.replica.pieces import pieces, runs_in_order
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.shared.errors import DataError, RetriableError
@@ -97,9 +98,8 @@ class Applier:
 
     def apply_folded(self, connection: Connection, run: Run) -> None:
         """Apply a run in set-wise statements, each key once. Fast path of ``apply_in_order``."""
-        changes = (change for transaction in run.transactions for change in transaction.changes)
         with self._replica_transaction(connection, run):
-            self._write_folded(connection, changes)
+            self._write_folded(connection, chain.from_iterable(t.changes for t in run.transactions))
 
     def apply_in_order(self, connection: Connection, transaction: Transaction) -> None:
         """Apply a transaction's changes separately and in order.
@@ -145,14 +145,19 @@ class Applier:
             return
         try:
             self._apply_in_pieces(connection, transaction, changes)
+            return
         except ConflictError as error:
             if not complete:
                 raise
+            first_error = error
+        try:
+            self._apply_in_runs(connection, transaction, changes)
+        except ConflictError as error:
             _log.warning(
                 "transaction %s (lsn %d) has %d events and cannot be applied in pieces: %s. It is read into memory",
                 transaction.id, transaction.lsn, len(changes), error,
             )  # fmt: skip
-            self._apply_single(connection, replace(transaction, changes=list(changes)), error)
+            self._apply_single(connection, replace(transaction, changes=list(changes)), first_error)
 
     def _apply_in_pieces(self, connection: Connection, transaction: Transaction, changes: SpilledChanges) -> None:
         """Apply a large transaction piece by piece, in one replica transaction.
@@ -174,6 +179,24 @@ class Applier:
                     write = self._write_changes_in_order if n == written else self._write_folded
                     write(connection, piece)
 
+    def _apply_in_runs(self, connection: Connection, transaction: Transaction, changes: SpilledChanges) -> None:
+        """Apply a large transaction in its original order, in one replica transaction.
+
+        The order satisfies the constraints that the primary checks at each statement. A run is one statement.
+        """
+        written = 0
+        try:
+            with self._replica_transaction(connection, Run([transaction])):
+                for run in runs_in_order(changes, _PIECE_EVENTS):
+                    if written >= _PIECE_EVENTS:
+                        self._between_pieces()
+                        written = 0
+                    self._write_folded(connection, run)
+                    written += len(run)
+        except ValueRefusedError:
+            # Find out which event has the value.
+            self.apply_in_order(connection, transaction)
+
     def _write_folded(self, connection: Connection, changes: Iterable[Change]) -> None:
         groups = group_by_table(fold(changes), self.table_order())
         self._delete(connection, groups)
@@ -188,7 +211,8 @@ class Applier:
         self._write_changes_in_order(connection, transaction.changes)
 
     def _write_changes_in_order(self, connection: Connection, changes: Iterable[Change]) -> None:
-        for change in sorted(changes, key=lambda c: c.lsn):
+        # A transaction in a file comes in this order, and does not fit into memory.
+        for change in changes if isinstance(changes, SpilledChanges) else sorted(changes, key=lsn_of):
             with self._errors_naming(change):
                 table = self._tables.table(change.layout.table)
                 if change.after is None:

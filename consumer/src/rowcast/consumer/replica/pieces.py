@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.spilled_changes import SpilledChanges
@@ -25,6 +26,23 @@ def pieces(changes: SpilledChanges, parents_first: Sequence[str], events: int) -
     for table in tables:
         if table in changes.upserted_tables:
             yield from _divided(changes.of_table(table), events)
+
+
+def runs_in_order(changes: Iterable[Change], events: int) -> Iterator[list[Change]]:
+    """Yield the changes in their order, in runs of ``events`` changes or 8 MiB.
+
+    A run has changes of one layout, either upserts or deletes, and each key once, so that a single statement has the
+    effect of its changes in their order.
+    """
+    for _, group in groupby(changes, lambda change: (change.layout, change.after is None)):
+        for piece in _divided(group, events):
+            run: dict[bytes, Change] = {}
+            for change in piece:
+                if change.key in run:
+                    yield list(run.values())
+                    run = {}
+                run[change.key] = change
+            yield list(run.values())
 
 
 def _divided(changes: Iterable[Change], events: int) -> Iterator[list[Change]]:
