@@ -28,6 +28,7 @@ def main() -> int:
     runs = {
         "capture": [[primary]],
         "bytecodes": [[primary]],
+        "worker_bytecodes": [[replica, bootstrap]],
         "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
         "worker": [[replica, bootstrap]],
         "relay": [[primary, bootstrap]],

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from fixtures.databases import ENGINES, NewDatabase
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.spilled_changes import SpilledChanges
-from rowcast.consumer.reading import reader_thread, transaction_assembler
+from rowcast.consumer.reading import partial_transaction, reader_thread
 from rowcast.consumer.replica import applier, held_back
 from rowcast.consumer.replica.pieces import pieces
 from rowcast.consumer.worker.progress import WorkerProgress
@@ -172,8 +172,8 @@ def test_a_swapped_unique_value(pipeline: Pipeline) -> None:
 def test_transactions_too_large_for_memory(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parents and children, their deletes, swapped unique values, and a refused value, in pieces of two events."""
     monkeypatch.setattr(reader_thread, "_MAX_MESSAGES", 2)
-    monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", 2)
-    monkeypatch.setattr(transaction_assembler, "MIN_MEASURED", 1)
+    monkeypatch.setattr(partial_transaction, "SPILL_EVENTS", 2)
+    monkeypatch.setattr(partial_transaction, "MIN_MEASURED", 1)
     monkeypatch.setattr(applier, "_PIECE_EVENTS", 2)
     sizes: list[int] = []
 

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 
 from fixtures.databases import NewDatabase
-from rowcast.consumer.reading import reader_thread
+from rowcast.consumer.reading import load
 from rowcast.shared.kafka.messages import table_topic
 from servers import Broker
 from support.kafka_source import Source
@@ -33,7 +33,7 @@ def test_a_replica_is_not_consistent_before_the_events_that_its_last_end_counts(
 ) -> None:
     """The END and the event of the other table arrive before the order, because the partition of the order is slow."""
     # The first worker never gets the rest of the transaction.
-    monkeypatch.setattr(reader_thread, "_END_GRACE_S", 0.3)
+    monkeypatch.setattr(load, "_END_GRACE_S", 0.3)
     url = new_database("sqlite")
     source = Uncommitted(kafka.bootstrap_servers, source_name)
     source.add(CUSTOMER, ORDERS)

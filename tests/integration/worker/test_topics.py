@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from rowcast.consumer import replica_status
-from rowcast.consumer.reading import gap_detector, reader_thread, subscription
+from rowcast.consumer.reading import gap_detector, load, reader_thread, subscription
 from rowcast.consumer.reading import topic_metadata as consumer_topics
 from rowcast.consumer.status.workers import group_id
 from rowcast.consumer.worker import main_loop
@@ -257,7 +257,7 @@ def test_a_first_start_long_after_the_transactions(
     source: Source, settings: Settings, replica: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transaction topic is kept by time, so the ENDs of old events are gone."""
-    monkeypatch.setattr(reader_thread, "_END_GRACE_S", 0.2)
+    monkeypatch.setattr(load, "_END_GRACE_S", 0.2)
     source.add(CUSTOMER, ORDERS)
     for n in range(20):
         rows = ("c", "orders", {"id": n, "customer_id": n, "note": None, "amount": None})

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from rowcast.consumer.events import value_types
 from rowcast.consumer.events.change import Change, read_change, read_change_fully
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.shared.errors import DataError
@@ -125,3 +126,16 @@ def test_a_row_of_the_key_alone_is_no_row() -> None:
     """The form of the key is known, and says nothing of a row."""
     with pytest.raises(DataError, match="missing array, boolean, bytes"):
         read("elsewhere", {"id": 1})
+
+
+def test_the_remembered_forms_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_types, "_MAX_FORMS", 1)
+    table = thing("postgresql")
+    layouts = RowLayouts()
+    layouts.add(table.version, table)
+    change = None
+    for row in (ROW, ROW | {"text": None}, ROW):
+        value = MemorySource().envelope("c", table, row, 2, "7", 1, 1)
+        change = read_change(b'{"id":1}', value, ("t", 0), 1, layouts)
+    assert change is not None
+    assert len(change.layout.forms.rows) == 1

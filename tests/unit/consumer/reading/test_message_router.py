@@ -124,7 +124,7 @@ class Worker:
         positions = {} if self.by_key else dict(self.positions)
         self.router = MessageRouter(ReaderContext(SETTINGS, layouts, positions, loading=self.by_key))
         if not self.by_key:
-            self.router.applied_end_lsn = self.positions.get((transaction_topic("shop"), 0), Position(0, 0)).lsn
+            self.router.history.applied_end_lsn = self.positions.get((transaction_topic("shop"), 0), Position(0, 0)).lsn
         self.streams = {}
         TRANSACTIONS[:] = [self.source.memory.log[transaction_topic("shop"), 0]]
         for partition in self.source.memory.log:
@@ -314,7 +314,7 @@ def test_after_the_cutover_transactions_are_whole(
         worker.read(partition, 10**6)
     worker.apply(10**6)
     assert all(t.by_key for t in worker.applied)
-    worker.router.finish_cutover()
+    worker.router.cutover.finish()
     worker.apply(10**6)
     assert simple(worker.state) == expected_state(source.transactions)
     whole = [t for t in worker.applied if not t.by_key]
@@ -477,3 +477,21 @@ def test_a_skipped_transaction_and_a_skipped_message_are_not_applied_by_key() ->
     [transaction] = router.pop_ready(list(streams.values()))
     assert [c.key for c in transaction.changes] == [b'{"id":3}']
     assert streams[TABLE].next_offset == 3
+
+
+def test_a_skipped_transaction_is_not_applied_at_the_cutover() -> None:
+    """Its event has a smaller lsn than the cutover, and is read after it."""
+    source = MemorySource(partitions=2)
+    source.add(A)
+    for key in range(1, 9):
+        source.put(("c", "a", {"id": key, "n": 0}))
+    tables = [partition for partition in source.log if partition[0] == TABLE[0]]
+    late, early = sorted(tables, key=lambda partition: source.log[partition][0].key() != b'{"id":1}')
+    router = new_router("701", loading=True)
+    streams = taken(router, source, early)
+    streams[late] = PartitionStream(late, "table", 0)
+    router.cut_over(list(streams.values()))
+    router.take(streams[late], source.log[late])
+    changes = [change for t in router.pop_ready(list(streams.values())) for change in t.changes]
+    assert changes
+    assert b'{"id":1}' not in [change.key for change in changes]

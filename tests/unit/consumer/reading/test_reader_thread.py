@@ -15,6 +15,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.reading import (
     committed_transactions,
+    load,
     lost_deletes,
     message_router,
     reader_thread,
@@ -49,7 +50,7 @@ def broker(source: MemorySource, monkeypatch: pytest.MonkeyPatch) -> MemoryBroke
     broker = MemoryBroker(source)
     for module in (committed_transactions, topic_metadata):
         monkeypatch.setattr(module, "new_consumer", broker.new_consumer)
-    monkeypatch.setattr(reader_thread, "_END_GRACE_S", 0.2)
+    monkeypatch.setattr(load, "_END_GRACE_S", 0.2)
     monkeypatch.setattr(reader_thread, "_BAD_MESSAGE_GRACE_S", 0.1)
     return broker
 

@@ -10,7 +10,7 @@ from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
-from rowcast.consumer.reading import transaction_assembler
+from rowcast.consumer.reading import partial_transaction
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent
@@ -166,9 +166,9 @@ def test_abandoned_transactions_leave_the_later_ends() -> None:
 def test_a_large_incomplete_transaction_goes_to_a_file_and_comes_back_whole(
     monkeypatch: pytest.MonkeyPatch, events: int, size: int
 ) -> None:
-    monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", events)
-    monkeypatch.setattr(transaction_assembler, "MIN_MEASURED", 1)
-    monkeypatch.setattr(transaction_assembler, "SPILL_BYTES", size)
+    monkeypatch.setattr(partial_transaction, "SPILL_EVENTS", events)
+    monkeypatch.setattr(partial_transaction, "MIN_MEASURED", 1)
+    monkeypatch.setattr(partial_transaction, "SPILL_BYTES", size)
     found = assembler()
     changes = [change("a" if n % 2 else "b", n, "7", n)._replace(after=b"%50d" % n) for n in range(1, 13)]
     for at, one in enumerate(changes):
@@ -188,8 +188,8 @@ def test_a_large_incomplete_transaction_goes_to_a_file_and_comes_back_whole(
 
 
 def test_a_transaction_that_comes_with_its_end_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction_assembler, "SPILL_EVENTS", 2)
-    monkeypatch.setattr(transaction_assembler, "MIN_MEASURED", 1)
+    monkeypatch.setattr(partial_transaction, "SPILL_EVENTS", 2)
+    monkeypatch.setattr(partial_transaction, "MIN_MEASURED", 1)
     found = assembler(*(change("a", n, "7", n) for n in range(1, 6)))
     add_end(found, "7", 9, a=5)
     [transaction] = found.pop_complete(math.inf)

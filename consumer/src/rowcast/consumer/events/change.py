@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,14 +17,14 @@ from rowcast.shared.kafka.messages import parse_change
 
 # The relay begins an envelope with the first text and writes the second one after the image. `,"source":{` cannot occur
 # inside an image, because an image escapes quotes in strings and has no objects as values.
-_BEFORE_IMAGE = b'{"before":null,"after":'
-_IMAGE_START = len(_BEFORE_IMAGE)
-_AFTER_IMAGE = b',"source":{'
-_OPS_WITH_ROW = frozenset(("c", "u", "r"))
+BEFORE_IMAGE = b'{"before":null,"after":'
+IMAGE_START = len(BEFORE_IMAGE)
+AFTER_IMAGE = b',"source":{'
+OPS_WITH_ROW = frozenset(("c", "u", "r"))
 # The constructor of the named tuple takes twice as long.
 _new = tuple.__new__
 
-_MAX_NUMBER = 2**63 - 1
+MAX_NUMBER = 2**63 - 1
 
 
 class Change(NamedTuple):
@@ -47,6 +48,12 @@ class Change(NamedTuple):
         )
 
 
+# By index, because this takes half the time of an attribute, and for use with ``map``.
+layout_of, key_of, image_of, lsn_of, transaction_of, offset_of = (
+    itemgetter(Change._fields.index(name)) for name in ("layout", "key", "after", "lsn", "transaction", "offset")
+)
+
+
 class UnknownShapeError(DataError):
     """An event names a shape that the worker has not read yet."""
 
@@ -66,7 +73,8 @@ def read_change(
     to the end. Raise UnknownShapeError for an unknown shape without ``infer``, and DataError with the reason if the
     message is not a valid event.
 
-    The body is the fast path, for events as the relay writes them. ``read_change_fully`` is the full path.
+    The body is the fast path for one event as the relay writes it. ``read_change_fully`` is the full path, and
+    ``read_block`` is the fast path for many events.
     """
     if value.startswith(WITH_SCHEMA):
         key, value = plain_message(key, value)
@@ -81,9 +89,9 @@ def read_change(
             layout is not None
             and key is not None
             and type(lsn) is int
-            and 0 <= lsn <= _MAX_NUMBER
+            and 0 <= lsn <= MAX_NUMBER
             and type(ts_ms) is int
-            and (envelope["op"] == "d" if after is None else envelope["op"] in _OPS_WITH_ROW)
+            and (envelope["op"] == "d" if after is None else envelope["op"] in OPS_WITH_ROW)
         ):
             columns, forms = orjson.loads(key), layout.forms
             # A known form has the names and types of the layout.
@@ -91,7 +99,7 @@ def read_change(
                 after is None or (*after, *map(type, after.values())) in forms.rows
             )
             if (is_known or _fits(layout, columns, after)) and (after is None or columns.items() <= after.items()):
-                image = None if after is None else _image_bytes(value, after)
+                image = None if after is None else image_bytes(value, after)
                 identity = transaction
                 if transaction is not None:
                     identity = transaction["id"].partition(":")[0]
@@ -109,7 +117,7 @@ def _fits(layout: RowLayout, key: dict[str, Any], after: dict[str, Any] | None) 
     return True
 
 
-def _image_bytes(value: bytes, after: dict[str, Any]) -> bytes:
+def image_bytes(value: bytes, after: dict[str, Any]) -> bytes:
     """Return the original bytes of the image, cut out of the envelope.
 
     Serialize ``after`` for an envelope of another producer.
@@ -117,8 +125,8 @@ def _image_bytes(value: bytes, after: dict[str, Any]) -> bytes:
     An image that breaks the contract would be cut in the wrong place. The result is then not JSON, and the database
     refuses invalid JSON.
     """
-    if value.startswith(_BEFORE_IMAGE) and (end := value.find(_AFTER_IMAGE, _IMAGE_START)) > 0:
-        return value[_IMAGE_START:end]
+    if value.startswith(BEFORE_IMAGE) and (end := value.find(AFTER_IMAGE, IMAGE_START)) > 0:
+        return value[IMAGE_START:end]
     return orjson.dumps(after)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from rowcast.consumer.events.source_notes import SourceNotes
-from rowcast.consumer.events.value_types import KnownForms
+from rowcast.consumer.events.value_types import KnownForms, fitting_types
 from rowcast.shared.errors import DataError
+from rowcast.shared.tables.json_types import is_loosely_typed
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.worker")
@@ -27,6 +28,10 @@ class RowLayout:
     names: frozenset[str] = field(init=False)
     forms: KnownForms = field(init=False)
     """The forms of rows and keys that are known to fit the columns."""
+    row_types: Mapping[str, frozenset[type]] = field(init=False)
+    """The types of the values that fit each column."""
+    key_types: Sequence[frozenset[type]] = field(init=False)
+    """The types of the values that fit the columns of the key."""
 
     def __post_init__(self) -> None:
         # Computed once, because every event needs them.
@@ -34,6 +39,10 @@ class RowLayout:
         object.__setattr__(self, "key", self.shape.primary_key)
         object.__setattr__(self, "names", frozenset(self.columns))
         object.__setattr__(self, "forms", KnownForms())
+        types = fitting_types(self.shape)
+        object.__setattr__(self, "row_types", types)
+        nulls = frozenset() if is_loosely_typed(self.shape.engine) else frozenset((type(None),))
+        object.__setattr__(self, "key_types", [types[name] - nulls for name in self.key])
 
 
 class RowLayouts:

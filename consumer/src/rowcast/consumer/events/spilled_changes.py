@@ -55,6 +55,10 @@ class SpilledChanges:
         except OSError as error:
             raise _refused(error) from error
         weakref.finalize(self, self._file.close)
+        self.extend(changes)
+
+    def extend(self, changes: Iterable[Change]) -> None:
+        """Add the next changes of a partition."""
         for change in changes:
             self.append(change)
 

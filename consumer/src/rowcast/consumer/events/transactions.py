@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import Change, layout_of
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
@@ -30,7 +30,7 @@ class Transaction:
     def layouts(self) -> set[RowLayout]:
         """Return the layouts of all changes."""
         changes = self.changes
-        return set(changes.layouts) if isinstance(changes, SpilledChanges) else {c.layout for c in changes}
+        return set(changes.layouts) if isinstance(changes, SpilledChanges) else set(map(layout_of, changes))
 
 
 @dataclass(frozen=True, slots=True)

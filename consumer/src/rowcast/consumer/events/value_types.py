@@ -27,10 +27,29 @@ class KnownForms:
     rows: set[Form] = field(default_factory=set)
 
 
+_MAX_FORMS = 1_000
+"""The forms of a layout to remember. A table with many columns that may be NULL has more forms than fit into memory."""
+
+_NULL = frozenset((type(None),))
 _FLOATS = frozenset(("float32", "float64"))
 _FLOAT_TEXTS = frozenset(("NaN", "Infinity", "-Infinity"))
 
 _NAMES = {bool: "a boolean", int: "an integer", float: "a number", str: "a text", list: "an array", dict: "an object"}
+
+
+def fitting_types(shape: TableShape) -> dict[str, frozenset[type]]:
+    """Return the types of the values that fit each column whatever they are, also NULL.
+
+    The texts that stand for some floating point numbers fit too, but each text must be compared.
+    """
+    return {
+        column.name: (json_types(column.type, shape.engine) | _NULL) - _compared_types(column.type.name)
+        for column in shape.columns
+    }
+
+
+def _compared_types(type_name: str) -> frozenset[type]:
+    return frozenset((str,)) if type_name in _FLOATS else frozenset()
 
 
 def require_types(shape: TableShape, forms: KnownForms, key: Mapping[str, Any], row: Mapping[str, Any] | None) -> None:
@@ -59,5 +78,5 @@ def _require(shape: TableShape, values: Mapping[str, Any], forms: set[Form], wha
             may_be_kept = False
             if value not in _FLOAT_TEXTS and not is_loosely_typed(shape.engine):
                 raise DataError(f"the {what} of {shape.full_name} does not fit its shape: column {name} holds a text")
-    if may_be_kept:
+    if may_be_kept and len(forms) < _MAX_FORMS:
         forms.add((*values, *map(type, values.values())))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rowcast.consumer.reading.lsn_merge import LsnMerge
+from rowcast.consumer.reading.partial_transaction import PendingEnd
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.subscription import Subscription
-from rowcast.consumer.reading.transaction_assembler import PendingEnd, TransactionAssembler
+from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 
 
 class Backpressure:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from rowcast.consumer.reading.partial_transaction import PendingEnd
 from rowcast.consumer.reading.subscription import Subscription
-from rowcast.consumer.reading.transaction_assembler import PendingEnd, TransactionAssembler
+from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 
 # Kafka's servers may show an END before a counted event. Wait ten seconds for the event.
 GRACE_S = 10.0

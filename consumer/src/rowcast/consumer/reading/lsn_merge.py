@@ -10,15 +10,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
-from operator import itemgetter
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import Change, lsn_of
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.tombstone import OPEN_LSN, Tombstone
 from rowcast.consumer.reading.partition_stream import PartitionStream
-
-# By index, because this takes half the time of an attribute.
-lsn_of = itemgetter(Change._fields.index("lsn"))
 
 
 class LsnMerge:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 
 # A source that counts ten million changes a second needs 30 hours for this distance.
 MAX_LEAP = 2**40
@@ -29,18 +30,20 @@ class LsnMemory:
         self._lsns = array("q")
         self._marks = array("q")
         self._forgotten = start
-        # A call in Python for each event would take longer than the two.
-        self.add_lsn = self._lsns.append
-        self.add_mark = self._marks.append
 
     def remember(self, lsn: int, mark: int) -> None:
         """Add a message whose lsn is greater than all before. ``mark``: a hash of what identifies the message."""
-        self.add_lsn(lsn)
-        self.add_mark(mark)
+        self._lsns.append(lsn)
+        self._marks.append(mark)
         self.bound()
 
+    def add(self, lsns: Iterable[int], marks: Iterable[int]) -> None:
+        """Add messages whose lsns grow, from above all before. ``marks``: as for ``remember``. Call ``bound`` later."""
+        self._lsns.extend(lsns)
+        self._marks.extend(marks)
+
     def bound(self) -> None:
-        """Forget the oldest messages, after calls of ``add_lsn`` and ``add_mark``."""
+        """Forget the oldest messages."""
         if len(self._lsns) > 2 * self._size:
             self._forgotten = self._lsns[-self._size - 1]
             del self._lsns[: -self._size]

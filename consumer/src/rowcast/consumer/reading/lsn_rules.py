@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import Change, key_of, transaction_of
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.reading.lsn_order import highest_plausible
 from rowcast.consumer.reading.partition_stream import PartitionStream
@@ -85,6 +85,11 @@ class LsnRules:
 def event_mark(change: Change) -> int:
     """Return what ``LsnMemory`` keeps of an event."""
     return hash((change.transaction, change.key))
+
+
+def event_marks(changes: Sequence[Change]) -> Iterator[int]:
+    """Return ``event_mark`` of each change."""
+    return map(hash, zip(map(transaction_of, changes), map(key_of, changes), strict=True))
 
 
 def record_mark(event: TransactionEvent) -> int:

@@ -23,7 +23,8 @@ class PartitionStream:
     ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
     which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
     (``LsnMerge``). ``repeated_tombstones``: the offsets of tombstones whose delete events are held. ``last_message``:
-    the message read last. ``memory``: the messages that were read before.
+    the message read last. ``blocks_to_take_singly``: the number of blocks whose messages are read one by one, because
+    messages before had another form than usual. ``memory``: the messages that were read before.
     """
 
     partition: Partition
@@ -38,6 +39,7 @@ class PartitionStream:
     held: list[Change] = field(default_factory=list)
     repeated_tombstones: set[int] = field(default_factory=set)
     last_message: Any = None
+    blocks_to_take_singly: int = 0
     memory: LsnMemory = field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from itertools import groupby, repeat
+from operator import is_not, itemgetter, methodcaller
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.reading.backpressure import Backpressure
-from rowcast.consumer.reading.committed_transactions import CommittedTransactions
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.gap_detector import GapDetector
+from rowcast.consumer.reading.load import Load
 from rowcast.consumer.reading.message_router import MessageRouter
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.subscription import Subscription
@@ -33,9 +34,11 @@ _MAX_MESSAGES = 5_000
 # An unreadable message becomes an error after half a second without a complete transaction, because then nothing else
 # can come first.
 _BAD_MESSAGE_GRACE_S = 0.5
-# The END of the last transaction may have been deleted with old segments of the topic. Wait two seconds for the END.
-_END_GRACE_S = 2.0
 _IDLE_POSITIONS_S = 1.0
+
+_topic_of, _number_of, _error_of = methodcaller("topic"), methodcaller("partition"), methodcaller("error")
+# The elements of a pair of a place and a message.
+_place_of, _message_of = itemgetter(0), itemgetter(1)
 
 
 class ReaderThread:
@@ -61,10 +64,7 @@ class ReaderThread:
         )
         self._notes = context.layouts.notes
         self._loading = context.loading
-        self._awaited_snapshots = False
-        self._cutover_since = math.inf
-        self._committed: CommittedTransactions | None = None
-        self._cutover_is_committed = False
+        self._load = Load(context, self._subscription, self._router)
         self._bad_message: DataError | None = None
         self._bad_stream: PartitionStream | None = None
         self._vanished: list[PartitionStream] = []
@@ -81,7 +81,7 @@ class ReaderThread:
         )
         if not context.loading:
             ends = (stream.lsn for stream in self._subscription.streams_of_kind("transaction"))
-            self._router.applied_end_lsn = max(ends, default=0)
+            self._router.history.applied_end_lsn = max(ends, default=0)
             if self._subscription.lost_ends:
                 self._return_to_loading("the transaction topic no longer holds the records that come next")
 
@@ -99,8 +99,7 @@ class ReaderThread:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._committed is not None:
-            self._committed.close()
+        self._load.close()
 
     @property
     def unanswered_s(self) -> float:
@@ -119,7 +118,7 @@ class ReaderThread:
                 if not self._backpressure.may_read(self.queue.event_count, self._bad_stream):
                     self.queue.wait_for_room(_POLL_S)
                     continue
-                timeout = _POLL_S if self._committed is None else _COMMIT_POLL_S
+                timeout = _COMMIT_POLL_S if self._load.waits_for_commit else _POLL_S
                 self._route(self._subscription.poll(timeout, self._max_messages))
                 self._put_ready()
                 if self._housekeeping():
@@ -139,19 +138,20 @@ class ReaderThread:
 
     def _route(self, messages: Sequence[Any]) -> None:
         """Group messages by stream, because the order of messages matters only within a stream."""
-        streams = self._subscription.streams
-        by_stream: dict[PartitionStream, list[Any]] = {}
-        for message in messages:
-            stream = streams[message.topic(), message.partition()]
-            error = message.error()
-            if error is not None:
-                self._route_stream(stream, by_stream.pop(stream, ()))
-                self._handle_error(stream, message, error)
-            elif (group := by_stream.get(stream)) is not None:
-                group.append(message)
-            else:
-                by_stream[stream] = [message]
-        for stream, group in by_stream.items():
+        groups: dict[PartitionStream, list[Any]] = {}
+        # An error is compared with None by identity, because it refuses to be compared by value.
+        are_errors = map(is_not, map(_error_of, messages), repeat(None))
+        places = zip(map(_topic_of, messages), map(_number_of, messages), are_errors, strict=True)
+        # Kafka's client returns the messages of a partition in runs.
+        for (topic, number, is_error), run in groupby(zip(places, messages, strict=True), _place_of):
+            stream = self._subscription.streams[topic, number]
+            if not is_error:
+                groups.setdefault(stream, []).extend(map(_message_of, run))
+                continue
+            for _, message in run:
+                self._route_stream(stream, groups.pop(stream, ()))
+                self._handle_error(stream, message, message.error())
+        for stream, group in groups.items():
             self._route_stream(stream, group)
 
     def _route_stream(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
@@ -189,16 +189,16 @@ class ReaderThread:
 
     def _housekeeping(self) -> bool:
         """Do everything but reading messages. Return True if nothing more is to be read."""
-        self._subscription.discover(at_once=self._router.has_new_shapes)
-        self._router.has_new_shapes = False
+        self._subscription.discover(at_once=self._router.new_shapes.were_read)
+        self._router.new_shapes.were_read = False
         self._subscription.compare_ids()
         self._raise_bad_message()
         if self._vanished:
             self._restart_vanished()
         elif self._loading:
             self._finish_loading()
-        elif self._router.stale_partition is not None:
-            topic = self._router.stale_partition[0]
+        elif self._router.history.stale_partition is not None:
+            topic = self._router.history.stale_partition[0]
             self._return_to_loading(f"topic {topic} has events from before the replica included its table")
         elif tables := self._notes.tables_lacking_rows():
             self._return_to_loading(f"the snapshot of {', '.join(tables)} is not complete")
@@ -216,72 +216,16 @@ class ReaderThread:
     def _raise_bad_message(self) -> None:
         if self._bad_message is None:
             return
-        if self._router.by_key or time.monotonic() - self._last_put_at > _BAD_MESSAGE_GRACE_S:
+        if self._router.cutover.by_key or time.monotonic() - self._last_put_at > _BAD_MESSAGE_GRACE_S:
             raise self._bad_message
 
     def _finish_loading(self) -> None:
-        """Cut over at the topics' ends, and report LOADED when everything up to the cutover has been read.
-
-        One partition may have been read far ahead of the others, and an END may be visible before a counted event.
-        Therefore the END at the cutover must first be *committed* in Kafka, together with every earlier event. Then all
-        partitions are read up to the new ends.
-        """
-        streams = self._subscription.streams.values()
-        if self._router.by_key:
-            if self._lacks_rows():
-                return
-            if self._subscription.awaits_topics or not all(stream.target_reached for stream in streams):
-                return
-            self._router.cut_over(list(self._subscription.streams_of_kind("table")))
-            self._cutover_since = time.monotonic()
-            self._cutover_is_committed = False
-        if not self._cutover_is_committed:
-            if not self._check_cutover_committed():
-                return
-            self._cutover_is_committed = True
-            self._subscription.set_targets()
-        # A busy partition need not be read to its end, because its later events belong to later transactions.
-        if all(s.target_reached or (s.kind == "table" and self._router.is_past_cutover(s)) for s in streams):
+        """Report LOADED when everything up to the cutover has been read."""
+        if self._load.is_complete():
             self._put_ready()
             self._loading = False
-            self._router.finish_cutover()
+            self._router.cutover.finish()
             self.queue.put([Signal.LOADED])
-
-    def _lacks_rows(self) -> bool:
-        """Return whether the initial snapshot of a table is not complete in Kafka.
-
-        The relay says so on the schema topic, after Kafka has committed the last chunk. The partitions are then read up
-        to their ends of that moment, which are behind all chunks.
-        """
-        if tables := self._notes.tables_lacking_rows():
-            if not self._awaited_snapshots:
-                _log.info("loading until the snapshots of %s are complete", ", ".join(tables))
-            self._awaited_snapshots = True
-        elif self._awaited_snapshots:
-            self._awaited_snapshots = False
-            self._subscription.set_targets()
-        return bool(tables)
-
-    def _check_cutover_committed(self) -> bool:
-        """Return whether Kafka has committed the END at the cutover."""
-        transaction_streams = list(self._subscription.streams_of_kind("transaction"))
-        if not all(self._router.has_passed_cutover(stream) for stream in transaction_streams):
-            # The END may have been deleted with old segments, long after its commit.
-            waited_s = time.monotonic() - self._cutover_since
-            at_end = all(s.at_end for s in self._subscription.streams.values())
-            return at_end and not self._router.cutover_is_open and waited_s > _END_GRACE_S
-        for stream in transaction_streams if self._router.cutover_lsn else ():
-            if self._committed is None:
-                first_offset = self._subscription.first_offset(stream)
-                self._committed = CommittedTransactions(
-                    self._settings, stream.partition, first_offset, stream.next_offset
-                )
-            if not self._committed.include(self._router.cutover_lsn):
-                return False
-        if self._committed is not None:
-            self._committed.close()
-            self._committed = None
-        return True
 
     def _restart_vanished(self) -> None:
         """Read on from the first offsets of the partitions that no longer have the offset to be read next."""
@@ -310,12 +254,8 @@ class ReaderThread:
         """Return whether everything up to the targets has been read and put into the queue."""
         if self._subscription.awaits_topics or not all(s.target_reached for s in self._subscription.streams.values()):
             return False
-        if self._router.by_key:
-            # Without a running relay, an incomplete snapshot never ends.
-            return self._awaited_snapshots
         if self._loading:
-            # The transaction at the cutover has not ended. Without a running relay, its END never comes.
-            return time.monotonic() - self._cutover_since > _END_GRACE_S
+            return self._load.may_never_end
         first_end = self._router.assembler.first_end
         targets = {s.partition: s.target for s in self._subscription.streams_of_kind("transaction")}
         return first_end is None or all(

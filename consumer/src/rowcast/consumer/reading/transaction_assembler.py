@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from bisect import insort
-from collections import Counter
-from collections.abc import Callable, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
 from heapq import heappop, heappush
+from itertools import groupby
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import Change, transaction_of
 from rowcast.consumer.events.position import Partition, Position
-from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Transaction
+from rowcast.consumer.reading.partial_transaction import PartialTransaction, PendingEnd
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent
 
@@ -24,65 +23,6 @@ _log = logging.getLogger("rowcast.worker")
 
 # Events outside any transaction get ids with this prefix, because no transaction id begins with NUL.
 _UNTRANSACTED = "\0"
-
-SPILL_EVENTS = 20_000
-SPILL_BYTES = 16 * 1024 * 1024
-"""An incomplete transaction with more events or bytes is moved to a temporary file."""
-MIN_MEASURED = 16
-"""The number of changes from which the bytes of a transaction are measured. Most transactions have fewer."""
-
-
-@dataclass(slots=True)
-class _PartialTransaction:
-    """The events of a transaction read so far. ``left_out``: the number of events of each table not to be applied."""
-
-    first: Change
-    changes: list[Change] | SpilledChanges = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
-    last: dict[Partition, Change] = field(default_factory=dict)
-    """The last change from each partition."""
-    measured: int = 0
-    """The number of changes whose bytes are in ``size``."""
-    size: int = 0
-
-    def spill_if_large(self, transaction: str) -> None:
-        """Move the changes to a temporary file if they take much memory."""
-        changes = self.changes
-        if isinstance(changes, SpilledChanges) or len(changes) < MIN_MEASURED:
-            return
-        self.size += sum(len(c.key) + len(c.after or b"") for c in changes[self.measured :])
-        self.measured = len(changes)
-        if self.measured >= SPILL_EVENTS or self.size >= SPILL_BYTES:
-            self.changes = SpilledChanges(transaction, changes)
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of changes by table."""
-        changes = self.changes
-        return changes.counts if isinstance(changes, SpilledChanges) else Counter(c.layout.table for c in changes)
-
-    @property
-    def count(self) -> int:
-        """Return the number of events, with the events left out."""
-        return len(self.changes) + sum(self.left_out.values())
-
-    def positions(self) -> dict[Partition, Position]:
-        """Return the positions after the events."""
-        return {partition: Position(change.offset + 1, change.lsn) for partition, change in self.last.items()}
-
-
-@dataclass(slots=True, order=True)
-class PendingEnd:
-    """An END, or the place of an event outside any transaction.
-
-    ``event_counts`` counts the events by table, ``total`` all of them.
-    """
-
-    lsn: int
-    id: str = field(compare=False)
-    ts_ms: int = field(compare=False)
-    positions: dict[Partition, Position] = field(compare=False)
-    event_counts: dict[str, int] = field(compare=False)
-    total: int = field(compare=False)
 
 
 class TransactionAssembler:
@@ -95,7 +35,7 @@ class TransactionAssembler:
     def __init__(self, is_wanted: Callable[[str], bool], skipped: Set[str] = frozenset()) -> None:
         self._is_wanted = is_wanted
         self._skipped = skipped
-        self._partial: dict[str, _PartialTransaction] = {}
+        self._partial: dict[str, PartialTransaction] = {}
         self._ends: list[PendingEnd] = []
         self._end_ids: dict[str, int] = {}
         """The ids of the pending ENDs, and how often each is pending."""
@@ -109,22 +49,33 @@ class TransactionAssembler:
         self.pending_events = 0
         """The number of events held."""
 
+    def add_run(self, changes: Sequence[Change]) -> None:
+        """Add the next events of a partition. Their lsns must grow, from above all earlier lsns of the partition."""
+        for identity, group in groupby(changes, transaction_of):
+            if identity is None or identity in self._skipped:
+                for change in group:
+                    self.add(change)
+            else:
+                self._extend(identity, list(group))
+
     def add(self, change: Change) -> None:
         """Add the next event of a partition. The lsn must be greater than all earlier lsns of the partition."""
         identity = change.transaction
         if self._skipped and identity in self._skipped:
             self.leave_out(change)
             return
-        self.pending_events += 1
         if identity is None:
             # An event between transactions is applied by itself, after every transaction of a smaller lsn.
             self._untransacted += 1
             identity = f"{_UNTRANSACTED}{self._untransacted}"
             insort(self._ends, PendingEnd(change.lsn, identity, change.ts_ms, {}, {change.layout.table: 1}, 1))
             self._end_ids[identity] = 1
-        partial = self._partial.get(identity) or self._begin(identity, change)
-        partial.changes.append(change)
-        partial.last[change.partition] = change
+        self._extend(identity, [change])
+
+    def _extend(self, identity: str, changes: list[Change]) -> None:
+        self.pending_events += len(changes)
+        partial = self._partial.get(identity) or self._begin(identity, changes[0])
+        partial.add(changes)
 
     def add_late(self, change: Change) -> None:
         """Add an event whose lsn is smaller than an earlier lsn of its partition."""
@@ -143,10 +94,10 @@ class TransactionAssembler:
         partial.left_out[change.layout.table] = partial.left_out.get(change.layout.table, 0) + 1
         partial.last[change.partition] = change
 
-    def _begin(self, identity: str, change: Change) -> _PartialTransaction:
+    def _begin(self, identity: str, change: Change) -> PartialTransaction:
         if identity not in self._end_ids:
             heappush(self._open, (change.lsn, identity))
-        self._partial[identity] = _PartialTransaction(change)
+        self._partial[identity] = PartialTransaction(change)
         return self._partial[identity]
 
     def add_end(self, event: TransactionEvent, partition: Partition, offset: int) -> None:

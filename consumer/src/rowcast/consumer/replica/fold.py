@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress, groupby, repeat
+from operator import is_not, not_
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import Change, image_of, key_of, layout_of
 from rowcast.consumer.events.row_layout import RowLayout
 
 
@@ -25,11 +27,10 @@ def fold(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
     referring rows of the same table.
     """
     last: dict[str, dict[bytes, Change]] = {}
-    for change in changes:
-        rows = last.get(change.layout.table)
-        if rows is None:
-            rows = last[change.layout.table] = {}
-        rows[change.key] = change
+    for layout, group in groupby(changes, layout_of):
+        run = list(group)
+        # An update keeps the place of a key in the order.
+        last.setdefault(layout.table, {}).update(zip(map(key_of, run), run, strict=True))
     return last
 
 
@@ -41,14 +42,22 @@ def group_by_table(folded: dict[str, dict[bytes, Change]], order: Sequence[str])
         if not rows:
             continue
         group = TableChanges(table)
-        upserts, deletes = group.upserts, group.deletes
-        for key, change in rows.items():
-            if change.after is None:
-                deletes.setdefault(change.layout, []).append(key)
-            elif (images := upserts.get(change.layout)) is not None:
-                images.append(change.after)
-            else:
-                upserts[change.layout] = [change.after]
+        for layout, run in _by_layout(list(rows.values())):
+            images = list(map(image_of, run))
+            if None in images:
+                has_row = list(map(is_not, images, repeat(None)))
+                group.deletes[layout] = list(compress(map(key_of, run), map(not_, has_row)))
+                images = list(compress(images, has_row))
+            if images:
+                group.upserts[layout] = images
         groups.append(group)
     assert len(groups) == len(folded), f"changes of unknown tables: {folded.keys() - set(order)}"
     return groups
+
+
+def _by_layout(changes: list[Change]) -> Iterable[tuple[RowLayout, list[Change]]]:
+    """Return the changes of each layout. Most tables have a single layout at a time."""
+    layouts = dict.fromkeys(map(layout_of, changes))
+    if len(layouts) == 1:
+        return zip(layouts, [changes], strict=True)
+    return [(layout, [change for change in changes if change.layout is layout]) for layout in layouts]

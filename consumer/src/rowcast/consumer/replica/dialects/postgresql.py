@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -221,14 +223,13 @@ def _key_converter(portable: PortableType, column_type: str) -> Callable[[str], 
 
 
 def _execute_in_pieces(connection: Connection, statement: str, documents: Sequence[bytes]) -> None:
-    start = size = 0
-    for i, document in enumerate(documents):
-        size += len(document) + 1
-        if size > _BYTES_PER_STATEMENT:
-            _execute(connection, statement, documents[start : i + 1])
-            start, size = i + 1, 0
-    if start < len(documents):
-        _execute(connection, statement, documents[start:])
+    ends = list(accumulate(map(len, documents)))
+    start = 0
+    while start < len(documents):
+        before = ends[start - 1] if start else 0
+        end = bisect_right(ends, before + _BYTES_PER_STATEMENT, start) + 1
+        _execute(connection, statement, documents[start:end])
+        start = end
 
 
 def _execute(connection: Connection, statement: str, documents: Sequence[bytes]) -> None:

@@ -1,0 +1,23 @@
+"""A message that is not valid, on its way from the place that reads it to the router."""
+
+from __future__ import annotations
+
+from rowcast.consumer.events.position import message_target
+from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.shared.errors import DataError, SuspectError
+
+
+class BadMessageError(Exception):
+    """The message at ``offset`` is not valid. The messages before it have been taken."""
+
+    def __init__(self, offset: int, error: DataError) -> None:
+        self.offset = offset
+        self.error = error
+
+    def to_data_error(self, stream: PartitionStream) -> DataError:
+        """Return the error with topic, partition and offset, and with the value of ``--skip``."""
+        kind = SuspectError if isinstance(self.error, SuspectError) else DataError
+        error = kind(f"{stream.where(self.offset)}: {self.error}")
+        if kind is DataError:
+            error.skip = message_target(stream.partition, self.offset)
+        return error

@@ -1,0 +1,77 @@
+"""Collect the events that go by key, with the deletes that only tombstones show."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+from itertools import compress, count, repeat
+from operator import is_, methodcaller
+from typing import Any
+
+from rowcast.consumer.events.change import Change, lsn_of, offset_of
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.tombstone import Tombstone, TombstoneReader
+from rowcast.consumer.events.transactions import Transaction
+from rowcast.consumer.reading.context import ReaderContext
+from rowcast.consumer.reading.cutover import Cutover
+from rowcast.consumer.reading.lsn_merge import LsnMerge
+from rowcast.consumer.reading.partition_stream import PartitionStream
+
+_value_of = methodcaller("value")
+
+
+class ByKeyEvents:
+    """Merge the events of each topic by lsn, and read tombstones."""
+
+    def __init__(self, context: ReaderContext, cutover: Cutover) -> None:
+        self._cutover = cutover
+        self._tombstones = TombstoneReader(context.layouts, context.settings.topic_of)
+        self.merge = LsnMerge()
+        self.positions: dict[Partition, Position] = {}
+        """The positions after records without an event."""
+
+    def pop(self, streams: Collection[PartitionStream]) -> list[Transaction]:
+        """Remove and return the events that can be applied now, as one transaction, or nothing."""
+        is_alone = self._cutover.by_key
+        changes, positions = self.merge.release(streams, is_alone=is_alone) if self.merge.held_events else ([], {})
+        positions = self.positions | positions
+        self.positions = {}
+        if not positions:
+            return []
+        last = max(changes, key=lsn_of, default=None)
+        if last is None:
+            return [Transaction(None, 0, 0, positions=positions, by_key=True)]
+        return [Transaction(last.transaction, last.lsn, last.ts_ms, changes, positions, by_key=True)]
+
+    def add_tombstones(
+        self, stream: PartitionStream, messages: Sequence[Any], changes: list[Change]
+    ) -> list[Tombstone]:
+        """Put the tombstones among ``messages`` into the changes of the other messages. Return the tombstones.
+
+        Call this before the stream has the lsns of the changes.
+        """
+        found = []
+        for place in compress(count(), map(is_, map(_value_of, messages), repeat(None))):
+            message, before = messages[place], messages[place - 1] if place else stream.last_message
+            at = bisect_left(changes, message.offset(), key=offset_of)
+            tombstone = self.read_tombstone(stream, message, before, follows_events=at > 0)
+            if tombstone is not None:
+                changes.insert(at, tombstone)
+                found.append(tombstone)
+        return found
+
+    def read_tombstone(
+        self, stream: PartitionStream, message: Any, before: Any, *, follows_events: bool
+    ) -> Tombstone | None:
+        """Return the delete, or None if the tombstone deletes nothing that its delete event does not delete.
+
+        ``before``: the message before in the partition, if it was read. ``follows_events``: events that go by key were
+        read from the partition before, and are not in the merge yet.
+        """
+        tombstone = self._tombstones.read(message, before, stream.partition)
+        if tombstone is None:
+            if follows_events or stream.held:
+                stream.repeated_tombstones.add(message.offset())
+            elif self._cutover.by_key:
+                self.positions[stream.partition] = Position(message.offset() + 1, stream.lsn)
+        return tombstone
