@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from rowcast.shared.database import sessions, silence
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.database.sessions import SessionState
-from rowcast.shared.database.silence import watched_connections
+from rowcast.shared.database.silence import SilenceWatch, watched_connections
 from support.silent_proxy import SilentProxy, silent_proxy
 
 DRIVERS = {
@@ -102,6 +102,32 @@ def test_a_server_that_answers_no_new_connection_either(engine: Engine, proxy: S
         proxy.silence_all()
         with pytest.raises(exc.OperationalError):
             connection.execute(sa.text("SELECT 2"))
+
+
+def test_a_thread_in_a_statement_is_undecided_until_the_first_look(engine: Engine) -> None:
+    watch, own = SilenceWatch(), threading.get_ident()
+    before = time.monotonic()
+    assert watch.is_undecided(own, before)
+    watch.tick()
+    watch.tick()
+    # The thread is in no driver, so no look will come.
+    assert not watch.is_undecided(own, before)
+    decided: list[bool] = []
+
+    def tick_three_times() -> None:
+        for _ in range(2):
+            watch.tick()
+        decided.append(not watch.is_undecided(own, time.monotonic()))
+        time.sleep(silence._LOOK_AFTER_S)
+        watch.tick()
+        decided.append(not watch.is_undecided(own, time.monotonic()))
+
+    with engine.connect() as connection:
+        ticking = threading.Timer(0.3, tick_three_times)
+        ticking.start()
+        connection.execute(sa.text(SLEEP[engine.dialect.name]))
+        ticking.join()
+    assert decided == [False, True]
 
 
 def test_a_long_statement_is_not_cut(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,8 @@ from sqlalchemy import exc
 
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.dialects.claims import ClaimSession, SQLiteClaim
-from rowcast.consumer.worker.movement import Movement
+from rowcast.consumer.worker import movement as movement_module
+from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.shared.database.sessions import SessionState
 from rowcast.shared.database.silence import SilenceWatch
 from rowcast.shared.vitals import Vitals
@@ -121,9 +122,13 @@ def test_a_claim_can_be_released_during_a_statement(caplog: pytest.LogCaptureFix
 
 class Silence(SilenceWatch):
     state: SessionState | None = None
+    look_is_late = False
 
     def state_of(self, thread: int) -> SessionState | None:
         return self.state
+
+    def is_undecided(self, thread: int, since: float) -> bool:
+        return self.look_is_late
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,31 @@ def test_a_worker_moves_while_the_database_works_for_it(state: SessionState | No
         assert movement.is_moving() is moves
         pulse.beat()
         assert movement.is_moving()
+
+
+def test_a_worker_keeps_its_claim_until_a_late_look_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    vitals, silence = Vitals("worker"), Silence()
+    silence.look_is_late = True
+    with vitals.pulse("applying") as pulse:
+        movement = Movement(vitals, pulse, silence, lease_s=0.05, others_s=10)
+        time.sleep(0.1)
+        assert movement.is_moving()
+        monkeypatch.setattr(movement_module, "_LATE_LOOK_S", 0.01)
+        time.sleep(0.1)
+        assert not movement.is_moving()
+        assert movement.gave_up
+
+
+def test_a_fruitless_turn_doubles_the_time_that_the_next_may_stand_still() -> None:
+    limit = StandstillLimit(5.0, 30.0)
+    seen = []
+    for _ in range(4):
+        seen.append(limit.seconds)
+        limit.note_turn(gave_up=True, applied=False)
+    limit.note_turn(gave_up=False, applied=False)
+    seen.append(limit.seconds)
+    limit.note_turn(gave_up=True, applied=True)
+    assert [*seen, limit.seconds] == [5, 10, 20, 30, 30, 5]
 
 
 def test_a_worker_whose_reader_is_stuck_does_not_move() -> None:

@@ -27,7 +27,7 @@ from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.apply_loop import ApplyLoop
 from rowcast.consumer.worker.group_membership import GroupMembership
-from rowcast.consumer.worker.movement import Movement
+from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
 from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
 from rowcast.consumer.worker.turn import Turn
@@ -98,6 +98,7 @@ class _Worker:
         self._silence = silence
         self._patience = Patience(stop, vitals, pulse)
         self._report = ProgressReport(on_progress)
+        self._standstill = StandstillLimit(self._options.lease_ms / 1000, settings.watchdog.stuck_after_s)
         self._layouts = RowLayouts(self._options.tables)
         self._topic = transaction_topic(settings.source)
         metadata = reach(settings.require_kafka(), "worker")
@@ -149,9 +150,10 @@ class _Worker:
             self._vitals,
             self._pulse,
             self._silence,
-            self._options.lease_ms / 1000,
+            self._standstill.seconds,
             self._settings.watchdog.stuck_after_s,
         )
+        events = self._report.progress.events
         claim = self._replica.new_claim(movement.is_moving)
         turn = Turn(GroupMembership(self._settings, self._name), self._replica, claim)
         try:
@@ -159,6 +161,7 @@ class _Worker:
         finally:
             turn.close()
             self._report.change(active=False)
+            self._standstill.note_turn(gave_up=movement.gave_up, applied=self._report.progress.events > events)
 
     def _wait_for_topics(self) -> bool:
         """Wait for the relay's first start. Return False if stopped, or with ``once`` if there is no topic."""

@@ -18,6 +18,7 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,11 +67,23 @@ class SilenceWatch:
         self._frames: dict[int, int] = {}
         self._waits: dict[int, _Wait] = {}
         self._cut_at: dict[URL, float] = {}
+        self._ticks: deque[float] = deque(maxlen=2)
 
     def state_of(self, thread: int) -> SessionState | None:
         """Return what the server last did for the connection for which the thread waits, or None if unknown."""
         wait = self._waits.get(thread)
         return None if wait is None else wait.state
+
+    def is_undecided(self, thread: int, since: float) -> bool:
+        """Return whether the state is unknown only because the look at the thread's connection is still to come.
+
+        ``since``: the thread has not moved since this time of the monotonic clock. On a busy machine a look is late.
+        """
+        wait = self._waits.get(thread)
+        if wait is not None:
+            return wait.state is None and wait.bytes is not None
+        # The second tick knows which calls have not returned since the first.
+        return len(self._ticks) < 2 or self._ticks[0] <= since
 
     def tick(self) -> None:
         """Look at the connections for which threads wait."""
@@ -86,6 +99,7 @@ class SilenceWatch:
                 self._waits[thread] = _Wait(connection, moved, now, next_look_at=now + pause)
             elif now >= wait.next_look_at and moved is not None:
                 self._look(thread, wait)
+        self._ticks.append(now)
 
     def _waiting_threads(self) -> Iterator[tuple[int, Any]]:
         """Yield the threads that have been inside a driver since the last call, with the connection that they use."""
