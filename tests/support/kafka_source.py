@@ -16,6 +16,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from rowcast.shared.kafka.messages import (
+    TOMBSTONE_LSN,
     TransactionEvent,
     schema_topic,
     table_topic,
@@ -66,11 +67,15 @@ def shape(
 
 @dataclass
 class Source:
-    """Write the topics of one source. Nothing is sent before `flush` or the end of `transaction`."""
+    """Write the topics of one source. Nothing is sent before `flush` or the end of `transaction`.
+
+    ``tombstone_lsns``: tombstones have the lsns of their deletes, unlike those of older relays and of Debezium.
+    """
 
     bootstrap: str
     name: str
     partitions: int = 1
+    tombstone_lsns: bool = True
     lsn: int = 0
     transactions: int = 0
     shapes: dict[str, TableShape] = field(default_factory=dict)
@@ -150,7 +155,7 @@ class Source:
         topic = table_topic(self.name, table.schema, table.name)
         self.send(topic, self.envelope(op, table, row, lsn, transaction, order, nth), key)
         if op == "d":
-            self.send(topic, None, key)
+            self.send(topic, None, key, headers=[(TOMBSTONE_LSN, b"%d" % lsn)] if self.tombstone_lsns else None)
 
     def envelope(
         self, op: str, table: TableShape, row: Row, lsn: int, transaction: str | None, order: int, nth: int
@@ -187,9 +192,18 @@ class Source:
         key = orjson.dumps({"id": event.id})
         self.send(transaction_topic(self.name), transaction_value(event), key, partition=0)
 
-    def send(self, topic: str, value: bytes | None, key: bytes | None, partition: int | None = None) -> None:
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int | None = None,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
         """Send any message."""
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
+        if headers is not None:
+            where["headers"] = headers
         while True:
             try:
                 self.producer.produce(topic, value, key, on_delivery=_check_stored, **where)

@@ -21,6 +21,7 @@ class Message:
     _key: bytes | None
     _value: bytes | None
     _timestamp: int = 0
+    _headers: list[tuple[str, bytes]] | None = None
 
     def topic(self) -> str:
         return self._topic
@@ -40,8 +41,8 @@ class Message:
     def timestamp(self) -> tuple[int, int]:
         return 1, self._timestamp
 
-    def headers(self) -> None:
-        return None
+    def headers(self) -> list[tuple[str, bytes]] | None:
+        return self._headers
 
     def error(self) -> None:
         return None
@@ -50,17 +51,24 @@ class Message:
 class MemorySource(Source):
     """Keep the messages of every partition in order."""
 
-    def __init__(self, name: str = "shop", partitions: int = 1) -> None:
-        super().__init__("", name, partitions)
+    def __init__(self, name: str = "shop", partitions: int = 1, *, tombstone_lsns: bool = True) -> None:
+        super().__init__("", name, partitions, tombstone_lsns)
 
     def __post_init__(self) -> None:
         self.log: dict[tuple[str, int], list[Message]] = {(transaction_topic(self.name), 0): []}
 
-    def send(self, topic: str, value: bytes | None, key: bytes | None, partition: int | None = None) -> None:
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int | None = None,
+        headers: list[tuple[str, bytes]] | None = None,
+    ) -> None:
         number = zlib.crc32(key or b"") % self.partitions if partition is None else partition
         log = self.log.setdefault((topic, number), [])
         offset = log[-1].offset() + 1 if log else 0
-        log.append(Message(topic, number, offset, key, value, int(time.time() * 1000)))
+        log.append(Message(topic, number, offset, key, value, int(time.time() * 1000), headers))
 
     def create_topics(self, *topics: str, partitions: int | None = None) -> None:
         for topic in topics:

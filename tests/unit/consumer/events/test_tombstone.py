@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.tombstone import OPEN_LSN, Tombstone, TombstoneReader
 from support.kafka_source import column, shape
@@ -22,7 +23,7 @@ def tombstone(key: bytes | None) -> Message:
     return Message(*PARTITION, 5, key, None, 1234)
 
 
-def read(message: Message, previous: Message | None = None, topics: str = "shop.{}.{}") -> Tombstone | None:
+def read(message: Message, previous: Message | None = None, topics: str = "shop.{}.{}") -> Change | None:
     layouts = RowLayouts()
     for one in (ITEM, shape("other", column("n"))):
         layouts.add(one.version, one)
@@ -55,3 +56,14 @@ def test_a_key_that_names_no_row_of_the_table_deletes_nothing(key: bytes | None)
 
 def test_a_topic_of_several_tables_does_not_show_whose_row_was_deleted() -> None:
     assert read(tombstone(KEY), topics=PARTITION[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "lsn"),
+    [(b"12", 12), (b"9" * 18, 10**18 - 1), (b"9" * 19, OPEN_LSN), (b"-1", OPEN_LSN), (None, OPEN_LSN)],
+)
+def test_a_tombstone_of_a_relay_has_the_lsn_of_its_delete(header: bytes | None, lsn: int) -> None:
+    found = read(Message(*PARTITION, 5, KEY, None, 1234, [("__rowcast.lsn", header)]))  # type: ignore[list-item]
+    assert found is not None
+    assert found.lsn == lsn
+    assert isinstance(found, Tombstone) == (lsn == OPEN_LSN)

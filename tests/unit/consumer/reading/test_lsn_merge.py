@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Position
-from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
+from rowcast.consumer.reading.applied_keys import AppliedKeys
 from rowcast.consumer.reading.lsn_merge import LsnMerge
 from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.shared.config.settings import Settings
 from support.kafka_source import column, shape
 
+SETTINGS = Settings(source="shop", kafka={"bootstrap.servers": "memory"})
 LAYOUT = RowLayout(shape("a", column("n")), ("id", "n"))
 
 
@@ -16,7 +19,7 @@ class Topic:
     """Hold the partitions of a topic, of which each has ``target`` events."""
 
     def __init__(self, partitions: int = 2, target: int = 10) -> None:
-        self.merge = LsnMerge()
+        self.merge = LsnMerge(AppliedKeys(SETTINGS, RowLayouts(), {}, 1_000))
         self.streams = [PartitionStream(("a", n), "table", 0, target=target) for n in range(partitions)]
 
     def read(self, partition: int, *lsns: int) -> None:
@@ -82,8 +85,44 @@ def test_topics_do_not_wait_for_each_other() -> None:
 def test_cleared_events_are_never_released() -> None:
     topic = Topic()
     topic.read(1, 5)
+    topic.streams[1].lsn = 0
     topic.merge.clear(topic.streams)
     topic.read(0, 1)
     topic.streams[1].next_offset = 10
     assert topic.release() == [1]
     assert topic.merge.held_events == 0
+
+
+def late(topic: Topic, partition: int, key: bytes, lsn: int) -> None:
+    stream = topic.streams[partition]
+    change = Change(LAYOUT, key, b"{}", lsn, None, 0, stream.partition, stream.next_offset)
+    topic.merge.add(stream, [], late=[change])
+    stream.next_offset += 1
+
+
+def test_an_event_that_was_sent_again_is_dropped_if_another_partition_had_a_newer_one() -> None:
+    topic = Topic()
+    topic.read(0, 1, 5, 8)
+    topic.read(1, 2, 7)
+    assert topic.release() == [1, 2, 5, 7]
+    late(topic, 1, b"1", 4)
+    late(topic, 1, b"2", 6)
+    assert topic.release() == [6]
+
+
+def test_an_event_that_was_sent_again_waits_for_smaller_lsns_of_other_partitions() -> None:
+    topic = Topic()
+    topic.read(1, 7, 9)
+    late(topic, 1, b"2", 6)
+    topic.read(0, 1)
+    assert topic.release() == [1]
+    topic.read(0, 3, 8)
+    assert topic.release() == [3, 6, 7, 8]
+
+
+def test_in_a_single_partition_events_that_were_sent_again_stay_in_their_place() -> None:
+    topic = Topic(partitions=1)
+    topic.read(0, 5, 7)
+    late(topic, 0, b"1", 5)
+    late(topic, 0, b"1", 6)
+    assert topic.release() == [5, 7, 5, 6]

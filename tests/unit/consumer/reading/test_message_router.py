@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Transaction
-from rowcast.consumer.reading import lsn_rules
+from rowcast.consumer.reading import lsn_rules, topic_metadata
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.message_router import MessageRouter
 from rowcast.consumer.reading.partition_stream import PartitionStream
@@ -35,6 +35,7 @@ from rowcast.shared.kafka.messages import (
 )
 from support import kafka_source, memory_topics
 from support.kafka_source import column, shape
+from support.memory_consumer import MemoryBroker
 from support.memory_topics import MemorySource, compact
 
 SETTINGS = Settings(source="shop", kafka={"bootstrap.servers": "memory"})
@@ -42,13 +43,20 @@ A, B = shape("a", column("n")), shape("b", column("n"))
 
 Event = tuple[str, str, dict[str, int]]
 
+REMEMBERED = 8
+"""The keys that the merge remembers, so few that earlier events are read again."""
+
 TRANSACTIONS: list[Any] = []
 """The transaction topic of the source that is being read."""
 
 
+BROKERS: list[MemoryBroker] = []
+"""The broker with the topics of the source that is being read."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def lookup() -> Iterator[None]:
-    """Look for earlier records in memory."""
+    """Look for earlier records and events in memory."""
 
     def was_sent_before(_: object, __: object, offset: int, event: TransactionEvent) -> bool:
         found = (parse_transaction(message.value()) for message in TRANSACTIONS[-1][:offset])
@@ -56,6 +64,7 @@ def lookup() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lsn_rules, "was_sent_before", was_sent_before)
+        patch.setattr(topic_metadata, "new_consumer", lambda *args: BROKERS[-1].new_consumer(*args))
         yield
 
 
@@ -121,12 +130,13 @@ class Worker:
         layouts = RowLayouts()
         for one in (A, B):
             layouts.add(one.version, one)
-        positions = {} if self.by_key else dict(self.positions)
-        self.router = MessageRouter(ReaderContext(SETTINGS, layouts, positions, loading=self.by_key))
+        context = ReaderContext(SETTINGS, layouts, dict(self.positions), loading=self.by_key, buffer_events=REMEMBERED)
+        self.router = MessageRouter(context)
         if not self.by_key:
             self.router.history.applied_end_lsn = self.positions.get((transaction_topic("shop"), 0), Position(0, 0)).lsn
         self.streams = {}
         TRANSACTIONS[:] = [self.source.memory.log[transaction_topic("shop"), 0]]
+        BROKERS[:] = [MemoryBroker(self.source.memory)]
         for partition in self.source.memory.log:
             if partition[0] == schema_topic("shop"):
                 continue
@@ -229,14 +239,16 @@ def test_loading_by_key_ends_in_the_same_state(
 @given(
     st.lists(events, min_size=12, max_size=12),
     st.lists(st.integers(1, 5), min_size=12, max_size=12),
+    st.booleans(),
     st.randoms(use_true_random=False),
 )
 def test_loading_ends_in_the_same_state_after_partitions_were_added(
-    contents: list[list[tuple[str, str, int]]], partitions: list[int], chance: random.Random
+    contents: list[list[tuple[str, str, int]]], partitions: list[int], again: bool, chance: random.Random
 ) -> None:
+    """``again``: partitions are added also before a relay that takes over publishes its predecessor's claims again."""
     source = Source(MemorySource())
     source.memory.add(A, B)
-    source.write(contents, chance, partitions)
+    source.write(contents, chance, partitions, adds_before_repetitions=again)
     worker = Worker(source, by_key=True)
     worker.work(chance)
     assert simple(worker.state) == expected_state(source.transactions)
@@ -251,7 +263,7 @@ class NoCrashes(random.Random):
 def test_no_position_is_between_a_delete_and_its_tombstone(pieces: tuple[int, ...]) -> None:
     """A worker that starts there takes the tombstone for a later delete. Another partition may have the row again."""
     first, second = (next(k for k in range(9) if zlib.crc32(b'{"id":%d}' % k) % 2 == n) for n in (0, 1))
-    source = Source(MemorySource(partitions=2))
+    source = Source(MemorySource(partitions=2, tombstone_lsns=False))
     source.memory.add(A, B)
     keys = [("c", first), ("d", first), ("c", second), ("c", first), ("u", second)]
     source.write([[(op, "a", key)] for op, key in keys], NoCrashes())
@@ -273,22 +285,25 @@ def test_no_position_is_between_a_delete_and_its_tombstone(pieces: tuple[int, ..
     st.randoms(use_true_random=False),
 )
 def test_deletes_survive_compaction(
-    contents: list[list[tuple[str, str, int]]], partitions: list[int], grows: bool, chance: random.Random
+    contents: list[list[tuple[str, str, int]]], partitions: list[int], has_lsns: bool, chance: random.Random
 ) -> None:
-    """Compaction leaves tombstones without their delete events, also in topics to which partitions were added."""
-    source = Source(MemorySource())
+    """Compaction leaves tombstones without their delete events, also in topics to which partitions were added.
+
+    ``has_lsns``: the tombstones have lsns. Otherwise not every history with crashes ends in the same state.
+    """
+    source = Source(MemorySource(tombstone_lsns=has_lsns))
     clock = itertools.count(1)
     with (
         patch.object(kafka_source, "time", SimpleNamespace(time=lambda: next(clock))),
         patch.object(memory_topics, "time", SimpleNamespace(time=lambda: next(clock))),
     ):
         source.memory.add(A, B)
-        source.write(contents, chance, partitions if grows else [partitions[0]] * 12)
+        source.write(contents, chance, partitions, adds_before_repetitions=has_lsns)
     for partition, log in source.memory.log.items():
         if partition[0] != transaction_topic("shop"):
             source.memory.log[partition] = compact(log, chance.randrange(0, len(log) + 1))
     worker = Worker(source, by_key=True)
-    worker.work(chance, crashes=not grows)
+    worker.work(chance, crashes=has_lsns)
     expected = expected_state(source.transactions)
     assert {key: n for key, n in simple(worker.state).items() if n is not None} == {
         key: n for key, n in expected.items() if n is not None

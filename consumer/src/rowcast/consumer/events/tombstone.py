@@ -12,17 +12,19 @@ from rowcast.consumer.events.connect_decoder import WITH_SCHEMA, plain_key
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import payload_of
+from rowcast.shared.kafka.messages import TOMBSTONE_LSN, payload_of
 from rowcast.shared.tables.shape import TableShape
+
+_MAX_DIGITS = 18
 
 OPEN_LSN = 2**63 - 1
 """The lsn of a tombstone while no later event of its partition is known. No event has a greater lsn."""
 
 
 class Tombstone(Change):
-    """A delete that only a tombstone shows. ``ts_ms`` is the time when the tombstone was published.
+    """A delete that only a tombstone without an lsn shows. ``ts_ms`` is the time when the tombstone was published.
 
-    A tombstone has no lsn. Its lsn lies between the lsns of the events around it in its partition.
+    Its lsn lies between the lsns of the events around it in its partition.
     """
 
     __slots__ = ()
@@ -35,10 +37,11 @@ class TombstoneReader:
         self._layouts = layouts
         self._topic_of = topic_of
 
-    def read(self, message: Any, previous: Any, partition: Partition) -> Tombstone | None:
+    def read(self, message: Any, previous: Any, partition: Partition) -> Change | None:
         """Return the delete, or None if the tombstone deletes nothing.
 
-        ``previous``: the message before in the partition, if it was read. Its delete event says the same with an lsn.
+        Return a ``Tombstone`` if the message has no lsn, because another program or an older relay wrote it.
+        ``previous``: the message before in the partition, if it was read. Its delete event says the same.
         """
         if message.key() is None or (previous is not None and _is_delete(previous, message.key())):
             return None
@@ -49,7 +52,10 @@ class TombstoneReader:
             return None
         layout = self._layouts.infer(shape.full_name, "", shape.primary_key)
         text = orjson.dumps({name: key[name] for name in shape.primary_key})
-        return Tombstone(layout, text, None, OPEN_LSN, None, message.timestamp()[1], partition, message.offset())
+        lsn = _lsn(message)
+        kind = Tombstone if lsn is None else Change
+        time_ms = message.timestamp()[1]
+        return kind(layout, text, None, OPEN_LSN if lsn is None else lsn, None, time_ms, partition, message.offset())
 
     def _shape(self, topic: str) -> TableShape | None:
         """Return the latest shape of the topic's table, or None if the topic has several tables."""
@@ -67,6 +73,14 @@ def _is_delete(message: Any, key: bytes) -> bool:
         return isinstance(envelope, dict) and envelope.get("op") == "d"
     except orjson.JSONDecodeError:
         return False
+
+
+def _lsn(message: Any) -> int | None:
+    """Return the lsn in the headers of a tombstone."""
+    for name, value in message.headers() or ():
+        if name == TOMBSTONE_LSN and value is not None and value.isdigit() and len(value) <= _MAX_DIGITS:
+            return int(value)
+    return None
 
 
 def _columns(key: bytes) -> dict[str, Any] | None:

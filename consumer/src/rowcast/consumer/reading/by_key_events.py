@@ -12,9 +12,12 @@ from rowcast.consumer.events.change import Change, lsn_of, offset_of
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.tombstone import Tombstone, TombstoneReader
 from rowcast.consumer.events.transactions import Transaction
+from rowcast.consumer.reading.applied_keys import AppliedKeys
+from rowcast.consumer.reading.bad_message import BadMessageError
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.cutover import Cutover
 from rowcast.consumer.reading.lsn_merge import LsnMerge
+from rowcast.consumer.reading.lsn_rules import LsnRules
 from rowcast.consumer.reading.partition_stream import PartitionStream
 
 _value_of = methodcaller("value")
@@ -23,10 +26,13 @@ _value_of = methodcaller("value")
 class ByKeyEvents:
     """Merge the events of each topic by lsn, and read tombstones."""
 
-    def __init__(self, context: ReaderContext, cutover: Cutover) -> None:
+    def __init__(self, context: ReaderContext, cutover: Cutover, rules: LsnRules) -> None:
         self._cutover = cutover
+        self._rules = rules
+        self._notes = context.layouts.notes
         self._tombstones = TombstoneReader(context.layouts, context.settings.topic_of)
-        self.merge = LsnMerge()
+        applied = AppliedKeys(context.settings, context.layouts, context.positions, context.buffer_events)
+        self.merge = LsnMerge(applied)
         self.positions: dict[Partition, Position] = {}
         """The positions after records without an event."""
 
@@ -45,26 +51,31 @@ class ByKeyEvents:
 
     def add_tombstones(
         self, stream: PartitionStream, messages: Sequence[Any], changes: list[Change]
-    ) -> list[Tombstone]:
-        """Put the tombstones among ``messages`` into the changes of the other messages. Return the tombstones.
+    ) -> tuple[list[Tombstone], list[Change]]:
+        """Put the tombstones among ``messages`` into the changes of the other messages.
 
-        Call this before the stream has the lsns of the changes.
+        Return the tombstones, and apart from them the deletes with an lsn, which are not among the changes. Call this
+        before the stream has the lsns of the changes. Raise BadMessageError.
         """
-        found = []
+        found: list[Tombstone] = []
+        deletes: list[Change] = []
         for place in compress(count(), map(is_, map(_value_of, messages), repeat(None))):
             message, before = messages[place], messages[place - 1] if place else stream.last_message
             at = bisect_left(changes, message.offset(), key=offset_of)
             tombstone = self.read_tombstone(stream, message, before, follows_events=at > 0)
-            if tombstone is not None:
+            if isinstance(tombstone, Tombstone):
                 changes.insert(at, tombstone)
                 found.append(tombstone)
-        return found
+            elif tombstone is not None:
+                deletes.append(tombstone)
+        return found, deletes
 
     def read_tombstone(
         self, stream: PartitionStream, message: Any, before: Any, *, follows_events: bool
-    ) -> Tombstone | None:
+    ) -> Change | None:
         """Return the delete, or None if the tombstone deletes nothing that its delete event does not delete.
 
+        Raise BadMessageError for an lsn that cannot be true.
         ``before``: the message before in the partition, if it was read. ``follows_events``: events that go by key were
         read from the partition before, and are not in the merge yet.
         """
@@ -74,4 +85,9 @@ class ByKeyEvents:
                 stream.repeated_tombstones.add(message.offset())
             elif self._cutover.by_key:
                 self.positions[stream.partition] = Position(message.offset() + 1, stream.lsn)
+        elif not isinstance(tombstone, Tombstone):
+            if tombstone.lsn > self._rules.limit:
+                raise BadMessageError(tombstone.offset, self._rules.leap(tombstone.lsn))
+            if tombstone.lsn < self._notes.first_lsn:
+                return None  # The delete belongs to a timeline that has ended.
         return tombstone

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
-from rowcast.consumer.events.change import Change, lsn_of
+from rowcast.consumer.events.change import Change, lsn_of, offset_of
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.tombstone import OPEN_LSN, Tombstone
+from rowcast.consumer.reading.applied_keys import AppliedKeys
 from rowcast.consumer.reading.partition_stream import PartitionStream
 
 
@@ -24,21 +25,35 @@ class LsnMerge:
     are released. A partition that has reached its target does not hold the watermark, because every event that was
     there at the start of the load has been read. Topics do not wait for each other, because a key belongs to one table.
 
-    A tombstone without its delete event has no lsn. It waits for the next event of its partition, and is released just
-    before this event. Until then, another partition may release an event of the key. If the event is younger than the
-    tombstone, the row was created again, and the tombstone is dropped.
+    A late event has a smaller lsn than an event before it in its partition, because it was sent again. It is released
+    in the order of lsns too, and dropped if a newer event of its key was released.
+
+    A tombstone that has neither an lsn nor its delete event waits for the next event of its partition, and is released
+    just before this event. Until then, another partition may release an event of the key. If the event is younger than
+    the tombstone, the row was created again, and the tombstone is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, applied: AppliedKeys) -> None:
+        self._applied = applied
         self._waiting: dict[str, None] = {}
         self._tombstones: dict[str, dict[bytes, Tombstone]] = {}
         self.held_events = 0
         """The number of events held."""
 
-    def add(self, stream: PartitionStream, changes: list[Change], tombstones: Iterable[Tombstone] = ()) -> None:
-        """Add the next events of a partition. Their lsns must grow. ``tombstones``: the tombstones among the events."""
+    def add(
+        self,
+        stream: PartitionStream,
+        changes: list[Change],
+        tombstones: Iterable[Tombstone] = (),
+        late: Sequence[Change] = (),
+    ) -> None:
+        """Add the next events of a partition. Their lsns must grow.
+
+        ``tombstones``: the tombstones without an lsn among the events. ``late``: the other next events, of any lsn.
+        """
         topic = stream.partition[0]
-        self.held_events += len(changes)
+        self.held_events += len(changes) + len(late)
+        stream.late += late
         self._waiting[topic] = None
         if tombstones:
             pending = self._tombstones.setdefault(topic, {})
@@ -54,7 +69,9 @@ class LsnMerge:
 
         A stream at the watermark can hold nothing but tombstones that wait for its next event.
         """
-        return bool(stream.held) and (stream.held[0].lsn != OPEN_LSN or stream.target_reached)
+        if not stream.held:
+            return bool(stream.late) and all(change.lsn <= stream.lsn for change in stream.late)
+        return stream.held[0].lsn != OPEN_LSN or stream.target_reached
 
     def release(
         self, streams: Collection[PartitionStream], *, is_alone: bool = True
@@ -72,28 +89,52 @@ class LsnMerge:
             watermark = min(map(_bound, of_topic)) if len(of_topic) > 1 else math.inf
             released = []
             for stream in of_topic:
-                if run := _take_run(stream, watermark):
-                    released.append(run)
-                    is_at_read = is_alone and not stream.held
-                    positions[stream.partition] = stream.position if is_at_read else _position_after(stream, run[-1])
-                    self.held_events -= len(run)
+                run = _take_run(stream, watermark)
+                late = _take_late(stream, watermark, run) if stream.late else []
+                if run or late:
+                    released += [run, late] if late else [run]
+                    self.held_events -= len(run) + len(late)
+                    positions[stream.partition] = _position_after(stream, run, late, is_alone=is_alone)
             merged = released.pop() if len(released) == 1 else list(chain.from_iterable(released))
-            if released:
-                # Sorting a few sorted runs is a merge.
-                merged.sort(key=lsn_of)
-            pending = self._tombstones.get(topic)
-            if pending is not None:
-                merged = _settle_tombstones(merged, pending, {s.partition: s.lsn for s in of_topic})
-            changes += merged
-            if not any(stream.held for stream in of_topic):
+            changes += self._in_order(merged, of_topic, is_sorted=not released)
+            if not any(stream.held or stream.late for stream in of_topic):
                 del self._waiting[topic]
                 self._tombstones.pop(topic, None)
         return changes, positions
 
+    def _in_order(self, changes: list[Change], streams: Sequence[PartitionStream], *, is_sorted: bool) -> list[Change]:
+        """Return the released events of a topic in the order in which they are to be applied."""
+        if not changes:
+            return changes
+        topic = streams[0].partition[0]
+        if len(streams) == 1:
+            # The last event of a key is the newest, wherever events were sent again.
+            if not is_sorted:
+                changes.sort(key=offset_of)
+            self._applied.skip(topic, streams[0].lsn)
+        else:
+            if not is_sorted:
+                # Sorting a few sorted runs is a merge.
+                changes.sort(key=lsn_of)
+            if changes[0].lsn <= self._applied.released_lsn(topic):
+                changes = self._without_outdated(changes, streams)
+            if changes:
+                self._applied.note(topic, changes)
+        pending = self._tombstones.get(topic)
+        if pending is not None:
+            changes = _settle_tombstones(changes, pending, {s.partition: s.lsn for s in streams})
+        return changes
+
+    def _without_outdated(self, changes: list[Change], streams: Sequence[PartitionStream]) -> list[Change]:
+        released_lsn = self._applied.released_lsn(streams[0].partition[0])
+        end = bisect_right(changes, released_lsn, key=lsn_of)
+        return [c for c in changes[:end] if not self._applied.is_outdated(c, streams)] + changes[end:]
+
     def clear(self, streams: Collection[PartitionStream]) -> None:
-        """Drop all held events, because the partitions will be read again."""
+        """Drop all held events, because the partitions will be read again from the streams' present positions."""
         for stream in streams:
-            stream.held = []
+            stream.held, stream.late = [], []
+        self._applied.start_at([(stream.partition, stream.position) for stream in streams])
         self._waiting.clear()
         self._tombstones.clear()
         self.held_events = 0
@@ -142,16 +183,35 @@ def _settle_tombstones(
     return settled
 
 
-def _position_after(stream: PartitionStream, change: Change) -> Position:
-    """Return the position after a change, and after the tombstone that repeats it.
+def _position_after(
+    stream: PartitionStream, run: Sequence[Change], late: Sequence[Change], *, is_alone: bool
+) -> Position:
+    """Return the position after events that were released, and after the tombstones that repeat them.
 
-    A worker that starts again would take the tombstone for a delete of its own, with the lsn of the next event.
+    A worker that starts again would take such a tombstone for a delete of its own if the tombstone has no lsn.
     """
-    offset = change.offset + 1
+    if is_alone and not (stream.held or stream.late):
+        return stream.position
+    # Late events behind held events are read again after a restart, and are outdated then.
+    last = max(run[-1:] if stream.held else [*run[-1:], *late[-1:]], key=offset_of)
+    offset = last.offset + 1
     if offset in stream.repeated_tombstones:
         offset += 1
+    if stream.late:
+        offset = min(offset, stream.late[0].offset)
     stream.repeated_tombstones = {later for later in stream.repeated_tombstones if later >= offset}
-    return Position(offset, min(change.lsn, stream.lsn))
+    return Position(offset, min((run or [last])[-1].lsn, stream.lsn))
+
+
+def _take_late(stream: PartitionStream, watermark: float, run: Sequence[Change]) -> list[Change]:
+    """Remove and return the late events, in the order of their offsets, or nothing if they must wait.
+
+    They wait until all of them are up to the watermark, and until the stream has a new position for them.
+    """
+    if any(change.lsn > watermark for change in stream.late) or (stream.held and not run):
+        return []
+    late, stream.late = stream.late, []
+    return late
 
 
 def _take_run(stream: PartitionStream, watermark: float) -> list[Change]:

@@ -150,7 +150,6 @@ class MessageRouter:
         self.cutover.by_key = True
         self.history.forget_applied()
         self._by_key.positions |= self.assembler.abandon_transactions()
-        self.merge.clear(table_streams)
         rewound = []
         for stream in table_streams:
             position = max(stream.start, self._returned.get(stream.partition, stream.start))
@@ -158,6 +157,7 @@ class MessageRouter:
                 stream.next_offset, stream.lsn = position
                 stream.last_message, stream.at_end = None, False
                 rewound.append(stream)
+        self.merge.clear(table_streams)
         self.history.greatest_lsn = max((stream.lsn for stream in table_streams), default=0)
         return rewound
 

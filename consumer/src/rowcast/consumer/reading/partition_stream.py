@@ -22,9 +22,10 @@ class PartitionStream:
 
     ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
     which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
-    (``LsnMerge``). ``repeated_tombstones``: the offsets of tombstones whose delete events are held. ``last_message``:
-    the message read last. ``blocks_to_take_singly``: the number of blocks whose messages are read one by one, because
-    messages before had another form than usual. ``memory``: the messages that were read before.
+    (``LsnMerge``). ``late``: the held events with smaller lsns than events before them, in the order of their offsets.
+    ``repeated_tombstones``: the offsets of tombstones whose delete events are held. ``last_message``: the message read
+    last. ``blocks_to_take_singly``: the number of blocks whose messages are read one by one, because messages before
+    had another form than usual. ``memory``: the messages that were read before.
     """
 
     partition: Partition
@@ -37,6 +38,7 @@ class PartitionStream:
     paused: bool = False
     start: Position = field(default_factory=lambda: Position(0, 0))
     held: list[Change] = field(default_factory=list)
+    late: list[Change] = field(default_factory=list)
     repeated_tombstones: set[int] = field(default_factory=set)
     last_message: Any = None
     blocks_to_take_singly: int = 0

@@ -89,13 +89,13 @@ class SingleEvents:
     def _take_smaller(self, change: Change, taken: _TakenEvents) -> None:
         """Take an event whose lsn is not above the lsns before.
 
-        Usually the event was sent twice, because lsns only grow. By key it is applied again, in the place where it is,
-        because compaction keeps the last event of a key and may have removed the first copy.
+        Usually the event was sent twice, because lsns only grow. By key it is applied again if no newer event of its
+        key was, because compaction may have removed the first copy.
         """
         stream = taken.stream
         if self._cutover.applies_repetitions(change.lsn):
             if change.transaction not in self._skipped:
-                taken.changes.append(change._replace(lsn=stream.lsn))
+                taken.late.append(change)
         elif self._is_late(stream, change):
             stream.memory.insert(change.lsn, event_mark(change))
             taken.assembler.add_late(change)
@@ -127,6 +127,8 @@ class _TakenEvents:
         self.last: Change | None = None
         self.changes: list[Change] = []
         """The changes that go by key."""
+        self.late: list[Change] = []
+        """The changes that go by key, with smaller lsns than changes before, and the deletes of tombstones."""
         self._by_key = by_key
         self._tombstones: list[Tombstone] = []
 
@@ -138,10 +140,12 @@ class _TakenEvents:
 
     def add_tombstone(self, message: Any, before: Any) -> None:
         tombstone = self._by_key.read_tombstone(self.stream, message, before, follows_events=bool(self.changes))
-        if tombstone is not None:
+        if isinstance(tombstone, Tombstone):
             self._tombstones.append(tombstone)
             self.changes.append(tombstone)
+        elif tombstone is not None:
+            self.late.append(tombstone)
 
     def finish(self) -> None:
-        if self.changes:
-            self._by_key.merge.add(self.stream, self.changes, self._tombstones)
+        if self.changes or self.late:
+            self._by_key.merge.add(self.stream, self.changes, self._tombstones, self.late)

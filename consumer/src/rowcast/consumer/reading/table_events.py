@@ -13,6 +13,7 @@ from typing import Any
 
 from rowcast.consumer.events.change import Change, lsn_of, read_change, transaction_of
 from rowcast.consumer.events.change_block import read_block
+from rowcast.consumer.reading.bad_message import BadMessageError
 from rowcast.consumer.reading.by_key_events import ByKeyEvents
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.cutover import Cutover
@@ -45,7 +46,7 @@ class TableEvents:
         self._cutover = cutover
         self._assembler = assembler
         self._rules = rules
-        self.by_key_events = ByKeyEvents(context, cutover)
+        self.by_key_events = ByKeyEvents(context, cutover, rules)
         self.history = TopicHistory(context.layouts, cutover, assembler)
         self._single_events = SingleEvents(context, cutover, self.history, rules, shapes)
 
@@ -78,13 +79,24 @@ class TableEvents:
             return False
         first, last = changes[0], changes[-1]
         if self._cutover.by_key:
-            tombstones = self.by_key_events.add_tombstones(stream, messages, changes) if has_tombstones else ()
-            self.by_key_events.merge.add(stream, changes, tombstones)
+            if not has_tombstones:
+                self.by_key_events.merge.add(stream, changes)
+            elif not self._add_with_tombstones(stream, messages, changes):
+                return False
         else:
             stream.memory.add(map(lsn_of, changes), event_marks(changes))
             self._assembler.add_run(changes)
         self.history.note(stream, first, last)
         self._rules.note(last.lsn)
+        return True
+
+    def _add_with_tombstones(self, stream: PartitionStream, messages: Sequence[Any], changes: list[Change]) -> bool:
+        """Add the changes and tombstones of a block by key. Return False, and add none, if a tombstone is not valid."""
+        try:
+            tombstones, deletes = self.by_key_events.add_tombstones(stream, messages, changes)
+        except BadMessageError:
+            return False
+        self.by_key_events.merge.add(stream, changes, tombstones, deletes)
         return True
 
     def _is_usual(self, stream: PartitionStream, changes: Sequence[Change]) -> bool:

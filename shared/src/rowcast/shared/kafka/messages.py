@@ -22,6 +22,9 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
 
 TABLE_TOPIC = "{source}.{schema}.{table}"
 
+TOMBSTONE_LSN = "__rowcast.lsn"
+"""The header with the lsn of the delete event before a tombstone, as decimal digits."""
+
 
 def table_topic(source: str, schema: str, table: str, template: str = TABLE_TOPIC) -> str:
     """Return the topic of a table's events. Characters that Kafka does not allow become ``_``, as in Debezium."""

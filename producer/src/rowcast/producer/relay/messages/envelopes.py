@@ -19,7 +19,13 @@ from rowcast.producer.relay.claims.claim_table import Claim
 from rowcast.producer.relay.messages.batch_rows import ParsedRow
 from rowcast.producer.relay.messages.connect_schemas import TRANSACTION_FRAME, Frame, table_frame
 from rowcast.producer.relay.messages.table_versions import TableVersions
-from rowcast.shared.kafka.messages import TransactionEvent, context_member, transaction_topic, transaction_value
+from rowcast.shared.kafka.messages import (
+    TOMBSTONE_LSN,
+    TransactionEvent,
+    context_member,
+    transaction_topic,
+    transaction_value,
+)
 
 _BareMessage: TypeAlias = tuple[str, bytes | None, bytes, int]
 Message: TypeAlias = _BareMessage | tuple[str, bytes | None, bytes, int, None, None, int, Headers]
@@ -123,8 +129,11 @@ class Envelopes:
         events = (message for message in self._events(row, lsn, {}, now_ms) if message[1] is not None)
         return zip(row.changes, _with_headers(events, row.headers) if row.headers else events, strict=True)
 
-    def _events(self, row: ParsedRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[_BareMessage]:
-        """Yield events and tombstones without headers. ``counts``: the transaction's events by table, to be raised."""
+    def _events(self, row: ParsedRow, lsn: int, counts: dict[str, int], now_ms: int) -> Iterator[Message]:
+        """Yield events and tombstones without the row's headers.
+
+        ``counts``: the transaction's events by table, to be raised.
+        """
         total = sum(counts.values())
         context = b"" if row.context is None else b',"context":' + context_member(row.context, as_text=self._schemas)
         tx = orjson.dumps(row.tx)
@@ -151,7 +160,8 @@ class Envelopes:
                 value, key = frame.value(value), frame.key(key)
             yield topic, value, key, BY_KEY
             if after is None:
-                yield topic, None, key, BY_KEY
+                # A tombstone stays when compaction has removed its delete event.
+                yield topic, None, key, BY_KEY, None, None, _SET_BY_PRODUCER, [(TOMBSTONE_LSN, b"%d" % lsn)]
             lsn += 1
 
     def _table_bytes(self, head: LineHead) -> _TableBytes:
@@ -190,5 +200,7 @@ class Envelopes:
         return self._transaction_topic, value, key, _TRANSACTION_PARTITION
 
 
-def _with_headers(messages: Iterable[_BareMessage], headers: Headers) -> Iterator[Message]:
-    return ((*message, None, None, _SET_BY_PRODUCER, headers) for message in messages)
+def _with_headers(messages: Iterable[Message], headers: Headers) -> Iterator[Message]:
+    for message in messages:
+        own = message[7] if len(message) > 4 else ()
+        yield (*message[:4], None, None, _SET_BY_PRODUCER, [*own, *headers])
