@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ class GroupConsumer:
         self.committed: list[tuple[str, int, int]] = []
         self.error: KafkaException | None = None
         self.closed = False
+        self.answers = threading.Event()
+        self.answers.set()
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
         assert topics == [TOPIC]
@@ -57,6 +60,7 @@ class GroupConsumer:
         self.committed += [(o.topic, o.partition, o.offset) for o in offsets]
 
     def close(self) -> None:
+        self.answers.wait()
         self.closed = True
 
 
@@ -111,3 +115,13 @@ def test_the_users_timeouts_win(consumer: GroupConsumer) -> None:
 def test_a_worker_that_ends_leaves_the_group(consumer: GroupConsumer) -> None:
     join().close()
     assert consumer.closed
+
+
+def test_a_worker_does_not_wait_for_ever_for_a_kafka_that_does_not_answer(
+    consumer: GroupConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_membership, "_LEAVE_S", 0.01)
+    consumer.answers.clear()
+    join().close()
+    assert not consumer.closed
+    consumer.answers.set()

@@ -7,6 +7,7 @@ stuck worker only after minutes. The claim in the replica does (``replica.claim`
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ _log = logging.getLogger("rowcast.worker")
 
 # The defaults of the user's properties: a worker that has died is no longer counted after ten seconds.
 _DEFAULTS = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
+_LEAVE_S = 5.0
 
 
 class GroupMembership:
@@ -60,8 +62,16 @@ class GroupMembership:
             _log.debug("offsets for lag monitors were not committed: %s", error)
 
     def close(self) -> None:
-        """Leave the group."""
-        self._consumer.close()
+        """Leave the group. Wait for Kafka's answer for a few seconds only.
+
+        The client waits for the answers to commits of offsets, which may never come. Without an answer the group counts
+        the worker until the session timeout.
+        """
+        leaving = threading.Thread(target=self._consumer.close, name="rowcast-leave-group", daemon=True)
+        leaving.start()
+        leaving.join(_LEAVE_S)
+        if leaving.is_alive():
+            _log.info("Kafka does not answer, so its group may count this worker for some seconds more")
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
         consumer.incremental_assign(partitions)
