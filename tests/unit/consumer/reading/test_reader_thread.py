@@ -15,6 +15,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.reading import (
     committed_transactions,
+    gap_detector,
     load,
     lost_deletes,
     message_router,
@@ -158,6 +159,42 @@ def test_a_lost_event_sends_the_replica_back_to_loading(broker: MemoryBroker, so
         taken = take_until(reader, lambda item: item is Signal.LOADED)
     assert taken[0] is Signal.GAP
     assert sorted(keys(taken)) == [(b'{"id":1}', True), (b'{"id":2}', True)]
+
+
+def test_loading_waits_for_an_end_that_the_relay_has_not_sent_yet(broker: MemoryBroker, source: MemorySource) -> None:
+    """Servers show the events of a transaction, and not yet its BEGIN and END."""
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    source.put(("c", "a", {"id": 2, "n": 1}), begin=False, end=False)
+    with reading(loading=True) as reader:
+        with pytest.raises(AssertionError, match="nothing more"):
+            take_until(reader, lambda item: item is Signal.LOADED, timeout=1)
+        source.put()
+        take_until(reader, lambda item: item is Signal.LOADED)
+
+
+def test_events_that_come_after_their_abandoned_end_go_by_key(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay was killed after it had sent an END, and its successor sends the events again."""
+    monkeypatch.setattr(gap_detector, "GRACE_S", 0.1)
+    source.put(("c", "a", {"id": 1, "n": 1}))
+    position = {TABLE: Position(1, 4), TRANSACTIONS: Position(2, 5)}
+    source.put(("c", "a", {"id": 2, "n": 1}), ("c", "b", {"id": 2, "n": 1}))
+    sent = {partition: list(log) for partition, log in source.log.items()}
+    lsn = source.lsn
+    del source.log[TABLE][1:], source.log["shop.public.b", 0][:]
+    broker.committed[TRANSACTIONS] = 2
+    with reading(positions=position) as reader:
+        assert take_until(reader, lambda item: item is Signal.GAP)
+        with pytest.raises(AssertionError, match="nothing more"):
+            take_until(reader, lambda item: item is Signal.LOADED, timeout=1)
+        source.log.update({TABLE: sent[TABLE], ("shop.public.b", 0): sent["shop.public.b", 0]})
+        source.lsn = lsn
+        broker.committed.clear()
+        taken = take_until(reader, lambda item: item is Signal.LOADED)
+        assert sorted(keys(taken)) == [(b'{"id":2}', True)] * 2
+        source.put(("c", "a", {"id": 3, "n": 1}))
+        assert keys(take_until(reader, has_changes)) == [(b'{"id":3}', False)]
 
 
 TABLE = ("shop.public.a", 0)

@@ -13,18 +13,23 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 
 
 class Cutover:
-    """Know whether events go by key. ``last_transaction``: the id of the transaction last applied."""
+    """Know whether events go by key.
 
-    def __init__(self, last_transaction: str | None, *, by_key: bool) -> None:
+    ``last_transaction``: the id of the transaction last applied. ``abandoned_lsn``: the lsn up to which ENDs have been
+    dropped, whose events may still come.
+    """
+
+    def __init__(self, last_transaction: str | None, *, by_key: bool, abandoned_lsn: int = 0) -> None:
         self.by_key = by_key
         self.is_under_way = False
         """Set from ``begin`` to ``finish``. Meanwhile, no transaction is complete."""
         self.lsn = 0
-        """The greatest lsn that was read by key, or 0 if no event was."""
+        """The greatest lsn that was read by key, or of an END that was dropped. 0 without either."""
         self.transaction: str | None = None
         self.begun_transaction: str | None = None
         """The id of the BEGIN that was read last, if its END was not."""
         self._last_transaction = last_transaction
+        self._abandoned_lsn = abandoned_lsn
 
     def begin(self, table_streams: Collection[PartitionStream]) -> None:
         """Set the cutover at the greatest lsn that was read."""
@@ -38,6 +43,13 @@ class Cutover:
             self.lsn = furthest.lsn
             # The stream has no transaction if an earlier run of the worker has read it.
             self.transaction = furthest.transaction or self._last_transaction
+        if self._abandoned_lsn > self.lsn:
+            # Without their END, the events of these transactions could not be assembled.
+            self.lsn, self.transaction = self._abandoned_lsn, None
+
+    def abandon(self, lsn: int) -> None:
+        """Take note that an END has been dropped. Its events may still come, and go by key then."""
+        self._abandoned_lsn = max(self._abandoned_lsn, lsn)
 
     def finish(self) -> None:
         """Return transactions from now on. All events up to the cutover have been returned."""

@@ -88,10 +88,13 @@ class Load:
         """Return whether Kafka has committed the END at the cutover."""
         transaction_streams = list(self._subscription.streams_of_kind("transaction"))
         if not all(self._cutover.is_ended_in(stream) for stream in transaction_streams):
-            # The END may have been deleted with old segments, long after its commit.
             waited_s = time.monotonic() - self._cutover_since
             at_end = all(s.at_end for s in self._subscription.streams.values())
-            return at_end and not self._cutover.is_open and waited_s > _END_GRACE_S
+            if not at_end or self._cutover.is_open or waited_s < _END_GRACE_S:
+                return False
+            # The END may have been deleted with old segments, long after its commit, and all earlier records with it.
+            # If records are left, the relay has sent the events and not yet the END.
+            return all(self._subscription.first_offset(s) >= s.next_offset for s in transaction_streams)
         for stream in transaction_streams if self._cutover.lsn else ():
             if self._committed is None:
                 first_offset = self._subscription.first_offset(stream)

@@ -19,7 +19,7 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.table_events import TableEvents
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import parse_transaction
+from rowcast.shared.kafka.messages import parse_transaction, transaction_topic
 from rowcast.shared.kafka.signature import SignatureCheck
 
 
@@ -38,7 +38,9 @@ class MessageRouter:
         self._applied_ms = context.deletes_known_ms
         self._rules = LsnRules(context.settings, context.positions)
         self.assembler = TransactionAssembler(context.layouts.is_wanted, context.skips.transactions)
-        self.cutover = Cutover(context.last_transaction, by_key=context.loading)
+        ends = context.positions.get((transaction_topic(context.settings.source), 0), Position(0, 0))
+        abandoned_lsn = ends.lsn if context.loading else 0
+        self.cutover = Cutover(context.last_transaction, by_key=context.loading, abandoned_lsn=abandoned_lsn)
         self.new_shapes = NewShapes(context)
         self._tables = TableEvents(context, self.cutover, self.assembler, self._rules, self.new_shapes)
         self._by_key = self._tables.by_key_events
@@ -149,7 +151,10 @@ class MessageRouter:
             self.lost_deletes.include({topic for topic, _ in self._returned})
         self.cutover.by_key = True
         self.history.forget_applied()
-        self._by_key.positions |= self.assembler.abandon_transactions()
+        abandoned = self.assembler.abandon_transactions()
+        for position in abandoned.values():
+            self.cutover.abandon(position.lsn)
+        self._by_key.positions |= abandoned
         rewound = []
         for stream in table_streams:
             position = max(stream.start, self._returned.get(stream.partition, stream.start))

@@ -260,7 +260,7 @@ class TransactionAssembler:
     def abandon_transactions(self) -> dict[Partition, Position]:
         """Drop all held events and the first END. Return the position after the END.
 
-        The first END will never have all events. The later ENDs stay, because events may still come.
+        The first END may never have all events. The later ENDs stay, because events may still come.
         """
         positions = self._ends[0].positions if self._ends else {}
         self._partial.clear()
