@@ -63,6 +63,11 @@ def new_asker(settings: Settings) -> AbstractContextManager[Any]:
     return _new_consumer(settings, {"fetch.wait.max.ms": 10})
 
 
+def new_viewer(settings: Settings) -> AbstractContextManager[Any]:
+    """Create a consumer for people who look into the topics: it reads what Kafka has committed, and each event once."""
+    return _new_consumer(settings, {"isolation.level": "read_committed"})
+
+
 @contextmanager
 def _new_consumer(settings: Settings, own: dict[str, Any]) -> Iterator[Any]:
     consumer = new_consumer(settings.require_kafka(), "worker", {**READER_CONFIG, "group.id": "rowcast", **own})
@@ -91,6 +96,16 @@ def partition_ends(consumer: Any, partitions: Collection[Partition]) -> dict[Par
     first = retry_transient(consumer, lambda: _offsets_at(consumer, partitions, _FIRST))
     end = retry_transient(consumer, lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
     return {partition: (first[partition], end[partition]) for partition in partitions}
+
+
+def offsets_since(consumer: Any, partitions: Collection[Partition], ms: int) -> dict[Partition, int]:
+    """Return the offset of the first record of each partition that was published at ``ms`` or later.
+
+    ``ms``: milliseconds since 1970. Without such a record, return the offset after the last record.
+    """
+    found = retry_transient(consumer, lambda: _offsets_at(consumer, partitions, max(0, ms)))
+    end = retry_transient(consumer, lambda: _offsets_at(consumer, partitions, _AFTER_LAST))
+    return {partition: end[partition] if offset < 0 else offset for partition, offset in found.items()}
 
 
 def _offsets_at(consumer: Any, partitions: Collection[Partition], timestamp: int) -> dict[Partition, int]:

@@ -31,6 +31,7 @@ _ORDER = (
     "rebuild",
     "verify",
     "status",
+    "topics",
     "dlq",
     "triggers",
     "instrument",

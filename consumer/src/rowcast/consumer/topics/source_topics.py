@@ -1,0 +1,132 @@
+"""Read the table topics of a source without a consumer group, so that no worker notices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.reading.topic_metadata import (
+    KAFKA_TIMEOUT_S,
+    new_viewer,
+    offsets_since,
+    partition_ends,
+    partitions_of,
+    read_shapes,
+)
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.kafka.clients import unreachable
+from rowcast.shared.kafka.messages import schema_topic
+
+_POLL_S = 0.2
+_BATCH = 1_000
+# A table that is created or a partition that is added shows up after this time.
+_LOOK_AGAIN_S = 5.0
+
+
+class SourceTopics:
+    """The topics of the tables that match ``tables``, with the topics' partitions.
+
+    Raise ConfigurationError if the source has published no such table. Raise UnreachableError.
+    """
+
+    def __init__(self, consumer: Any, settings: Settings, tables: Collection[str] = ("*",)) -> None:
+        self._consumer = consumer
+        self._settings = settings
+        self._patterns = tuple(tables)
+        self._topics: dict[str, str] = {}
+        self._find_topics()
+        if not self._topics:
+            matching = "" if self._patterns == ("*",) else f" that matches {', '.join(self._patterns)}"
+            raise ConfigurationError(
+                f"source {settings.source!r} has published no table{matching}: topic {schema_topic(settings.source)} "
+                "names none. Start `rowcast relay`, and let the application write."
+            )
+
+    def _find_topics(self) -> None:
+        layouts = RowLayouts(self._patterns)
+        read_shapes(self._consumer, self._settings, layouts, lenient=True)
+        for shape in layouts.latest_shapes():
+            self._topics[shape.full_name] = self._settings.topic_of(shape.schema, shape.name)
+
+    @property
+    def topics(self) -> Mapping[str, str]:
+        """Return the topic of each table ``schema.table``."""
+        return self._topics
+
+    def ends(self) -> dict[Partition, tuple[int, int]]:
+        """Return the first offset of each partition, and the offset after the last."""
+        found = partitions_of(self._consumer, set(self._topics.values()))
+        return partition_ends(self._consumer, [(topic, n) for topic, numbers in found.items() for n in numbers])
+
+    def since(self, ms: int) -> dict[Partition, int]:
+        """Return the offset of the first record of each partition that was published at ``ms`` or later."""
+        return offsets_since(self._consumer, list(self.ends()), ms)
+
+    def up_to(self, ends: Mapping[Partition, int], starts: Mapping[Partition, int]) -> Iterator[Any]:
+        """Yield the messages of each partition from its start up to its end. Raise UnreachableError."""
+        rest = {place for place, end in ends.items() if starts[place] < end}
+        self._assign((place, starts[place]) for place in rest)
+        heard = time.monotonic()
+        while rest:
+            for message in self._consumer.consume(_BATCH, _POLL_S):
+                heard = time.monotonic()
+                place = message.topic(), message.partition()
+                if message.error() is not None:
+                    if self._is_end(message):
+                        rest.discard(place)
+                elif message.offset() < ends[place]:
+                    yield message
+                    if message.offset() + 1 >= ends[place]:
+                        rest.discard(place)
+            if time.monotonic() - heard > KAFKA_TIMEOUT_S:
+                raise unreachable(self._settings.kafka, TimeoutError(f"no answer within {KAFKA_TIMEOUT_S:.0f} s"))
+        self._consumer.unassign()
+
+    def from_now_on(self, starts: Mapping[Partition, int], stop: threading.Event) -> Iterator[Any]:
+        """Yield the messages from the starts on, and those of new partitions and tables, until ``stop`` is set."""
+        known = set(starts)
+        self._assign(starts.items())
+        looked = time.monotonic()
+        while not stop.is_set():
+            for message in self._consumer.consume(_BATCH, _POLL_S):
+                if message.error() is None:
+                    yield message
+                else:
+                    self._is_end(message)
+            if time.monotonic() - looked > _LOOK_AGAIN_S:
+                self._find_topics()
+                new = {place: first for place, (first, _) in self.ends().items() if place not in known}
+                known |= new.keys()
+                self._assign(new.items())
+                looked = time.monotonic()
+
+    def _assign(self, starts: Iterable[tuple[Partition, int]]) -> None:
+        from confluent_kafka import TopicPartition
+
+        assigned = [TopicPartition(*place, offset) for place, offset in starts]
+        if assigned:
+            self._consumer.incremental_assign(assigned)
+
+    def _is_end(self, message: Any) -> bool:
+        """Return whether the message says that its partition ends here. Raise UnreachableError for a lasting error."""
+        from confluent_kafka import KafkaException
+
+        error = message.error()
+        if error.name() == "_PARTITION_EOF":
+            return True
+        if error.fatal() or error.name() in ("TOPIC_AUTHORIZATION_FAILED", "_AUTHENTICATION"):
+            raise unreachable(self._settings.kafka, KafkaException(error))
+        return False
+
+
+@contextmanager
+def source_topics(settings: Settings, tables: Collection[str] = ("*",)) -> Iterator[SourceTopics]:
+    """Open the topics of the tables that match, for the block. See ``SourceTopics``."""
+    with new_viewer(settings) as consumer:
+        yield SourceTopics(consumer, settings, tables)
