@@ -61,7 +61,7 @@ def done(place: Path, *arguments: str) -> str:
 
 
 def status(place: Path) -> Any:
-    return json.loads(done(place, "status", "--json"))
+    return json.loads(rowcast("status", "--json", cwd=place).stdout)
 
 
 def test_status_follows_rows_from_the_outbox_to_the_replica(
@@ -71,6 +71,11 @@ def test_status_follows_rows_from_the_outbox_to_the_replica(
     before = status(place)
     assert (before["outbox"]["rows"], before["outbox"]["leading"]) == (1, False)
     assert before["outbox"]["oldest_ms"] > 0
+    assert not before["ok"]
+    assert before["problems"] == [
+        "no relay leads, and 1 outbox rows wait: start `rowcast relay`",
+        "no worker of replica r has run yet: start `rowcast worker r`",
+    ]
     assert before["replicas"]["r"]["state"] is None
     assert not (place / "replica.db").exists()
     done(place, "relay", "--once")
@@ -92,7 +97,9 @@ def test_status_follows_rows_from_the_outbox_to_the_replica(
     assert replica["behind_ms"] > 0
     done(place, "relay", "--once")
     done(place, "worker", "r", "--once")
-    assert f"{source_name}.main.orders" in done(place, "status")
+    output = done(place, "status")
+    assert output.startswith("all right\n")
+    assert "state      consistent up to lsn" in output
     assert "equal: 4 rows in 1 tables" in done(place, "verify", "r")
 
 

@@ -13,6 +13,7 @@ from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, serve_metrics
 from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress
 from rowcast.shared.cli.signals import stop_on_signals
+from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.process_end import end_process_soon
 
 if TYPE_CHECKING:
@@ -129,11 +130,35 @@ def verify(
 def status(
     invocation: Invocation,
     as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the figures as JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", envvar="ROWCAST_WATCH", help="Show the status again and again until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option("--interval", envvar="ROWCAST_INTERVAL", metavar="SECONDS", min=0.1, help="Pause of --watch."),
+    ] = 2.0,
+    max_behind: Annotated[
+        float,
+        typer.Option(
+            "--max-behind",
+            envvar="ROWCAST_MAX_BEHIND",
+            metavar="SECONDS",
+            min=0,
+            help="A commit that a replica has lacked for longer is a problem.",
+        ),
+    ] = 60.0,
 ) -> int:
-    """Show the outbox's backlog and the lag of each replica.
+    """Say whether everything is all right, and show relay, outbox, snapshots, replicas and workers.
 
-    Exit code 3: a server does not answer. The figures of the other servers are shown.
+    The first line is the verdict. Exit code 0: everything is all right. 1: something is not, and the first lines name
+    it with the next step. 3: a server does not answer, and the figures of the others are shown.
     """
-    from rowcast.consumer.status.report import report
+    from rowcast.consumer.status import report
 
-    return report(invocation.settings(), as_json=as_json)
+    settings = invocation.settings()
+    if not watch:
+        return report.report(settings, as_json=as_json, max_behind_s=max_behind)
+    if as_json:
+        raise ConfigurationError("--json and --watch exclude each other. Choose one.")
+    with stop_on_signals() as stop:
+        return report.watch(settings, stop, max_behind_s=max_behind, interval_s=interval)

@@ -34,7 +34,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
         source.put(("c", "a", {"id": key, "n": 0}))
     broker = MemoryBroker(source)
     monkeypatch.setattr(topic_metadata, "new_consumer", broker.new_consumer)
-    monkeypatch.setattr(lag, "running_workers", lambda *_: 1)
+    monkeypatch.setattr(lag, "worker_hosts", lambda *_: ("127.0.0.1",))
     return broker
 
 

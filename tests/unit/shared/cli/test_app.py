@@ -12,7 +12,11 @@ from rowcast.shared.cli import app
 from support.command_line import rowcast
 
 COMMANDS = ("demo", "init", "check", "relay", "worker", "snapshot", "verify", "status")
-GROUPS = {"dlq": ("list", "show", "retry", "drop"), "triggers": ("install", "drop", "show")}
+GROUPS = {
+    "topics": ("list", "tail", "search", "show"),
+    "dlq": ("list", "show", "retry", "drop"),
+    "triggers": ("install", "drop", "show"),
+}
 LAST = ("instrument",)
 EACH = (*COMMANDS, *LAST, *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands))
 OPTION = re.compile(r"^│ +\*? *(--[a-z-]+)", re.MULTILINE)

@@ -17,7 +17,7 @@ from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
 from rowcast.consumer.status.unapplied import Rest, commit_times
-from rowcast.consumer.status.workers import running_workers
+from rowcast.consumer.status.workers import worker_hosts
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
 from rowcast.shared.kafka.clients import unreachable as kafka_unreachable
@@ -42,7 +42,8 @@ class ReplicaStatus:
     the age of the oldest commit that is not visible in the replica, at least 1 if there is such a commit, else 0.
     ``outbox_read``: whether ``behind_ms`` includes the commits in the primary's outbox. ``reason``: why the replica is
     stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of running workers, or
-    None if Kafka does not show them.
+    None if Kafka does not show them, on ``worker_hosts``. ``epoch``: the number of takeovers. ``next_offsets``: the sum
+    of the positions in all partitions, so that two readings show how many records were applied in between.
     """
 
     replica: str
@@ -57,6 +58,9 @@ class ReplicaStatus:
     since_ms: int = 0
     outbox_read: bool = False
     workers: int | None = None
+    worker_hosts: tuple[str, ...] = ()
+    epoch: int = 0
+    next_offsets: int = 0
 
     @property
     def records(self) -> int:
@@ -77,6 +81,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     records = sum(lag.records for lag in lags)
     behind_ms = max(1, time.time_ns() // 1_000_000 - oldest_ms) if records else 0
     waiting_ms = _outbox_ms(settings)
+    hosts = worker_hosts(settings, name)
     return ReplicaStatus(
         name,
         shown_state(row, applied),
@@ -89,7 +94,10 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
         row.reason,
         row.since_ms,
         waiting_ms is not None,
-        running_workers(settings, name),
+        None if hosts is None else len(hosts),
+        hosts or (),
+        row.epoch,
+        sum(position.next_offset for position in applied.values()),
     )
 
 

@@ -1,131 +1,109 @@
-"""``rowcast status``: print the shares of both sides. The share of the consuming side is the lag of each replica."""
+"""``rowcast status``: say whether everything is all right, and show what both sides contribute."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.text import Text
-from sqlalchemy.exc import DBAPIError
 
-from rowcast.consumer.status.lag import ReplicaStatus, replica_status
-from rowcast.shared.cli import exit_codes, logs
-from rowcast.shared.cli.contributions import STATUS, SideStatus, StatusTable, load_contributions
+from rowcast.shared.cli import logs
+from rowcast.shared.cli.contributions import STATUS, SideStatus, StatusBlock, load_contributions
 from rowcast.shared.cli.output import print_json
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import RowcastError
 
-_COLUMNS = ("replica", "state", "workers", "applied up to lsn", "lag, records", "lag, ms")
+_NAME_WIDTH = 10
+_BARS = "▁▂▃▄▅▆▇█"
+_HISTORY = 40
+
+PROBLEMS = 1
+"""The exit code if something is not as it should be."""
 
 
-def report(settings: Settings, *, as_json: bool) -> int:
-    """Print all parts to standard output. Return the greatest exit code of the failures, or 0."""
-    parts: list[SideStatus] = [part(settings) for _, part in load_contributions(STATUS)]
-    failures = [part.failure for part in parts if part.failure is not None]
+def report(settings: Settings, *, as_json: bool, max_behind_s: float) -> int:
+    """Print the status to standard output.
+
+    Return 0 if everything is all right, 1 if not, or the greatest exit code of the servers that do not answer.
+    """
+    parts = _read(settings, max_behind_s)
+    code = _exit_code(parts)
     if as_json:
-        document: dict[str, Any] = {"source": settings.source}
+        document: dict[str, Any] = {"source": settings.source, "ok": code == 0, "problems": _problems(parts)}
         for part in parts:
             document |= part.data
         print_json(document)
     else:
         console = Console(highlight=False)
-        for table in (table for part in parts for table in part.tables):
-            console.print(_rich_table(table))
-            for note in table.notes:
-                console.print(Text(f"{note}\n"), soft_wrap=True)
-        for failure in failures:
-            logs.stderr.print(Text.assemble(("error: ", "bold red"), logs.mask(failure.message)), soft_wrap=True)
-    return max((failure.exit_code for failure in failures), default=0)
+        for line in _page(parts):
+            console.print(line, soft_wrap=True)
+    return code
 
 
-def replicas(settings: Settings) -> SideStatus:
-    """Return the state and lag of each replica, or the error of a replica that does not answer."""
-    data: dict[str, Any] = {}
-    rows: list[tuple[str, ...]] = []
-    known: list[ReplicaStatus] = []
-    failed: list[exit_codes.Failure] = []
-    for name in settings.replicas:
-        try:
-            status = _status(settings, name)
-        except (RowcastError, DBAPIError) as error:
-            failure = exit_codes.to_failure(error)
-            if failure is None:
-                raise
-            failed.append(failure)
-            data[name] = {"error": logs.mask(failure.message)}
-            rows.append((name, "?", "", "", "", ""))
-            continue
-        known.append(status)
-        data[name] = _data(status)
-        rows.append(_row(status))
-    notes = tuple(
-        f"{status.replica} is {status.state} since {_time(status.since_ms)}: {status.reason}"
-        for status in known
-        if status.reason is not None
-    )
-    tables = [StatusTable("replicas", _COLUMNS, tuple(rows), notes)] if rows else []
-    if by_topic := _by_topic(known):
-        tables.append(by_topic)
-    message = "\n".join(failure.message for failure in failed)
-    worst = exit_codes.Failure(message, max(f.exit_code for f in failed)) if failed else None
-    return SideStatus({"replicas": data}, tuple(tables), worst)
+def watch(settings: Settings, stop: threading.Event, *, max_behind_s: float, interval_s: float) -> int:
+    """Show the status again and again until ``stop`` is set, with the records that wait. Return the last exit code."""
+    waiting: dict[str, deque[int]] = {}
+    console = Console(highlight=False)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            parts = _read(settings, max_behind_s)
+            live.update(Group(*_page(parts), *_curves(parts, waiting)), refresh=True)
+            if stop.wait(interval_s):
+                return _exit_code(parts)
 
 
-def _status(settings: Settings, name: str) -> ReplicaStatus:
-    url = settings.replica(name).sqlalchemy_url
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-        # A connection would create the file.
-        return ReplicaStatus(name, None)
-    return replica_status(settings, name)
+def _read(settings: Settings, max_behind_s: float) -> list[SideStatus]:
+    return [part(settings, max_behind_s) for _, part in load_contributions(STATUS)]
 
 
-def _data(status: ReplicaStatus) -> dict[str, Any]:
-    return {
-        "state": status.state,
-        "reason": status.reason,
-        "since_ms": status.since_ms,
-        "workers": status.workers,
-        "owner": status.owner,
-        "lsn": status.lsn,
-        "tx": status.tx,
-        "records": status.records,
-        "behind_ms": status.behind_ms,
-        "outbox_read": status.outbox_read,
-        "topics": {lag.topic: lag.records for lag in status.topics},
-    }
+def _exit_code(parts: Sequence[SideStatus]) -> int:
+    failures = [part.failure.exit_code for part in parts if part.failure is not None]
+    return max(failures, default=PROBLEMS if _problems(parts) else 0)
 
 
-def _row(status: ReplicaStatus) -> tuple[str, ...]:
-    if status.state is None:
-        return (status.replica, "no worker has run yet", "", "", "", "")
-    workers = "?" if status.workers is None else f"{status.workers:,}"
-    return (status.replica, status.state, workers, f"{status.lsn:,}", f"{status.records:,}", f"{status.behind_ms:,}")
+def _problems(parts: Sequence[SideStatus]) -> list[str]:
+    """Return all problems. A server that does not answer comes first."""
+    unanswered = [line for part in parts if part.failure is not None for line in part.failure.message.splitlines()]
+    return [logs.mask(one) for one in (*unanswered, *(one for part in parts for one in part.problems))]
 
 
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _page(parts: Sequence[SideStatus]) -> Iterator[Text]:
+    """Yield the lines of the page, the verdict first."""
+    problems = _problems(parts)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        yield Text(f"not all right: {count}", "bold red")
+        yield from (Text(f"- {problem}") for problem in problems)
+    else:
+        yield Text("all right", "bold green")
+    for block in (block for part in parts for block in part.blocks):
+        yield Text("")
+        yield from _block(block)
 
 
-def _by_topic(known: list[ReplicaStatus]) -> StatusTable | None:
-    """Return a table of the unapplied records, with a row for each topic and a column for each replica."""
-    waiting = {status.replica: {lag.topic: lag.records for lag in status.topics} for status in known}
-    topics = sorted({topic for lags in waiting.values() for topic in lags})
-    if not topics:
-        return None
-    rows = tuple(
-        (topic, *(f"{lags[topic]:,}" if topic in lags else "" for lags in waiting.values())) for topic in topics
-    )
-    return StatusTable("lag by topic, records", ("topic", *waiting), rows)
+def _block(block: StatusBlock) -> Iterator[Text]:
+    yield Text(block.title, "bold")
+    for name, text in block.lines:
+        yield Text(f"  {name:<{_NAME_WIDTH}} {logs.mask(text)}")
 
 
-def _rich_table(table: StatusTable) -> Table:
-    shown = Table(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        shown.add_column(column)
-    for row in table.rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    return shown
+def _curves(parts: Sequence[SideStatus], waiting: dict[str, deque[int]]) -> Iterator[RenderableType]:
+    """Add the records that wait now to the history, and yield a curve for each replica."""
+    replicas: dict[str, Any] = {}
+    for part in parts:
+        replicas |= part.data.get("replicas", {})
+    if replicas:
+        yield Text("\nrecords that wait", "bold")
+    for name, data in replicas.items():
+        history = waiting.setdefault(name, deque(maxlen=_HISTORY))
+        history.append(data.get("records", 0))
+        yield Text(f"  {name:<{_NAME_WIDTH}} {curve(history)} {history[-1]:,}")
+
+
+def curve(values: Sequence[int]) -> str:
+    """Return a bar for each value. The greatest value has the highest bar, and 0 the lowest."""
+    top = max(values) or 1
+    return "".join(_BARS[-(-value * (len(_BARS) - 1) // top)] for value in values)

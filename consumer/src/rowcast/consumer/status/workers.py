@@ -1,4 +1,4 @@
-"""Count the workers of a replica, by the members of their Kafka consumer group."""
+"""Find the workers of a replica, by the members of their Kafka consumer group."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def group_id(source: str, replica: str) -> str:
     return f"rowcast.{source}.{replica}"
 
 
-def running_workers(settings: Settings, replica: str) -> int | None:
-    """Return the number of running workers of a replica, or None if Kafka does not show the group.
+def worker_hosts(settings: Settings, replica: str) -> tuple[str, ...] | None:
+    """Return the host of each running worker of a replica, or None if Kafka does not show the group.
 
     Kafka notices the death of a worker after ``session.timeout.ms``.
     """
@@ -30,7 +30,7 @@ def running_workers(settings: Settings, replica: str) -> int | None:
         described = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
     except KafkaException as error:
         if error.args[0].name() == "GROUP_ID_NOT_FOUND":
-            return 0
+            return ()
         _log.debug("the consumer group %s cannot be described: %s", group, error)
         return None
-    return len(described.members)
+    return tuple(member.host.lstrip("/") for member in described.members)

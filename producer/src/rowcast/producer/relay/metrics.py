@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
@@ -76,7 +77,7 @@ class RelayMetrics(Collector):
             labels=["source", "table", "state"],
         )
         for each in self._settings:
-            status = outbox(each)
+            status = outbox(each, math.inf)
             up.add_metric([each.source], status.failure is None)
             if status.failure is not None:
                 continue

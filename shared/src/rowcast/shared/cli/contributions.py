@@ -1,7 +1,7 @@
 """Load the contributions of both sides to common commands: ``rowcast check`` and ``rowcast status``.
 
 The sides never import each other. They contribute functions through entry points: a check takes the settings and
-yields findings, a status function takes the settings and returns a ``SideStatus``.
+yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ CHECKS = "rowcast.checks"
 STATUS = "rowcast.status"
 
 Check = Callable[[Settings], Iterator[Finding]]
+Status = Callable[[Settings, float], "SideStatus"]
 
 
 def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Generator[Finding, None, Engine | None]:
@@ -51,27 +52,27 @@ def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Ge
 
 @dataclass(frozen=True, slots=True)
 class SideStatus:
-    """Hold the status of one side for ``rowcast status``: ``data`` for ``--json``, ``tables`` for a terminal.
+    """Hold the status of one side for ``rowcast status``: ``data`` for ``--json``, ``blocks`` for a terminal.
 
-    ``failure``: a server did not answer. The rest of the status is shown all the same.
+    ``problems``: what is not as it should be, each with the next step. ``failure``: a server did not answer. The rest
+    of the status is shown all the same.
     """
 
     data: dict[str, Any]
-    tables: tuple[StatusTable, ...] = ()
+    blocks: tuple[StatusBlock, ...] = ()
+    problems: tuple[str, ...] = ()
     failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StatusTable:
-    """Hold a table for a terminal. ``rows``: the formatted texts of the cells.
+class StatusBlock:
+    """Hold what is known of one thing, for a terminal.
 
-    ``notes``: lines below the table that are never wrapped or cut, because the user may copy a command out of them.
+    ``lines``: names and texts. A text is never cut, because the user may copy a command out of it.
     """
 
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    lines: tuple[tuple[str, str], ...]
 
 
 def load_contributions(group: str) -> list[tuple[str, Any]]:

@@ -1,0 +1,160 @@
+"""Contribute the state, the workers and the lag of each replica to ``rowcast status``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from rowcast.consumer.status.lag import ReplicaStatus, replica_status
+from rowcast.shared.cli import exit_codes, logs
+from rowcast.shared.cli.contributions import SideStatus, StatusBlock
+from rowcast.shared.cli.durations import duration_text
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import RowcastError
+
+_RATE_SAMPLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many records a second the worker applies, and how many fewer wait each second."""
+
+    applied: float
+    shrinks: float
+
+    @classmethod
+    def between(cls, first: ReplicaStatus, second: ReplicaStatus, seconds: float) -> Rate:
+        """Return the rate between two readings of the same replica."""
+        applied = max(0, second.next_offsets - first.next_offsets)
+        return cls(applied / seconds, (first.records - second.records) / seconds)
+
+    def text(self, records: int) -> str:
+        """Return the rate and the time until no record waits, as text."""
+        applied = f"{self.applied:,.0f} records/s"
+        if self.shrinks <= 0:
+            return f"{applied}, not catching up"
+        return f"{applied}, caught up in about {duration_text(records / self.shrinks * 1_000)}"
+
+
+def replicas(settings: Settings, max_behind_s: float) -> SideStatus:
+    """Return the state and lag of each replica, or the error of a replica that does not answer.
+
+    A commit that has not been visible in a replica for ``max_behind_s`` is a problem.
+    """
+    data: dict[str, Any] = {}
+    blocks: list[StatusBlock] = []
+    problems: list[str] = []
+    failed: list[exit_codes.Failure] = []
+    for name in settings.replicas:
+        try:
+            status = _status(settings, name)
+            rate = _rate(settings, status)
+        except (RowcastError, DBAPIError) as error:
+            failure = exit_codes.to_failure(error)
+            if failure is None:
+                raise
+            failed.append(failure)
+            data[name] = {"error": logs.mask(failure.message)}
+            continue
+        data[name] = _data(status, rate)
+        blocks.append(StatusBlock(f"replica {name}", tuple(_lines(status, rate))))
+        problems += _problems(status, max_behind_s)
+    message = "\n".join(failure.message for failure in failed)
+    worst = exit_codes.Failure(message, max(f.exit_code for f in failed)) if failed else None
+    return SideStatus({"replicas": data}, tuple(blocks), tuple(problems), worst)
+
+
+def _status(settings: Settings, name: str) -> ReplicaStatus:
+    url = settings.replica(name).sqlalchemy_url
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        # A connection would create the file.
+        return ReplicaStatus(name, None)
+    return replica_status(settings, name)
+
+
+def _rate(settings: Settings, status: ReplicaStatus) -> Rate | None:
+    """Measure the rate of a replica that is behind and has a worker. None for any other."""
+    if not status.records or not status.workers:
+        return None
+    began = time.monotonic()
+    time.sleep(_RATE_SAMPLE_S)
+    return Rate.between(status, replica_status(settings, status.replica), time.monotonic() - began)
+
+
+def _data(status: ReplicaStatus, rate: Rate | None) -> dict[str, Any]:
+    return {
+        "state": status.state,
+        "reason": status.reason,
+        "since_ms": status.since_ms,
+        "workers": status.workers,
+        "worker_hosts": list(status.worker_hosts),
+        "owner": status.owner,
+        "epoch": status.epoch,
+        "lsn": status.lsn,
+        "tx": status.tx,
+        "applied_ts_ms": status.applied_ts_ms,
+        "records": status.records,
+        "records_per_s": None if rate is None else round(rate.applied, 1),
+        "behind_ms": status.behind_ms,
+        "outbox_read": status.outbox_read,
+        "topics": {lag.topic: lag.records for lag in status.topics},
+    }
+
+
+def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]]:
+    if status.state is None:
+        yield "state", "no worker has run yet"
+        return
+    yield "state", status.state + (f" up to lsn {status.lsn:,}" if status.lsn else "")
+    if status.reason is not None:
+        yield "since", f"{_time(status.since_ms)}: {status.reason}"
+    yield "worker", _worker(status)
+    behind = f"{status.records:,} records wait"
+    if status.behind_ms:
+        behind += f", the oldest commit for {duration_text(status.behind_ms)}"
+    yield "behind", behind
+    if rate is not None:
+        yield "rate", rate.text(status.records)
+    waiting = [f"{lag.topic} {lag.records:,}" for lag in status.topics if lag.records]
+    if waiting:
+        yield "topics", ", ".join(waiting)
+    if status.applied_ts_ms:
+        yield "applied", f"the commit of {_time(status.applied_ts_ms)}"
+
+
+def _worker(status: ReplicaStatus) -> str:
+    """Say which worker applied last, and how many run."""
+    last = f"{status.owner}, epoch {status.epoch}"
+    if status.workers is None:
+        return f"{last}. Kafka does not show how many run"
+    if status.workers == 0:
+        return f"none runs. The last was {last}"
+    return f"{last}. {status.workers} run, on {', '.join(sorted(set(status.worker_hosts)))}"
+
+
+def _problems(status: ReplicaStatus, max_behind_s: float) -> Iterator[str]:
+    """Yield what is wrong with a replica, with the next step."""
+    name = status.replica
+    start = f"start `rowcast worker {name}`"
+    match status.state:
+        case None:
+            yield f"no worker of replica {name} has run yet: {start}"
+            return
+        case "suspect" | "stopped":
+            yield f"replica {name} is {status.state} since {_time(status.since_ms)}: {status.reason}"
+        case "waiting" | "loading":
+            yield f"replica {name} is {status.state}: its rows are not yet a state that the primary had"
+    if status.workers == 0 and status.records and status.state != "stopped":
+        yield f"no worker of replica {name} runs, and {status.records:,} records wait: {start}"
+    elif status.behind_ms > max_behind_s * 1_000:
+        yield f"replica {name} is behind: a commit of {duration_text(status.behind_ms)} ago is not visible there"
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
