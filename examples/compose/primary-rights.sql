@@ -3,6 +3,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON customers, products, orders, order_lines
 GRANT USAGE ON SEQUENCE customers_id_seq, products_id_seq, orders_id_seq TO shop_app;
 GRANT INSERT ON rowcast_outbox TO shop_app;
 GRANT SELECT, INSERT, UPDATE ON rowcast_shape TO shop_app;
+-- For named batches.
+GRANT SELECT, INSERT, UPDATE, DELETE ON rowcast_batch TO shop_app;
 
 GRANT SELECT, INSERT, UPDATE, DELETE
     ON rowcast_outbox, rowcast_lease, rowcast_claim, rowcast_snapshot, rowcast_parked TO rowcast_relay;

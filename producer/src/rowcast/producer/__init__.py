@@ -23,10 +23,12 @@ from rowcast.shared.errors import (
 from rowcast.shared.findings import Finding, Verdict
 
 if TYPE_CHECKING:
+    from rowcast.producer.batching.batches import BatchProgress, async_batches, batches
     from rowcast.producer.capture.hook import Capture
     from rowcast.producer.capture.notes.strictness import CaptureWarning
 
 __all__ = [
+    "BatchProgress",
     "Capture",
     "CaptureError",
     "CaptureWarning",
@@ -41,11 +43,16 @@ __all__ = [
     "TableSettings",
     "UnreachableError",
     "Verdict",
+    "async_batches",
+    "batches",
     "load",
 ]
 
 # Relay and commands do not capture, and should start without SQLAlchemy's ORM.
 _AT_FIRST_USE = {
+    "BatchProgress": "rowcast.producer.batching.batches",
+    "async_batches": "rowcast.producer.batching.batches",
+    "batches": "rowcast.producer.batching.batches",
     "Capture": "rowcast.producer.capture.hook",
     "CaptureWarning": "rowcast.producer.capture.notes.strictness",
 }

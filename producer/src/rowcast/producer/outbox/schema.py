@@ -43,9 +43,10 @@ class OutboxTables:
     claim: sa.Table
     snapshot: sa.Table
     parked: sa.Table
+    batch: sa.Table
 
     def __iter__(self) -> Iterator[sa.Table]:
-        return iter((self.outbox, self.shape, self.lease, self.claim, self.snapshot, self.parked))
+        return iter((self.outbox, self.shape, self.lease, self.claim, self.snapshot, self.parked, self.batch))
 
 
 def missing_parts(table: sa.Table, connection: Connection) -> str:
@@ -180,6 +181,17 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             # Why the transaction could not be published.
             sa.Column("reason", _Document, nullable=False),
             sa.Column("parked_ms", sa.BigInteger, nullable=False),
+        ),
+        batch=_table(
+            metadata,
+            "rowcast_batch",
+            # The batches that have not come to their end, by the name that the application gave.
+            sa.Column("name", _name(255), primary_key=True),
+            # JSON: the last key of the last committed batch.
+            sa.Column("last_key", _Document),
+            sa.Column("batches", sa.BigInteger, nullable=False),
+            sa.Column("rows_done", sa.BigInteger, nullable=False),
+            sa.Column("changed_ms", sa.BigInteger, nullable=False),
         ),
     )
 

@@ -1,0 +1,105 @@
+"""Cut a SELECT into pages by primary key: each page begins after the last key of the page before.
+
+A page by OFFSET reads and drops all rows before it, and skips rows when earlier ones are deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, FromClause
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from rowcast.shared.errors import ConfigurationError
+
+Key = tuple[Any, ...]
+
+# SQLAlchemy has no public way to ask a SELECT for these.
+_CHOSEN_BY_US = {
+    "_order_by_clauses": "order_by",
+    "_limit_clause": "limit",
+    "_offset_clause": "offset",
+    "_group_by_clauses": "group_by",
+    "_distinct": "distinct",
+}
+
+
+class Keyset:
+    """The pages of a SELECT in the order of the primary key of its first entity or table.
+
+    Raise ConfigurationError for a SELECT that cannot be cut so.
+    """
+
+    def __init__(self, select: sa.Select[Any], size: int) -> None:
+        refused = [name for attribute, name in _CHOSEN_BY_US.items() if _is_set(getattr(select, attribute, None))]
+        if refused:
+            raise ConfigurationError(
+                f"batches() sorts by primary key and limits each batch itself. Remove {', '.join(refused)} from the "
+                "SELECT."
+            )
+        if size < 1:
+            raise ConfigurationError(f"the size of a batch is at least 1 row, not {size}.")
+        self._size = size
+        self._width = len(select.column_descriptions)
+        self.entity, self._key = _entity_and_key(select)
+        self._pages = select.add_columns(*self._key).order_by(*self._key).limit(size)
+
+    def read(self, session: Session, after: Key | None) -> tuple[Sequence[Any], Key | None]:
+        """Return the rows of the page after a key, and the page's last key, which is None for an empty page.
+
+        The rows are entities or values if the SELECT has a single one, and SQLAlchemy's rows if not.
+        """
+        page = self._pages if after is None else self._pages.where(self._behind(after))
+        result = session.execute(page)
+        if self._width == 1:
+            # Joined collections repeat their parent.
+            rows = (result.unique() if self.entity is not None else result).all()
+            return [row[0] for row in rows], tuple(rows[-1][1:]) if rows else None
+        frozen = result.freeze()
+        keys = frozen().columns(*range(self._width, self._width + len(self._key))).all()
+        return frozen().columns(*range(self._width)).all(), tuple(keys[-1]) if keys else None
+
+    def is_last(self, rows: Sequence[Any]) -> bool:
+        """Return whether no page follows this one."""
+        return len(rows) < self._size
+
+    def _behind(self, last: Key) -> ColumnElement[bool]:
+        """Return the condition for the rows behind a key.
+
+        ``(a, b) > (1, 2)`` would be shorter, but MariaDB and MySQL would read the whole index for it.
+        """
+        steps: list[ColumnElement[bool]] = []
+        for n, (column, value) in enumerate(zip(self._key, last, strict=True)):
+            equal = [earlier == known for earlier, known in zip(self._key[:n], last[:n], strict=True)]
+            steps.append(sa.and_(*equal, column > value))
+        behind = sa.or_(*steps)
+        return behind if len(last) == 1 else sa.and_(self._key[0] >= last[0], behind)
+
+
+def _entity_and_key(select: sa.Select[Any]) -> tuple[Any, list[ColumnElement[Any]]]:
+    """Return the first entity of a SELECT, or None if the SELECT is of tables, and the columns of its primary key."""
+    entity = select.column_descriptions[0].get("entity")
+    if entity is not None:
+        try:
+            mapper = sa.inspect(entity).mapper
+        except (NoInspectionAvailable, AttributeError):
+            mapper = None
+        if mapper is not None:
+            names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+            attributes: list[InstrumentedAttribute[Any]] = [getattr(entity, name) for name in names]
+            return entity, [attribute.expression for attribute in attributes]
+    table: FromClause = select.get_final_froms()[0]
+    key: list[ColumnElement[Any]] = [*table.primary_key]
+    if not key:
+        raise ConfigurationError(
+            f"batches() needs a primary key to go on from, and {getattr(table, 'name', table)} has none. Select from a "
+            "table or model with a primary key first."
+        )
+    return None, key
+
+
+def _is_set(clause: Any) -> bool:
+    return clause is not None and clause is not False and clause != ()
