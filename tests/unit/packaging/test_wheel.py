@@ -135,6 +135,6 @@ def test_a_missing_extra_is_named_with_the_command_that_adds_it(
         check=False,
     )
 
-    assert f"pip install 'rowcast[{extra}]'" in " ".join(done.stdout.split())
+    assert f"pip install '.[{extra}]'" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stdout
     assert done.returncode == 2

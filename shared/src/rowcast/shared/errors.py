@@ -33,7 +33,8 @@ class MissingExtraError(ConfigurationError):
     """Report a missing package. ``what``: the package. ``extra``: the extra of rowcast to install."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed. Install it with: pip install 'rowcast[{extra}]'")
+        # There is no release on the package index yet.
+        super().__init__(f"{what} is not installed. Install it, in a clone of rowcast, with: pip install '.[{extra}]'")
         self.what = what
         self.extra = extra
 

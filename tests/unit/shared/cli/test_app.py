@@ -67,6 +67,20 @@ def test_the_version_is_shown_by_the_root_and_by_every_command(tmp_path: Path, a
     assert re.fullmatch(r"rowcast \d+\.\d+\.\d+\S*\n", result.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("statsu",), "Did you mean 'status'?"),
+        (("xyz",), "No such command 'xyz'."),
+        (("--config", "x.toml", "check"), "Give --config behind the command"),
+        (("--log-level=debug", "check"), "Give --log-level behind the command"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(tmp_path: Path, arguments: tuple[str, ...], hint: str) -> None:
+    result = rowcast(*arguments, cwd=tmp_path)
+    assert (result.returncode, hint in result.stderr) == (2, True), result.stderr
+
+
 def complete(directory: Path, words: str, index: int) -> list[str]:
     """Return bash's completions of the word at ``index``."""
     asked = {"_ROWCAST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(index)}

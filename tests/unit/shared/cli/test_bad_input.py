@@ -115,7 +115,7 @@ class TestDatabase:
         write(tmp_path, configuration(url.format(SECRET, 1)))
         driver = url.split("+")[1].split(":")[0]
         result = rowcast("relay", "--once", cwd=tmp_path, without=driver)
-        refused(result, 2, f"the database driver '{driver}'", f"pip install 'rowcast[{extra}]'")
+        refused(result, 2, f"the database driver '{driver}'", f"pip install '.[{extra}]'")
 
 
 def test_a_replica_that_does_not_answer_is_exit_code_3(tmp_path: Path, closed_port: int) -> None:
@@ -135,7 +135,7 @@ def test_without_a_kafka_client_a_command_says_how_to_get_it(tmp_path: Path, com
     engine.dispose()
     write(tmp_path, configuration("sqlite:///primary.db"))
     result = rowcast(*command.split(), cwd=tmp_path, without="confluent_kafka")
-    refused(result, 2, "the Kafka client (confluent-kafka) is not installed", f"pip install 'rowcast[{extra}]'")
+    refused(result, 2, "the Kafka client (confluent-kafka) is not installed", f"pip install '.[{extra}]'")
 
 
 def test_a_kafka_that_does_not_answer_is_exit_code_3(tmp_path: Path, closed_port: int) -> None:

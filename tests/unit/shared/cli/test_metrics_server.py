@@ -120,4 +120,4 @@ def test_an_address_in_use_and_a_missing_library_are_refused(tmp_path: Path, com
         assert f"cannot serve metrics at {address}: Address already in use" in result.stderr
         result = rowcast(*command.split(), "--metrics", address, cwd=tmp_path, without="prometheus_client")
         assert result.returncode == 2
-        assert "pip install 'rowcast[metrics]'" in result.stderr
+        assert "pip install '.[metrics]'" in result.stderr

@@ -161,7 +161,11 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('source = "shop"\nsauce = 1', "sauce: unknown key"),
+        ('source = "shop"\nsauce = 1', "sauce: unknown key. Did you mean 'source'?"),
+        ('source = "shop"\n[replica.r]\nurl = "x"', "replica: unknown key. Did you mean 'replicas'?"),
+        ('source = "shop"\n[replicas.r]\nurl = "sqlite:///r.db"\ntabels = []', "Did you mean 'tables'?"),
+        ('source = "shop"\nxyz = 1', "xyz: unknown key. Remove it."),
+        ("source = shop", '(at line 1, column 10). Did you forget the quotes? Write source = "…"'),
         ('source = "shop"\n[primary]\nurl = "sqlite:///p.db"\nuser = "x"', "primary.user: unknown key"),
         ('source = "shop"\n[relay]\nlease = 1', "relay.lease: unknown key"),
         ('source = "shop"\n[relay]\nlease_ms = "soon"', "relay.lease_ms: Input should be a valid integer"),
@@ -215,8 +219,14 @@ def test_a_file_that_was_named_must_be_there() -> None:
 
 
 def test_an_unknown_replica_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"no replica 'report'.*files, reporting"):
+    with pytest.raises(ConfigurationError, match=r"no replica 'report'.*files, reporting.*Did you mean 'reporting'"):
         configuration(WHOLE).replica("report")
+    with pytest.raises(ConfigurationError, match=r"Add a \[replicas.x\] section"):
+        configuration(WHOLE).replica("x")
+
+
+def test_a_value_without_quotes_is_not_repeated_because_it_may_be_secret() -> None:
+    assert "hunter2" not in mistake('source = "shop"\n[primary]\nurl = postgresql://shop:hunter2@db/shop\n')
 
 
 def test_what_a_command_needs_is_asked_for_by_name() -> None:

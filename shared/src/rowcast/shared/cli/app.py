@@ -17,6 +17,7 @@ import typer.main
 
 from rowcast.shared.cli.command import Invocation, command, show_version
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.suggestions import did_you_mean
 
 COMMANDS = "rowcast.commands"
 
@@ -38,6 +39,9 @@ _ORDER = (
 )
 
 
+_COMMON_OPTIONS = ("--config", "--log-format", "--log-level")
+
+
 class _InstalledCommands(typer.core.TyperGroup):
     """List and load the installed commands."""
 
@@ -48,6 +52,18 @@ class _InstalledCommands(typer.core.TyperGroup):
         for entry in entry_points(group=COMMANDS, name=cmd_name):
             return _loaded(entry)
         return None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = args[0] if args else ""
+        # Many programs take such an option here.
+        if first.partition("=")[0] in _COMMON_OPTIONS:
+            ctx.fail(f"Give {first.partition('=')[0]} behind the command, as in `rowcast status {' '.join(args[:2])}`.")
+        return super().parse_args(ctx, args)
 
 
 def option_variables() -> set[str]:
@@ -109,10 +125,9 @@ def _unavailable(entry: EntryPoint, error: ImportError) -> Callable[..., None]:
     reason = str(error)
 
     def body(_invocation: Invocation) -> None:
-        name = entry.dist.name if entry.dist else "rowcast"
         raise ConfigurationError(
             f"the command {entry.name!r} cannot be loaded: {reason}. "
-            f"Install the missing packages with: pip install '{name}[all]'"
+            "Install the missing packages, in a clone of rowcast, with: pip install '.[all]'"
         )
 
     body.__doc__ = f"Not available: {reason}."

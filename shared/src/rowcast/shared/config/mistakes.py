@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -11,14 +10,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from rowcast.shared.suggestions import did_you_mean
+
 _WITHOUT_QUOTES = re.compile(r"""\s*(?P<key>[\w."'-]+)\s*=\s*[A-Za-z_/.~]""")
 _LINE = re.compile(r"at line (\d+)")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that names the known name closest to ``name``, with a space before it, or an empty text."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def describe_mistake(error: Any, section: type[BaseModel]) -> str:

@@ -24,10 +24,12 @@ from pydantic_settings import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from rowcast.shared.config.section import Section, describe_mistake
+from rowcast.shared.config.mistakes import describe_mistake, describe_syntax
+from rowcast.shared.config.section import Section
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.kafka.messages import TABLE_TOPIC, check_template, table_topic
+from rowcast.shared.suggestions import did_you_mean
 from rowcast.shared.tables.shape import TableShape
 
 DEFAULT_PATH = Path("rowcast.toml")
@@ -345,8 +347,8 @@ class Settings(BaseSettings):
         if name not in self.replicas:
             known = ", ".join(sorted(self.replicas)) or "none"
             raise ConfigurationError(
-                f"no replica {name!r} in the configuration (configured: {known}). "
-                f"Add a [replicas.{name}] section with its url."
+                f"no replica {name!r} in the configuration (configured: {known})."
+                f"{did_you_mean(name, self.replicas) or f' Add a [replicas.{name}] section with its url.'}"
             )
         return self.replicas[name]
 
@@ -406,8 +408,11 @@ def load(path: Path | None = None) -> Settings:
         settings = FromFile()
     except ValidationError as error:
         where = f"{file} or the environment" if file.is_file() else f"the environment ({file} does not exist)"
-        lines = "\n".join(f"  {describe_mistake(e)}" for e in error.errors(include_url=False, include_input=False))
+        mistakes = error.errors(include_url=False, include_input=False)
+        lines = "\n".join(f"  {describe_mistake(mistake, Settings)}" for mistake in mistakes)
         raise ConfigurationError(f"the configuration is not valid, in {where}:\n{lines}") from None
-    except (OSError, tomllib.TOMLDecodeError, SettingsError) as error:
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"cannot read {file}: {describe_syntax(error, file)}") from None
+    except (OSError, SettingsError) as error:
         raise ConfigurationError(f"cannot read {file}: {error}") from None
     return settings

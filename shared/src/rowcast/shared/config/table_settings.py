@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
-from rowcast.shared.config.section import Section, describe_mistake
+from rowcast.shared.config.mistakes import describe_mistake
+from rowcast.shared.config.section import Section
 from rowcast.shared.errors import ConfigurationError
 
 HashName = Literal["sha224", "sha256", "sha384", "sha512"]
@@ -126,7 +127,7 @@ def read_table_settings(value: Any, where: str) -> TableSettings:
     try:
         return TableSettings.model_validate(value)
     except ValidationError as error:
-        raise ConfigurationError(_format_mistakes(error, where)) from None
+        raise ConfigurationError(_format_mistakes(error, TableSettings, where)) from None
 
 
 def read_column_settings(value: Any, where: str) -> ColumnSettings:
@@ -134,9 +135,10 @@ def read_column_settings(value: Any, where: str) -> ColumnSettings:
     try:
         return ColumnSettings.model_validate(value)
     except ValidationError as error:
-        raise ConfigurationError(_format_mistakes(error, where)) from None
+        raise ConfigurationError(_format_mistakes(error, ColumnSettings, where)) from None
 
 
-def _format_mistakes(error: ValidationError, where: str) -> str:
-    lines = "\n".join(f"  {describe_mistake(e)}" for e in error.errors(include_url=False, include_input=False))
+def _format_mistakes(error: ValidationError, section: type[Section], where: str) -> str:
+    mistakes = error.errors(include_url=False, include_input=False)
+    lines = "\n".join(f"  {describe_mistake(mistake, section)}" for mistake in mistakes)
     return f"{where} is not valid:\n{lines}"
