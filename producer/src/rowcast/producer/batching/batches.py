@@ -45,7 +45,7 @@ OnProgress = Callable[[BatchProgress], None]
 
 def batches(
     session: Session,
-    select: sa.Select[Any],
+    select: sa.Select[*tuple[Any, ...]],
     size: int,
     *,
     name: str | None = None,
@@ -83,7 +83,7 @@ def batches(
 
 async def async_batches(
     session: AsyncSession,
-    select: sa.Select[Any],
+    select: sa.Select[*tuple[Any, ...]],
     size: int,
     *,
     name: str | None = None,
@@ -107,7 +107,7 @@ class _Run:
 
     def __init__(
         self,
-        select: sa.Select[Any],
+        select: sa.Select[*tuple[Any, ...]],
         size: int,
         name: str | None,
         pause_when_behind: PauseWhenBehind | None,

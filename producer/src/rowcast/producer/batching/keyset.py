@@ -10,12 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, FromClause
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from rowcast.shared.errors import ConfigurationError
 
 Key = tuple[Any, ...]
+
+_MYSQL = ("mysql", "mariadb")
 
 # SQLAlchemy has no public way to ask a SELECT for these.
 _CHOSEN_BY_US = {
@@ -33,7 +36,7 @@ class Keyset:
     Raise ConfigurationError for a SELECT that cannot be cut so.
     """
 
-    def __init__(self, select: sa.Select[Any], size: int) -> None:
+    def __init__(self, select: sa.Select[*tuple[Any, ...]], size: int) -> None:
         refused = [name for attribute, name in _CHOSEN_BY_US.items() if _is_set(getattr(select, attribute, None))]
         if refused:
             raise ConfigurationError(
@@ -42,44 +45,60 @@ class Keyset:
             )
         if size < 1:
             raise ConfigurationError(f"the size of a batch is at least 1 row, not {size}.")
-        self._size = size
         self._width = len(select.column_descriptions)
-        self.entity, self._key = _entity_and_key(select)
-        self._pages = select.add_columns(*self._key).order_by(*self._key).limit(size)
+        self.entity, self._columns = _entity_and_key(select)
+        self._select = select
+        self._size = size
 
     def read(self, session: Session, after: Key | None) -> tuple[Sequence[Any], Key | None]:
         """Return the rows of the page after a key, and the page's last key, which is None for an empty page.
 
         The rows are entities or values if the SELECT has a single one, and SQLAlchemy's rows if not.
         """
-        page = self._pages if after is None else self._pages.where(self._behind(after))
-        result = session.execute(page)
+        engine = session.get_bind(self.entity).dialect.name
+        key = [_compared(column, engine) for column in self._columns]
+        page = self._select.add_columns(*key).order_by(*self._columns).limit(self._size)
+        result = session.execute(page if after is None else page.where(_behind(key, after, engine)))
         if self._width == 1:
             # Joined collections repeat their parent.
             rows = (result.unique() if self.entity is not None else result).all()
             return [row[0] for row in rows], tuple(rows[-1][1:]) if rows else None
         frozen = result.freeze()
-        keys = frozen().columns(*range(self._width, self._width + len(self._key))).all()
+        keys = frozen().columns(*range(self._width, self._width + len(key))).all()
         return frozen().columns(*range(self._width)).all(), tuple(keys[-1]) if keys else None
 
     def is_last(self, rows: Sequence[Any]) -> bool:
         """Return whether no page follows this one."""
         return len(rows) < self._size
 
-    def _behind(self, last: Key) -> ColumnElement[bool]:
-        """Return the condition for the rows behind a key.
 
-        ``(a, b) > (1, 2)`` would be shorter, but MariaDB and MySQL would read the whole index for it.
-        """
-        steps: list[ColumnElement[bool]] = []
-        for n, (column, value) in enumerate(zip(self._key, last, strict=True)):
-            equal = [earlier == known for earlier, known in zip(self._key[:n], last[:n], strict=True)]
-            steps.append(sa.and_(*equal, column > value))
-        behind = sa.or_(*steps)
-        return behind if len(last) == 1 else sa.and_(self._key[0] >= last[0], behind)
+def _behind(key: Sequence[ColumnElement[Any]], last: Key, engine: str) -> ColumnElement[bool]:
+    """Return the condition for the rows behind a key, in the form for which the engine reads a range of the index.
+
+    MariaDB and MySQL would read the whole index for ``(a, b) > (1, 2)``. PostgreSQL would read all rows with the first
+    value of the key for the other form, and each page of a large tenant would begin with the tenant's first row.
+    """
+    if len(key) == 1:
+        return sa.and_(key[0] > last[0])
+    if engine not in _MYSQL:
+        values = [sa.bindparam(None, value, type_=column.type) for column, value in zip(key, last, strict=True)]
+        return sa.tuple_(*key) > sa.tuple_(*values)
+    steps: list[ColumnElement[bool]] = []
+    for n, (column, value) in enumerate(zip(key, last, strict=True)):
+        equal = [earlier == known for earlier, known in zip(key[:n], last[:n], strict=True)]
+        steps.append(sa.and_(*equal, column > value))
+    return sa.and_(key[0] >= last[0], sa.or_(*steps))
 
 
-def _entity_and_key(select: sa.Select[Any]) -> tuple[Any, list[ColumnElement[Any]]]:
+def _compared(column: ColumnElement[Any], engine: str) -> ColumnElement[Any]:
+    """Return the expression that compares a key column in the order in which the engine sorts it."""
+    if engine in _MYSQL and isinstance(column.type, sa.Enum | mysql.SET):
+        # These types sort by number and compare as text.
+        return sa.cast(column, mysql.INTEGER(unsigned=True))
+    return column
+
+
+def _entity_and_key(select: sa.Select[*tuple[Any, ...]]) -> tuple[Any, list[ColumnElement[Any]]]:
     """Return the first entity of a SELECT, or None if the SELECT is of tables, and the columns of its primary key."""
     entity = select.column_descriptions[0].get("entity")
     if entity is not None:
