@@ -77,7 +77,8 @@ def test_the_reason_for_a_stop_stays_in_the_replica_until_a_worker_works_again(
     assert since[0] == since[1] > 0
     findings = list(checks.replicas(settings))
     assert [f.verdict for f in findings if f.message == f"stopped: {stop.value}"] == [Verdict.missing]
-    assert any(f.message.startswith("no worker runs, and ") for f in findings)
+    (waiting,) = [f for f in findings if f.message.startswith("no worker runs, and ")]
+    assert waiting.verdict is Verdict.missing
     replica.execute("DROP INDEX mine" + (" ON item" if engine in ("mariadb", "mysql") else ""))
     work_once(settings)
     status = replica_status(settings, NAME)
@@ -117,3 +118,26 @@ def test_a_replica_whose_source_has_lost_the_shapes_of_tables_stops(
     source.add(ITEM)
     work_once(settings)
     assert Database(url).rows("item") == [(1, 1)]
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb", "sqlite"])
+def test_a_check_looks_at_the_tables_themselves(
+    engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str
+) -> None:
+    url, source = new_database(engine), Source(kafka.bootstrap_servers, source_name)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    source.add(ITEM, shape("other", column("n")))
+    source.transaction(("c", "item", {"id": 1, "n": 1}), ("c", "other", {"id": 1, "n": 1}))
+    work_once(settings)
+    replica = Database(url)
+
+    def faults() -> list[str]:
+        return [f.message for f in checks.replicas(settings) if f.message.startswith("table ")]
+
+    assert faults() == []
+    replica.execute("ALTER TABLE item DROP COLUMN n")
+    replica.execute("DROP TABLE other")
+    assert faults() == [
+        "table public.item has no column n any more",
+        "table public.other is gone, although a worker has filled it",
+    ]

@@ -12,8 +12,9 @@ from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
 from rowcast.consumer.replica.type_limits import type_limits
-from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE, missing_columns
+from rowcast.consumer.replica.worker_tables import METADATA, missing_columns
 from rowcast.consumer.status.lag import replica_status, shown_state
+from rowcast.consumer.table_checks import recorded_shapes, table_findings
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.engines import open_engine
@@ -61,17 +62,15 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
         )
     with engine.connect() as connection:
         row, applied = read_row(connection, source), read_positions(connection, source)
-        tables = connection.scalars(
-            sa.select(ROWCAST_TABLE.c.table_name)
-            .where(ROWCAST_TABLE.c.source == source)
-            .order_by(ROWCAST_TABLE.c.table_name)
-        ).all()
+        shapes = recorded_shapes(connection, source)
+        faults = list(table_findings(connection, replica_dialect(engine.dialect.name), shapes, name, area))
     if row is None:
         yield Finding(
             area, Verdict.warning, f"no worker has run for source {source!r} yet", f"start `rowcast worker {name}`"
         )
         return
-    yield _state_finding(row, applied, tables, name, area)
+    yield _state_finding(row, applied, [shape.full_name for shape in shapes], name, area)
+    yield from faults
 
 
 def _state_finding(
@@ -103,7 +102,7 @@ def _running_findings(settings: Settings, name: str, area: str) -> Iterator[Find
         return
     if status.workers == 0 and status.records:
         waiting = f"no worker runs, and {status.records:,} records wait, the oldest for {status.behind_ms:,} ms"
-        yield Finding(area, Verdict.warning, waiting, f"start `rowcast worker {name}`")
+        yield Finding(area, Verdict.missing, waiting, f"start `rowcast worker {name}`")
     elif status.workers == 0:
         yield Finding(area, Verdict.ok, "no worker runs, and no record waits")
 

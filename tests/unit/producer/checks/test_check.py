@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,3 +208,11 @@ def test_check_continues_after_a_server_that_does_not_answer(
     assert "hush" not in result.stdout + result.stderr
     found = {(f["area"], f["verdict"]) for f in json.loads(result.stdout)["findings"]}
     assert {("primary", verdict), ("Kafka", "ok"), ("replica 'r'", "warning")} <= found
+
+
+def test_a_clock_that_is_wrong_is_named(place: Path, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    Base.metadata.create_all(engine)
+    assert "its clock is" not in rowcast("check", cwd=place).stdout
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 61)
+    assert "primary: its clock is 61 s behind this machine's" in rowcast("check", cwd=place).stdout

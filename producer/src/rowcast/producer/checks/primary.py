@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from rowcast.producer.checks.row_security import row_security
 from rowcast.producer.checks.table_settings import check_table_settings
 from rowcast.producer.checks.transactions import transactions
 from rowcast.producer.checks.triggers import triggers
+from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.backlog import EXCESS_HINT, backlog, excess
 from rowcast.producer.outbox.schema import missing_parts, outbox_tables, unknown_columns
 from rowcast.shared.cli.contributions import open_for_check
@@ -21,6 +23,7 @@ from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.own_tables import is_application_table
 
 _AREA = "primary"
+_CLOCKS_APART_S = 5.0
 
 
 def primary(settings: Settings) -> Iterator[Finding]:
@@ -44,6 +47,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
             for finding in _outbox(connection):
                 whole = whole and finding.verdict is Verdict.ok
                 yield finding
+            yield from _clock(connection)
             if whole:
                 yield from _alarm(settings, engine)
                 yield from _captured(connection, inspector)
@@ -65,6 +69,21 @@ def _outbox(connection: Connection) -> Iterator[Finding]:
             yield Finding(_AREA, Verdict.missing, f"table {table.name} {fault}", hint)
     if whole:
         yield Finding(_AREA, Verdict.ok, "the outbox tables are complete")
+
+
+def _clock(connection: Connection) -> Iterator[Finding]:
+    before = time.time()
+    theirs = connection.execute(sa.select(capture_dialect(connection.dialect).now_ms())).scalar_one() / 1_000
+    after = time.time()
+    ahead_s = theirs - after if theirs > after else min(0.0, theirs - before)
+    if abs(ahead_s) > _CLOCKS_APART_S:
+        direction = "ahead of" if ahead_s > 0 else "behind"
+        yield Finding(
+            _AREA,
+            Verdict.warning,
+            f"its clock is {abs(ahead_s):,.0f} s {direction} this machine's, and so wrong are the ages of commits",
+            "let both machines take their time from the same server, for example by chrony",
+        )
 
 
 def _alarm(settings: Settings, engine: Engine) -> Iterator[Finding]:

@@ -1,0 +1,45 @@
+"""Compare the tables of a replica with the shapes that the worker has recorded, for ``rowcast check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.replica.dialects import ReplicaDialect
+from rowcast.consumer.replica.table_definitions import replica_name
+from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
+from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
+
+
+def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
+    """Return the shapes that the worker has recorded, sorted by name. Raise DataError for a damaged one."""
+    row = ROWCAST_TABLE.c
+    texts = sa.select(row.shape).where(row.source == source).order_by(row.table_name)
+    return [parse_shape(text) for text in connection.scalars(texts)]
+
+
+def table_findings(
+    connection: Connection, dialect: ReplicaDialect, shapes: list[TableShape], name: str, area: str
+) -> Iterator[Finding]:
+    """Yield the tables that are gone or lack columns, which the worker would find only at the next event."""
+    for shape in shapes:
+        schema, table = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
+        columns = dialect.read_columns(connection, schema, table)
+        if not columns:
+            yield Finding(
+                area,
+                Verdict.missing,
+                f"table {shape.full_name} is gone, although a worker has filled it",
+                f"rebuild it: `rowcast rebuild {name} --tables {shape.full_name}`",
+            )
+        elif lacking := [column.name for column in shape.columns if column.name not in columns]:
+            yield Finding(
+                area,
+                Verdict.missing,
+                f"table {shape.full_name} has no column {', '.join(lacking)} any more",
+                f"add what was dropped, then compare: `rowcast verify {name} --table {shape.full_name}`",
+            )
