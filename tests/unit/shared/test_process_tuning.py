@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import sys
 
-from rowcast.shared.process_tuning import tune_interpreter
+import pytest
+
+from rowcast.shared.process_tuning import pause_collector, tune_interpreter
 
 
 def test_settings_are_as_before_afterwards() -> None:
@@ -24,3 +26,15 @@ def test_a_disabled_garbage_collector_stays_disabled() -> None:
             assert gc.get_threshold()[0] == 0
     finally:
         gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_paused_collector_is_as_before_afterwards(enabled: bool) -> None:
+    if not enabled:
+        gc.disable()
+    try:
+        with pause_collector():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()

@@ -1,4 +1,4 @@
-"""Tune the interpreter for a process with only a worker or a relay."""
+"""Tune the interpreter for a process with only a worker or a relay, and for the start of a process."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def tune_interpreter() -> Iterator[None]:
     finally:
         gc.set_threshold(*thresholds)
         sys.setswitchinterval(interval)
+
+
+@contextmanager
+def pause_collector() -> Iterator[None]:
+    """Collect no garbage until the block ends, because the objects of imported modules stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

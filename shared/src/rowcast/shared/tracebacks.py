@@ -8,10 +8,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 
-from sqlalchemy import exc
-
 from rowcast.shared import row_values
-from rowcast.shared.database import driver_messages
 from rowcast.shared.errors import RowcastError
 
 # Errors about code, modules and files.
@@ -22,6 +19,11 @@ _CONTEXT = "\nDuring handling of the above exception, another exception occurred
 
 def format_error(error: BaseException) -> str:
     """Return the message of any error. Without values if they are hidden."""
+    # A command's own imports come later, while the collector pauses.
+    from sqlalchemy import exc
+
+    from rowcast.shared.database import driver_messages
+
     if isinstance(error, exc.DBAPIError):
         return driver_messages.message(error)
     if row_values.are_shown() or isinstance(error, (RowcastError, *_PLAIN)):

@@ -33,7 +33,7 @@ class Constraints:
         until it has the constraint. Unsupported constraints are left out, with a warning. ``are_checked``: the replica
         was consistent, so the rows satisfy the constraints that exist.
         """
-        definitions = TableDefinitions(self._tables.shapes(), self._replica, connection.dialect)
+        definitions = self._tables.definitions(connection.dialect)
         with connection.begin():
             own = self._tables.created_by_worker(connection)
             own_tables = {name: table for name, table in definitions.tables.items() if name in own}
@@ -62,7 +62,7 @@ class Constraints:
         """Drop what ``create`` has created, while the replica loads."""
         with connection.begin():
             own = self._tables.created_by_worker(connection)
-            definitions = TableDefinitions(self._tables.shapes(), self._replica, connection.dialect)
+            definitions = self._tables.definitions(connection.dialect)
         names = own & definitions.tables.keys()
         if not self._replica.foreign_keys_in_table:
             for full_name in names:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,10 +63,15 @@ class TableDefinitions:
         self._metadata = sa.MetaData()
         self.shapes = {shape.full_name: shape for shape in shapes}
         self._require_different_names()
-        self.tables = {name: self._table(shape) for name, shape in self.shapes.items()}
+
+    @cached_property
+    def tables(self) -> dict[str, sa.Table]:
+        """Return the tables by ``schema.table``. Most starts of a worker do not need them."""
+        tables = {name: self._table(shape) for name, shape in self.shapes.items()}
         for name, shape in self.shapes.items():
             for key in self.foreign_keys(shape):
-                self.tables[name].append_constraint(self._foreign_key(shape, key))
+                tables[name].append_constraint(self._foreign_key(tables, shape, key))
+        return tables
 
     def _require_different_names(self) -> None:
         """Raise ConfigurationError if two tables of the source would be the same table of the replica."""
@@ -99,9 +105,11 @@ class TableDefinitions:
         columns = set(key.referred_columns)
         return any(columns == set(unique) for unique in (referred.primary_key, *referred.unique))
 
-    def _foreign_key(self, shape: TableShape, key: ForeignKeyShape) -> sa.ForeignKeyConstraint:
+    def _foreign_key(
+        self, tables: Mapping[str, sa.Table], shape: TableShape, key: ForeignKeyShape
+    ) -> sa.ForeignKeyConstraint:
         """Return a constraint without actions, because the effects of a cascade on the primary come as events."""
-        referred = self.tables[f"{key.referred_schema}.{key.referred_table}"]
+        referred = tables[f"{key.referred_schema}.{key.referred_table}"]
         deferrable = self._replica.has_deferrable_foreign_keys
         return sa.ForeignKeyConstraint(
             key.columns,

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.schema import CreateColumn, CreateSchema, CreateTable
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.column_fit import kept_column, misfits, narrow_column
-from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, quoted_name
+from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, TableName, quoted_name
+from rowcast.consumer.replica.known_columns import KnownColumns
+from rowcast.consumer.replica.shape_changes import require_compatible
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.errors import ConfigurationError, DataError
@@ -36,6 +38,7 @@ class ReplicaTables:
         self._tables: dict[str, ReplicaTable] = {}
         self._shapes: dict[str, TableShape] = {}
         self._fitting: set[RowLayout] = set()
+        self._definitions: TableDefinitions | None = None
 
     def shapes(self) -> list[TableShape]:
         """Return the shapes of the tables that are ready."""
@@ -76,14 +79,15 @@ class ReplicaTables:
         wanted = list(shapes)
         self._replica.require_transactions(connection, [self._name(shape)[1] for shape in wanted])
         known = {**self._shapes, **{shape.full_name: shape for shape in wanted}}
-        definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
+        self._definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
+        columns = self._read_columns(connection, wanted)
         rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))
         recorded = {row.table_name: (parse_shape(row.shape), bool(row.created)) for row in rows}
         for shape in wanted:
             before, created = recorded.get(shape.full_name, (None, False))
-            self._prepare_table(connection, definitions, before, shape)
-            self._fit_columns(connection, shape, created=created)
-        self._inspect(connection, wanted)
+            self._prepare_table(connection, self._definitions, columns, before, shape)
+            self._fit_columns(connection, columns, shape, created=created)
+        self._inspect(connection, columns, wanted)
         self._shapes |= {shape.full_name: shape for shape in wanted}
         self._prepare_layouts(connection, layouts)
 
@@ -92,24 +96,26 @@ class ReplicaTables:
         created = self.created_by_worker(connection)
         for layout in layouts:
             if layout.table in created and layout.table in self._shapes:
-                self._fit_columns(connection, layout.shape, created=True)
-                self._inspect(connection, [self._shapes[layout.table]])
+                columns = self._read_columns(connection, [layout.shape])
+                self._fit_columns(connection, columns, layout.shape, created=True)
+                self._inspect(connection, columns, [self._shapes[layout.table]])
             self._fitting.add(layout)
 
     def _prepare_table(
-        self, connection: Connection, definitions: TableDefinitions, before: TableShape | None, shape: TableShape
-    ) -> None:
-        exists = bool(self._columns(connection, shape))
-        if not exists:
+        self, connection: Connection, definitions: TableDefinitions, columns: KnownColumns, before: TableShape | None,
+        shape: TableShape,
+    ) -> None:  # fmt: skip
+        if not columns.of(self._name(shape)):
             self._create(connection, definitions, shape)
+            columns.forget(self._name(shape))
             self._record(connection, shape, created=True)
             _log.info("table %s created", shape.full_name)
         elif before is None:
-            self._check(connection, shape)
+            self._check(connection, columns, shape)
             self._record(connection, shape, created=False)
             _log.info("table %s exists already and is used as it is", shape.full_name)
         else:
-            self._follow(connection, definitions, before, shape)
+            self._follow(connection, definitions, columns, before, shape)
 
     def require_replaceable(self, connection: Connection, layout: RowLayout) -> None:
         """Raise DataError if deleting rows of the layout's table and writing them again would lose anything."""
@@ -143,13 +149,18 @@ class ReplicaTables:
 
     def refresh(self, connection: Connection) -> None:
         """Inspect the tables again, after their constraints have changed."""
-        self._inspect(connection, self.shapes())
+        self._inspect(connection, self._read_columns(connection, self.shapes()), self.shapes())
 
-    def _columns(self, connection: Connection, shape: TableShape) -> set[str]:
-        schema, name = self._name(shape)
-        return set(self._replica.read_columns(connection, schema, name))
+    def definitions(self, dialect: Dialect) -> TableDefinitions:
+        """Return the definitions of the tables that are ready."""
+        if self._definitions is None or self._definitions.shapes != self._shapes:
+            self._definitions = TableDefinitions(self._shapes.values(), self._replica, dialect)
+        return self._definitions
 
-    def _name(self, shape: TableShape) -> tuple[str | None, str]:
+    def _read_columns(self, connection: Connection, shapes: Iterable[TableShape]) -> KnownColumns:
+        return KnownColumns(self._replica, connection, [self._name(shape) for shape in shapes])
+
+    def _name(self, shape: TableShape) -> TableName:
         return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
 
     def _create(self, connection: Connection, definitions: TableDefinitions, shape: TableShape) -> None:
@@ -159,10 +170,10 @@ class ReplicaTables:
         keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
         connection.execute(CreateTable(table, include_foreign_key_constraints=list(keys)))
 
-    def _check(self, connection: Connection, shape: TableShape) -> None:
+    def _check(self, connection: Connection, columns: KnownColumns, shape: TableShape) -> None:
         """Raise ConfigurationError unless the user's table has every column and the same primary key."""
         schema, name = self._name(shape)
-        missing = {c.name for c in shape.columns} - self._columns(connection, shape)
+        missing = {c.name for c in shape.columns} - columns.of((schema, name)).keys()
         if missing:
             raise ConfigurationError(
                 f"the replica's table {name} has no column {', '.join(sorted(missing))}, but the source's table "
@@ -176,29 +187,30 @@ class ReplicaTables:
             )
 
     def _follow(
-        self, connection: Connection, definitions: TableDefinitions, before: TableShape, shape: TableShape
-    ) -> None:
+        self, connection: Connection, definitions: TableDefinitions, columns: KnownColumns, before: TableShape,
+        shape: TableShape,
+    ) -> None:  # fmt: skip
         """Add the new columns, nullable and without a default, because existing rows have no value for them yet."""
         if before == shape:
             return
-        _require_compatible(before, shape)
+        require_compatible(before, shape)
         schema, name = self._name(shape)
-        existing = self._columns(connection, shape)
+        existing = columns.of((schema, name))
         table = definitions.tables[shape.full_name]
         for column in shape.columns:
             if column.name not in existing:
                 new = sa.Column(column.name, table.c[column.name].type, nullable=True)
                 ddl = CreateColumn(new).compile(dialect=connection.dialect)
                 connection.exec_driver_sql(f"ALTER TABLE {quoted_name(connection, schema, name)} ADD COLUMN {ddl}")
+                columns.forget((schema, name))
                 _log.info("table %s: column %s added", shape.full_name, column.name)
         self._update_shape(connection, shape)
 
-    def _fit_columns(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
+    def _fit_columns(self, connection: Connection, columns: KnownColumns, shape: TableShape, *, created: bool) -> None:
         """Widen the columns that cannot hold every value of the source, if the worker created the table."""
         schema, name = self._name(shape)
-        columns = self._replica.read_columns(connection, schema, name)
         table = quoted_name(connection, schema, name)
-        for misfit in misfits(shape, columns, self._replica, connection.dialect):
+        for misfit in misfits(shape, columns.of((schema, name)), self._replica, connection.dialect):
             quoted = connection.dialect.identifier_preparer.quote_identifier(misfit.column.name)
             statement = self._replica.type_change(
                 table, quoted, misfit.wider or misfit.planned, nullable=misfit.column.nullable
@@ -214,6 +226,7 @@ class ReplicaTables:
                 if self._replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
                     raise
                 raise narrow_column(shape, name, misfit, statement, self._replica.reason(error)) from error
+            columns.forget((schema, name))
             _log.info(
                 "table %s: column %s widened from %s to %s", name, misfit.column.name, misfit.column.type, misfit.wider
             )
@@ -236,7 +249,7 @@ class ReplicaTables:
     def _is_row_of(self, shape: TableShape) -> sa.ColumnElement[bool]:
         return (ROWCAST_TABLE.c.source == self._source) & (ROWCAST_TABLE.c.table_name == shape.full_name)
 
-    def _inspect(self, connection: Connection, shapes: Iterable[TableShape]) -> None:
+    def _inspect(self, connection: Connection, columns: KnownColumns, shapes: Iterable[TableShape]) -> None:
         """Read what the replica's tables are like, in few statements where the engine can."""
         by_schema: dict[str | None, list[TableShape]] = {}
         for shape in shapes:
@@ -254,44 +267,7 @@ class ReplicaTables:
                     schema,
                     name,
                     quoted_name(connection, schema, name),
-                    self._replica.read_columns(connection, schema, name),
+                    dict(columns.of((schema, name))),
                     shape.primary_key,
-                    other_unique=any(columns != set(shape.primary_key) for columns in unique),
+                    other_unique=any(key != set(shape.primary_key) for key in unique),
                 )
-
-
-def _require_compatible(before: TableShape, shape: TableShape) -> None:
-    """Raise DataError if the primary key or the type of a column has changed."""
-    if before.primary_key != shape.primary_key:
-        raise DataError(
-            f"the primary key of table {shape.full_name} has changed from ({', '.join(before.primary_key)}) to "
-            f"({', '.join(shape.primary_key)}), which the replica cannot follow. "
-            "Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
-        )
-    for name, type_before, type_after in _changed_types(before, shape):
-        raise DataError(
-            f"column {name} of table {shape.full_name} has changed from {type_before} to {type_after}, which the "
-            "replica cannot follow. Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
-        )
-
-
-def _changed_types(before: TableShape, after: TableShape) -> list[tuple[str, str, str]]:
-    """Return name, type before and type after of the columns in both shapes that have another type."""
-    types = {column.name: column.type.name for column in before.columns}
-    return [
-        (column.name, types[column.name], column.type.name)
-        for column in after.columns
-        if column.name in types and not _are_alike(types[column.name], column.type.name)
-    ]
-
-
-# Types whose values have the same form in messages, so that a column which is wide enough takes both.
-_ALIKE = (
-    frozenset(("int16", "int32", "int64")),
-    frozenset(("float32", "float64")),
-    frozenset(("string", "text", "enum")),
-)
-
-
-def _are_alike(before: str, after: str) -> bool:
-    return before == after or any(before in types and after in types for types in _ALIKE)

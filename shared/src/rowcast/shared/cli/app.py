@@ -17,6 +17,7 @@ import typer.main
 
 from rowcast.shared.cli.command import Invocation, command, show_version
 from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.process_tuning import pause_collector
 from rowcast.shared.suggestions import did_you_mean
 
 COMMANDS = "rowcast.commands"
@@ -111,7 +112,8 @@ def _place(name: str) -> tuple[int, str]:
 def _loaded(entry: EntryPoint) -> Any:
     """Load a command. A broken command stays in the help and reports the reason when used."""
     try:
-        loaded = entry.load()
+        with pause_collector():
+            loaded = entry.load()
     except ImportError as error:
         loaded = _unavailable(entry, error)
     if not isinstance(loaded, typer.Typer):

@@ -11,11 +11,6 @@ from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Table
-from rich.text import Text
 
 from rowcast.shared.cli import logs
 
@@ -106,6 +101,13 @@ def on_terminal(log_format: logs.LogFormat) -> bool:
 
 @contextmanager
 def _moving_lines(what: str, nows: Sequence[Callable[[], Figures]]) -> Iterator[None]:
+    # A service has no terminal, and starts sooner without these modules.
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.spinner import Spinner
+    from rich.table import Table
+    from rich.text import Text
+
     spinner = Spinner("dots")
 
     def lines() -> Table:

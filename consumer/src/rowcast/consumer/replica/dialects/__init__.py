@@ -16,6 +16,7 @@ from rowcast.consumer.replica.dialects.base import (
     ReplicaColumn,
     ReplicaDialect,
     ReplicaTable,
+    TableName,
     TouchedKeys,
     quoted_name,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "ReplicaColumn",
     "ReplicaDialect",
     "ReplicaTable",
+    "TableName",
     "TouchedKeys",
     "ValueLimit",
     "quoted_name",

@@ -6,7 +6,7 @@ import base64
 import logging
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -23,6 +23,7 @@ from rowcast.consumer.replica.dialects.base import (
     ReplicaColumn,
     ReplicaDialect,
     ReplicaTable,
+    TableName,
     quoted_name,
 )
 from rowcast.consumer.replica.dialects.capacities import Capacity
@@ -66,23 +67,26 @@ _OTHER_WRITERS = sa.text(
 
 _COLUMNS = sa.text(
     """
-    WITH RECURSIVE base AS (
-        SELECT a.attnum, a.atttypid AS type, a.atttypmod AS modifier
-        FROM pg_attribute a
-        WHERE a.attrelid = to_regclass(:quoted) AND a.attnum > 0 AND NOT a.attisdropped
+    WITH RECURSIVE wanted AS (
+        SELECT w.place, to_regclass(w.quoted) AS id
+        FROM unnest(CAST(:quoted AS text[])) WITH ORDINALITY AS w(quoted, place)
+    ), base AS (
+        SELECT w.place, a.attnum, a.atttypid AS type, a.atttypmod AS modifier
+        FROM wanted w JOIN pg_attribute a ON a.attrelid = w.id
+        WHERE a.attnum > 0 AND NOT a.attisdropped
         UNION ALL
-        SELECT b.attnum, t.typbasetype, t.typtypmod
+        SELECT b.place, b.attnum, t.typbasetype, t.typtypmod
         FROM base b JOIN pg_type t ON t.oid = b.type
         WHERE t.typtype = 'd'
     )
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, a.attgenerated <> '',
+    SELECT b.place, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, a.attgenerated <> '',
         CASE t.typtype WHEN 'e' THEN (
             SELECT 'enum(' || string_agg(quote_literal(l.enumlabel), ',') || ')'
             FROM pg_enum l WHERE l.enumtypid = t.oid
         ) ELSE format_type(b.type, b.modifier) END
-    FROM pg_attribute a JOIN base b ON b.attnum = a.attnum JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
-    WHERE a.attrelid = to_regclass(:quoted) AND a.attnum > 0 AND NOT a.attisdropped
-    ORDER BY a.attnum
+    FROM wanted w JOIN base b ON b.place = w.place JOIN pg_attribute a ON a.attrelid = w.id AND a.attnum = b.attnum
+        JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+    ORDER BY b.place, b.attnum
     """
 )
 
@@ -145,10 +149,22 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name."""
-        # to_regclass reads the name as SQL does, so the doubling of % for the driver is undone.
-        quoted = quoted_name(connection, schema, name).replace("%%", "%")
+        return self.read_all_columns(connection, [(schema, name)])[schema, name]
+
+    def read_all_columns(
+        self, connection: Connection, names: Collection[TableName]
+    ) -> dict[TableName, dict[str, ReplicaColumn]]:
+        """Return the columns of each table, read in one statement."""
+        in_order = list(names)
+        # to_regclass reads a name as SQL does, so the doubling of % for the driver is undone.
+        quoted = [quoted_name(connection, *name).replace("%%", "%") for name in in_order]
+        found: dict[TableName, dict[str, ReplicaColumn]] = {name: {} for name in in_order}
         rows = connection.execute(_COLUMNS, {"quoted": quoted})
-        return {r[0]: ReplicaColumn(r[0], r[1].lower(), r[2], r[3], stored=r[4]) for r in rows}
+        for place, column, type_, nullable, generated, stored in rows:
+            found[in_order[place - 1]][column] = ReplicaColumn(
+                column, type_.lower(), nullable, generated, stored=stored
+            )
+        return found
 
     def capacity(self, column_type: str) -> Capacity | None:
         """Return what a column of a type holds."""
