@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 from sqlalchemy import exc
@@ -19,9 +19,10 @@ from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.applier import Applier
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
-from rowcast.consumer.replica.dialects import Fault, replica_dialect
+from rowcast.consumer.replica.dialects import LIVE, Fault, TableNaming, replica_dialect
 from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
+from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
 from rowcast.shared.config.settings import ReplicaSettings
@@ -42,7 +43,9 @@ class Replica:
     worker left it: take the replica over again then.
     """
 
-    def __init__(self, source: str, name: str, settings: ReplicaSettings, layouts: RowLayouts) -> None:
+    def __init__(
+        self, source: str, name: str, settings: ReplicaSettings, layouts: RowLayouts, naming: TableNaming = LIVE
+    ) -> None:
         """Connect once. Raise UnreachableError and ConfigurationError."""
         self._label = f"replica {name!r}"
         self._source = source
@@ -50,7 +53,7 @@ class Replica:
         self._owner = new_process_name()
         self._lease_s = settings.lease_ms / 1000
         self._engine = open_engine(settings.sqlalchemy_url, self._label, pooled=False)
-        self._dialect = replica_dialect(self._engine.dialect.name)
+        self._dialect = replica_dialect(self._engine.dialect.name, naming)
         self._dialect.configure(self._engine)
         reach(self._engine, self._label)
         self._connection: Connection | None = None
@@ -107,6 +110,9 @@ class Replica:
         self._held_back.clear()
         with self._translated_errors():
             create_tables(self._engine, self._dialect)
+        if not self._dialect.has_transactional_ddl:
+            with self._connected() as connection:
+                settle_swap(connection, self._source)
         with self._connected() as connection, connection.begin():
             self._dialect.require_transactions(connection, list(METADATA.tables))
             row = positions.take_over(connection, self._source, self._owner)
@@ -131,6 +137,10 @@ class Replica:
         """Raise ReplicaChangedError if the replica is not as this worker left it."""
         with self._connected() as connection, connection.begin():
             self._positions.compare(connection)
+
+    def own_transaction(self, connection: Connection) -> AbstractContextManager[None]:
+        """Return a transaction of any connection that commits only if the replica is as this worker left it."""
+        return self._positions.transaction(connection)
 
     def follow_timeline(self, source: int) -> None:
         """Record the source's timeline as that of a new replica.

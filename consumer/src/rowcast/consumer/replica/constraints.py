@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import AddConstraint, CreateIndex
 
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, Fault, ReplicaDialect
+from rowcast.consumer.replica.dialects.naming import constraint_base
 from rowcast.consumer.replica.dialects.orphans import count_orphans, log_orphans
 from rowcast.consumer.replica.table_definitions import TableDefinitions
 from rowcast.consumer.replica.tables import ReplicaTables
@@ -40,9 +41,11 @@ class Constraints:
             existing = _existing_names(connection, own_tables.values())
         create_key = self._check_left_out if self._replica.foreign_keys_in_table else self._create_foreign_key
         found = [self._create_index(connection, name, index) for name, index in self._indexes(definitions, own_tables)
-                 if index.name not in existing]  # fmt: skip
-        found += [create_key(connection, name, key) for name, table in own_tables.items()
-                  for key in table.foreign_key_constraints if key.name not in existing]  # fmt: skip
+                 if constraint_base(index.name) not in existing]  # fmt: skip
+        for name, table in own_tables.items():
+            for key in table.foreign_key_constraints:
+                if constraint_base(str(key.name)) not in existing:
+                    found.append(create_key(connection, name, key))
         if are_checked and not found:
             return True
         with connection.begin():
@@ -135,7 +138,10 @@ class Constraints:
 
 
 def _existing_names(connection: Connection, tables: Iterable[sa.Table]) -> set[str | None]:
-    """Return the names of all indexes and foreign keys of the tables, in few statements where the engine can."""
+    """Return the names of all indexes and foreign keys of the tables, in few statements where the engine can.
+
+    The names of the worker are without the suffix of a rebuild.
+    """
     inspector = sa.inspect(connection)
     by_schema: dict[str | None, list[str]] = {}
     for table in tables:
@@ -143,9 +149,9 @@ def _existing_names(connection: Connection, tables: Iterable[sa.Table]) -> set[s
     found: set[str | None] = set()
     for schema, names in by_schema.items():
         for of_table in inspector.get_multi_indexes(schema=schema, filter_names=names).values():
-            found.update(index["name"] for index in of_table)
+            found.update(constraint_base(index["name"]) for index in of_table)
         for keys in inspector.get_multi_foreign_keys(schema=schema, filter_names=names).values():
-            found.update(key["name"] for key in keys)
+            found.update(constraint_base(key["name"]) for key in keys)
     return found
 
 

@@ -22,14 +22,15 @@ def replica_name(schema: str, name: str, default_schema: bool, dialect: ReplicaD
     The source's default schema becomes the replica's default schema, which is None here. The name of another schema is
     kept, or becomes the beginning of the table's name if the engine has no schemas.
     """
+    named = dialect.naming.table
     if default_schema:
-        return None, name
-    return (schema, name) if dialect.has_schemas else (None, f"{schema}_{name}")
+        return None, named(name)
+    return (schema, named(name)) if dialect.has_schemas else (None, named(f"{schema}_{name}"))
 
 
-def constraint_name(kind: str, *parts: object) -> str:
+def constraint_name(kind: str, *parts: object, suffix: str = "") -> str:
     """Return a name for a constraint or index: the same at every start, and short enough for every engine."""
-    return f"{WORKER_PREFIX}{kind}_{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+    return f"{WORKER_PREFIX}{kind}_{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}{suffix}"
 
 
 def indexed_columns(shape: TableShape) -> set[str]:
@@ -114,7 +115,7 @@ class TableDefinitions:
         return sa.ForeignKeyConstraint(
             key.columns,
             [referred.c[name] for name in key.referred_columns],
-            name=constraint_name("fk", shape.full_name, key),
+            name=constraint_name("fk", shape.full_name, key, suffix=self._replica.naming.suffix),
             deferrable=True if deferrable else None,
             initially="IMMEDIATE" if deferrable else None,
         )
@@ -142,5 +143,5 @@ class TableDefinitions:
         detached = sa.Table(
             table.name, sa.MetaData(), *(sa.Column(c.name, c.type) for c in table.c), schema=table.schema
         )
-        name = constraint_name(kind, shape.full_name, tuple(columns))
+        name = constraint_name(kind, shape.full_name, tuple(columns), suffix=self._replica.naming.suffix)
         return sa.Index(name, *(detached.c[column] for column in columns), unique=unique)

@@ -110,6 +110,9 @@ class ReplicaTables:
             columns.forget(self._name(shape))
             self._record(connection, shape, created=True)
             _log.info("table %s created", shape.full_name)
+        elif before is None and self._replica.naming.prefix:
+            # MariaDB and MySQL keep a created table if the worker was killed before it recorded the table.
+            self._record(connection, shape, created=True)
         elif before is None:
             self._check(connection, columns, shape)
             self._record(connection, shape, created=False)

@@ -12,7 +12,14 @@ from sqlalchemy import ColumnElement, exc
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects import ReplicaDialect, ReplicaTable, quoted_name, replica_dialect
+from rowcast.consumer.replica.dialects import (
+    LIVE,
+    ReplicaDialect,
+    ReplicaTable,
+    TableNaming,
+    quoted_name,
+    replica_dialect,
+)
 from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.shared.config.settings import DatabaseSettings
 from rowcast.shared.config.table_settings import TableSettings
@@ -31,11 +38,11 @@ _COMPOSITE_KEYS_PER_QUERY = 250
 class ComparedDatabase:
     """The primary or the replica, open for reading. ``label`` names the database in messages."""
 
-    def __init__(self, settings: DatabaseSettings, label: str) -> None:
+    def __init__(self, settings: DatabaseSettings, label: str, naming: TableNaming = LIVE) -> None:
         """Connect once. Raise UnreachableError and ConfigurationError."""
         self.label = label
         self.engine: Engine = open_engine(settings.sqlalchemy_url, label)
-        self.dialect: ReplicaDialect = replica_dialect(self.engine.dialect.name)
+        self.dialect: ReplicaDialect = replica_dialect(self.engine.dialect.name, naming)
         self.dialect.configure_reader(self.engine)
         reach(self.engine, label)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import orjson
 
 from rowcast.consumer.events.row_layout import matches_any
+from rowcast.consumer.replica.dialects import LIVE, TableNaming
 from rowcast.consumer.verification.canonical_values import Canonical, canonical_form
 from rowcast.consumer.verification.compared_table import ComparedDatabase, ComparedTable
 from rowcast.shared.config.settings import Settings
@@ -106,9 +107,21 @@ def verify(
 
     ``on_progress`` is called after every chunk of rows. Raise ConfigurationError and UnreachableError.
     """
+    return verify_tables(settings, replica, LIVE, tables=tables, on_progress=on_progress)
+
+
+def verify_tables(
+    settings: Settings,
+    replica: str,
+    naming: TableNaming,
+    *,
+    tables: Sequence[str] | None = None,
+    on_progress: OnVerifyProgress | None = None,
+) -> VerifyResult:
+    """Compare the tables that have the names of ``naming`` in the replica. See ``verify``."""
     options = settings.replica(replica)
     primary = ComparedDatabase(settings.require_primary(), "primary")
-    other = ComparedDatabase(options, f"replica {replica!r}")
+    other = ComparedDatabase(options, f"replica {replica!r}", naming)
     try:
         shapes = [s for s in written_shapes(primary.engine) if matches_any(s.full_name, options.tables)]
         chosen = [s for s in shapes if tables is None or matches_any(s.full_name, tables)]

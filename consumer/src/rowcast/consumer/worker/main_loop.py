@@ -23,9 +23,11 @@ from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
 from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.dialects import LIVE
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.apply_loop import ApplyLoop
+from rowcast.consumer.worker.assignment import Assignment
 from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
@@ -35,7 +37,14 @@ from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.silence import SilenceWatch, watched_connections
-from rowcast.shared.errors import DataError, FencedError, RetriableError, SuspectError, UnreachableError
+from rowcast.shared.errors import (
+    ConfigurationError,
+    DataError,
+    FencedError,
+    RetriableError,
+    SuspectError,
+    UnreachableError,
+)
 from rowcast.shared.kafka.clients import is_embedded, new_admin, reach
 from rowcast.shared.kafka.messages import transaction_topic
 from rowcast.shared.process_tuning import tune_interpreter
@@ -67,11 +76,40 @@ def run_worker(
     Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
     applied, and the position is before the event.
     """
+    assignment = Assignment(
+        settings.source, LIVE, lambda: GroupMembership(settings, replica), f"rowcast worker {replica}"
+    )
+    return run_assigned(
+        settings, replica, assignment, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip
+    )
+
+
+def run_assigned(
+    settings: Settings,
+    replica: str,
+    assignment: Assignment,
+    *,
+    once: bool = False,
+    stop: threading.Event | None = None,
+    on_progress: OnWorkerProgress | None = None,
+    vitals: Vitals | None = None,
+    skip: Sequence[str] = (),
+) -> WorkerProgress:
+    """Apply the topics to the tables of an assignment. See ``run_worker``."""
     vitals = vitals or Vitals(f"the worker of replica {replica!r}")
     shown = row_values.shown_if(settings.log_values)
     with tune_interpreter(), shown, watched_connections() as silence, vitals.pulse("applying") as pulse:
         return _Worker(
-            settings, replica, once, stop or threading.Event(), on_progress, vitals, pulse, silence, Skips(skip)
+            settings,
+            replica,
+            assignment,
+            once,
+            stop or threading.Event(),
+            on_progress,
+            vitals,
+            pulse,
+            silence,
+            Skips(skip),
         ).run()
 
 
@@ -80,6 +118,7 @@ class _Worker:
         self,
         settings: Settings,
         name: str,
+        assignment: Assignment,
         once: bool,
         stop: threading.Event,
         on_progress: OnWorkerProgress | None,
@@ -91,6 +130,7 @@ class _Worker:
         self._skips = skips
         self._settings = settings
         self._name = name
+        self._assignment = assignment
         self._options = settings.replica(name)
         self._once = once
         self._vitals = vitals
@@ -106,7 +146,7 @@ class _Worker:
         # The embedded Kafka has no ids.
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
-        self._replica = Replica(settings.source, name, self._options, self._layouts)
+        self._replica = Replica(assignment.source, name, self._options, self._layouts, assignment.naming)
 
     def run(self) -> WorkerProgress:
         backoff, fenced = Backoff(jitter=JITTER), Backoff(0.5, 60.0, jitter=JITTER)
@@ -134,7 +174,7 @@ class _Worker:
         except Exception as error:
             if isinstance(error, DataError) and error.skip is not None:
                 text = f"{error}".removesuffix(".")
-                error.args = (f"{text}. To leave it out: rowcast worker {self._name} --skip {error.skip}",)
+                error.args = (f"{text}. To leave it out: {self._assignment.command} --skip {error.skip}",)
             self._replica.record_stop(error)
             self._report.change(state="suspect" if isinstance(error, SuspectError) else "stopped")
             raise
@@ -155,7 +195,7 @@ class _Worker:
         )
         events = self._report.progress.events
         claim = self._replica.new_claim(movement.is_moving)
-        turn = Turn(GroupMembership(self._settings, self._name), self._replica, claim)
+        turn = Turn(self._assignment.new_membership(), self._replica, claim)
         try:
             return not self._stand_by(turn) or self._work_from_positions(turn)
         finally:
@@ -199,6 +239,10 @@ class _Worker:
             if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
                 _log.info("another worker of this replica is active: standing by")
                 already_logged = True
+            if already_logged and not self._assignment.is_shared:
+                raise ConfigurationError(
+                    f"another process runs {self._assignment.command}. Wait for its end, or stop it and try again."
+                )
             if self._once and already_logged:
                 status = replica_status(self._settings, self._name)
                 if status.state in ("waiting", "consistent") and status.records == 0:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.connection import Replica
-from rowcast.consumer.worker.group_membership import GroupMembership
+from rowcast.consumer.worker.assignment import Membership
 
 
 class Turn:
     """Hold the membership and the claim of one turn."""
 
-    def __init__(self, membership: GroupMembership, replica: Replica, claim: Claim) -> None:
+    def __init__(self, membership: Membership, replica: Replica, claim: Claim) -> None:
         self._membership = membership
         self._replica = replica
         self._claim = claim

@@ -20,6 +20,7 @@ from rowcast.consumer.replica.dialects.base import (
     TouchedKeys,
     quoted_name,
 )
+from rowcast.consumer.replica.dialects.naming import LIVE, TableNaming
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.engine_registry import class_for_engine, engines_in
 from rowcast.shared.errors import ConfigurationError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GROUP",
+    "LIVE",
     "WORKER_PREFIX",
     "Fault",
     "OrphanError",
@@ -38,6 +40,7 @@ __all__ = [
     "ReplicaDialect",
     "ReplicaTable",
     "TableName",
+    "TableNaming",
     "TouchedKeys",
     "ValueLimit",
     "quoted_name",
@@ -55,12 +58,14 @@ BUILT_IN = {
 """The same entries as in pyproject.toml. See ``class_for_engine``."""
 
 
-def replica_dialect(name: str) -> ReplicaDialect:
+def replica_dialect(name: str, naming: TableNaming = LIVE) -> ReplicaDialect:
     """Return a new dialect object for SQLAlchemy's name of an engine.
 
     Raise ConfigurationError if no installed package has a dialect for the engine.
     """
-    return _dialect_class(name)()
+    dialect = _dialect_class(name)()
+    dialect.naming = naming
+    return dialect
 
 
 @cache

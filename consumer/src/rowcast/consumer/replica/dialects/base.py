@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, Connection, Dialect, Engine
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession
+from rowcast.consumer.replica.dialects.naming import LIVE, TableNaming
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.driver_messages import one_line
@@ -130,6 +131,10 @@ class ReplicaDialect(ABC):
     """The values of other engines that the engine cannot hold."""
     checks_values: ClassVar[bool] = False
     """The worker refuses each text and decimal that is too long for its column, before the engine could cut it."""
+    has_transactional_ddl: ClassVar[bool] = True
+    """CREATE, DROP and RENAME roll back with their transaction."""
+    naming: TableNaming = LIVE
+    """The names of the source's tables, and of the worker's constraints."""
 
     def configure(self, engine: Engine) -> None:  # noqa: B027  # optional
         """Set up every new connection of the worker. Called once, before the first connection."""

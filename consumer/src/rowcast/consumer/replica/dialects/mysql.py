@@ -89,6 +89,7 @@ class MySQLReplica(RowStatementReplica):
     name = "mysql"
     refuses_large_integers = True
     suspends_foreign_keys = True
+    has_transactional_ddl = False
     checks_values = True
     # The driver makes one statement of many rows.
     write_position = (

@@ -1,0 +1,49 @@
+"""The interface between a rebuild and an engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.rebuild.swapped_table import SwappedTable
+
+
+class SwapDialect(ABC):
+    """Swap tables on one engine.
+
+    The tables of each call are those of the whole rebuild. A connection is outside of any transaction, unless a method
+    says otherwise.
+    """
+
+    @abstractmethod
+    def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
+        """Return what depends on the live tables and would be lost, each by name and with the next step."""
+
+    @abstractmethod
+    def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
+        """Give the fresh tables the user's indexes and rights of the live tables. It may be called again."""
+
+    def wait_for_snapshots(self, connection: Connection) -> list[str]:
+        """Return the sessions that must end first, because they could see the fresh tables before they were complete.
+
+        Called again until no session is returned.
+        """
+        return []
+
+    @abstractmethod
+    def swap(
+        self, connection: Connection, tables: Sequence[SwappedTable], first: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Rename all tables: live to old, fresh to live. Inside a transaction if the engine has transactional DDL.
+
+        ``first``: renames that come first, on an engine without transactional DDL.
+
+        Raise the driver's errors. A lock that is not granted within half a second is such an error, so that readers
+        never wait longer behind the swap.
+        """
+
+    @abstractmethod
+    def drop(self, connection: Connection, names: Sequence[tuple[str | None, str]]) -> None:
+        """Drop tables by schema and name, whatever the foreign keys between them. A missing table is no error."""

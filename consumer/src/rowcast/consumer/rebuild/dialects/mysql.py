@@ -1,0 +1,128 @@
+"""MariaDB and MySQL: one RENAME TABLE of all tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.rebuild.dialects.base import SwapDialect
+from rowcast.consumer.rebuild.swapped_table import SwappedTable
+from rowcast.consumer.replica.dialects import WORKER_PREFIX, quoted_name
+
+_LOCK_S = 1
+_TRIGGERS = sa.text(
+    "SELECT trigger_name, event_object_table FROM information_schema.triggers "
+    "WHERE event_object_schema = database() AND event_object_table IN :names ORDER BY 1"
+).bindparams(sa.bindparam("names", expanding=True))
+_FOREIGN_KEYS = sa.text(
+    "SELECT DISTINCT constraint_name, table_name, referenced_table_name FROM information_schema.key_column_usage "
+    "WHERE referenced_table_schema = database() AND referenced_table_name IS NOT NULL ORDER BY 1"
+)
+_FORMS = sa.text(
+    "SELECT t.table_name, t.table_type, COUNT(p.partition_name) FROM information_schema.tables t "
+    "LEFT JOIN information_schema.partitions p ON p.table_schema = t.table_schema AND p.table_name = t.table_name "
+    "WHERE t.table_schema = database() AND t.table_name IN :names GROUP BY t.table_name, t.table_type"
+).bindparams(sa.bindparam("names", expanding=True))
+# The transactions whose snapshot may be older. Without the right PROCESS, the server shows only those of the user.
+_OLD_SNAPSHOTS = sa.text(
+    "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx "
+    "WHERE trx_started <= :since AND trx_mysql_thread_id <> CONNECTION_ID() AND trx_mysql_thread_id <> 0 ORDER BY 1"
+)
+
+
+class MySQLSwap(SwapDialect):
+    """Swap the tables of a database. Views and rights belong to names, so they follow by themselves."""
+
+    def __init__(self) -> None:
+        self._complete_at: object = None
+
+    def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
+        """Return triggers, columns, foreign keys of the user's, and tables in a special form."""
+        live = {table.live: table for table in tables if table.before is not None}
+        if not live:
+            return []
+        with connection.begin():
+            return [
+                *self._table_obstacles(connection, live),
+                *self._key_obstacles(connection, {n for t in tables for n in (t.live, t.fresh, t.old)}, set(live)),
+            ]
+
+    @staticmethod
+    def _table_obstacles(connection: Connection, live: dict[str, SwappedTable]) -> Iterator[str]:
+        again = "and create it again after the rebuild."
+        for trigger, table in connection.execute(_TRIGGERS, {"names": list(live)}):
+            yield f"trigger {trigger} belongs to table {table}. Drop it, {again}"
+        for table, kind, partitions in connection.execute(_FORMS, {"names": list(live)}):
+            if kind != "BASE TABLE" or partitions:
+                yield f"table {table} is partitioned or versioned. Undo this, or rebuild into another database."
+        inspector = sa.inspect(connection)
+        for name, swapped in live.items():
+            assert swapped.before is not None
+            columns = {column["name"] for column in inspector.get_columns(name)}
+            if own := sorted(columns - {column.name for column in swapped.before.columns}):
+                yield (
+                    f"table {name} has columns that the source does not have: {', '.join(own)}. "
+                    "Move them to a table of your own."
+                )
+
+    @staticmethod
+    def _key_obstacles(connection: Connection, known: set[str], live: set[str]) -> Iterator[str]:
+        again = "Drop it, and create it again after the rebuild."
+        for key, table, parent in connection.execute(_FOREIGN_KEYS):
+            if (parent in live and table not in known) or (table in live and not key.startswith(WORKER_PREFIX)):
+                yield f"foreign key {key} of table {table} refers to {parent}. {again}"
+
+    def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
+        """Create the user's indexes."""
+        for table in tables:
+            if table.before is None or table.after is None:
+                continue
+            with connection.begin():
+                fresh = set(_index_definitions(connection, table.fresh))
+                for definition in _index_definitions(connection, table.live):
+                    if definition not in fresh:
+                        statement = f"ALTER TABLE {table.quoted(connection, table.fresh)} ADD {definition}"
+                        connection.exec_driver_sql(statement.replace("%", "%%"))
+
+    def wait_for_snapshots(self, connection: Connection) -> list[str]:
+        """Return the sessions whose transaction began before the first call."""
+        with connection.begin():
+            if self._complete_at is None:
+                self._complete_at = connection.exec_driver_sql("SELECT NOW()").scalar()
+            try:
+                found = connection.scalars(_OLD_SNAPSHOTS, {"since": self._complete_at}).all()
+            except sa.exc.DBAPIError:
+                return []
+        return [f"session {thread}" for thread in found]
+
+    def swap(
+        self, connection: Connection, tables: Sequence[SwappedTable], first: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Rename all tables in one statement. Foreign keys follow their tables."""
+        pairs = [*first, *((t.live, t.old) for t in tables if t.before is not None)]
+        pairs += [(t.fresh, t.live) for t in tables if t.after is not None]
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {_LOCK_S}")
+        renames = ", ".join(f"{_q(connection, name)} TO {_q(connection, to)}" for name, to in pairs)
+        connection.exec_driver_sql(f"RENAME TABLE {renames}")
+
+    def drop(self, connection: Connection, names: Sequence[tuple[str | None, str]]) -> None:
+        """Drop all tables, without a look at foreign keys."""
+        connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
+        for _, name in names:
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {_q(connection, name)}")
+        connection.exec_driver_sql("SET SESSION foreign_key_checks = 1")
+        connection.commit()
+
+
+def _index_definitions(connection: Connection, name: str) -> list[str]:
+    """Return the definitions of the user's indexes, as the server writes them."""
+    text = connection.exec_driver_sql(f"SHOW CREATE TABLE {_q(connection, name)}").one()[1]
+    lines = [line.strip().rstrip(",") for line in str(text).splitlines()]
+    kinds = ("KEY ", "UNIQUE KEY ", "FULLTEXT KEY ", "SPATIAL KEY ")
+    return [line for line in lines if line.startswith(kinds) and f"KEY `{WORKER_PREFIX}" not in line]
+
+
+def _q(connection: Connection, name: str) -> str:
+    return quoted_name(connection, None, name)

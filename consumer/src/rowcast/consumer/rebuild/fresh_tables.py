@@ -1,0 +1,141 @@
+"""Fill tables from the topics, by a worker of their own, and compare them with the primary."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy.engine import Engine
+
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.rebuild.progress import ReadRecords
+from rowcast.consumer.rebuild.topics import read_topics
+from rowcast.consumer.replica.dialects import TableNaming
+from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
+from rowcast.consumer.verification.comparison import VerifyResult, verify_tables
+from rowcast.consumer.worker.assignment import Assignment
+from rowcast.consumer.worker.main_loop import run_assigned
+from rowcast.consumer.worker.progress import OnWorkerProgress, WorkerProgress
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import DataError, RetriableError
+
+_log = logging.getLogger("rowcast.rebuild")
+
+# The topics' ends move while the tables are filled. A pass that takes less than this has caught up.
+_CAUGHT_UP_S = 5.0
+_MOST_PASSES = 20
+_ACTIVE_POLL_S = 0.05
+
+
+class FreshTables:
+    """The tables that a rebuild fills.
+
+    ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables. ``skip``: see
+    ``run_worker``. The tables and their positions stay in the database when the rebuild is interrupted.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        replica: str,
+        source: str,
+        naming: TableNaming,
+        records: ReadRecords,
+        stop: threading.Event,
+        skip: Sequence[str] = (),
+    ) -> None:
+        self._settings = settings
+        self._replica = replica
+        self._source = source
+        self._naming = naming
+        self._records = records
+        self._stop = stop
+        self._skip = skip
+        self._assignment = Assignment(source, naming, lambda: records, f"rowcast rebuild {replica}", is_shared=False)
+
+    def load(self, engine: Engine) -> None:
+        """Read the topics up to their ends, again and again until little is left. Raise DataError if rows are missing.
+
+        Raise RetriableError if the rebuild is stopped.
+        """
+        for number in range(_MOST_PASSES):
+            began = time.monotonic()
+            self.catch_up(engine, first=number == 0)
+            if time.monotonic() - began < _CAUGHT_UP_S:
+                break
+
+    def catch_up(self, engine: Engine, *, first: bool = False) -> ReplicaRow:
+        """Read the topics up to their present ends. Return the row of the fresh tables, which are consistent."""
+        layouts = RowLayouts(self._settings.replica(self._replica).tables)
+        self._records.resume(self._positions(engine))
+        self._records.begin("loading" if first else "catching up", read_topics(self._settings, layouts))
+        self._run(once=True, stop=self._stop)
+        if self._stop.is_set():
+            raise RetriableError(
+                f"stopped. The fresh tables stay: rowcast rebuild {self._replica} goes on where it was"
+            )
+        with engine.connect() as connection:
+            row = read_row(connection, self._source)
+        if row is None or not layouts.latest_shapes():
+            raise DataError(
+                f"the topics of source {self._settings.source} have no tables yet. Start the relay, and publish rows "
+                "with rowcast snapshot."
+            )
+        if row.state != "consistent":
+            raise DataError(
+                "the fresh tables are not consistent: the log says which snapshot is not complete, or which constraint "
+                f"rows violate. Correct this, and run rowcast rebuild {self._replica} again."
+            )
+        return row
+
+    def _positions(self, engine: Engine) -> dict[tuple[str, int], int]:
+        with engine.connect() as connection:
+            return {place: p.next_offset for place, p in read_positions(connection, self._source).items()}
+
+    def verify(self) -> VerifyResult:
+        """Compare the tables with the primary while a worker follows the topics."""
+        self._records.begin("verifying")
+        with self._followed():
+            return verify_tables(self._settings, self._replica, self._naming)
+
+    @contextmanager
+    def _followed(self) -> Iterator[None]:
+        """Let a worker follow the topics during the block, on a thread."""
+        stop, active = threading.Event(), threading.Event()
+        failures: list[BaseException] = []
+
+        def note(progress: WorkerProgress) -> None:
+            if progress.active:
+                active.set()
+
+        def follow() -> None:
+            try:
+                self._run(once=False, stop=stop, on_progress=note)
+            except BaseException as error:  # noqa: BLE001  # raised below, on the caller's thread
+                failures.append(error)
+
+        thread = threading.Thread(target=follow, name="rowcast-fresh-tables", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive() and not active.wait(_ACTIVE_POLL_S):
+                pass
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def _run(self, *, once: bool, stop: threading.Event, on_progress: OnWorkerProgress | None = None) -> None:
+        run_assigned(
+            self._settings,
+            self._replica,
+            self._assignment,
+            once=once,
+            stop=stop,
+            on_progress=on_progress,
+            skip=self._skip,
+        )

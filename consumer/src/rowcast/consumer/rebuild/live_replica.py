@@ -1,0 +1,58 @@
+"""Keep the workers of a replica away from it while the tables are swapped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.replica.connection import Replica
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import RetriableError, SuspectError
+
+_log = logging.getLogger("rowcast.rebuild")
+
+_TAKE_POLL_S = 0.05
+_FENCE_S = 1.0
+_TAKE_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def taken_replica(settings: Settings, name: str, stop: threading.Event) -> Iterator[Replica]:
+    """Take a replica over from its workers, which stand by until the end of the block.
+
+    The active worker has finished its transaction, so the replica stays as it is. Raise RetriableError if no worker
+    gives the claim up, or if the rebuild is stopped.
+    """
+    options = settings.replica(name)
+    replica = Replica(settings.source, name, options, RowLayouts(options.tables))
+    claim = replica.new_claim(lambda: True)
+    try:
+        began, fence_at = time.monotonic(), 0.0
+        while not replica.take(claim):
+            if stop.is_set() or time.monotonic() - began > _TAKE_TIMEOUT_S:
+                raise RetriableError(
+                    f"the active worker of replica {name!r} does not give its claim up. Stop its workers, and run "
+                    f"rowcast rebuild {name} again"
+                )
+            if time.monotonic() >= fence_at:
+                # The active worker notices it with its next transaction, and at the latest after five seconds.
+                _fence(replica)
+                fence_at = time.monotonic() + _FENCE_S
+            time.sleep(_TAKE_POLL_S)
+        _fence(replica)
+        _log.info("the workers of replica %r stand by", name)
+        yield replica
+    finally:
+        replica.close()
+        claim.release()
+
+
+def _fence(replica: Replica) -> None:
+    try:
+        replica.take_over()
+    except SuspectError as error:
+        _log.info("the replica is suspect: %s", error)

@@ -1,0 +1,71 @@
+"""The tables that a rebuild has replaced, and the fresh tables of an unfinished rebuild."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from rowcast.consumer.rebuild.swap import TableSwap
+from rowcast.consumer.rebuild.swapped_table import named, recorded_shapes
+from rowcast.consumer.replica.dialects import TableNaming
+from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD, fresh_source, kept_source, old_source
+from rowcast.consumer.replica.table_swap import settle_swap
+from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, ROWCAST_TABLE
+from rowcast.shared.errors import ConfigurationError
+
+
+class OldTables:
+    """Find tables by their shapes in ``rowcast_table``, where a swap notes the tables that it has replaced."""
+
+    def __init__(self, engine: Engine, source: str, swap: TableSwap) -> None:
+        self._engine = engine
+        self._source = source
+        self._swap = swap
+
+    def finish(self, *, keep: bool) -> bool:
+        """Drop the tables that a swap has just replaced, or note that they are kept. Return whether there are any."""
+        if not self._swap.replica_dialect.has_transactional_ddl:
+            with self._swap.connected() as connection:
+                settle_swap(connection, self._source)
+        if keep:
+            with self._engine.begin() as connection:
+                rows = sa.update(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == old_source(self._source))
+                return connection.execute(rows.values(source=kept_source(self._source))).rowcount > 0
+        return bool(self._drop(old_source(self._source), OLD))
+
+    def require_none(self, replica: str) -> None:
+        """Raise ConfigurationError if tables of an earlier rebuild are kept."""
+        with self._engine.connect() as connection:
+            kept = recorded_shapes(connection, kept_source(self._source))
+        if kept:
+            raise ConfigurationError(
+                f"replica {replica!r} still has the old tables of its last rebuild: {', '.join(sorted(kept))}. "
+                f"Drop them: rowcast rebuild {replica} --drop-old"
+            )
+
+    def drop_kept(self) -> list[str]:
+        """Drop the tables that an earlier rebuild has kept. Return their names."""
+        return self._drop(kept_source(self._source), OLD) + self._drop(old_source(self._source), OLD)
+
+    def discard_fresh(self) -> None:
+        """Drop the fresh tables of an unfinished rebuild, and their positions."""
+        source = fresh_source(self._source)
+        with self._engine.begin() as connection:
+            # First, so that a worker of the fresh tables is fenced.
+            connection.execute(sa.delete(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source))
+            connection.execute(sa.delete(ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source))
+        self._drop(source, TableNaming(FRESH_PREFIX))
+
+    def _drop(self, source: str, naming: TableNaming) -> list[str]:
+        """Drop the tables of a value of ``source``, and then forget them, so that an interrupted drop is repeated."""
+        with self._engine.connect() as connection:
+            shapes = recorded_shapes(connection, source)
+        names: Iterable[tuple[str | None, str]] = [
+            named(shape, self._swap.replica_dialect, naming) for shape in shapes.values()
+        ]
+        self._swap.drop(list(names))
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == source))
+        return [name for _, name in names]

@@ -1,0 +1,276 @@
+"""Rebuild a replica from the topics: beside its tables, or in another database.
+
+look ──▶ fill fresh tables ──▶ add indexes and rights ──▶ verify ──▶ swap ──▶ drop the old tables
+
+The position of the fresh tables is in the replica, beside the position of the live tables. Therefore a rebuild goes on
+after any kill, and both sets of tables are followed at the same time. docs/decisions/0030-rebuild.md says why readers
+never see a mixture.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.rebuild.fresh_tables import FreshTables
+from rowcast.consumer.rebuild.live_replica import taken_replica
+from rowcast.consumer.rebuild.old_tables import OldTables
+from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords
+from rowcast.consumer.rebuild.swap import TableSwap
+from rowcast.consumer.rebuild.swapped_table import SwappedTable, existing_tables, recorded_shapes, swapped_tables
+from rowcast.consumer.rebuild.topics import lacks, read_topics
+from rowcast.consumer.replica.dialects import LIVE
+from rowcast.consumer.replica.dialects.naming import fresh_naming, fresh_source
+from rowcast.consumer.replica.worker_tables import create_tables
+from rowcast.consumer.verification.comparison import VerifyResult
+from rowcast.shared.backoff import Backoff
+from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.database.engines import open_engine, reach
+from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
+from rowcast.shared.tables.shape import TableShape
+
+_log = logging.getLogger("rowcast.rebuild")
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildOptions:
+    """How to rebuild.
+
+    ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
+    fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
+    """
+
+    keep_old: bool = False
+    restart: bool = False
+    is_verified: bool = True
+    skip: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """The tables of the rebuilt replica, the records that were read, and the rows that were compared, if any."""
+
+    tables: tuple[str, ...]
+    records: int
+    verified_rows: int | None
+
+
+def rebuild(
+    settings: Settings,
+    replica: str,
+    options: RebuildOptions,
+    *,
+    stop: threading.Event,
+    on_progress: OnRebuildProgress | None = None,
+) -> RebuildResult:
+    """Fill fresh tables beside the replica's, and put them in their place.
+
+    Raise ConfigurationError if something prevents the rebuild, before anything is changed. Raise DataError if the
+    topics do not give the rows that the primary has. Raise RetriableError if the rebuild is stopped.
+    """
+    return _Rebuild(settings, replica, options, stop, on_progress).run()
+
+
+class _Rebuild:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        options: RebuildOptions,
+        stop: threading.Event,
+        on_progress: OnRebuildProgress | None,
+    ) -> None:
+        self._settings = settings
+        self._name = name
+        self._options = options
+        self._stop = stop
+        label = f"replica {name!r}"
+        self._engine = open_engine(settings.replica(name).sqlalchemy_url, label, pooled=False)
+        reach(self._engine, label)
+        self._swap = TableSwap(self._engine, settings.source, label)
+        self._old = OldTables(self._engine, settings.source, self._swap)
+        self._records = ReadRecords(on_progress)
+        self._fresh = FreshTables(
+            settings, name, fresh_source(settings.source), fresh_naming(), self._records, stop, options.skip
+        )
+
+    def run(self) -> RebuildResult:
+        if self._options.is_verified:
+            self._settings.require_primary()
+        create_tables(self._engine, self._swap.replica_dialect)
+        if self._old.finish(keep=self._options.keep_old):
+            _log.info("the rebuild that was interrupted after its swap is finished")
+            return RebuildResult(tuple(self._live_shapes()), 0, None)
+        self._old.require_none(self._name)
+        self._refuse(self._look())
+        if self._options.restart:
+            self._old.discard_fresh()
+        self._fresh.load(self._engine)
+        self._swap.complete(self._tables())
+        verified_rows = self._verify()
+        self._records.begin("swapping")
+        self._swap_tables()
+        self._old.finish(keep=self._options.keep_old)
+        self._records.begin("done")
+        return RebuildResult(tuple(self._live_shapes()), self._records.progress.total, verified_rows)
+
+    def _live_shapes(self) -> dict[str, TableShape]:
+        with self._engine.connect() as connection:
+            return recorded_shapes(connection, self._settings.source)
+
+    def _look(self) -> list[str]:
+        """Return everything that prevents the rebuild."""
+        layouts = RowLayouts(self._settings.replica(self._name).tables)
+        ends = read_topics(self._settings, layouts)
+        after = {shape.full_name: shape for shape in layouts.latest_shapes()}
+        with self._engine.connect() as connection:
+            own = recorded_shapes(connection, self._settings.source, created=True)
+            users = recorded_shapes(connection, self._settings.source, created=False)
+        return [
+            *(
+                f"{lack}. Publish all rows under a new timeline or in new topics"
+                for lack in lacks(self._settings, layouts, ends, own)
+            ),
+            *(
+                f"table {name} existed before the first worker and belongs to you, so the rebuild cannot create it anew"
+                for name in sorted(users.keys() & after.keys())
+            ),
+            *self._strangers(own, after),
+            *self._swap.obstacles(self._swapped(own, after)),
+        ]
+
+    def _strangers(self, own: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> list[str]:
+        """Return the tables that stand where a rebuilt table is to be, and that no worker of the source created."""
+        tables = swapped_tables(
+            {}, {name: after[name] for name in after.keys() - own.keys()}, self._swap.replica_dialect
+        )
+        with self._engine.connect() as connection:
+            inspector = sa.inspect(connection)
+            return [
+                f"table {table.live} exists, and no worker of source {self._settings.source} created it"
+                for table in tables
+                if inspector.has_table(table.live, table.schema)
+            ]
+
+    def _refuse(self, reasons: Sequence[str]) -> None:
+        if reasons:
+            listed = "\n".join(f"- {reason.removesuffix('.')}." for reason in reasons)
+            raise ConfigurationError(
+                f"replica {self._name!r} cannot be rebuilt beside its tables, and nothing was changed:\n{listed}"
+            )
+
+    def _tables(self) -> list[SwappedTable]:
+        with self._engine.connect() as connection:
+            before = recorded_shapes(connection, self._settings.source, created=True)
+            after = recorded_shapes(connection, fresh_source(self._settings.source))
+        return self._swapped(before, after)
+
+    def _swapped(self, before: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> list[SwappedTable]:
+        tables = swapped_tables(before, after, self._swap.replica_dialect)
+        with self._engine.connect() as connection:
+            return existing_tables(connection, tables)
+
+    def _verify(self) -> int | None:
+        if not self._options.is_verified:
+            return None
+        result = self._fresh.verify()
+        require_equal(result, self._name)
+        return result.rows
+
+    def _swap_tables(self) -> None:
+        """Swap, with a pause after each attempt that readers prevent. The workers go on during the pauses."""
+        self._swap.wait_for_snapshots(self._stop)
+        backoff = Backoff(0.2, 30.0)
+        while not self._try_to_swap():
+            pause = backoff.next_pause()
+            _log.info("readers hold the tables, so the swap is tried again in %.1f s", pause)
+            if self._stop.wait(pause):
+                raise RetriableError(f"stopped before the swap. rowcast rebuild {self._name} goes on there")
+
+    def _try_to_swap(self) -> bool:
+        with taken_replica(self._settings, self._name, self._stop) as live:
+            fresh = self._fresh.catch_up(self._engine)
+            tables = self._tables()
+            self._refuse(self._swap.obstacles(tables))
+            self._swap.complete(tables)
+            backoff = Backoff(0.05, 0.5)
+            for _ in range(_ATTEMPTS):
+                try:
+                    self._swap.try_to_swap(live, fresh, tables)
+                except RetriableError as error:
+                    _log.debug("%s", error)
+                    if self._swap.is_done():
+                        return True
+                    self._stop.wait(backoff.next_pause())
+                else:
+                    return True
+        return False
+
+
+# Readers wait half a second for each attempt at most, and the workers for all of them.
+_ATTEMPTS = 10
+
+
+def rebuild_into(
+    settings: Settings,
+    replica: str,
+    url: str,
+    options: RebuildOptions,
+    *,
+    stop: threading.Event,
+    on_progress: OnRebuildProgress | None = None,
+) -> RebuildResult:
+    """Fill the tables of a replica in another database, under the names that readers use. See ``rebuild``.
+
+    A worker whose configuration has this URL goes on there.
+    """
+    elsewhere = _with_url(settings, replica, url)
+    target = elsewhere.replica(replica).sqlalchemy_url
+    if target == settings.replica(replica).sqlalchemy_url:
+        raise ConfigurationError(f"--into names the database of replica {replica!r} itself. Leave --into out.")
+    engine = open_engine(target, "the database of --into", pooled=False)
+    reach(engine, "the database of --into")
+    layouts = RowLayouts(elsewhere.replica(replica).tables)
+    if reasons := list(lacks(elsewhere, layouts, read_topics(elsewhere, layouts), {})):
+        raise ConfigurationError("the topics do not give every row:\n" + "\n".join(f"- {r}." for r in reasons))
+    records = ReadRecords(on_progress)
+    create_tables(engine, TableSwap(engine, settings.source, "the database of --into").replica_dialect)
+    fresh = FreshTables(elsewhere, replica, settings.source, LIVE, records, stop, options.skip)
+    fresh.load(engine)
+    verified_rows = None
+    if options.is_verified:
+        result = fresh.verify()
+        require_equal(result, replica)
+        verified_rows = result.rows
+    records.begin("done")
+    with engine.connect() as connection:
+        return RebuildResult(tuple(recorded_shapes(connection, settings.source)), records.progress.total, verified_rows)
+
+
+def _with_url(settings: Settings, replica: str, url: str) -> Settings:
+    try:
+        options = ReplicaSettings.model_validate({**settings.replica(replica).model_dump(), "url": url})
+    except ValidationError as error:
+        raise ConfigurationError(f"--into: {error.errors()[0]['msg']}") from error
+    return settings.model_copy(update={"replicas": {**settings.replicas, replica: options}})
+
+
+def require_equal(result: VerifyResult, replica: str) -> None:
+    """Raise DataError if the fresh tables differ from the primary."""
+    differing = [
+        f"{t.table}: {t.missing} missing, {t.extra} extra, {t.different} different"
+        for t in result.tables
+        if not t.equal
+    ]
+    if differing:
+        raise DataError(
+            f"the topics do not give the rows that the primary has ({'; '.join(differing)}), so the tables of replica "
+            f"{replica!r} stay as they are. Publish the rows with rowcast snapshot, and run rowcast rebuild {replica} "
+            "again."
+        )

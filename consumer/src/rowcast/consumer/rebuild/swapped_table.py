@@ -1,0 +1,72 @@
+"""The tables of a swap: the live table that readers use, the fresh table, and the old table that is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.replica.dialects import LIVE, ReplicaDialect, TableNaming, quoted_name
+from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD
+from rowcast.consumer.replica.table_definitions import replica_name
+from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE, select_rows
+from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
+
+
+@dataclass(frozen=True, slots=True)
+class SwappedTable:
+    """One table of the source in the replica.
+
+    ``schema``: None for the default schema. ``live``, ``fresh`` and ``old``: names of tables. ``before``: the shape of
+    the live table, or None if there is no live table. ``after``: the shape of the fresh table, or None if the replica
+    has no such table after the rebuild.
+    """
+
+    full_name: str
+    schema: str | None
+    live: str
+    fresh: str
+    old: str
+    before: TableShape | None
+    after: TableShape | None
+
+    def quoted(self, connection: Connection, name: str) -> str:
+        """Return ``name`` with the table's schema, ready for SQL."""
+        return quoted_name(connection, self.schema, name)
+
+
+def swapped_tables(
+    before: Mapping[str, TableShape], after: Mapping[str, TableShape], dialect: ReplicaDialect
+) -> list[SwappedTable]:
+    """Return the tables of a rebuild, by the shapes of the live tables and of the fresh tables."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        shape = after.get(name) or before[name]
+        schema, live = named(shape, dialect, LIVE)
+        _, fresh = named(shape, dialect, TableNaming(FRESH_PREFIX))
+        _, old = named(shape, dialect, OLD)
+        found.append(SwappedTable(name, schema, live, fresh, old, before.get(name), after.get(name)))
+    return found
+
+
+def named(shape: TableShape, dialect: ReplicaDialect, naming: TableNaming) -> tuple[str | None, str]:
+    """Return schema and name of a source's table under a naming."""
+    schema, name = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
+    return schema, naming.table(name)
+
+
+def recorded_shapes(connection: Connection, source: str, *, created: bool | None = None) -> dict[str, TableShape]:
+    """Return the shapes in ``rowcast_table`` by ``schema.table``. ``created``: only those of the worker, or not."""
+    if not sa.inspect(connection).has_table(ROWCAST_TABLE.name):
+        return {}
+    rows = connection.execute(select_rows(connection, ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == source))
+    return {row.table_name: parse_shape(row.shape) for row in rows if created is None or bool(row.created) == created}
+
+
+def existing_tables(connection: Connection, tables: Iterable[SwappedTable]) -> list[SwappedTable]:
+    """Return the tables, without ``before`` where the live table does not exist any more."""
+    inspector = sa.inspect(connection)
+    return [table if inspector.has_table(table.live, table.schema) else replace(table, before=None) for table in tables]

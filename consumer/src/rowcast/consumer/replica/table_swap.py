@@ -1,0 +1,107 @@
+"""Put the fresh tables of a rebuild in the place of the replica's: the worker's own rows, and a swap without rollback.
+
+MariaDB and MySQL commit a RENAME at once, so the rows follow in a transaction of their own. Two tables without rows say
+how far a swap has come. The *token* exists before the RENAME, which renames the token too, to the *mark*. A worker that
+takes the replica over drops the token, so that a RENAME of a killed rebuild that still waits in the server fails. If
+the mark exists, the tables are swapped, and the worker moves the rows before it reads the positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.replica.dialects.naming import fresh_source, old_source
+from rowcast.consumer.replica.positions import read_row
+from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, ROWCAST_TABLE
+
+_log = logging.getLogger("rowcast.worker")
+
+
+def swap_token(source: str) -> str:
+    """Return the name of the table that exists before the RENAME of a swap."""
+    return f"rowcast_swap_{_hash(source)}"
+
+
+def swap_mark(source: str) -> str:
+    """Return the name of the table that exists after the RENAME of a swap."""
+    return f"rowcast_swapped_{_hash(source)}"
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def move_rows(connection: Connection, source: str) -> None:
+    """Make the rows of the fresh tables the rows of the replica, in the caller's transaction.
+
+    The shapes of the replaced tables are kept under another source, so that the tables can be found and dropped.
+    """
+    fresh_name, shapes, places = fresh_source(source), ROWCAST_TABLE.c, ROWCAST_POSITION.c
+    connection.execute(
+        sa.update(ROWCAST_TABLE).where(shapes.source == source, shapes.created).values(source=old_source(source))
+    )
+    connection.execute(sa.update(ROWCAST_TABLE).where(shapes.source == fresh_name).values(source=source))
+    connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == source))
+    connection.execute(sa.update(ROWCAST_POSITION).where(places.source == fresh_name).values(source=source))
+    _replace_row(connection, source, fresh_name)
+
+
+def _replace_row(connection: Connection, source: str, fresh_name: str) -> None:
+    """Give the replica's row the values of the fresh row. The epoch fences every worker of the replaced tables."""
+    fresh, live = read_row(connection, fresh_name), read_row(connection, source)
+    assert fresh is not None
+    values = {
+        "owner": fresh.owner,
+        "epoch": 1 if live is None else live.epoch + 1,
+        "state": fresh.state,
+        "lsn": fresh.lsn,
+        "tx": fresh.tx,
+        "ts_ms": fresh.ts_ms,
+        "reason": None,
+        "since_ms": 0,
+        "timeline": fresh.timeline,
+        "stamp": secrets.randbelow(2**62),
+        "deletes_known_ms": fresh.deletes_known_ms,
+    }
+    is_row = ROWCAST_REPLICA.c.source == source
+    if live is None:
+        connection.execute(sa.insert(ROWCAST_REPLICA).values(source=source, **values))
+    else:
+        connection.execute(sa.update(ROWCAST_REPLICA).where(is_row).values(values))
+    connection.execute(sa.delete(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == fresh_name))
+
+
+def settle_swap(connection: Connection, source: str) -> bool:
+    """Finish an interrupted swap on MariaDB or MySQL, or see that it never happens. Return whether it had happened."""
+    with connection.begin():
+        found = _existing(connection, source)
+    if swap_token(source) in found:
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {swap_token(source)}")
+        connection.commit()
+        with connection.begin():
+            # A RENAME that was under way has ended by now, one way or the other.
+            found = _existing(connection, source)
+    if swap_mark(source) not in found:
+        return False
+    with connection.begin():
+        row = ROWCAST_REPLICA.c.source == source
+        connection.execute(sa.select(ROWCAST_REPLICA.c.epoch).where(row).with_for_update())
+        # Another process may have moved the rows meanwhile.
+        if read_row(connection, fresh_source(source)) is not None:
+            move_rows(connection, source)
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {swap_mark(source)}")
+    connection.commit()
+    _log.info("the rebuilt tables of source %s are in place", source)
+    return True
+
+
+def _existing(connection: Connection, source: str) -> set[str]:
+    query = sa.text(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = database() AND table_name IN (:a, :b)"
+    )
+    return set(connection.scalars(query, {"a": swap_token(source), "b": swap_mark(source)}))

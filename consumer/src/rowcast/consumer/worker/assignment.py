@@ -1,0 +1,39 @@
+"""The tables that a worker writes, and the positions that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.replica.dialects import TableNaming
+
+
+class Membership(Protocol):
+    """Hear of the positions of a worker. No method waits."""
+
+    def poll(self) -> None:
+        """Handle events. Called regularly."""
+
+    def commit_offsets(self, positions: Mapping[Partition, Position]) -> None:
+        """Take positions that have changed."""
+
+    def close(self) -> None:
+        """Leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The work of one worker.
+
+    ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables to write.
+    ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
+    messages. ``is_shared``: whether other workers stand by.
+    """
+
+    source: str
+    naming: TableNaming
+    new_membership: Callable[[], Membership]
+    command: str
+    is_shared: bool = True

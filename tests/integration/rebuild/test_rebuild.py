@@ -1,0 +1,84 @@
+"""A rebuilt replica has the rows of the topics, and readers see either the whole old or the whole new tables."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from rowcast.consumer.rebuild.rebuild import RebuildOptions, RebuildResult, rebuild
+from rowcast.shared.config.settings import Settings
+from servers import Broker
+from support.kafka_source import Source
+from support.worker_runs import CUSTOMER, NAME, ORDERS, Database, running_worker, settings_for, work_once
+
+ENGINES = ["postgresql", "mariadb", "mysql", "sqlite"]
+
+
+def rebuilt(settings: Settings, **options: object) -> RebuildResult:
+    """Rebuild without a comparison, because the tests publish rows without a primary."""
+    return rebuild(
+        settings, NAME, RebuildOptions(is_verified=False, **options), stop=threading.Event()  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(params=ENGINES)
+def replica(request: pytest.FixtureRequest, new_database: Callable[[str], str]) -> Database:
+    return Database(new_database(request.param))
+
+
+@pytest.fixture
+def source(kafka: Broker, source_name: str) -> Source:
+    """Publish customers and orders."""
+    source = Source(kafka.bootstrap_servers, source_name)
+    source.add(CUSTOMER, ORDERS)
+    source.transaction(
+        ("c", "customer", {"id": 1, "email": "a@example.com"}),
+        ("c", "customer", {"id": 2, "email": "b@example.com"}),
+        ("c", "orders", {"id": 10, "customer_id": 1, "note": "first", "amount": "1.50"}),
+    )
+    return source
+
+
+@pytest.fixture
+def settings(source: Source, replica: Database) -> Settings:
+    return settings_for(source.name, source.bootstrap, replica.engine.url.render_as_string(hide_password=False))
+
+
+def test_a_rebuild_replaces_wrong_rows_and_the_worker_goes_on(
+    settings: Settings, source: Source, replica: Database
+) -> None:
+    work_once(settings)
+    replica.execute("UPDATE orders SET note = 'wrong'", "INSERT INTO customer (id, email) VALUES (99, 'nobody')")
+    result = rebuilt(settings)
+    assert result.tables == ("public.customer", "public.orders")
+    assert replica.rows("customer", "id") == [(1,), (2,)]
+    assert replica.rows("orders", "note") == [("first",)]
+    assert sorted(t for t in replica.tables() if not t.startswith("rowcast_")) == ["customer", "orders"]
+    assert not [t for t in replica.tables() if "_new_" in t or "_old_" in t or "swap" in t]
+    assert [key["referred_table"] for key in replica.foreign_keys("orders")] == ["customer"]
+    source.transaction(("c", "orders", {"id": 11, "customer_id": 2, "note": "second", "amount": "2.50"}))
+    assert work_once(settings).state == "consistent"
+    assert replica.rows("orders", "note") == [("first",), ("second",)]
+
+
+def test_a_replica_is_rebuilt_several_times(settings: Settings, source: Source, replica: Database) -> None:
+    for number in range(3):
+        source.transaction(("c", "customer", {"id": 100 + number, "email": f"{number}@example.com"}))
+        rebuilt(settings)
+        assert len(replica.rows("customer")) == 3 + number
+    work_once(settings)
+    assert replica.state() == "consistent"
+
+
+def test_a_worker_works_on_the_old_tables_until_the_swap_and_on_the_new_ones_afterwards(
+    settings: Settings, source: Source, replica: Database
+) -> None:
+    with running_worker(settings) as worker:
+        worker.until(lambda progress: progress.state == "consistent")
+        rebuilt(settings)
+        source.transaction(("c", "customer", {"id": 3, "email": "c@example.com"}))
+        lsn = source.lsn
+        worker.until(lambda progress: progress.lsn >= lsn)
+    assert replica.rows("customer", "id") == [(1,), (2,), (3,)]
