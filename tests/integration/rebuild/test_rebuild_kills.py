@@ -1,0 +1,168 @@
+"""A rebuild is killed at random statements, while a program writes, a worker applies and readers look on.
+
+Each transaction of the source writes a customer and an order. The old tables have a marker each, so a reader that sees
+a single marker, or another number of orders than of customers, has seen a mixture.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import orjson
+import pytest
+
+from rowcast.shared.config.settings import Settings
+from servers import Broker
+from servers.guard import Guard
+from support.forked_python import ForkedPython
+from support.kafka_source import Source
+from support.project import TESTS
+from support.worker_runs import CUSTOMER, ORDERS, Database, RunningWorker, settings_for, work_once
+
+ENGINES = ["postgresql", "mariadb", "mysql", "sqlite"]
+_SEEN = (
+    "SELECT (SELECT count(*) FROM customer), (SELECT count(*) FROM orders), "
+    "(SELECT count(*) FROM customer WHERE id = -1), (SELECT count(*) FROM orders WHERE id = -1)"
+)
+
+
+class Readers:
+    """Look at the tables until the end of the block, and keep what was seen."""
+
+    def __init__(self, url: str, count: int) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self.seen: list[set[tuple[int, ...]]] = [set() for _ in range(count)]
+        self.errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._read, args=(seen,), daemon=True) for seen in self.seen]
+
+    def __enter__(self) -> Readers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _read(self, seen: set[tuple[int, ...]]) -> None:
+        engine = Database(self._url).engine
+        try:
+            with engine.connect() as connection:
+                while not self._stop.is_set():
+                    seen.add(tuple(connection.exec_driver_sql(_SEEN).one()))
+                    connection.rollback()
+        except BaseException as error:  # noqa: BLE001  # asserted by the test
+            self.errors.append(error)
+
+
+class Writer:
+    """Publish transactions of a customer and an order, with a small pause after each."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._stop = threading.Event()
+        self.number = 0
+        self._thread = threading.Thread(target=self._write, daemon=True)
+
+    def write(self) -> None:
+        self.number += 1
+        n = self.number
+        self._source.transaction(
+            ("c", "customer", {"id": n, "email": f"{n}@example.com"}),
+            ("c", "orders", {"id": n, "customer_id": n, "note": str(n), "amount": "1.00"}),
+        )
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    def _write(self) -> None:
+        while not self._stop.wait(0.05):
+            self.write()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("seed", [int(os.environ.get("ROWCAST_SEED", "1"))])
+def test_readers_see_the_whole_old_or_the_whole_new_tables_whenever_the_rebuild_is_killed(
+    seed: int,
+    engine: str,
+    new_database: Callable[[str], str],
+    kafka: Broker,
+    source_name: str,
+    tmp_path: Path,
+) -> None:
+    url = new_database(engine)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    source, replica, choose = Source(kafka.bootstrap_servers, source_name), Database(url), random.Random(seed)
+    source.add(CUSTOMER, ORDERS)
+    writer = Writer(source)
+    for _ in range(20):
+        writer.write()
+    work_once(settings)
+    replica.execute(
+        "INSERT INTO customer (id, email) VALUES (-1, 'old')",
+        "INSERT INTO orders (id, customer_id, note, amount) VALUES (-1, -1, 'old', 0)",
+    )
+    worker = RunningWorker(settings)
+    try:
+        with Readers(url, 2) as readers, writer, closing(Guard()) as guard:
+            kills = _rebuild_with_kills(settings, choose, tmp_path / "log", guard)
+            _wait_until(lambda: not replica.rows("customer") or min(replica.rows("customer", "id")) > (0,))
+        lsn = source.lsn
+        worker.until(lambda progress: progress.lsn >= lsn)
+    finally:
+        worker.stop()
+    assert worker.error is None
+    assert readers.errors == []
+    for seen in readers.seen:
+        for customers, orders, old_customers, old_orders in seen:
+            assert customers == orders
+            assert old_customers == old_orders
+        assert {old for _, _, old, _ in seen} == {0, 1}
+    assert replica.rows("customer", "id") == sorted(((n,) for n in range(1, writer.number + 1)), key=repr)
+    assert replica.state() == "consistent"
+    assert not [t for t in replica.tables() if "_new_" in t or "_old_" in t or "swap" in t]
+    assert kills > 0
+
+
+def _rebuild_with_kills(settings: Settings, choose: random.Random, log: Path, guard: Guard) -> int:
+    """Start the rebuild until it ends by itself. Return how often it was killed."""
+    text = orjson.dumps(
+        {
+            "source": settings.source,
+            "kafka": settings.kafka,
+            "replicas": {"copy": {"url": settings.replica("copy").url.get_secret_value()}},
+        }
+    ).decode()
+    for kills in range(_MOST_KILLS + 1):
+        phase, most = ("swap", _SWAP_STATEMENTS) if kills % 2 else ("start", _STATEMENTS)
+        number = choose.randrange(1, most) if kills < _MOST_KILLS else _NEVER
+        arguments = ["-m", "support.rebuild_process", str(number), phase, text]
+        code = ForkedPython(arguments, log, guard, cwd=TESTS, environment=os.environ).wait(120)
+        if code == 0:
+            return kills
+        assert code == -9, log.read_text()
+    raise AssertionError(log.read_text())
+
+
+_MOST_KILLS = int(os.environ.get("ROWCAST_KILLS", "4"))
+_STATEMENTS, _SWAP_STATEMENTS, _NEVER = 120, 30, 1_000_000
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
