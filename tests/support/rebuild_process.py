@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
 
 import orjson
 import sqlalchemy as sa

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
 
-from rowcast.consumer.rebuild.rebuild import RebuildOptions, RebuildResult, rebuild
 from rowcast.shared.config.settings import Settings
 from servers import Broker
 from support.kafka_source import Source
-from support.worker_runs import CUSTOMER, NAME, ORDERS, Database, running_worker, settings_for, work_once
+from support.rebuilds import rebuilt
+from support.worker_runs import CUSTOMER, ORDERS, Database, running_worker, settings_for, work_once
 
 ENGINES = ["postgresql", "mariadb", "mysql", "sqlite"]
-
-
-def rebuilt(settings: Settings, **options: object) -> RebuildResult:
-    """Rebuild without a comparison, because the tests publish rows without a primary."""
-    return rebuild(
-        settings, NAME, RebuildOptions(is_verified=False, **options), stop=threading.Event()  # type: ignore[arg-type]
-    )
 
 
 @pytest.fixture(params=ENGINES)

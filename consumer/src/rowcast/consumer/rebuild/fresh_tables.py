@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.row_layout import RowLayouts
-from rowcast.consumer.rebuild.progress import ReadRecords
+from rowcast.consumer.rebuild.progress import ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.topics import read_topics
 from rowcast.consumer.replica.dialects import TableNaming
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
@@ -20,7 +20,7 @@ from rowcast.consumer.worker.assignment import Assignment
 from rowcast.consumer.worker.main_loop import run_assigned
 from rowcast.consumer.worker.progress import OnWorkerProgress, WorkerProgress
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.errors import DataError
 
 _log = logging.getLogger("rowcast.rebuild")
 
@@ -59,7 +59,7 @@ class FreshTables:
     def load(self, engine: Engine) -> None:
         """Read the topics up to their ends, again and again until little is left. Raise DataError if rows are missing.
 
-        Raise RetriableError if the rebuild is stopped.
+        Raise RebuildStoppedError.
         """
         for number in range(_MOST_PASSES):
             began = time.monotonic()
@@ -74,9 +74,7 @@ class FreshTables:
         self._records.begin("loading" if first else "catching up", read_topics(self._settings, layouts))
         self._run(once=True, stop=self._stop)
         if self._stop.is_set():
-            raise RetriableError(
-                f"stopped. The fresh tables stay: rowcast rebuild {self._replica} goes on where it was"
-            )
+            raise RebuildStoppedError(self._replica)
         with engine.connect() as connection:
             row = read_row(connection, self._source)
         if row is None or not layouts.latest_shapes():

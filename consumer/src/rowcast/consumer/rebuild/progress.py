@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.shared.errors import RowcastError
 
 Phase = Literal["loading", "catching up", "adding indexes", "verifying", "swapping", "done"]
 
@@ -25,6 +26,16 @@ class RebuildProgress:
     total: int = 0
     per_s: int = 0
     left_s: int | None = None
+
+
+class RebuildStoppedError(RowcastError):
+    """The rebuild was stopped before its end. The fresh tables stay as they are."""
+
+    def __init__(self, replica: str) -> None:
+        super().__init__(
+            f"stopped before the end, and the tables of replica {replica!r} are as before. "
+            f"rowcast rebuild {replica} goes on where it was."
+        )
 
 
 OnRebuildProgress = Callable[[RebuildProgress], None]

@@ -21,7 +21,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.rebuild.fresh_tables import FreshTables
 from rowcast.consumer.rebuild.live_replica import taken_replica
 from rowcast.consumer.rebuild.old_tables import OldTables
-from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords
+from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.swap import TableSwap
 from rowcast.consumer.rebuild.swapped_table import SwappedTable, existing_tables, recorded_shapes, swapped_tables
 from rowcast.consumer.rebuild.topics import lacks, read_topics
@@ -72,7 +72,7 @@ def rebuild(
     """Fill fresh tables beside the replica's, and put them in their place.
 
     Raise ConfigurationError if something prevents the rebuild, before anything is changed. Raise DataError if the
-    topics do not give the rows that the primary has. Raise RetriableError if the rebuild is stopped.
+    topics do not give the rows that the primary has. Raise RebuildStoppedError if ``stop`` is set before the swap.
     """
     return _Rebuild(settings, replica, options, stop, on_progress).run()
 
@@ -191,7 +191,7 @@ class _Rebuild:
             pause = backoff.next_pause()
             _log.info("readers hold the tables, so the swap is tried again in %.1f s", pause)
             if self._stop.wait(pause):
-                raise RetriableError(f"stopped before the swap. rowcast rebuild {self._name} goes on there")
+                raise RebuildStoppedError(self._name)
 
     def _try_to_swap(self) -> bool:
         with taken_replica(self._settings, self._name, self._stop) as live:
@@ -259,6 +259,14 @@ def _with_url(settings: Settings, replica: str, url: str) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(f"--into: {error.errors()[0]['msg']}") from error
     return settings.model_copy(update={"replicas": {**settings.replicas, replica: options}})
+
+
+def drop_old_tables(settings: Settings, replica: str) -> list[str]:
+    """Drop the tables that an earlier rebuild of the replica has kept. Return their names."""
+    label = f"replica {replica!r}"
+    engine = open_engine(settings.replica(replica).sqlalchemy_url, label, pooled=False)
+    reach(engine, label)
+    return OldTables(engine, settings.source, TableSwap(engine, settings.source, label)).drop_kept()
 
 
 def require_equal(result: VerifyResult, replica: str) -> None:
