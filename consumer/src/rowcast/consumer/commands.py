@@ -134,6 +134,10 @@ def rebuild(
         bool,
         typer.Option("--restart", envvar="ROWCAST_RESTART", help="Begin an unfinished rebuild again from the start."),
     ] = False,
+    snapshot: Annotated[
+        bool,
+        typer.Option("--snapshot", envvar="ROWCAST_SNAPSHOT", help="First publish all rows again, through the relay."),
+    ] = False,
     skip: SkipOption = None,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
 ) -> None:
@@ -152,9 +156,9 @@ def rebuild(
         dropped = drop_old_tables(settings, replica)
         typer.echo(f"dropped: {', '.join(dropped)}" if dropped else "no old tables")
         return
-    if into is not None and keep_old:
-        raise ConfigurationError("--into leaves the old tables alone. Leave out --keep-old.")
-    options = RebuildOptions(keep_old=keep_old, restart=restart, is_verified=not no_verify, skip=skip or ())
+    if into is not None and (keep_old or restart or snapshot):
+        raise ConfigurationError("--into excludes --keep-old, --restart and --snapshot.")
+    options = RebuildOptions(keep_old, restart, not no_verify, skip or (), snapshot)
     with (
         progress(
             "rebuilding",

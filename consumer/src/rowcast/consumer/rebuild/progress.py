@@ -10,7 +10,7 @@ from typing import Literal
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.shared.errors import RowcastError
 
-Phase = Literal["loading", "catching up", "adding indexes", "verifying", "swapping", "done"]
+Phase = Literal["publishing", "loading", "catching up", "adding indexes", "verifying", "swapping", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,12 @@ class ReadRecords:
     def resume(self, offsets: Mapping[Partition, int]) -> None:
         """Take the next offsets of the fresh tables as they are in the database."""
         self._reached.update(offsets)
+
+    def note_published(self, rows: int) -> None:
+        """Take the number of rows that were published again."""
+        self.progress = RebuildProgress("publishing", rows)
+        if self._on_progress is not None:
+            self._on_progress(self.progress)
 
     def poll(self) -> None:
         """Do nothing, because there is no group."""

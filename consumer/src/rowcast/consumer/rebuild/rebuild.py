@@ -27,12 +27,15 @@ from rowcast.consumer.rebuild.swapped_table import SwappedTable, existing_tables
 from rowcast.consumer.rebuild.topics import lacks, read_topics
 from rowcast.consumer.replica.dialects import LIVE
 from rowcast.consumer.replica.dialects.naming import fresh_naming, fresh_source
+from rowcast.consumer.replica.positions import read_row, register_from
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.consumer.verification.comparison import VerifyResult
 from rowcast.shared.backoff import Backoff
+from rowcast.shared.cli.contributions import SNAPSHOTS, load_contributions
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
+from rowcast.shared.process_name import new_process_name
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.rebuild")
@@ -44,12 +47,14 @@ class RebuildOptions:
 
     ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
     fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
+    ``with_snapshot``: first publish all rows again, and leave out all earlier events.
     """
 
     keep_old: bool = False
     restart: bool = False
     is_verified: bool = True
     skip: Sequence[str] = ()
+    with_snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,10 @@ class _Rebuild:
             _log.info("the rebuild that was interrupted after its swap is finished")
             return RebuildResult(tuple(self._live_shapes()), 0, None)
         self._old.require_none(self._name)
-        self._refuse(self._look())
         if self._options.restart:
             self._old.discard_fresh()
+        self._refuse(self._look())
+        self._publish_all_rows()
         self._fresh.load(self._engine)
         self._swap.complete(self._tables())
         verified_rows = self._verify()
@@ -132,18 +138,43 @@ class _Rebuild:
         with self._engine.connect() as connection:
             own = recorded_shapes(connection, self._settings.source, created=True)
             users = recorded_shapes(connection, self._settings.source, created=False)
+        lacking = [] if self._is_from_snapshot() else lacks(self._settings, layouts, ends, own)
+        again = f"Publish all rows again: rowcast rebuild {self._name} --snapshot"
         return [
+            *(f"{lack}. {again}" for lack in lacking),
             *(
-                f"{lack}. Publish all rows under a new timeline or in new topics"
-                for lack in lacks(self._settings, layouts, ends, own)
-            ),
-            *(
-                f"table {name} existed before the first worker and belongs to you, so the rebuild cannot create it anew"
+                f"table {name} existed before the first worker and belongs to you, so the rebuild cannot create it. "
+                "Rebuild into an empty database with --into, or drop the table and start its worker"
                 for name in sorted(users.keys() & after.keys())
             ),
             *self._strangers(own, after),
             *self._swap.obstacles(self._swapped(own, after)),
         ]
+
+    def _is_from_snapshot(self) -> bool:
+        """Return whether all rows are published again for this rebuild, or have been before it was interrupted."""
+        with self._engine.connect() as connection:
+            row = read_row(connection, fresh_source(self._settings.source))
+        return self._options.with_snapshot or (row is not None and row.first_lsn > 0)
+
+    def _publish_all_rows(self) -> None:
+        """Publish all rows again if it is wanted, unless an interrupted rebuild has done so."""
+        source = fresh_source(self._settings.source)
+        with self._engine.connect() as connection:
+            row = read_row(connection, source)
+        if not self._options.with_snapshot or (row is not None and row.first_lsn > 0):
+            return
+        self._old.discard_fresh()
+        layouts = RowLayouts(self._settings.replica(self._name).tables)
+        read_topics(self._settings, layouts)
+        self._records.begin("publishing")
+        names = [shape.full_name for shape in layouts.latest_shapes()]
+        ((_, publish),) = load_contributions(SNAPSHOTS)
+        first_lsn = publish(self._settings, names, self._stop, self._records.note_published)
+        if self._stop.is_set():
+            raise RebuildStoppedError(self._name)
+        with self._engine.begin() as connection:
+            register_from(connection, source, new_process_name(), first_lsn)
 
     def _strangers(self, own: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> list[str]:
         """Return the tables that stand where a rebuilt table is to be, and that no worker of the source created."""

@@ -51,7 +51,7 @@ class ReplicaRow:
     ``reason``: why the replica cannot vouch for its rows, or is not followed any further, since ``since_ms``. None if
     nothing is wrong. ``timeline``: the source's timeline that the rows come from, or 0 before the first rows.
     ``stamp``: the number that every transaction of a worker changes. ``deletes_known_ms``: the loading replica knows
-    all deletes before this time, 0 if the time is not known.
+    all deletes before this time, 0 if the time is not known. ``first_lsn``: events with a smaller lsn are left out.
     """
 
     owner: str
@@ -65,6 +65,7 @@ class ReplicaRow:
     timeline: int
     stamp: int
     deletes_known_ms: int
+    first_lsn: int = 0
 
 
 def read_row(connection: Connection, source: str) -> ReplicaRow | None:
@@ -75,7 +76,7 @@ def read_row(connection: Connection, source: str) -> ReplicaRow | None:
         return None
     return ReplicaRow(
         row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline, row.stamp,
-        row.deletes_known_ms,
+        row.deletes_known_ms, row.first_lsn,
     )  # fmt: skip
 
 
@@ -95,6 +96,13 @@ def register(connection: Connection, source: str, owner: str) -> None:
     """Insert the row of a replica that nothing can be applied to yet, unless there is a row."""
     if read_row(connection, source) is None:
         _insert(connection, source, owner, epoch=0, stamp=0)
+
+
+def register_from(connection: Connection, source: str, owner: str, first_lsn: int) -> None:
+    """Insert the row of a replica that leaves out the events before ``first_lsn``."""
+    register(connection, source, owner)
+    row = ROWCAST_REPLICA.c.source == source
+    connection.execute(sa.update(ROWCAST_REPLICA).where(row).values(first_lsn=first_lsn))
 
 
 def _insert(connection: Connection, source: str, owner: str, epoch: int, stamp: int) -> None:

@@ -67,6 +67,7 @@ def _replace_row(connection: Connection, source: str, fresh_name: str) -> None:
         "timeline": fresh.timeline,
         "stamp": secrets.randbelow(2**62),
         "deletes_known_ms": fresh.deletes_known_ms,
+        "first_lsn": fresh.first_lsn,
     }
     is_row = ROWCAST_REPLICA.c.source == source
     if live is None:

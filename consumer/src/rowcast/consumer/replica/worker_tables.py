@@ -51,6 +51,8 @@ ROWCAST_REPLICA = sa.Table(
     sa.Column("stamp", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # A loading replica knows all deletes before this time. 0: the time is not known.
     sa.Column("deletes_known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    # Events with a smaller lsn are left out, because a later snapshot has published all rows again. 0: none are.
+    sa.Column("first_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

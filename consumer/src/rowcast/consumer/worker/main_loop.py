@@ -275,6 +275,7 @@ class _Worker:
         asker: Any,
     ) -> bool:
         read_shapes(asker, self._settings, self._layouts, self._skips)
+        self._layouts.notes.leave_out_before(row.first_lsn)
         timeline = self._layouts.notes.timeline
         self._patience.retry(lambda: self._replica.follow_timeline(timeline))
         self._patience.retry(self._replica.prepare)

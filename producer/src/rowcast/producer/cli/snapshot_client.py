@@ -62,6 +62,10 @@ class SnapshotClient:
         with self._engine.begin() as connection:
             return self._snapshots.request(connection, names, condition, chunk_rows)
 
+    def next_lsn(self) -> int:
+        """Return the next lsn that the relay gives. Rows of a later request have this lsn or a greater one."""
+        return backlog(self._engine, self._settings.source, most_rows=0).next_lsn
+
     def change(self, what: str, names: Sequence[str]) -> int:
         """Change the snapshots of the named tables, or of all tables. Return how many snapshots changed.
 

@@ -1,7 +1,8 @@
-"""Load the contributions of both sides to common commands: ``rowcast check`` and ``rowcast status``.
+"""Load the contributions of both sides to common commands: ``rowcast check``, ``status`` and ``rebuild``.
 
 The sides never import each other. They contribute functions through entry points: a check takes the settings and
-yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``.
+yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``. A
+snapshot function publishes all rows of tables again, and returns the first lsn from which on they are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rowcast.shared.findings import Finding, Verdict
 
 CHECKS = "rowcast.checks"
 STATUS = "rowcast.status"
+SNAPSHOTS = "rowcast.snapshots"
 
 Check = Callable[[Settings], Iterator[Finding]]
 Status = Callable[[Settings, float], "SideStatus"]

@@ -1,0 +1,134 @@
+"""`rowcast rebuild` as a process: verified, kept and dropped tables, another database, and a snapshot before."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from rowcast.producer import Capture
+from rowcast.producer.relay import running
+from rowcast.shared.config import load
+from servers import Broker
+from support.command_line import rowcast
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    note: Mapped[str]
+
+
+@pytest.fixture
+def place(tmp_path: Path, kafka: Broker, source_name: str) -> Path:
+    (tmp_path / "rowcast.toml").write_text(
+        f'source = "{source_name}"\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"\n'
+        f'[primary]\nurl = "sqlite:///{tmp_path}/primary.db"\n[replicas.r]\nurl = "sqlite:///{tmp_path}/replica.db"\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def sessions(place: Path, source_name: str) -> Iterator[sessionmaker[Session]]:
+    """Write three orders, and apply them."""
+    engine = sa.create_engine(f"sqlite:///{place}/primary.db")
+    sessions = sessionmaker(engine)
+    Capture(Base.metadata, source=source_name).install(sessions)
+    Base.metadata.create_all(engine)
+    with sessions.begin() as session:
+        session.add_all([Order(id=n, note=str(n)) for n in range(3)])
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
+    yield sessions
+    engine.dispose()
+
+
+def done(place: Path, *arguments: str) -> str:
+    result = rowcast(*arguments, cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def rows(file: Path, query: str) -> list[tuple[object, ...]]:
+    with sqlite3.connect(file) as connection:
+        return connection.execute(query).fetchall()
+
+
+def change(file: Path, statement: str) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute(statement)
+
+
+def delete_records(kafka: Broker, topic: str, before: int) -> None:
+    """Delete the first records of a topic, which Kafka refuses for topics that are only compacted."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    policy = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[policy])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+    for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+        future.result(30)
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_rebuild_is_compared_with_the_primary_and_keeps_the_old_tables_until_they_are_dropped(place: Path) -> None:
+    replica = place / "replica.db"
+    change(replica, "UPDATE orders SET note = 'wrong'")
+    assert "records, 3 rows equal" in done(place, "rebuild", "r", "--keep-old")
+    assert rows(replica, "SELECT note FROM orders ORDER BY id") == [("0",), ("1",), ("2",)]
+    assert rows(replica, "SELECT DISTINCT note FROM rowcast_old_orders") == [("wrong",)]
+    refused = rowcast("rebuild", "r", cwd=place)
+    assert refused.returncode == 2
+    assert "still has the old tables of its last rebuild: main.orders" in refused.stderr
+    assert done(place, "rebuild", "r", "--drop-old") == "dropped: rowcast_old_orders\n"
+    assert done(place, "rebuild", "r", "--drop-old") == "no old tables\n"
+    assert "3 rows equal" in done(place, "rebuild", "r")
+
+
+@pytest.mark.usefixtures("sessions")
+def test_tables_that_differ_from_the_primary_are_not_swapped(place: Path) -> None:
+    # A program without the capture has written, so the topics lack the row.
+    change(place / "primary.db", "INSERT INTO orders (id, note) VALUES (9, 'unseen')")
+    result = rowcast("rebuild", "r", cwd=place)
+    assert result.returncode == 1
+    assert "main.orders: 1 missing, 0 extra, 0 different" in result.stderr
+    assert rows(place / "replica.db", "SELECT count(*) FROM orders") == [(3,)]
+    assert "3 rows equal" not in done(place, "rebuild", "r", "--no-verify")
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_rebuild_into_another_database_leaves_the_replica_alone(place: Path) -> None:
+    change(place / "replica.db", "UPDATE orders SET note = 'wrong'")
+    assert "3 rows equal" in done(place, "rebuild", "r", "--into", f"sqlite:///{place}/other.db")
+    assert rows(place / "other.db", "SELECT note FROM orders ORDER BY id") == [("0",), ("1",), ("2",)]
+    assert rows(place / "replica.db", "SELECT DISTINCT note FROM orders") == [("wrong",)]
+    same = rowcast("rebuild", "r", "--into", f"sqlite:///{place}/replica.db", cwd=place)
+    assert (same.returncode, "names the database of replica 'r' itself" in same.stderr) == (2, True)
+
+
+def test_topics_without_their_beginning_need_a_snapshot(
+    place: Path, sessions: sessionmaker[Session], kafka: Broker, source_name: str
+) -> None:
+    with sessions.begin() as session:
+        session.get_one(Order, 0).note = "changed"
+        session.delete(session.get_one(Order, 1))
+    done(place, "relay", "--once")
+    delete_records(kafka, f"{source_name}.main.orders", 4)
+    refused = rowcast("rebuild", "r", cwd=place)
+    assert refused.returncode == 2
+    assert "begins at offset 4: Kafka has deleted earlier records of table main.orders" in refused.stderr
+    assert "rowcast rebuild r --snapshot" in refused.stderr
+    with running(load(place / "rowcast.toml")):
+        assert "2 rows equal" in done(place, "rebuild", "r", "--snapshot")
+    assert rows(place / "replica.db", "SELECT id, note FROM orders ORDER BY id") == [(0, "changed"), (2, "2")]
+    assert rows(place / "replica.db", "SELECT first_lsn > 1 FROM rowcast_replica") == [(1,)]
