@@ -79,7 +79,7 @@ def _state_finding(
     """Return the finding about the replica's state."""
     match shown_state(row, applied):
         case "suspect":
-            return Finding(area, Verdict.missing, f"suspect: {row.reason}", "docs/how-to/rebuild-a-replica.md")
+            return Finding(area, Verdict.missing, f"suspect: {row.reason}", f"run `rowcast rebuild {name}`")
         case "stopped":
             hint = f"remove the cause, and start `rowcast worker {name}`"
             return Finding(area, Verdict.missing, f"stopped: {row.reason}", hint)

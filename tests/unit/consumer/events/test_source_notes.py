@@ -43,4 +43,4 @@ def test_a_table_of_an_earlier_timeline_is_not_present() -> None:
 
 def test_the_error_about_timelines_names_both_and_the_next_step() -> None:
     assert "timeline 2, and the replica on timeline 1" in str(other_timeline(1, 2))
-    assert "docs/how-to/rebuild-a-replica.md" in str(other_timeline(1, 2))
+    assert "rowcast rebuild REPLICA" in str(other_timeline(1, 2))

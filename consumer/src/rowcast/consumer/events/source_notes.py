@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rowcast.consumer.events.rebuild_hint import REBUILD
 from rowcast.shared.errors import DataError, SuspectError
 from rowcast.shared.strict_form import Name, Number, StrictForm, checked
 
@@ -69,5 +70,5 @@ def other_timeline(replica: int, source: int) -> SuspectError:
     return SuspectError(
         f"the source is on timeline {source}, and the replica on timeline {replica}: the primary was restored from a "
         "backup, or Kafka has lost events. The replica may have rows that the primary does not have, or lack rows. "
-        "Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
+        f"{REBUILD}"
     )

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from rowcast.consumer.events.position import Partition
+from rowcast.consumer.events.rebuild_hint import REBUILD
 from rowcast.consumer.reading.partition_stream import PartitionStream
-from rowcast.consumer.reading.topic_ids import REBUILD
 from rowcast.consumer.reading.topic_metadata import KAFKA_TIMEOUT_S
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rowcast.consumer.events.change import Change, key_of, transaction_of
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND
 from rowcast.consumer.reading.lsn_order import highest_plausible
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.transaction_lookup import was_sent_before
@@ -71,8 +72,8 @@ class LsnRules:
             return
         raise DataError(
             f"the {event.status} of transaction {event.id} has the lsn {event.lsn}, which goes back: lsn {stream.lsn} "
-            f"was read before, and this record was not. {_NOT_THE_RELAY} If the source was set up again, rebuild the "
-            "replica: docs/how-to/rebuild-a-replica.md says how."
+            f"was read before, and this record was not. {_NOT_THE_RELAY} "
+            f"If the source was set up again, run {REBUILD_COMMAND} --snapshot"
         )
 
     def require_plausible(self, event: TransactionEvent) -> None:

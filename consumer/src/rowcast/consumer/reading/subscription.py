@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.rebuild_hint import REBUILD_WITH_SNAPSHOT
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.partition_stream import PartitionStream, TopicKind
-from rowcast.consumer.reading.topic_ids import REBUILD
 from rowcast.consumer.reading.topic_metadata import partition_ends, partitions_of
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import schema_topic, transaction_topic
@@ -138,7 +138,7 @@ class Subscription:
             if topic in found and number not in found[topic]:
                 raise DataError(
                     f"topic {topic} has no partition {number}, from which the replica has applied events, so the topic "
-                    f"was deleted and created again. {REBUILD}"
+                    f"was deleted and created again. {REBUILD_WITH_SNAPSHOT}"
                 )
 
     def _new_stream(self, partition: Partition, kind: TopicKind) -> PartitionStream:
@@ -170,7 +170,7 @@ class Subscription:
         raise DataError(
             f"{stream.where(stream.next_offset)} was to be read next, but the partition ends at {end}, so "
             f"{'Kafka has lost the last records' if is_same_topic else 'the topic was deleted and created again'}. "
-            f"{REBUILD}"
+            f"{REBUILD_WITH_SNAPSHOT}"
         )
 
     def _handle_lost_head(self, stream: PartitionStream, first: int) -> None:
@@ -183,7 +183,7 @@ class Subscription:
             raise DataError(
                 f"{stream.where(stream.next_offset)} was to be read next, but the partition begins at {first} now: "
                 f"{first - stream.next_offset} offsets were deleted, by the topic's retention or by an operator, and "
-                f"the replica lacks their events. {REBUILD} Run rowcast snapshot afterwards."
+                f"the replica lacks their events. {REBUILD_WITH_SNAPSHOT}"
             )
         elif stream.kind == "table":
             _log.warning(

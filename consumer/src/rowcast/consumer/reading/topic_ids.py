@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from rowcast.consumer.events.rebuild_hint import REBUILD_WITH_SNAPSHOT
 from rowcast.consumer.reading.topic_metadata import KAFKA_TIMEOUT_S, retry_transient
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import reason_of
@@ -21,8 +22,6 @@ _log = logging.getLogger("rowcast.worker")
 # An id is 16 bytes of zeros if the broker has no ids.
 _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 _COMPARISON_S = 1.0
-
-REBUILD = "Rebuild the replica from the topics: docs/how-to/rebuild-a-replica.md says how."
 
 
 class AskTopicIds(Protocol):
@@ -126,7 +125,7 @@ class TopicIds:
             if before != id_:
                 raise DataError(
                     f"topic {topic} was deleted and created again: the replica's positions belong to the topic with "
-                    f"the id {before}, and the topic has the id {id_} now. {REBUILD}"
+                    f"the id {before}, and the topic has the id {id_} now. {REBUILD_WITH_SNAPSHOT}"
                 )
 
 

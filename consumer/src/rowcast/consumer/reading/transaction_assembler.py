@@ -14,6 +14,7 @@ from itertools import groupby
 
 from rowcast.consumer.events.change import Change, transaction_of
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.partial_transaction import PartialTransaction, PendingEnd
 from rowcast.shared.errors import DataError
@@ -157,8 +158,7 @@ class TransactionAssembler:
             error = DataError(
                 f"transaction {first.transaction} has no END, but the END of a later transaction was read ({end.id}, "
                 f"lsn {end.lsn}). Its first event: {first.where()}, lsn {first.lsn}. Kafka has lost the END, or "
-                "another program than the relay wrote the event. If the primary has the rows, rebuild the replica: "
-                "docs/how-to/rebuild-a-replica.md says how."
+                f"another program than the relay wrote the event. If the primary has the rows, run {REBUILD_COMMAND}"
             )
             error.skip = first.transaction
             return error

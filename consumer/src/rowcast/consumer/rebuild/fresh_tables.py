@@ -54,7 +54,14 @@ class FreshTables:
         self._records = records
         self._stop = stop
         self._skip = skip
-        self._assignment = Assignment(source, naming, lambda: records, f"rowcast rebuild {replica}", is_shared=False)
+        self._assignment = Assignment(
+            source,
+            naming,
+            lambda: records,
+            command=f"rowcast rebuild {replica}",
+            rebuild_command=f"rowcast rebuild {replica} --restart",
+            is_shared=False,
+        )
 
     def load(self, engine: Engine) -> None:
         """Read the topics up to their ends, again and again until little is left. Raise DataError if rows are missing.

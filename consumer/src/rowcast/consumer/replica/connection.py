@@ -12,6 +12,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.position import Partition, Position, StoredState
+from rowcast.consumer.events.rebuild_hint import REBUILD
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 from rowcast.consumer.events.source_notes import other_timeline
 from rowcast.consumer.events.transactions import Run
@@ -130,7 +131,7 @@ class Replica:
         self._applier.lsn = row.lsn
         self._in_doubt = False
         if row.state == "suspect":
-            raise SuspectError(row.reason or "the replica is suspect. Rebuild it")
+            raise SuspectError(row.reason or f"the replica is suspect. {REBUILD}")
         return row, applied_positions
 
     def compare(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rowcast.consumer.events.rebuild_hint import REBUILD_WITH_SNAPSHOT
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 
@@ -19,12 +20,12 @@ def require_compatible(before: TableShape, shape: TableShape) -> None:
         raise DataError(
             f"the primary key of table {shape.full_name} has changed from ({', '.join(before.primary_key)}) to "
             f"({', '.join(shape.primary_key)}), which the replica cannot follow. "
-            "Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
+            f"{REBUILD_WITH_SNAPSHOT}"
         )
     for name, type_before, type_after in _changed_types(before, shape):
         raise DataError(
             f"column {name} of table {shape.full_name} has changed from {type_before} to {type_after}, which the "
-            "replica cannot follow. Rebuild the replica: docs/how-to/rebuild-a-replica.md says how."
+            f"replica cannot follow. {REBUILD_WITH_SNAPSHOT}"
         )
 
 

@@ -29,11 +29,12 @@ class Assignment:
 
     ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables to write.
     ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
-    messages. ``is_shared``: whether other workers stand by.
+    messages. ``rebuild_command``: the one that makes the tables again. ``is_shared``: whether other workers stand by.
     """
 
     source: str
     naming: TableNaming
     new_membership: Callable[[], Membership]
     command: str
+    rebuild_command: str
     is_shared: bool = True

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position, are_of_applied_events
+from rowcast.consumer.events.rebuild_hint import with_command
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
@@ -77,7 +78,11 @@ def run_worker(
     applied, and the position is before the event.
     """
     assignment = Assignment(
-        settings.source, LIVE, lambda: GroupMembership(settings, replica), f"rowcast worker {replica}"
+        settings.source,
+        LIVE,
+        lambda: GroupMembership(settings, replica),
+        command=f"rowcast worker {replica}",
+        rebuild_command=f"rowcast rebuild {replica}",
     )
     return run_assigned(
         settings, replica, assignment, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip
@@ -172,6 +177,8 @@ class _Worker:
                     _log.warning("%s Trying again in %.1f s", error, pause)
                     self._patience.pause(pause)
         except Exception as error:
+            if isinstance(error, DataError):
+                error.args = (with_command(f"{error}", self._assignment.rebuild_command),)
             if isinstance(error, DataError) and error.skip is not None:
                 text = f"{error}".removesuffix(".")
                 error.args = (f"{text}. To leave it out: {self._assignment.command} --skip {error.skip}",)
