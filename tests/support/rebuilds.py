@@ -9,7 +9,7 @@ from rowcast.shared.config.settings import Settings
 from support.worker_runs import NAME
 
 
-def rebuilt(settings: Settings, *, keep_old: bool = False, restart: bool = False) -> RebuildResult:
-    """Rebuild without a comparison, because most tests publish rows without a primary."""
-    options = RebuildOptions(keep_old=keep_old, restart=restart, is_verified=False)
+def rebuilt(settings: Settings, *, is_verified: bool = False) -> RebuildResult:
+    """Rebuild the replica. Most tests publish rows without a primary, so there is nothing to compare."""
+    options = RebuildOptions(is_verified=is_verified)
     return rebuild(settings, NAME, options, stop=threading.Event())

@@ -24,6 +24,7 @@ from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError, SuspectError
 from rowcast.shared.findings import Verdict
 from servers import Broker
+from support.rebuilds import rebuilt
 from support.relay.chunk_gate import Gate
 from support.relay.threads import running_thread, wait_until
 from support.worker_runs import NAME, Database, RunningWorker, settings_for, work_once
@@ -97,12 +98,6 @@ def settings(bank: Bank, kafka: Broker, source_name: str, new_database: Callable
 
 def replica_of(settings: Settings) -> Database:
     return Database(settings.replicas[NAME].sqlalchemy_url.render_as_string(hide_password=False))
-
-
-def rebuild(settings: Settings) -> None:
-    """Do what docs/how-to/rebuild-a-replica.md says."""
-    tables = ("account", "rowcast_replica", "rowcast_position", "rowcast_table")
-    replica_of(settings).execute(*(f"DROP TABLE {table}" for table in tables))
 
 
 def assert_equal(settings: Settings, bank: Bank) -> None:
@@ -209,9 +204,9 @@ def test_replicas_are_suspect_after_the_primary_was_restored_until_they_are_rebu
         assert status.state == "suspect"
         assert "the source is on timeline 2, and the replica on timeline 1" in str(status.reason)
         assert any(f.verdict is Verdict.missing and "suspect" in f.message for f in checks.replicas(settings))
-        with pytest.raises(SuspectError, match="Rebuild"):
+        with pytest.raises(SuspectError, match=f"rowcast rebuild {NAME}"):
             work_once(settings)
-    rebuild(settings)
+    rebuilt(settings, is_verified=True)
     assert work_once(settings).state == "consistent"
     assert_equal(settings, bank)
     assert bank.rows() == [(1, 100), (2, 110), (3, 90), (5, 100)]
@@ -251,6 +246,6 @@ def test_replicas_are_suspect_after_kafka_has_lost_events(bank: Bank, settings: 
     with pytest.raises(SuspectError):
         work_once(settings)
     assert replica_status(settings, NAME).state == "suspect"
-    rebuild(settings)
+    rebuilt(settings, is_verified=True)
     work_once(settings)
     assert_equal(settings, bank)

@@ -62,6 +62,8 @@ class OldTables:
         """Drop the tables of a value of ``source``, and then forget them, so that an interrupted drop is repeated."""
         with self._engine.connect() as connection:
             shapes = recorded_shapes(connection, source)
+        if not shapes:
+            return []
         names: Iterable[tuple[str | None, str]] = [
             named(shape, self._swap.replica_dialect, naming) for shape in shapes.values()
         ]

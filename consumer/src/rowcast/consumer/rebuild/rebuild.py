@@ -310,6 +310,6 @@ def require_equal(result: VerifyResult, replica: str) -> None:
     if differing:
         raise DataError(
             f"the topics do not give the rows that the primary has ({'; '.join(differing)}), so the tables of replica "
-            f"{replica!r} stay as they are. Publish the rows with rowcast snapshot, and run rowcast rebuild {replica} "
-            "again."
+            f"{replica!r} stay as they are. Publish all rows again: "
+            f"rowcast rebuild {replica} --snapshot"
         )
