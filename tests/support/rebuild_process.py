@@ -11,7 +11,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from rowcast.consumer.rebuild.rebuild import RebuildOptions, rebuild
+from rowcast.consumer.rebuild.options import RebuildOptions
+from rowcast.consumer.rebuild.rebuild import rebuild
 from rowcast.shared.config.settings import Settings
 from support.worker_runs import NAME
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from rowcast.consumer.rebuild.rebuild import RebuildOptions, RebuildResult, rebuild
+from rowcast.consumer.rebuild.options import RebuildOptions, RebuildResult
+from rowcast.consumer.rebuild.rebuild import rebuild
 from rowcast.shared.config.settings import Settings
 from support.worker_runs import NAME
 

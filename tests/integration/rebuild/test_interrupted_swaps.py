@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 class Wrong:
-    """A replica with wrong rows, so that the old tables can be told from the fresh ones."""
+    """A replica with wrong rows, so that the old tables differ from the fresh tables."""
 
     def __init__(self, url: str, kafka: Broker, source_name: str) -> None:
         self.source = Source(kafka.bootstrap_servers, source_name)

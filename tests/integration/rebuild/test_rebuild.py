@@ -42,7 +42,7 @@ def test_a_rebuild_replaces_wrong_rows_and_the_worker_goes_on(
     settings: Settings, source: Source, replica: Database
 ) -> None:
     work_once(settings)
-    replica.execute("UPDATE orders SET note = 'wrong'", "INSERT INTO customer (id, email) VALUES (99, 'nobody')")
+    replica.execute("UPDATE orders SET note = 'wrong'", "INSERT INTO customer (id, email) VALUES (99, 'extra')")
     result = rebuilt(settings)
     assert result.tables == ("public.customer", "public.orders")
     assert replica.rows("customer", "id") == [(1,), (2,)]

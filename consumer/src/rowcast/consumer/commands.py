@@ -147,8 +147,10 @@ def rebuild(
     the old tables, all at once. Readers use the old tables until then, and workers may run. After any interruption the
     same command goes on where it was.
     """
-    from rowcast.consumer.rebuild.rebuild import RebuildOptions, drop_old_tables, rebuild_into
+    from rowcast.consumer.rebuild.old_tables import drop_old_tables
+    from rowcast.consumer.rebuild.options import RebuildOptions
     from rowcast.consumer.rebuild.rebuild import rebuild as rebuild_beside
+    from rowcast.consumer.rebuild.rebuild_elsewhere import rebuild_into
     from rowcast.shared.errors import ConfigurationError
 
     settings = invocation.settings()

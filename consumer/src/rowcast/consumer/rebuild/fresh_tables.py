@@ -100,11 +100,16 @@ class FreshTables:
         with engine.connect() as connection:
             return {place: p.next_offset for place, p in read_positions(connection, self._source).items()}
 
-    def verify(self) -> VerifyResult:
-        """Compare the tables with the primary while a worker follows the topics."""
+    def verify(self) -> int:
+        """Compare the tables with the primary while a worker follows the topics. Return the number of equal rows.
+
+        Raise DataError if rows differ.
+        """
         self._records.begin("verifying")
         with self._followed():
-            return verify_tables(self._settings, self._replica, self._naming)
+            result = verify_tables(self._settings, self._replica, self._naming)
+        _require_equal(result, self._replica)
+        return result.rows
 
     @contextmanager
     def _followed(self) -> Iterator[None]:
@@ -143,4 +148,19 @@ class FreshTables:
             stop=stop,
             on_progress=on_progress,
             skip=self._skip,
+        )
+
+
+def _require_equal(result: VerifyResult, replica: str) -> None:
+    """Raise DataError if the fresh tables differ from the primary."""
+    differing = [
+        f"{t.table}: {t.missing} missing, {t.extra} extra, {t.different} different"
+        for t in result.tables
+        if not t.equal
+    ]
+    if differing:
+        raise DataError(
+            f"the topics do not give the rows that the primary has ({', '.join(differing)}), so the tables of replica "
+            f"{replica!r} stay as they are. Publish all rows again: "
+            f"rowcast rebuild {replica} --snapshot"
         )

@@ -13,6 +13,8 @@ from rowcast.consumer.replica.dialects import TableNaming
 from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD, fresh_source, kept_source, old_source
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, ROWCAST_TABLE
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError
 
 
@@ -71,3 +73,11 @@ class OldTables:
         with self._engine.begin() as connection:
             connection.execute(sa.delete(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == source))
         return [name for _, name in names]
+
+
+def drop_old_tables(settings: Settings, replica: str) -> list[str]:
+    """Drop the tables that an earlier rebuild of the replica has kept. Return their names."""
+    label = f"replica {replica!r}"
+    engine = open_engine(settings.replica(replica).sqlalchemy_url, label, pooled=False)
+    reach(engine, label)
+    return OldTables(engine, settings.source, TableSwap(engine, settings.source, label)).drop_kept()

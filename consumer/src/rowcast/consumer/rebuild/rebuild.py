@@ -12,58 +12,33 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
-from pydantic import ValidationError
 
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.rebuild.fresh_tables import FreshTables
 from rowcast.consumer.rebuild.live_replica import taken_replica
 from rowcast.consumer.rebuild.old_tables import OldTables
+from rowcast.consumer.rebuild.options import RebuildOptions, RebuildResult
 from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.swap import TableSwap
 from rowcast.consumer.rebuild.swapped_table import SwappedTable, existing_tables, recorded_shapes, swapped_tables
 from rowcast.consumer.rebuild.topics import lacks, read_topics
-from rowcast.consumer.replica.dialects import LIVE
 from rowcast.consumer.replica.dialects.naming import fresh_naming, fresh_source
 from rowcast.consumer.replica.positions import read_row, register_from
 from rowcast.consumer.replica.worker_tables import create_tables
-from rowcast.consumer.verification.comparison import VerifyResult
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.cli.contributions import SNAPSHOTS, load_contributions
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
-from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
+from rowcast.shared.errors import ConfigurationError, RetriableError
 from rowcast.shared.process_name import new_process_name
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.rebuild")
 
-
-@dataclass(frozen=True, slots=True)
-class RebuildOptions:
-    """How to rebuild.
-
-    ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
-    fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
-    ``with_snapshot``: first publish all rows again, and leave out all earlier events.
-    """
-
-    keep_old: bool = False
-    restart: bool = False
-    is_verified: bool = True
-    skip: Sequence[str] = ()
-    with_snapshot: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RebuildResult:
-    """The tables of the rebuilt replica, the records that were read, and the rows that were compared, if any."""
-
-    tables: tuple[str, ...]
-    records: int
-    verified_rows: int | None
+# Readers wait half a second for each attempt at most, and the workers for all of them.
+_ATTEMPTS = 10
 
 
 def rebuild(
@@ -119,7 +94,7 @@ class _Rebuild:
         self._publish_all_rows()
         self._fresh.load(self._engine)
         self._swap.complete(self._tables())
-        verified_rows = self._verify()
+        verified_rows = self._fresh.verify() if self._options.is_verified else None
         self._records.begin("swapping")
         self._swap_tables()
         self._old.finish(keep=self._options.keep_old)
@@ -207,13 +182,6 @@ class _Rebuild:
         with self._engine.connect() as connection:
             return existing_tables(connection, tables)
 
-    def _verify(self) -> int | None:
-        if not self._options.is_verified:
-            return None
-        result = self._fresh.verify()
-        require_equal(result, self._name)
-        return result.rows
-
     def _swap_tables(self) -> None:
         """Swap, with a pause after each attempt that readers prevent. The workers go on during the pauses."""
         self._swap.wait_for_snapshots(self._stop)
@@ -242,74 +210,3 @@ class _Rebuild:
                 else:
                     return True
         return False
-
-
-# Readers wait half a second for each attempt at most, and the workers for all of them.
-_ATTEMPTS = 10
-
-
-def rebuild_into(
-    settings: Settings,
-    replica: str,
-    url: str,
-    options: RebuildOptions,
-    *,
-    stop: threading.Event,
-    on_progress: OnRebuildProgress | None = None,
-) -> RebuildResult:
-    """Fill the tables of a replica in another database, under the names that readers use. See ``rebuild``.
-
-    A worker whose configuration has this URL goes on there.
-    """
-    elsewhere = _with_url(settings, replica, url)
-    target = elsewhere.replica(replica).sqlalchemy_url
-    if target == settings.replica(replica).sqlalchemy_url:
-        raise ConfigurationError(f"--into names the database of replica {replica!r} itself. Leave --into out.")
-    engine = open_engine(target, "the database of --into", pooled=False)
-    reach(engine, "the database of --into")
-    layouts = RowLayouts(elsewhere.replica(replica).tables)
-    if reasons := list(lacks(elsewhere, layouts, read_topics(elsewhere, layouts), {})):
-        raise ConfigurationError("the topics do not give every row:\n" + "\n".join(f"- {r}." for r in reasons))
-    records = ReadRecords(on_progress)
-    create_tables(engine, TableSwap(engine, settings.source, "the database of --into").replica_dialect)
-    fresh = FreshTables(elsewhere, replica, settings.source, LIVE, records, stop, options.skip)
-    fresh.load(engine)
-    verified_rows = None
-    if options.is_verified:
-        result = fresh.verify()
-        require_equal(result, replica)
-        verified_rows = result.rows
-    records.begin("done")
-    with engine.connect() as connection:
-        return RebuildResult(tuple(recorded_shapes(connection, settings.source)), records.progress.total, verified_rows)
-
-
-def _with_url(settings: Settings, replica: str, url: str) -> Settings:
-    try:
-        options = ReplicaSettings.model_validate({**settings.replica(replica).model_dump(), "url": url})
-    except ValidationError as error:
-        raise ConfigurationError(f"--into: {error.errors()[0]['msg']}") from error
-    return settings.model_copy(update={"replicas": {**settings.replicas, replica: options}})
-
-
-def drop_old_tables(settings: Settings, replica: str) -> list[str]:
-    """Drop the tables that an earlier rebuild of the replica has kept. Return their names."""
-    label = f"replica {replica!r}"
-    engine = open_engine(settings.replica(replica).sqlalchemy_url, label, pooled=False)
-    reach(engine, label)
-    return OldTables(engine, settings.source, TableSwap(engine, settings.source, label)).drop_kept()
-
-
-def require_equal(result: VerifyResult, replica: str) -> None:
-    """Raise DataError if the fresh tables differ from the primary."""
-    differing = [
-        f"{t.table}: {t.missing} missing, {t.extra} extra, {t.different} different"
-        for t in result.tables
-        if not t.equal
-    ]
-    if differing:
-        raise DataError(
-            f"the topics do not give the rows that the primary has ({'; '.join(differing)}), so the tables of replica "
-            f"{replica!r} stay as they are. Publish all rows again: "
-            f"rowcast rebuild {replica} --snapshot"
-        )

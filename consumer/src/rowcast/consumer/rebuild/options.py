@@ -1,0 +1,31 @@
+"""How a rebuild is to be done, and what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildOptions:
+    """How to rebuild.
+
+    ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
+    fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
+    ``with_snapshot``: first publish all rows again, and leave out all earlier events.
+    """
+
+    keep_old: bool = False
+    restart: bool = False
+    is_verified: bool = True
+    skip: Sequence[str] = ()
+    with_snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """The tables of the rebuilt replica, the records that were read, and the rows that were compared, if any."""
+
+    tables: tuple[str, ...]
+    records: int
+    verified_rows: int | None
