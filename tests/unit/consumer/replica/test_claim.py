@@ -105,15 +105,23 @@ def test_without_an_answer_the_claim_ends_after_the_lease() -> None:
 
 
 class ClosedSession(SilentSession):
-    """A session whose statement SQLAlchemy gives up because another thread closes the connection."""
+    """A session whose statement fails because another thread closes the connection."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
 
     def keep(self) -> bool:
         self.closed.wait()
-        raise exc.ResourceClosedError("This Connection is closed")
+        raise self._error
 
 
-def test_a_claim_can_be_released_during_a_statement(caplog: pytest.LogCaptureFixture) -> None:
-    claim = Claim(ClosedSession(), 0.05, lambda: True)
+@pytest.mark.parametrize(
+    "error",
+    [exc.ResourceClosedError("This Connection is closed"), AttributeError("'NoneType' object has no attribute 'recv'")],
+)
+def test_a_claim_can_be_released_during_a_statement(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    claim = Claim(ClosedSession(error), 0.05, lambda: True)
     assert claim.take()
     until(lambda: not claim.is_held)
     claim.release()

@@ -76,9 +76,11 @@ class Claim:
             except exc.DBAPIError as error:
                 reason = first_line(error)
                 break
-            except exc.SQLAlchemyError:
-                # ``release`` closed the session during the statement.
-                break
+            except Exception as error:
+                # ``release`` closed the session during the statement, and a driver may raise any error then.
+                if isinstance(error, exc.SQLAlchemyError) or self._released.is_set():
+                    break
+                raise
             self._deadline = began + self._lease_s
         self._deadline = 0.0
         self._session.close()
