@@ -14,6 +14,7 @@ from sqlalchemy import exc
 
 from rowcast.consumer.rebuild import swap
 from rowcast.consumer.rebuild.dialects.mysql import MySQLSwap
+from rowcast.consumer.rebuild.dialects.postgresql import PostgreSQLSwap
 from rowcast.consumer.replica.table_swap import swap_mark, swap_token
 from rowcast.shared.config.settings import Settings
 from servers import Broker
@@ -157,5 +158,47 @@ def test_a_reader_that_holds_a_table_delays_the_swap_and_no_other_reader(new: Ne
                 assert reading.exec_driver_sql("SELECT email FROM customer").scalars().all() == ["wrong"]
                 reading.rollback()
         assert thread.is_alive()
+    thread.join(60)
+    assert place.emails() == ["a"]
+
+
+def test_a_fresh_table_that_was_dropped_by_hand_is_loaded_again(new: NewWrong, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = new("sqlite")
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(swap.TableSwap, "wait_for_snapshots", stop)
+        with suppress(Stopped):
+            rebuilt(place.settings)
+    place.replica.execute("DROP TABLE rowcast_new_customer")
+    rebuilt(place.settings)
+    assert place.emails() == ["a"]
+
+
+def test_a_lock_of_a_fresh_table_keeps_no_reader_of_the_live_tables_waiting(
+    new: NewWrong, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autovacuum that prevents a wraparound does not give way to the swap."""
+    place = new("postgresql")
+    locking = place.replica.engine.connect()
+    renames = PostgreSQLSwap.swap
+
+    def lock_and_swap(self: PostgreSQLSwap, *arguments: Any) -> None:
+        monkeypatch.setattr(PostgreSQLSwap, "swap", renames)
+        locking.exec_driver_sql("LOCK TABLE rowcast_new_orders IN SHARE UPDATE EXCLUSIVE MODE")
+        renames(self, *arguments)
+
+    monkeypatch.setattr(PostgreSQLSwap, "swap", lock_and_swap)
+    thread = threading.Thread(target=rebuilt, args=(place.settings,), daemon=True)
+    thread.start()
+    waits = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
+    with place.replica.engine.connect() as watching:
+        wait_until(lambda: watching.exec_driver_sql(waits).scalar_one() > 0)
+        watching.exec_driver_sql("SET statement_timeout = 5000")
+        assert watching.exec_driver_sql("SELECT email FROM customer").scalars().all() == ["wrong"]
+        watching.rollback()
+    locking.close()
     thread.join(60)
     assert place.emails() == ["a"]

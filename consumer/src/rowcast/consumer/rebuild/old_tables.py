@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import sqlalchemy as sa
@@ -16,6 +17,8 @@ from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REP
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError
+
+_log = logging.getLogger("rowcast.rebuild")
 
 
 class OldTables:
@@ -50,6 +53,17 @@ class OldTables:
     def drop_kept(self) -> list[str]:
         """Drop the tables that an earlier rebuild has kept. Return their names."""
         return self._drop(kept_source(self._source), OLD) + self._drop(old_source(self._source), OLD)
+
+    def discard_incomplete_fresh(self) -> None:
+        """Drop the fresh tables of an unfinished rebuild if one of them is gone, because their positions count it."""
+        with self._engine.connect() as connection:
+            shapes = recorded_shapes(connection, fresh_source(self._source)).values()
+            inspector = sa.inspect(connection)
+            places = [named(shape, self._swap.replica_dialect, TableNaming(FRESH_PREFIX)) for shape in shapes]
+            gone = [name for schema, name in places if not inspector.has_table(name, schema)]
+        if gone:
+            _log.warning("table %s of an unfinished rebuild is gone, so the rebuild begins again", ", ".join(gone))
+            self.discard_fresh()
 
     def discard_fresh(self) -> None:
         """Drop the fresh tables of an unfinished rebuild, and their positions."""

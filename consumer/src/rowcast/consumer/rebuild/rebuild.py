@@ -90,10 +90,11 @@ class _Rebuild:
         self._old.require_none(self._name)
         if self._options.restart:
             self._old.discard_fresh()
+        self._old.discard_incomplete_fresh()
         self._refuse(self._look())
         self._publish_all_rows()
         self._fresh.load(self._engine)
-        self._swap.complete(self._tables())
+        self._complete()
         verified_rows = self._fresh.verify() if self._options.is_verified else None
         self._records.begin("swapping")
         self._swap_tables()
@@ -182,6 +183,18 @@ class _Rebuild:
         with self._engine.connect() as connection:
             return existing_tables(connection, tables)
 
+    def _complete(self) -> None:
+        """Add the user's indexes and rights, however long another session holds a fresh table."""
+        self._records.begin("adding indexes")
+        backoff = Backoff()
+        while True:
+            try:
+                return self._swap.complete(self._tables())
+            except RetriableError as error:
+                _log.info("%s", error)
+                if self._stop.wait(backoff.next_pause()):
+                    raise RebuildStoppedError(self._name) from error
+
     def _swap_tables(self) -> None:
         """Swap, with a pause after each attempt that readers prevent. The workers go on during the pauses."""
         self._swap.wait_for_snapshots(self._stop)
@@ -197,7 +210,11 @@ class _Rebuild:
             fresh = self._fresh.catch_up(self._engine)
             tables = self._tables()
             self._refuse(self._swap.obstacles(tables))
-            self._swap.complete(tables)
+            try:
+                self._swap.complete(tables)
+            except RetriableError as error:
+                _log.debug("%s", error)
+                return False
             backoff = Backoff(0.05, 0.5)
             for _ in range(_ATTEMPTS):
                 try:

@@ -23,7 +23,10 @@ class SwapDialect(ABC):
 
     @abstractmethod
     def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
-        """Give the fresh tables the user's indexes and rights of the live tables. It may be called again."""
+        """Give the fresh tables the user's indexes and rights of the live tables. It may be called again.
+
+        Raise the driver's errors, also for a lock that is not granted within half a second.
+        """
 
     def wait_for_snapshots(self, connection: Connection) -> list[str]:
         """Return the sessions that must end first, because they could see the fresh tables before they were complete.

@@ -102,6 +102,7 @@ class PostgreSQLSwap(SwapDialect):
             if table.before is None or table.after is None:
                 continue
             with connection.begin():
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MS}")
                 names = {
                     "live": table.quoted(connection, table.live).replace("%%", "%"),
                     "fresh": table.quoted(connection, table.fresh).replace("%%", "%"),
@@ -136,11 +137,13 @@ class PostgreSQLSwap(SwapDialect):
     ) -> None:
         """Lock all tables, rename them with their indexes, and point views, triggers and publications to them."""
         live = [table for table in tables if table.before is not None]
-        if live:
-            names = ", ".join(table.quoted(connection, table.live) for table in live)
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_LOCK_MS}")
-            connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        # The fresh tables first, because an autovacuum of one must not keep readers of a locked live table waiting.
+        locked = [table.quoted(connection, table.fresh) for table in tables if table.after is not None]
+        locked += [table.quoted(connection, table.live) for table in live]
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MS}")
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_LOCK_MS}")
+        connection.exec_driver_sql(f"LOCK TABLE {', '.join(locked)} IN ACCESS EXCLUSIVE MODE")
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         dependents = Dependents(connection, live)
         indexes = {table.full_name: self._index_names(connection, table) for table in live}
         for table in live:
