@@ -158,8 +158,8 @@ def rebuild(
         dropped = drop_old_tables(settings, replica)
         typer.echo(f"dropped: {', '.join(dropped)}" if dropped else "no old tables")
         return
-    if into is not None and (keep_old or restart or snapshot):
-        raise ConfigurationError("--into excludes --keep-old, --restart and --snapshot.")
+    if into is not None and (keep_old or restart):
+        raise ConfigurationError("--into excludes --keep-old and --restart.")
     options = RebuildOptions(keep_old, restart, not no_verify, skip or (), snapshot)
     with (
         progress(

@@ -13,8 +13,6 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 
-import sqlalchemy as sa
-
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.rebuild.fresh_tables import FreshTables
 from rowcast.consumer.rebuild.live_replica import taken_replica
@@ -22,17 +20,21 @@ from rowcast.consumer.rebuild.old_tables import OldTables
 from rowcast.consumer.rebuild.options import RebuildOptions, RebuildResult
 from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.swap import TableSwap
-from rowcast.consumer.rebuild.swapped_table import SwappedTable, existing_tables, recorded_shapes, swapped_tables
+from rowcast.consumer.rebuild.swapped_table import (
+    SwappedTable,
+    existing_tables,
+    recorded_shapes,
+    strangers,
+    swapped_tables,
+)
 from rowcast.consumer.rebuild.topics import lacks, read_topics
+from rowcast.consumer.rebuild.whole_snapshot import is_from_snapshot, publish_all_rows
 from rowcast.consumer.replica.dialects.naming import fresh_naming, fresh_source
-from rowcast.consumer.replica.positions import read_row, register_from
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.shared.backoff import Backoff
-from rowcast.shared.cli.contributions import SNAPSHOTS, load_contributions
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, RetriableError
-from rowcast.shared.process_name import new_process_name
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.rebuild")
@@ -114,7 +116,8 @@ class _Rebuild:
         with self._engine.connect() as connection:
             own = recorded_shapes(connection, self._settings.source, created=True)
             users = recorded_shapes(connection, self._settings.source, created=False)
-        lacking = [] if self._is_from_snapshot() else lacks(self._settings, layouts, ends, own)
+        is_whole = self._options.with_snapshot or is_from_snapshot(self._engine, fresh_source(self._settings.source))
+        lacking = [] if is_whole else lacks(self._settings, layouts, ends, own)
         again = f"Publish all rows again: rowcast rebuild {self._name} --snapshot"
         return [
             *(f"{lack}. {again}" for lack in lacking),
@@ -123,47 +126,16 @@ class _Rebuild:
                 "Rebuild into an empty database with --into, or drop the table and start its worker"
                 for name in sorted(users.keys() & after.keys())
             ),
-            *self._strangers(own, after),
+            *strangers(self._engine, self._settings.source, own, after),
             *self._swap.obstacles(self._swapped(own, after)),
         ]
-
-    def _is_from_snapshot(self) -> bool:
-        """Return whether all rows are published again for this rebuild, or have been before it was interrupted."""
-        with self._engine.connect() as connection:
-            row = read_row(connection, fresh_source(self._settings.source))
-        return self._options.with_snapshot or (row is not None and row.first_lsn > 0)
 
     def _publish_all_rows(self) -> None:
         """Publish all rows again if it is wanted, unless an interrupted rebuild has done so."""
         source = fresh_source(self._settings.source)
-        with self._engine.connect() as connection:
-            row = read_row(connection, source)
-        if not self._options.with_snapshot or (row is not None and row.first_lsn > 0):
-            return
-        self._old.discard_fresh()
-        layouts = RowLayouts(self._settings.replica(self._name).tables)
-        read_topics(self._settings, layouts)
-        self._records.begin("publishing")
-        names = [shape.full_name for shape in layouts.latest_shapes()]
-        ((_, publish),) = load_contributions(SNAPSHOTS)
-        first_lsn = publish(self._settings, names, self._stop, self._records.note_published)
-        if self._stop.is_set():
-            raise RebuildStoppedError(self._name)
-        with self._engine.begin() as connection:
-            register_from(connection, source, new_process_name(), first_lsn)
-
-    def _strangers(self, own: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> list[str]:
-        """Return the tables that stand where a rebuilt table is to be, and that no worker of the source created."""
-        tables = swapped_tables(
-            {}, {name: after[name] for name in after.keys() - own.keys()}, self._swap.replica_dialect
-        )
-        with self._engine.connect() as connection:
-            inspector = sa.inspect(connection)
-            return [
-                f"table {table.live} exists, and no worker of source {self._settings.source} created it"
-                for table in tables
-                if inspector.has_table(table.live, table.schema)
-            ]
+        if self._options.with_snapshot and not is_from_snapshot(self._engine, source):
+            self._old.discard_fresh()
+            publish_all_rows(self._settings, self._name, self._engine, source, self._records, self._stop)
 
     def _refuse(self, reasons: Sequence[str]) -> None:
         if reasons:

@@ -105,8 +105,7 @@ class TableSwap:
         """Lock the row of the fresh tables. Raise FencedError if another rebuild has taken them over."""
         row = ROWCAST_REPLICA.c
         is_same = (row.source == fresh_source(self._source)) & (row.epoch == fresh.epoch) & (row.stamp == fresh.stamp)
-        changed = connection.execute(sa.update(ROWCAST_REPLICA).where(is_same).values(stamp=row.stamp + 1))
-        if changed.rowcount != 1:
+        if connection.execute(sa.select(row.epoch).where(is_same).with_for_update()).first() is None:
             raise FencedError("another process has taken over the fresh tables. Run rowcast rebuild again")
 
     def is_done(self) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
-from rowcast.consumer.replica.dialects import LIVE, ReplicaDialect, TableNaming, quoted_name
+from rowcast.consumer.replica.dialects import LIVE, ReplicaDialect, TableNaming, quoted_name, replica_dialect
 from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD
 from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE, select_rows
@@ -70,3 +70,15 @@ def existing_tables(connection: Connection, tables: Iterable[SwappedTable]) -> l
     """Return the tables, without ``before`` where the live table does not exist any more."""
     inspector = sa.inspect(connection)
     return [table if inspector.has_table(table.live, table.schema) else replace(table, before=None) for table in tables]
+
+
+def strangers(engine: Engine, source: str, own: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> list[str]:
+    """Return the tables that stand where a rebuilt table is to be, and that no worker of the source created."""
+    new = {name: shape for name, shape in after.items() if name not in own}
+    with engine.connect() as connection:
+        inspector = sa.inspect(connection)
+        return [
+            f"table {table.live} exists, and no worker of source {source} created it"
+            for table in swapped_tables({}, new, replica_dialect(engine.dialect.name))
+            if inspector.has_table(table.live, table.schema)
+        ]

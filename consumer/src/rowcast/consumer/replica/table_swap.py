@@ -92,8 +92,10 @@ def settle_swap(connection: Connection, source: str) -> bool:
     with connection.begin():
         row = ROWCAST_REPLICA.c.source == source
         connection.execute(sa.select(ROWCAST_REPLICA.c.epoch).where(row).with_for_update())
-        # Another process may have moved the rows meanwhile.
-        if read_row(connection, fresh_source(source)) is not None:
+        # Another process may have moved the rows meanwhile. The mark is read last: while it exists, the fresh row is
+        # that of the swap, because the next rebuild begins without a mark.
+        is_waiting = read_row(connection, fresh_source(source)) is not None
+        if is_waiting and swap_mark(source) in _existing(connection, source):
             move_rows(connection, source)
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {swap_mark(source)}")
     connection.commit()
