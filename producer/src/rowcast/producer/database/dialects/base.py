@@ -15,7 +15,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from rowcast.producer.database.dialects.keys import KeyDialect
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.tables.shape import ColumnShape, PortableType
+from rowcast.shared.tables.shape import PortableType
 
 Query = TypeVar("Query", bound=sa.Select[Any])
 
@@ -362,17 +362,6 @@ class CaptureDialect(ABC):
     """Deleted rows slow down reading until ``vacuum_outbox`` removes them."""
 
     # -- snapshots of tables
-
-    compares_tuples_by_index: ClassVar[bool] = True
-    """``(a, b) > (x, y)`` is looked up in the index. Otherwise a chunk would read the whole table."""
-
-    def sort_key(self, column: ColumnShape, stored: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Return the expression for comparing a key column in the order of the index."""
-        return stored
-
-    def resume_key(self, column: ColumnShape, sort_key: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Return the expression to store as JSON and to compare with ``sort_key`` later."""
-        return sort_key
 
     # -- types and names
 

@@ -19,7 +19,7 @@ from rowcast.producer.database.dialects.keys import NO_LIMIT, MySQLKeys
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT, UNTRANSLATED
 from rowcast.shared.database.driver_errors import mysql_number
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.tables.shape import ColumnShape, PortableType
+from rowcast.shared.tables.shape import PortableType
 
 _AUTOCOMMIT = "rowcast_autocommit"
 _IN_TRANSACTION = 1
@@ -68,7 +68,6 @@ class MySQLCapture(CaptureDialect):
         "STRAIGHT_JOIN rowcast_outbox AS o ON o.id = ids.id"
     )
     delete_rows = "DELETE o"
-    compares_tuples_by_index = False
 
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
         driver: Any = pooled.driver_connection
@@ -163,18 +162,6 @@ class MySQLCapture(CaptureDialect):
     def group_by_sorting(self, query: sa.Select[Any]) -> sa.Select[Any]:
         # Grouping without sorting writes a temporary table to the disk, and takes ten times as long.
         return query.prefix_with("SQL_BIG_RESULT")
-
-    def sort_key(self, column: ColumnShape, stored: ColumnElement[Any]) -> ColumnElement[Any]:
-        native = column.type.native.upper()
-        if column.type.name == "enum" or native.startswith(("ENUM", "SET", "BIT")):
-            # These types sort by number and compare as text.
-            return sa.cast(stored, mysql.INTEGER(unsigned=True))
-        # A FLOAT is written with 6 digits.
-        return sa.cast(stored, sa.Double()) if column.type.name == "float32" else stored
-
-    def resume_key(self, column: ColumnShape, sort_key: ColumnElement[Any]) -> ColumnElement[Any]:
-        # The driver reads negative times wrongly.
-        return sa.cast(sort_key, sa.CHAR) if column.type.name == "time" else sort_key
 
     def time_digits(self, type_: PortableType) -> int:
         found = re.search(r"\((\d)\)", type_.native)

@@ -16,7 +16,7 @@ from rowcast.producer.database.dialects.image_settings import UnderSettings, con
 from rowcast.producer.database.dialects.keys import PostgreSQLKeys
 from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
 from rowcast.shared.database.driver_errors import sqlstate
-from rowcast.shared.tables.shape import ColumnShape, PortableType
+from rowcast.shared.tables.shape import PortableType
 
 # Every outbox row is deleted as soon as it is published. Vacuum at a fixed number of dead rows, because a share of a
 # table that is nearly empty says nothing, and without pauses.
@@ -240,10 +240,6 @@ class PostgreSQLCapture(CaptureDialect):
         finally:
             connection.exec_driver_sql("RESET statement_timeout")
         return True
-
-    def resume_key(self, column: ColumnShape, sort_key: ColumnElement[Any]) -> ColumnElement[Any]:
-        # Any type can be written as text, and the text is read back as the column's type.
-        return sa.cast(sort_key, sa.Text)
 
     def partitions(self, connection: Connection, schema: str) -> set[str]:
         return set(connection.scalars(_PARTITIONS, {"schema": schema}))

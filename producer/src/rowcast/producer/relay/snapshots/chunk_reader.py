@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement
 from sqlalchemy.engine import Connection, Dialect
 
-from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.line_parser import Change, LineHead, canonical_key
 from rowcast.producer.relay.snapshots.resume_key import key_from_json, key_to_json
 from rowcast.producer.relay.snapshots.row_stream import stream_rows
@@ -18,6 +16,7 @@ from rowcast.shared import row_values
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import DataError
 from rowcast.shared.images.published_rows import row_filter, stored_images
+from rowcast.shared.tables.key_order import KeyOrder
 from rowcast.shared.tables.shape import TableShape
 
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -45,15 +44,10 @@ class ChunkReader:
 
     def __init__(self, dialect: Dialect, shape: TableShape, condition: str | None, settings: TableSettings) -> None:
         self.shape = shape
-        own = capture_dialect(dialect)
-        self._compares_tuples = own.compares_tuples_by_index
         self._head = LineHead(shape.full_name, shape.version, "r")
         table, key, row = stored_images(shape, settings)
         columns = [(shape.column(name), table.c[name]) for name in shape.primary_key]
-        self._order = [own.sort_key(column, stored) for column, stored in columns]
-        last = [own.resume_key(column, key) for (column, _), key in zip(columns, self._order, strict=True)]
-        # ORDER BY has the plain columns, because an index can sort by them.
-        order = [stored for _, stored in columns]
+        self._order = KeyOrder(dialect.name, columns)
         image: ColumnElement[str] = row
         if shape.where is not None:
             image = sa.case((row_filter(shape), image))
@@ -61,7 +55,7 @@ class ChunkReader:
             image = sa.case((sa.literal_column(f"({condition})"), image))
         # The conditions are not in a WHERE clause: there a chunk would scan any number of unwanted rows, and delay the
         # relay. Unwanted rows have the image NULL instead, and count for the chunk's limit.
-        self._rows = sa.select(key, image, *last).select_from(table).order_by(*order)
+        self._rows = sa.select(key, image, *self._order.last).select_from(table).order_by(*self._order.by)
 
     def read(self, connection: Connection, after: str | None, limit: int) -> Chunk:
         """Read the next rows after the key ``after``, and return the rows that match the filter and the condition.
@@ -69,7 +63,7 @@ class ChunkReader:
         Reads ``limit`` rows, or fewer rows if their size reaches ``CHUNK_BYTES``. Raises the database's errors
         unchanged, and DataError if the snapshot cannot continue.
         """
-        rows = self._rows if after is None else self._rows.where(self._is_after(key_from_json(after)))
+        rows = self._rows if after is None else self._rows.where(self._order.after(key_from_json(after)))
         head = self._head
         changes: list[Change] = []
         seen = size = largest = 0
@@ -94,18 +88,3 @@ class ChunkReader:
                 "and sort order differ"
             )
         return Chunk(changes, last_key, largest)
-
-    def _is_after(self, values: list[Any]) -> ColumnElement[bool]:
-        # Parameters without a type take the type of their column.
-        last = [sa.bindparam(None, value, type_=sa.types.NullType()) for value in values]
-        if len(last) != len(self._order):
-            raise DataError("the primary key of the table has changed since the snapshot began")
-        if len(last) == 1:
-            return self._order[0] > last[0]
-        if self._compares_tuples:
-            return sa.tuple_(*self._order) > sa.tuple_(*last)
-        alternatives = []
-        for i in range(len(last)):
-            equal = [column == value for column, value in zip(self._order[:i], last[:i], strict=True)]
-            alternatives.append(sa.and_(*equal, self._order[i] > last[i]))
-        return sa.and_(self._order[0] >= last[0], sa.or_(*alternatives))
