@@ -35,6 +35,7 @@ def main() -> int:
         "relay": [[primary, bootstrap]],
         "snapshot": [[primary, bootstrap]],
         "outbox": [[primary, bootstrap]],
+        "verify": [[second_database(primary, "bench_verify"), second_database(primary, "bench_verify_copy")]],
     }
     chosen = sys.argv[1:] or list(runs)
     failed = 0

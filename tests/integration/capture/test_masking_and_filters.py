@@ -255,10 +255,7 @@ def carry(app: App, settings: Settings) -> None:
     work_once(settings)
 
 
-def test_replica_and_verify_follow_masks_and_filters(
-    pipeline: tuple[App, Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rowcast.consumer.verification.comparison._RECHECK_PAUSES_S", (0.1,))  # No event is on the way.
+def test_replica_and_verify_follow_masks_and_filters(pipeline: tuple[App, Settings]) -> None:
     app, settings = pipeline
     post = app.tables["post"]
     app.insert("diagnosis", {"id": 7, "text": SECRET})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,41 @@ def test_status_follows_rows_from_the_outbox_to_the_replica(
     output = done(place, "status")
     assert output.startswith("all right\n")
     assert "state      consistent up to lsn" in output
-    assert "equal: 4 rows in 1 tables" in done(place, "verify", "r")
+    assert "equal: 4 rows in 1 table\n" in done(place, "verify", "r")
+
+
+def test_verify_names_differences_and_repairs_them(place: Path, sessions: sessionmaker[Session]) -> None:
+    write(sessions, 1)
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
+    with closing(sqlite3.connect(place / "replica.db")) as replica, replica:
+        replica.execute("UPDATE orders SET id = 2")
+
+    def verify(*options: str, code: int = 1) -> str:
+        result = rowcast("verify", "r", *options, cwd=place)
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    found = json.loads(rowcast("verify", "r", "--json", cwd=place).stdout)
+    assert (found["verdict"], found["tables"][0]["missing"], found["tables"][0]["extra"]) == ("different", 1, 1)
+    assert status(place)["replicas"]["r"]["verified"]["differing"] == 2
+    assert "rows=1 deletes=1" in verify("--repair", "--dry-run")
+    assert status(place)["outbox"]["rows"] == 0
+    # No relay runs, so nothing has arrived when the command compares again.
+    assert "behind: 2 rows could not be compared" in verify("--repair", "--wait", "0")
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
+    assert "equal: 1 row in 1 table" in verify(code=0)
+    assert "verified" in done(place, "status")
+    assert "--dry-run belongs to --repair" in verify("--dry-run", code=2)
+
+
+def test_verify_of_nothing_is_no_success(place: Path, sessions: sessionmaker[Session]) -> None:
+    write(sessions, 1)
+    with sessions.begin() as session:
+        session.execute(sa.delete(Order))
+    result = rowcast("verify", "r", cwd=place)
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (1, "nothing compared: no row in 1 table")
 
 
 def test_check_accepts_the_topics_that_the_relay_created(place: Path, sessions: sessionmaker[Session]) -> None:

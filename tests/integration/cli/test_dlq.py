@@ -292,11 +292,8 @@ def test_a_replica_lacks_a_parked_transaction_until_it_is_retried(
     source_name: str,
     new_database: Callable[[str], str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Retry with the commands, as a user would."""
-    # Nothing is on its way to the replica, so the differing rows are compared again only once.
-    monkeypatch.setattr("rowcast.consumer.verification.comparison._RECHECK_PAUSES_S", (0.01,))
     settings = settings_for(source_name, kafka.bootstrap_servers, new_database("sqlite"), primary_url)
     parking = settings.model_copy(update={"relay": RelaySettings(on_unpublishable="park")})
     app = app_with_item(primary_url, sa.Column("id", sa.Integer, primary_key=True), sa.Column("note", sa.Text))

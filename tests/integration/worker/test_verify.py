@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 
 from fixtures.databases import ENGINES, NewDatabase
-from rowcast.consumer.verification.comparison import Difference, VerifyResult, verify
+from rowcast.consumer.verification.comparison import verify
+from rowcast.consumer.verification.results import Difference, VerifyResult
+from rowcast.consumer.verification.settlement import Settled, Settlement
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from servers import Broker
@@ -143,10 +146,7 @@ def _unpadded(row: Any) -> list[Any]:
     return [value.rstrip(" ") if isinstance(value, str) else value for value in row]
 
 
-def test_verify_names_what_is_missing_extra_and_different(
-    settings: Settings, replica_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rowcast.consumer.verification.comparison._RECHECK_PAUSES_S", (0.01,))
+def test_verify_names_what_is_missing_extra_and_different(settings: Settings, replica_url: str) -> None:
     assert verify(settings, NAME, tables=["*.city"]).equal
     Database(replica_url).execute(
         "DELETE FROM city WHERE country = 'de' AND name = 'Aachen'",
@@ -169,15 +169,16 @@ def test_a_row_that_arrives_while_verify_looks_does_not_count(
 ) -> None:
     database = Database(replica_url)
     database.execute("UPDATE river SET people = people + 100")
-    looks: list[float] = []
+    settle, looks = Settlement.settle, []
 
-    def arrive(seconds: float) -> None:
-        looks.append(seconds)
+    def arrive(settlement: Settlement, suspects: Iterable[dict[str, Any]]) -> Settled:
+        looks.append(len(keys := list(suspects)))
         database.execute("UPDATE river SET people = people - 100")
+        return settle(settlement, keys)
 
-    monkeypatch.setattr("rowcast.consumer.verification.comparison.time.sleep", arrive)
+    monkeypatch.setattr(Settlement, "settle", arrive)
     assert verify(settings, NAME, tables=["*.river"]).equal
-    assert len(looks) == 1
+    assert looks == [12]
 
 
 @pytest.mark.parametrize("primary_url", ["sqlite"], indirect=True)

@@ -4,7 +4,8 @@ Every module below this package is private.
 """
 
 from rowcast.consumer.status.lag import ReplicaStatus, TopicLag, replica_status
-from rowcast.consumer.verification.comparison import VerifyResult, verify
+from rowcast.consumer.verification.comparison import verify
+from rowcast.consumer.verification.results import VerifyResult
 from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.config import ReplicaSettings, Settings, load

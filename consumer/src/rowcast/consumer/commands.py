@@ -193,20 +193,65 @@ def verify(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the result as JSON.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            envvar="ROWCAST_REPAIR",
+            help="Send the primary's rows again where rows differ, and deletes of extra rows, through the outbox. "
+            "Every replica gets them.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", envvar="ROWCAST_DRY_RUN", help="With --repair: only say what would be sent."),
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            envvar="ROWCAST_VERIFY_WAIT",
+            metavar="SECONDS",
+            min=0,
+            help="Wait this long in all for a replica that is behind.",
+        ),
+    ] = 30.0,
+    max_rate: Annotated[
+        int | None,
+        typer.Option(
+            "--max-rate",
+            envvar="ROWCAST_MAX_RATE",
+            metavar="ROWS",
+            min=1,
+            help="Read at most this many rows in a second from each database.",
+        ),
+    ] = None,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
 ) -> int:
     """Compare a replica with the primary, row by row, while both are live.
 
-    Exit code 0: the rows are equal. Exit code 1: rows differ, and the output names them.
+    Rows that seem to differ are compared at one position of the source, so that a row that changes all the time does
+    not count. Exit code 0: the rows are equal, or equal after --repair. Exit code 1: rows differ and the output names
+    them, the replica is behind, or no rows could be compared.
     """
     from rowcast.consumer.verification.comparison import verify as compare
-    from rowcast.consumer.verification.report import report
+    from rowcast.consumer.verification.recording import record_result
+    from rowcast.consumer.verification.repair import repair_differences
+    from rowcast.consumer.verification.report import progress_figures, report
 
+    if dry_run and not repair:
+        raise ConfigurationError("--dry-run belongs to --repair. Add --repair, or leave --dry-run out.")
     settings = invocation.settings()
     with progress(
-        "comparing", figures_of, log=_verify_log, log_format=invocation.log_format, interval=progress_interval
+        "comparing", progress_figures, log=_verify_log, log_format=invocation.log_format, interval=progress_interval
     ) as on_progress:
-        result = compare(settings, replica, tables=table or None, on_progress=on_progress)
+        result = compare(
+            settings, replica, tables=table or None, on_progress=on_progress, wait_s=wait, max_rate=max_rate
+        )
+    if not table and (reason := record_result(settings, replica, result)) is not None:
+        _verify_log.info("the result could not be stored in the replica, for rowcast status: %s", reason)
+    if repair:
+        result = repair_differences(settings, replica, result, dry_run=dry_run, wait_s=wait)
     return report(result, as_json=as_json)
 
 

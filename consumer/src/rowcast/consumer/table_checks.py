@@ -34,7 +34,7 @@ def table_findings(
                 area,
                 Verdict.missing,
                 f"table {shape.full_name} is gone, although a worker has filled it",
-                f"rebuild it: `rowcast rebuild {name} --tables {shape.full_name}`",
+                f"rebuild it: `rowcast rebuild {name}`",
             )
         elif lacking := [column.name for column in shape.columns if column.name not in columns]:
             yield Finding(

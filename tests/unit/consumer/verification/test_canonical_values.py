@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from rowcast.consumer.verification.canonical_values import canonical_form
@@ -11,7 +12,8 @@ from rowcast.shared.tables.shape import PortableType
 
 
 def form(name: str, value: Any, **options: Any) -> Any:
-    return canonical_form(PortableType(name, **options))(value)
+    convert = canonical_form(PortableType(name, **options))
+    return orjson.dumps(value if convert is None else convert(value))
 
 
 @pytest.mark.parametrize(

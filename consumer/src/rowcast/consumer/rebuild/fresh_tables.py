@@ -15,7 +15,8 @@ from rowcast.consumer.rebuild.progress import ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.topics import read_topics
 from rowcast.consumer.replica.dialects import TableNaming
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
-from rowcast.consumer.verification.comparison import VerifyResult, verify_tables
+from rowcast.consumer.verification.comparison import verify_tables
+from rowcast.consumer.verification.results import VerifyResult, VerifyStoppedError
 from rowcast.consumer.worker.assignment import Assignment
 from rowcast.consumer.worker.main_loop import run_assigned
 from rowcast.consumer.worker.progress import OnWorkerProgress, WorkerProgress
@@ -103,11 +104,14 @@ class FreshTables:
     def verify(self) -> int:
         """Compare the tables with the primary while a worker follows the topics. Return the number of equal rows.
 
-        Raise DataError if rows differ.
+        Raise DataError if rows differ, or if the fresh tables are late. Raise RebuildStoppedError.
         """
         self._records.begin("verifying")
         with self._followed():
-            result = verify_tables(self._settings, self._replica, self._naming)
+            try:
+                result = verify_tables(self._settings, self._replica, self._naming, self._source, stop=self._stop)
+            except VerifyStoppedError:
+                raise RebuildStoppedError(self._replica) from None
         _require_equal(result, self._replica)
         return result.rows
 
@@ -156,11 +160,16 @@ def _require_equal(result: VerifyResult, replica: str) -> None:
     differing = [
         f"{t.table}: {t.missing} missing, {t.extra} extra, {t.different} different"
         for t in result.tables
-        if not t.equal
+        if t.differing
     ]
     if differing:
         raise DataError(
             f"the topics do not give the rows that the primary has ({', '.join(differing)}), so the tables of replica "
             f"{replica!r} stay as they are. Publish all rows again: "
             f"rowcast rebuild {replica} --snapshot"
+        )
+    if result.verdict == "behind":
+        raise DataError(
+            f"the fresh tables cannot be compared, because {result.reason}. The tables of replica {replica!r} stay as "
+            f"they are. Then run rowcast rebuild {replica} again, or with --no-verify."
         )

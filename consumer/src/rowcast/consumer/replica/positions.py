@@ -44,6 +44,15 @@ class LastApplied(NamedTuple):
     ts_ms: int
 
 
+class Verified(NamedTuple):
+    """A comparison of all tables with the primary: when it ended, its verdict, compared rows, and differing rows."""
+
+    at_ms: int
+    verdict: str
+    rows: int
+    differing: int
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
     """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of the transaction applied last.
@@ -52,6 +61,7 @@ class ReplicaRow:
     nothing is wrong. ``timeline``: the source's timeline that the rows come from, or 0 before the first rows.
     ``stamp``: the number that every transaction of a worker changes. ``deletes_known_ms``: the loading replica knows
     all deletes before this time, 0 if the time is not known. ``first_lsn``: events with a smaller lsn are left out.
+    ``verified``: the last comparison with the primary, or None.
     """
 
     owner: str
@@ -66,6 +76,7 @@ class ReplicaRow:
     stamp: int
     deletes_known_ms: int
     first_lsn: int = 0
+    verified: Verified | None = None
 
 
 def read_row(connection: Connection, source: str) -> ReplicaRow | None:
@@ -76,8 +87,25 @@ def read_row(connection: Connection, source: str) -> ReplicaRow | None:
         return None
     return ReplicaRow(
         row.owner, row.epoch, row.state, row.lsn, row.tx, row.ts_ms, row.reason, row.since_ms, row.timeline, row.stamp,
-        row.deletes_known_ms, row.first_lsn,
+        row.deletes_known_ms, row.first_lsn, _verified(row),
     )  # fmt: skip
+
+
+def _verified(row: Any) -> Verified | None:
+    if row.verified is None:
+        return None
+    return Verified(row.verified_ms, row.verified, row.verified_rows, row.verified_differing)
+
+
+def record_verified(connection: Connection, source: str, verified: Verified) -> None:
+    """Write the result of a comparison. Any process may do so, because no worker depends on it."""
+    values = {
+        "verified_ms": verified.at_ms,
+        "verified": verified.verdict,
+        "verified_rows": verified.rows,
+        "verified_differing": verified.differing,
+    }
+    connection.execute(sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source).values(values))
 
 
 def read_positions(connection: Connection, source: str) -> dict[Partition, Position]:

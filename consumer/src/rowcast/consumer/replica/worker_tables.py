@@ -53,6 +53,11 @@ ROWCAST_REPLICA = sa.Table(
     sa.Column("deletes_known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # Events with a smaller lsn are left out, because a later snapshot has published all rows again. 0: none are.
     sa.Column("first_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    # The last comparison of all tables with the primary: when it ended (0: never), its verdict, and numbers of rows.
+    sa.Column("verified_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("verified", _name_type(20)),
+    sa.Column("verified_rows", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+    sa.Column("verified_differing", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

@@ -13,10 +13,10 @@ from sqlalchemy import exc
 from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, partitions_of, read_shapes
+from rowcast.consumer.reading.unapplied import Rest, commit_times
 from rowcast.consumer.replica import positions
-from rowcast.consumer.replica.positions import ReplicaRow
+from rowcast.consumer.replica.positions import ReplicaRow, Verified
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
-from rowcast.consumer.status.unapplied import Rest, commit_times
 from rowcast.consumer.status.workers import worker_hosts
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
@@ -44,6 +44,7 @@ class ReplicaStatus:
     stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of running workers, or
     None if Kafka does not show them, on ``worker_hosts``. ``epoch``: the number of takeovers. ``next_offsets``: the sum
     of the positions in all partitions, so that two readings show how many records were applied in between.
+    ``verified``: the last comparison with the primary, or None.
     """
 
     replica: str
@@ -61,6 +62,7 @@ class ReplicaStatus:
     worker_hosts: tuple[str, ...] = ()
     epoch: int = 0
     next_offsets: int = 0
+    verified: Verified | None = None
 
     @property
     def records(self) -> int:
@@ -98,6 +100,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
         hosts or (),
         row.epoch,
         sum(position.next_offset for position in applied.values()),
+        row.verified,
     )
 
 

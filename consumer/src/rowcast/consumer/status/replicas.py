@@ -103,6 +103,7 @@ def _data(status: ReplicaStatus, rate: Rate | None) -> dict[str, Any]:
         "records_per_s": None if rate is None else round(rate.applied, 1),
         "behind_ms": status.behind_ms,
         "outbox_read": status.outbox_read,
+        "verified": None if status.verified is None else status.verified._asdict(),
         "topics": {lag.topic: lag.records for lag in status.topics},
     }
 
@@ -126,6 +127,9 @@ def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]
         yield "topics", ", ".join(waiting)
     if status.applied_ts_ms:
         yield "applied", f"the commit of {_time(status.applied_ts_ms)}"
+    if status.verified is not None:
+        last = status.verified
+        yield "verified", f"{_time(last.at_ms)}: {last.verdict}, {last.rows:,} rows, {last.differing:,} differ"
 
 
 def _worker(status: ReplicaStatus) -> str:
@@ -154,6 +158,10 @@ def _problems(status: ReplicaStatus, max_behind_s: float) -> Iterator[str]:
         yield f"no worker of replica {name} runs, and {status.records:,} records wait: {start}"
     elif status.behind_ms > max_behind_s * 1_000:
         yield f"replica {name} is behind: a commit of {duration_text(status.behind_ms)} ago is not visible there"
+    if status.verified is not None and status.verified.differing:
+        last = status.verified
+        differed = f"replica {name} differed from the primary in {last.differing:,} rows at {_time(last.at_ms)}"
+        yield f"{differed}: see `rowcast verify {name}`"
 
 
 def _time(ms: int) -> str:

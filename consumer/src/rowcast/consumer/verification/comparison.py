@@ -1,99 +1,43 @@
 """``rowcast verify``: compare primary and replica row by row, while both are live.
 
-Every row of the primary is looked up on the replica by its key, and every key of the replica on the primary. Therefore
-the engines may sort texts differently, and memory holds a chunk of rows. Differing rows are compared again a little
-later, because the replica is slightly behind the primary.
+``table_scan`` finds the rows that seem to differ. ``settlement`` compares these rows at one position of the source.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import orjson
 
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import LIVE, TableNaming
-from rowcast.consumer.verification.canonical_values import Canonical, canonical_form
-from rowcast.consumer.verification.compared_table import ComparedDatabase, ComparedTable
+from rowcast.consumer.verification.buckets import buckets_for
+from rowcast.consumer.verification.catching_up import CatchingUp
+from rowcast.consumer.verification.compared_database import ComparedDatabase
+from rowcast.consumer.verification.compared_table import ComparedTable
+from rowcast.consumer.verification.readers import readers_for
+from rowcast.consumer.verification.results import (
+    Difference,
+    OnVerifyProgress,
+    TableResult,
+    VerifyProgress,
+    VerifyResult,
+)
+from rowcast.consumer.verification.row_forms import RowForms
+from rowcast.consumer.verification.settlement import Settlement
+from rowcast.consumer.verification.table_scan import TableScan
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_store import written_shapes
 
-# Differing rows are compared again after each pause, until no row differs.
-_RECHECK_PAUSES_S = (0.1, 0.3, 1.0, 2.0, 4.0)
+WAIT_S = 30.0
+"""How long a comparison waits for the relay and the worker, unless the caller says otherwise."""
+
 # Comparing a table stops at this number of differences.
 _MAX_DIFFERENCES = 10_000
-_MAX_NAMED_DIFFERENCES = 20
-_RECHECK_CHUNK = 500
-
-DifferenceKind = Literal["missing", "extra", "different"]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A differing row: ``missing`` in the replica, ``extra`` in the replica, or ``different`` in some columns."""
-
-    kind: DifferenceKind
-    key: dict[str, Any]
-    columns: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TableResult:
-    """The result for one table.
-
-    ``rows``: the number of compared rows of the primary. ``missing``, ``extra`` and ``different`` count the
-    differences, and ``differences`` has the first few. ``stopped``: the comparison stopped before the table's end,
-    because of too many differences.
-    """
-
-    table: str
-    rows: int
-    missing: int
-    extra: int
-    different: int
-    differences: tuple[Difference, ...]
-    stopped: bool = False
-
-    @property
-    def equal(self) -> bool:
-        """Return whether no row differs."""
-        return not (self.missing or self.extra or self.different)
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyResult:
-    """The results of all tables."""
-
-    tables: tuple[TableResult, ...]
-
-    @property
-    def equal(self) -> bool:
-        """Return whether no row of any table differs."""
-        return all(table.equal for table in self.tables)
-
-    @property
-    def rows(self) -> int:
-        """Return the number of compared rows of the primary."""
-        return sum(table.rows for table in self.tables)
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyProgress:
-    """The progress after a chunk of rows."""
-
-    table: str
-    rows: int
-    differing: int
-
-
-OnVerifyProgress = Callable[[VerifyProgress], None]
 
 
 def verify(
@@ -102,23 +46,46 @@ def verify(
     *,
     tables: Sequence[str] | None = None,
     on_progress: OnVerifyProgress | None = None,
+    wait_s: float = WAIT_S,
+    max_rate: int | None = None,
+    stop: threading.Event | None = None,
 ) -> VerifyResult:
     """Compare the replica's tables with the primary's. ``tables``: shell patterns that choose among the tables.
 
-    ``on_progress`` is called after every chunk of rows. Raise ConfigurationError and UnreachableError.
+    ``on_progress`` is called after every page of rows. ``wait_s``: how long to wait for a replica that is behind, in
+    all. ``max_rate``: the greatest number of rows to read in a second from each side. ``stop``: set to end early.
+
+    Raise ConfigurationError and UnreachableError. Raise VerifyStoppedError if stopped.
     """
-    return verify_tables(settings, replica, LIVE, tables=tables, on_progress=on_progress)
+    return verify_tables(
+        settings,
+        replica,
+        LIVE,
+        settings.source,
+        tables=tables,
+        on_progress=on_progress,
+        wait_s=wait_s,
+        max_rate=max_rate,
+        stop=stop,
+    )
 
 
 def verify_tables(
     settings: Settings,
     replica: str,
     naming: TableNaming,
+    recorded_as: str,
     *,
     tables: Sequence[str] | None = None,
     on_progress: OnVerifyProgress | None = None,
+    wait_s: float = WAIT_S,
+    max_rate: int | None = None,
+    stop: threading.Event | None = None,
 ) -> VerifyResult:
-    """Compare the tables that have the names of ``naming`` in the replica. See ``verify``."""
+    """Compare the tables that have the names of ``naming`` in the replica. See ``verify``.
+
+    ``recorded_as``: the source under which the positions of these tables are recorded.
+    """
     options = settings.replica(replica)
     primary = ComparedDatabase(settings.require_primary(), "primary")
     other = ComparedDatabase(options, f"replica {replica!r}", naming)
@@ -128,121 +95,107 @@ def verify_tables(
         if tables is not None and not chosen:
             names = ", ".join(s.full_name for s in shapes) or "none"
             raise ConfigurationError(f"no table matches {', '.join(tables)}. Choose among the tables {names}")
-        comparisons = (_Comparison(primary, other, shape, settings.table(shape), on_progress) for shape in chosen)
-        return VerifyResult(tuple(comparison.run() for comparison in comparisons))
+        stop = stop or threading.Event()
+        catching_up = CatchingUp(primary, other, recorded_as, wait_s, stop)
+        return _Comparison(settings, primary, other, catching_up, on_progress, max_rate, stop).run(chosen)
     finally:
         primary.close()
         other.close()
 
 
-_CanonicalKey = tuple[Any, ...]
+@dataclass(frozen=True, slots=True)
+class ComparedPair:
+    """One table on both sides, and the forms in which its values are compared."""
+
+    primary: ComparedTable
+    replica: ComparedTable
+    forms: RowForms
+
+    @classmethod
+    def of(
+        cls, primary: ComparedDatabase, replica: ComparedDatabase, shape: TableShape, settings: Settings
+    ) -> ComparedPair:
+        """Look the table up on both sides. Raise ConfigurationError as ``ComparedTable``."""
+        options = settings.table(shape)
+        return cls(
+            ComparedTable(primary, shape, is_replica=False, settings=options),
+            ComparedTable(replica, shape, is_replica=True, settings=options),
+            RowForms(shape),
+        )
 
 
 class _Comparison:
-    """Compare one table of both databases."""
+    """Compare the tables of both databases, one after the other."""
 
     def __init__(
         self,
+        settings: Settings,
         primary: ComparedDatabase,
         replica: ComparedDatabase,
-        shape: TableShape,
-        settings: TableSettings,
+        catching_up: CatchingUp,
         on_progress: OnVerifyProgress | None,
+        max_rate: int | None,
+        stop: threading.Event,
     ) -> None:
-        self._shape = shape
-        self._primary = ComparedTable(primary, shape, is_replica=False, settings=settings)
-        self._replica = ComparedTable(replica, shape, is_replica=True, settings=settings)
-        self._forms: dict[str, Canonical] = {c.name: canonical_form(c.type) for c in shape.columns}
+        self._settings = settings
+        self._primary = primary
+        self._replica = replica
+        self._catching_up = catching_up
         self._on_progress = on_progress
-        self._rows = 0
-        self._found: dict[_CanonicalKey, Difference] = {}
+        self._max_rate = max_rate
+        self._stop = stop
+        self._began = time.monotonic()
+        self._rows = self._of = self._differing = 0
+        self._reason: str | None = None
 
-    def run(self) -> TableResult:
-        stopped = not (self._compare_primary_rows() and self._find_extra_rows())
-        for pause in _RECHECK_PAUSES_S:
-            if not self._found or stopped:
+    def run(self, shapes: Sequence[TableShape]) -> VerifyResult:
+        """Return the results of all tables."""
+        pairs = [ComparedPair.of(self._primary, self._replica, shape, self._settings) for shape in shapes]
+        self._of = sum(pair.primary.estimate_rows() for pair in pairs)
+        results = tuple(map(self._compare, pairs))
+        return VerifyResult(results, self._reason)
+
+    def _compare(self, pair: ComparedPair) -> TableResult:
+        name = pair.primary.shape.full_name
+        buckets = buckets_for(pair.primary, pair.forms)
+        settlement = Settlement(pair.primary, pair.replica, pair.forms, self._settings, self._catching_up)
+        settlement.reason = self._reason
+
+        def on_rows(rows: int) -> None:
+            self._rows += rows
+            self._report(name)
+
+        readers = readers_for(pair.primary, pair.replica, buckets, pair.forms)
+        scan = TableScan(*readers, buckets, on_rows, self._max_rate, self._stop)
+        found: list[Difference] = []
+        behind, stopped = 0, False
+        for suspects in scan.suspects():
+            settled = settlement.settle(suspects.values())
+            found += settled.differences
+            behind += settled.behind
+            self._differing += len(settled.differences)
+            self._report(name)
+            if stopped := len(found) >= _MAX_DIFFERENCES:
                 break
-            time.sleep(pause)
-            self._recheck()
-        found = list(self._found.values())
-        counts = Counter(difference.kind for difference in found)
-        return TableResult(
-            self._shape.full_name,
-            self._rows,
-            missing=counts["missing"],
-            extra=counts["extra"],
-            different=counts["different"],
-            differences=tuple(found[:_MAX_NAMED_DIFFERENCES]),
-            stopped=stopped,
-        )
+        self._reason = settlement.reason
+        return table_result(name, scan.rows, found, behind, stopped)
 
-    def _compare_primary_rows(self) -> bool:
-        """Look every row of the primary up on the replica. Return False if there are too many differences."""
-        for chunk in self._primary.rows():
-            keys = [orjson.loads(key) for key, _ in chunk]
-            found = self._by_key(self._replica.find(keys))
-            for key, (_, image) in zip(keys, chunk, strict=True):
-                self._compare(key, image, found.get(self._canonical_key(key)))
-            self._rows += len(chunk)
-            if not self._report_progress():
-                return False
-        return True
-
-    def _find_extra_rows(self) -> bool:
-        """Look every key of the replica up on the primary. Return False if there are too many differences."""
-        for chunk in self._replica.row_keys():
-            keys = [orjson.loads(key) for key, _ in chunk]
-            found = self._by_key(self._primary.find(keys, only_keys=True))
-            for key in keys:
-                canonical = self._canonical_key(key)
-                if canonical not in found:
-                    self._found.setdefault(canonical, Difference("extra", key))
-            if not self._report_progress():
-                return False
-        return True
-
-    def _recheck(self) -> None:
-        """Compare the rows that differ once more."""
-        keys = [difference.key for difference in self._found.values()]
-        self._found.clear()
-        for start in range(0, len(keys), _RECHECK_CHUNK):
-            some = keys[start : start + _RECHECK_CHUNK]
-            ours = self._by_key(self._primary.find(some))
-            theirs = self._by_key(self._replica.find(some))
-            for key in some:
-                canonical = self._canonical_key(key)
-                if canonical in ours:
-                    self._compare(key, ours[canonical], theirs.get(canonical))
-                elif canonical in theirs:
-                    self._found[canonical] = Difference("extra", key)
-
-    def _compare(self, key: dict[str, Any], image: str, other: str | None) -> None:
-        if other == image:
-            return
-        if other is None:
-            self._found[self._canonical_key(key)] = Difference("missing", key)
-            return
-        ours, theirs = orjson.loads(image), orjson.loads(other)
-        columns = tuple(
-            name
-            for name, form in self._forms.items()
-            if ours[name] != theirs[name] and _canonical(form, ours[name]) != _canonical(form, theirs[name])
-        )
-        if columns:
-            self._found[self._canonical_key(key)] = Difference("different", key, columns)
-
-    def _by_key(self, pairs: Iterable[tuple[str, str]]) -> dict[_CanonicalKey, str]:
-        return {self._canonical_key(orjson.loads(key)): image for key, image in pairs}
-
-    def _canonical_key(self, key: dict[str, Any]) -> _CanonicalKey:
-        return tuple(_canonical(self._forms[name], key[name]) for name in self._shape.primary_key)
-
-    def _report_progress(self) -> bool:
-        """Call ``on_progress``. Return False if the comparison is to stop."""
+    def _report(self, table: str) -> None:
         if self._on_progress is not None:
-            self._on_progress(VerifyProgress(self._shape.full_name, self._rows, len(self._found)))
-        return len(self._found) < _MAX_DIFFERENCES
+            seconds = time.monotonic() - self._began
+            self._on_progress(VerifyProgress(table, self._rows, max(self._of, self._rows), self._differing, seconds))
 
 
-def _canonical(form: Canonical, value: Any) -> Any:
-    return None if value is None else form(value)
+def table_result(name: str, rows: int, found: list[Difference], behind: int, stopped: bool) -> TableResult:
+    """Return the result of a table with its differences counted."""
+    counts = Counter(difference.kind for difference in found)
+    return TableResult(
+        name,
+        rows,
+        missing=counts["missing"],
+        extra=counts["extra"],
+        different=counts["different"],
+        differences=tuple(found),
+        stopped=stopped,
+        behind=behind,
+    )

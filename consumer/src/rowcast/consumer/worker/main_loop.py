@@ -34,6 +34,7 @@ from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
 from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
 from rowcast.consumer.worker.turn import Turn
+from rowcast.consumer.worker.verify_schedule import VerifySchedule, require_primary
 from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
@@ -151,6 +152,7 @@ class _Worker:
         # The embedded Kafka has no ids.
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
+        require_primary(settings, name)
         self._replica = Replica(assignment.source, name, self._options, self._layouts, assignment.naming)
 
     def run(self) -> WorkerProgress:
@@ -315,7 +317,10 @@ class _Worker:
         reader = ReaderThread(context, consumer, asker, self._vitals)
         try:
             reader.start()
-            return loop.run(reader)
+            if self._once:
+                return loop.run(reader)
+            with VerifySchedule(self._settings, self._name, row.verified):
+                return loop.run(reader)
         finally:
             reader.close()
             self._replica.close()

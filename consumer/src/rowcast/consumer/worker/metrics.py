@@ -76,6 +76,12 @@ class WorkerMetrics(Collector):
                 ("rowcast_replica_behind_seconds", status.behind_ms / 1000, "The age of the oldest commit not applied"),
                 ("rowcast_replica_records", status.records, "The records that are not applied"),
             ]
+        if status is not None and (last := status.verified) is not None:
+            gauges += [
+                ("rowcast_replica_verify_timestamp_seconds", last.at_ms / 1000, "When the last comparison ended"),
+                ("rowcast_replica_verify_equal", last.verdict == "equal", "1 if the last comparison found equal rows"),
+                ("rowcast_replica_verify_differing_rows", last.differing, "The differing rows of the last comparison"),
+            ]
         for name, value, description in gauges:
             gauge = GaugeMetricFamily(name, description, labels=_LABELS)
             gauge.add_metric(self._names, value)

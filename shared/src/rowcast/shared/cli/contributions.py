@@ -1,8 +1,9 @@
-"""Load the contributions of both sides to common commands: ``rowcast check``, ``status`` and ``rebuild``.
+"""Load the contributions of both sides to common commands: ``rowcast check``, ``status``, ``verify`` and ``rebuild``.
 
 The sides never import each other. They contribute functions through entry points: a check takes the settings and
 yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``. A
-snapshot function publishes all rows of tables again, and returns the first lsn from which on they are.
+snapshot function publishes all rows of tables again, and returns the first lsn from which on they are. A repair
+function sends rows again for ``rowcast verify --repair``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rowcast.shared.findings import Finding, Verdict
 CHECKS = "rowcast.checks"
 STATUS = "rowcast.status"
 SNAPSHOTS = "rowcast.snapshots"
+REPAIR = "rowcast.repair"
 
 Check = Callable[[Settings], Iterator[Finding]]
 Status = Callable[[Settings, float], "SideStatus"]

@@ -101,6 +101,18 @@ class ReplicaSettings(DatabaseSettings):
         "it was killed.",
     )
 
+    verify_every: float | None = Field(
+        default=None,
+        ge=1,
+        description="Let the active worker compare the replica with the primary this often, in seconds. `rowcast "
+        "status` and the metrics show the result. The worker needs `[primary]` then.",
+    )
+    verify_max_rate: int = Field(
+        default=20_000,
+        ge=1,
+        description="Read at most this many rows in a second from each database for `verify_every`.",
+    )
+
     @field_validator("consistency")
     @classmethod
     def _consistency_is_built(cls, value: str) -> str:

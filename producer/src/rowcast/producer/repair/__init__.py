@@ -1,0 +1,1 @@
+"""Send rows of the primary again."""
