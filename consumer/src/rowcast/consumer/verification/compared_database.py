@@ -18,7 +18,7 @@ class ComparedDatabase:
     """The primary or the replica, open for reading. ``label`` names the database in messages."""
 
     def __init__(self, settings: DatabaseSettings, label: str, naming: TableNaming = LIVE) -> None:
-        """Connect once. ``naming``: the names of the tables in the replica. Raise UnreachableError and ConfigurationError."""
+        """Connect once. ``naming``: the replica's names of tables. Raise UnreachableError and ConfigurationError."""
         self.label = label
         self.engine: Engine = open_engine(settings.sqlalchemy_url, label)
         self.dialect: ReplicaDialect = replica_dialect(self.engine.dialect.name, naming)
