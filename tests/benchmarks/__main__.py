@@ -34,6 +34,7 @@ def main() -> int:
         "rebuild": [[replica, bootstrap]],
         "relay": [[primary, bootstrap]],
         "snapshot": [[primary, bootstrap]],
+        "batches": [[primary, replica, bootstrap]],
         "outbox": [[primary, bootstrap]],
         "verify": [[second_database(primary, "bench_verify"), second_database(primary, "bench_verify_copy")]],
     }
