@@ -14,7 +14,7 @@ from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_
 from rowcast.consumer.replica.type_limits import type_limits
 from rowcast.consumer.replica.worker_tables import METADATA, missing_columns
 from rowcast.consumer.status.lag import replica_status, shown_state
-from rowcast.consumer.table_checks import recorded_shapes, table_findings
+from rowcast.consumer.table_checks import recorded_shapes, table_findings, trigger_findings
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.engines import open_engine
@@ -63,7 +63,11 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
     with engine.connect() as connection:
         row, applied = read_row(connection, source), read_positions(connection, source)
         shapes = recorded_shapes(connection, source)
-        faults = list(table_findings(connection, replica_dialect(engine.dialect.name), shapes, name, area))
+        dialect = replica_dialect(engine.dialect.name)
+        faults = [
+            *table_findings(connection, dialect, shapes, name, area),
+            *trigger_findings(connection, dialect, shapes, name, area),
+        ]
     if row is None:
         yield Finding(
             area, Verdict.warning, f"no worker has run for source {source!r} yet", f"start `rowcast worker {name}`"

@@ -43,3 +43,17 @@ def table_findings(
                 f"table {shape.full_name} has no column {', '.join(lacking)} any more",
                 f"add what was dropped, then compare: `rowcast verify {name} --table {shape.full_name}`",
             )
+
+
+def trigger_findings(
+    connection: Connection, dialect: ReplicaDialect, shapes: list[TableShape], name: str, area: str
+) -> Iterator[Finding]:
+    """Yield the tables with triggers, which may change the rows that the worker writes."""
+    names = {replica_name(s.schema, s.name, s.default_schema, dialect): s.full_name for s in shapes}
+    for table, triggers in dialect.triggers(connection, list(names)).items():
+        yield Finding(
+            area,
+            Verdict.warning,
+            f"table {names[table]} has triggers, which may change rows: {', '.join(triggers)}",
+            f"drop them, then compare: `rowcast verify {name} --table {names[table]}`",
+        )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Dialect
 
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, ReplicaDialect
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
 from rowcast.shared.tables.type_mapping import replica_type
+
+_LEAVE_OUT = "Leave the table out with `tables` in [replicas.NAME], or replicate to another engine."
 
 
 def replica_name(schema: str, name: str, default_schema: bool, dialect: ReplicaDialect) -> tuple[str | None, str]:
@@ -55,6 +59,20 @@ def planned_columns(shape: TableShape, replica: ReplicaDialect, dialect: Dialect
     return columns
 
 
+@contextmanager
+def table_limits_named(shape: TableShape, replica: ReplicaDialect) -> Iterator[None]:
+    """Raise ConfigurationError with the table's name if the engine refuses the table for a limit of the engine."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if not replica.is_limit(error):
+            raise
+        raise ConfigurationError(
+            f"the source's table {shape.full_name} ({len(shape.columns)} columns) is beyond a limit of the "
+            f"replica's engine: {replica.reason(error)}. {_LEAVE_OUT}"
+        ) from error
+
+
 class TableDefinitions:
     """Hold an ``sa.Table`` for each shape, and the possible foreign keys between the tables."""
 
@@ -86,8 +104,20 @@ class TableDefinitions:
                     "Leave one of them out with `tables` in [replicas.NAME], or replicate to PostgreSQL."
                 )
 
+    def _require_short_names(self, shape: TableShape, table: str) -> None:
+        """Raise ConfigurationError for a name that the engine would cut or refuse."""
+        longest, unit = self._replica.longest_name, self._replica.name_unit
+        for name in (table, *(column.name for column in shape.columns)):
+            length = len(name.encode()) if unit == "bytes" else len(name)
+            if longest and length > longest:
+                raise ConfigurationError(
+                    f"the source's table {shape.full_name}: the name {name} has {length} {unit}, and the replica's "
+                    f"engine takes {longest}. {_LEAVE_OUT}"
+                )
+
     def _table(self, shape: TableShape) -> sa.Table:
         schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+        self._require_short_names(shape, name)
         columns = planned_columns(shape, self._replica, self._dialect)
         # The columns of the key are in the key's order, which may differ from the table's.
         key = sa.PrimaryKeyConstraint(*shape.primary_key)

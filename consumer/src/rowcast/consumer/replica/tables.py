@@ -15,7 +15,8 @@ from rowcast.consumer.replica.column_fit import kept_column, misfits, narrow_col
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, TableName, quoted_name
 from rowcast.consumer.replica.known_columns import KnownColumns
 from rowcast.consumer.replica.shape_changes import require_compatible
-from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
+from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
@@ -39,6 +40,7 @@ class ReplicaTables:
         self._shapes: dict[str, TableShape] = {}
         self._fitting: set[RowLayout] = set()
         self._definitions: TableDefinitions | None = None
+        self._trigger_warnings = TriggerWarnings(replica)
 
     def shapes(self) -> list[TableShape]:
         """Return the shapes of the tables that are ready."""
@@ -88,6 +90,7 @@ class ReplicaTables:
             self._prepare_table(connection, self._definitions, columns, before, shape)
             self._fit_columns(connection, columns, shape, created=created)
         self._inspect(connection, columns, wanted)
+        self._trigger_warnings.warn_of_new(connection, [self._name(shape) for shape in wanted])
         self._shapes |= {shape.full_name: shape for shape in wanted}
         self._prepare_layouts(connection, layouts)
 
@@ -171,7 +174,8 @@ class ReplicaTables:
         if table.schema is not None:
             connection.execute(CreateSchema(table.schema, if_not_exists=True))
         keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
-        connection.execute(CreateTable(table, include_foreign_key_constraints=list(keys)))
+        with table_limits_named(shape, self._replica):
+            connection.execute(CreateTable(table, include_foreign_key_constraints=list(keys)))
 
     def _check(self, connection: Connection, columns: KnownColumns, shape: TableShape) -> None:
         """Raise ConfigurationError unless the user's table has every column and the same primary key."""
@@ -204,7 +208,8 @@ class ReplicaTables:
             if column.name not in existing:
                 new = sa.Column(column.name, table.c[column.name].type, nullable=True)
                 ddl = CreateColumn(new).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {quoted_name(connection, schema, name)} ADD COLUMN {ddl}")
+                with table_limits_named(shape, self._replica):
+                    connection.exec_driver_sql(f"ALTER TABLE {quoted_name(connection, schema, name)} ADD COLUMN {ddl}")
                 columns.forget((schema, name))
                 _log.info("table %s: column %s added", shape.full_name, column.name)
         self._update_shape(connection, shape)

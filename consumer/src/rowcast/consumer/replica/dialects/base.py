@@ -21,6 +21,7 @@ from rowcast.consumer.replica.dialects.naming import LIVE, TableNaming
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.driver_messages import one_line
+from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.type_mapping import engine_family
 
@@ -129,6 +130,10 @@ class ReplicaDialect(ABC):
     """The engine refuses each integer that is too large for its column, in place of storing another number."""
     value_limits: ClassVar[Sequence[ValueLimit]] = ()
     """The values of other engines that the engine cannot hold."""
+    longest_name: ClassVar[int] = 0
+    """The length of the longest name of a table or column. 0: not limited."""
+    name_unit: ClassVar[str] = "characters"
+    """What ``longest_name`` counts: characters or bytes."""
     checks_values: ClassVar[bool] = False
     """The worker refuses each text and decimal that is too long for its column, before the engine could cut it."""
     has_transactional_ddl: ClassVar[bool] = True
@@ -196,6 +201,25 @@ class ReplicaDialect(ABC):
         Foreign keys of the worker may be gone afterwards, until they are created again.
         """
         connection.exec_driver_sql(statement)
+
+    def triggers(self, connection: Connection, names: Collection[TableName]) -> dict[TableName, list[str]]:
+        """Return the triggers and rules of these tables, without the triggers of rowcast's own capture.
+
+        A table without triggers is left out.
+        """
+        found: dict[TableName, list[str]] = {}
+        for table, trigger in self.read_triggers(connection, names):
+            if not trigger.startswith(WORKER_PREFIX):
+                found.setdefault(table, []).append(trigger)
+        return found
+
+    def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
+        """Yield table and name of each trigger and rule of these tables, as far as the worker's user may see them."""
+        return iter(())
+
+    def is_limit(self, error: exc.DBAPIError) -> bool:
+        """Return whether the engine refuses a table for its number of columns, its names, or the size of its rows."""
+        return False
 
     def require_transactions(self, connection: Connection, names: Sequence[str]) -> None:  # noqa: B027  # optional
         """Raise ConfigurationError if the engine keeps changes of these tables that a transaction rolls back."""
@@ -281,6 +305,18 @@ class ReplicaDialect(ABC):
     def missing_types(self, connection: Connection, shapes: Sequence[TableShape]) -> dict[str, list[str]]:
         """Map each type missing in the database to ``schema.table.column`` of the columns with the type."""
         return {}
+
+
+def require_written(table: ReplicaTable, written: int, rows: int) -> None:
+    """Raise DataError if the database has written fewer rows than it was given.
+
+    ``written``: -1 if the driver does not count.
+    """
+    if 0 <= written < rows:
+        raise DataError(
+            f"table {table.name}: the database has written {written} of {rows} rows, so a trigger or a rule of the "
+            "replica's table drops rows. Drop the trigger or rule, and start the worker again."
+        )
 
 
 def quoted_name(connection: Connection, schema: str | None, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from rowcast.consumer.replica.dialects.base import (
     WORKER_PREFIX,
     ReplicaColumn,
     ReplicaTable,
+    TableName,
     TouchedKeys,
     quoted_name,
 )
@@ -88,6 +89,7 @@ class MySQLReplica(RowStatementReplica):
 
     name = "mysql"
     refuses_large_integers = True
+    longest_name = 64
     suspends_foreign_keys = True
     has_transactional_ddl = False
     checks_values = True
@@ -171,6 +173,17 @@ class MySQLReplica(RowStatementReplica):
             r[0]: ReplicaColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper(), _is_loose(r[4]), r[1])
             for r in rows
         }
+
+    def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
+        """Yield the triggers of these tables. The server shows them to users with the right TRIGGER only."""
+        for table, trigger in connection.execute(_TRIGGERS):
+            if (None, table) in names:
+                yield (None, table), trigger
+
+    def is_limit(self, error: exc.DBAPIError) -> bool:
+        """Return whether the server refuses names, the number of columns or keys, or the size of a row or key."""
+        number = mysql_number(error)
+        return number in _LIMITS or (number == _CANNOT_CREATE and _TOO_MANY_COLUMNS in str(error.orig))
 
     def capacity(self, column_type: str) -> Capacity | None:
         """Return what a column of a type holds."""
@@ -331,6 +344,17 @@ class MySQLReplica(RowStatementReplica):
             if _text_bytes(column) > share:
                 column.type = sa.String(share // _CHARACTER_BYTES)
             left -= _text_bytes(column)
+
+
+_TRIGGERS = sa.text(
+    "SELECT event_object_table, trigger_name FROM information_schema.triggers "
+    "WHERE event_object_schema = database() ORDER BY 1, 2"
+)
+# InnoDB of MariaDB refuses columns so. The server itself takes more.
+_CANNOT_CREATE = 1005
+_TOO_MANY_COLUMNS = "errno: 185"
+# Too long a name, too many keys, too many columns in a key, too long a key or column, too many columns, too long a row.
+_LIMITS = frozenset((1059, 1069, 1070, 1071, 1074, 1117, 1118))
 
 
 def _text_bytes(column: sa.Column[Any]) -> int:

@@ -25,6 +25,7 @@ from rowcast.consumer.replica.dialects.base import (
     ReplicaTable,
     TableName,
     quoted_name,
+    require_written,
 )
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
@@ -107,6 +108,8 @@ class PostgreSQLReplica(ReplicaDialect):
 
     name = "postgresql"
     refuses_large_integers = True
+    longest_name = 63
+    name_unit = "bytes"
     has_deferrable_foreign_keys = True
     has_schemas = True
     right_to_add_columns = "the ownership of the tables"
@@ -156,15 +159,23 @@ class PostgreSQLReplica(ReplicaDialect):
     ) -> dict[TableName, dict[str, ReplicaColumn]]:
         """Return the columns of each table, read in one statement."""
         in_order = list(names)
-        # to_regclass reads a name as SQL does, so the doubling of % for the driver is undone.
-        quoted = [quoted_name(connection, *name).replace("%%", "%") for name in in_order]
         found: dict[TableName, dict[str, ReplicaColumn]] = {name: {} for name in in_order}
-        rows = connection.execute(_COLUMNS, {"quoted": quoted})
+        rows = connection.execute(_COLUMNS, {"quoted": _quoted_names(connection, in_order)})
         for place, column, type_, nullable, generated, stored in rows:
             found[in_order[place - 1]][column] = ReplicaColumn(
                 column, type_.lower(), nullable, generated, stored=stored
             )
         return found
+
+    def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
+        """Yield the enabled triggers and rules of these tables."""
+        in_order = list(names)
+        for place, trigger in connection.execute(_TRIGGERS, {"quoted": _quoted_names(connection, in_order)}):
+            yield in_order[place - 1], trigger
+
+    def is_limit(self, error: exc.DBAPIError) -> bool:
+        """Return whether the server refuses the number of columns or the size of an index's row."""
+        return (sqlstate(error) or "").startswith(_LIMIT_EXCEEDED)
 
     def capacity(self, column_type: str) -> Capacity | None:
         """Return what a column of a type holds."""
@@ -190,7 +201,10 @@ class PostgreSQLReplica(ReplicaDialect):
         statement = self._upserts.get((table, layout))
         if statement is None:
             statement = self._upserts[table, layout] = _upsert_statement(connection, table, layout)
-        _execute_in_pieces(connection, statement, images)
+        written = _execute_in_pieces(connection, statement, images)
+        if len(table.writable_columns(layout)) > len(table.key):
+            # ON CONFLICT DO NOTHING does not count rows that exist.
+            require_written(table, written, len(images))
 
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key, as JSON arrays."""
@@ -232,25 +246,42 @@ class PostgreSQLReplica(ReplicaDialect):
         }
 
 
+_LIMIT_EXCEEDED = "54"
+
+_TRIGGERS = sa.text(
+    "SELECT t.place, found.name FROM unnest(CAST(:quoted AS text[])) WITH ORDINALITY AS t (quoted, place) JOIN ("
+    "SELECT tgrelid AS relation, tgname AS name FROM pg_trigger WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') "
+    "UNION ALL SELECT ev_class, rulename FROM pg_rewrite WHERE ev_type <> '1' AND ev_enabled IN ('O', 'A')"
+    ") AS found ON found.relation = to_regclass(t.quoted) ORDER BY 1, 2"
+)
+
+
+def _quoted_names(connection: Connection, names: Collection[TableName]) -> list[str]:
+    # to_regclass reads a name as SQL does, so the doubling of % for the driver is undone.
+    return [quoted_name(connection, *name).replace("%%", "%") for name in names]
+
+
 def _key_converter(portable: PortableType, column_type: str) -> Callable[[str], Any]:
     if column_type == "bytea":
         return base64.b64decode
     return hex_uuid if is_hex_uuid(portable, column_type) else str
 
 
-def _execute_in_pieces(connection: Connection, statement: str, documents: Sequence[bytes]) -> None:
+def _execute_in_pieces(connection: Connection, statement: str, documents: Sequence[bytes]) -> int:
+    """Return the number of rows that the statement has written or deleted."""
     ends = list(accumulate(map(len, documents)))
-    start = 0
+    start = written = 0
     while start < len(documents):
         before = ends[start - 1] if start else 0
         end = bisect_right(ends, before + _BYTES_PER_STATEMENT, start) + 1
-        _execute(connection, statement, documents[start:end])
+        written += _execute(connection, statement, documents[start:end])
         start = end
+    return written
 
 
-def _execute(connection: Connection, statement: str, documents: Sequence[bytes]) -> None:
+def _execute(connection: Connection, statement: str, documents: Sequence[bytes]) -> int:
     array = b"[" + b",".join(documents) + b"]"
-    connection.exec_driver_sql(statement, (array.decode(),))
+    return connection.exec_driver_sql(statement, (array.decode(),)).rowcount
 
 
 def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> str:

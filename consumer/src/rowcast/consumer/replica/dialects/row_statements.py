@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, ReplicaTable
+from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, ReplicaTable, require_written
 from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
 from rowcast.shared.tables.shape import PortableType
 
@@ -22,6 +22,8 @@ _Prepared = tuple[str, RowReader]
 class RowStatementReplica(ReplicaDialect):
     """Write to an engine whose driver takes many parameter sets in one call. Keep the statements."""
 
+    counts_written_rows: ClassVar[bool] = False
+    """The engine counts each row once that an upsert has written."""
     write_position: ClassVar[str]
     """The statement that inserts or updates a row of ``rowcast_position``."""
 
@@ -52,7 +54,10 @@ class RowStatementReplica(ReplicaDialect):
 
     def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
         """Write rows by primary key, in one call of the driver."""
-        self._execute(self._upserts, self.upsert_statement, connection, table, layout, images)
+        written = self._execute(self._upserts, self.upsert_statement, connection, table, layout, images)
+        if self.counts_written_rows and len(table.writable_columns(layout)) > len(table.key):
+            # ON CONFLICT DO NOTHING does not count rows that exist.
+            require_written(table, written, len(images))
 
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key, in one call of the driver."""
@@ -66,15 +71,18 @@ class RowStatementReplica(ReplicaDialect):
         table: ReplicaTable,
         layout: RowLayout,
         rows: Sequence[bytes],
-    ) -> None:
-        """Execute the prepared statement for the rows. ``make`` gives the statement at the first call."""
+    ) -> int:
+        """Execute the prepared statement for the rows. Return the number of rows that the driver counts.
+
+        ``make`` gives the statement at the first call.
+        """
         if (table, layout) not in prepared:
             sql, names = make(connection, table, layout)
             prepared[table, layout] = sql, self._reader(table, layout, names)
         sql, reader = prepared[table, layout]
         parameters = list(reader.rows(rows))
         self.check_rows(connection, sql, rows, parameters)
-        connection.exec_driver_sql(sql, parameters)
+        return connection.exec_driver_sql(sql, parameters).rowcount
 
     def check_rows(  # optional
         self, connection: Connection, sql: str, documents: Sequence[bytes], rows: Sequence[tuple[Any, ...]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import event, exc
@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, quoted_name
+from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, TableName, quoted_name
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, NoClaim, SQLiteClaim
 from rowcast.consumer.replica.dialects.orphans import log_orphans
@@ -29,6 +29,7 @@ class SQLiteReplica(RowStatementReplica):
     name = "sqlite"
     foreign_keys_in_table = True
     folds_table_names = True
+    counts_written_rows = True
     write_position = (
         "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn, topic_id) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (source, topic, partition) DO UPDATE "
@@ -91,6 +92,17 @@ class SQLiteReplica(RowStatementReplica):
         rows = connection.exec_driver_sql(f"PRAGMA table_xinfo({quoted_name(connection, None, name)})")
         return {r[1]: ReplicaColumn(r[1], r[2].lower(), not r[3] and not r[5], r[6] in (2, 3)) for r in rows}
 
+    def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
+        """Yield the triggers of these tables."""
+        folded = {name[1].lower(): name for name in names}
+        for table, trigger in connection.exec_driver_sql(_TRIGGERS):
+            if table in folded:
+                yield folded[table], trigger
+
+    def is_limit(self, error: exc.DBAPIError) -> bool:
+        """Return whether the table has too many columns."""
+        return "too many columns" in str(error.orig)
+
     def capacity(self, column_type: str) -> Capacity | None:
         """Return what a column of a type holds."""
         return sqlite_capacity(column_type)
@@ -139,6 +151,9 @@ class SQLiteReplica(RowStatementReplica):
         for (table, parent), count in Counter((row[0], row[2]) for row in violations).items():
             log_orphans(table, count, parent)
         return not violations
+
+
+_TRIGGERS = "SELECT lower(tbl_name), name FROM sqlite_master WHERE type = 'trigger' ORDER BY 1, 2"
 
 
 def converter(portable: PortableType, column_type: str, source_engine: str = "") -> Converter | None:
