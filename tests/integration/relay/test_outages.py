@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from rowcast.producer.relay import Relay, backlog, main_loop, running
+from rowcast.producer.relay.kafka import idle_contact
 from rowcast.producer.relay.upkeep import silent_kafka
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka import clients
@@ -60,6 +61,30 @@ def test_the_outbox_holds_what_kafka_does_not_take(
         wait_until(lambda: relay.relay.progress.state == "leading")
         assert relay.ended_by is None
     assert_all_arrived(settings, counters)
+
+
+def test_an_idle_relay_waits_while_kafka_is_away(
+    lite: Primary,
+    new_settings: NewSettings,
+    kafka: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(silent_kafka, "_SILENT_S", 0.5)
+    monkeypatch.setattr(idle_contact, "_EVERY_S", 0.2)
+    settings, counters = new_settings(lite), Counters(lite)
+    with running_thread(Relay(settings, lite.engine)) as relay:
+        counters.raise_some(random.Random(1))
+        wait_until(lambda: relay.relay.progress.events > 0 and not lite.ids())
+        kafka.pause()
+        try:
+            wait_until(lambda: relay.relay.progress.state == "waiting")
+            assert f"Kafka at {kafka.bootstrap_servers} has not answered for" in caplog.text
+            assert "asking for the brokers" in caplog.text
+        finally:
+            kafka.resume()
+        wait_until(lambda: relay.relay.progress.state == "leading")
+        assert relay.ended_by is None
 
 
 def test_a_relay_asked_to_stop_while_kafka_is_away_does_so_and_loses_nothing(

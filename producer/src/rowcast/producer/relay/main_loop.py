@@ -270,6 +270,7 @@ class Relay:
                 elif not leader.more:
                     self._woken.wait(min(poll.pause_s, leader.longest_pause_s))
                     poll.lengthen_if_quiet()
+                publisher.ask_if_idle()
                 state: RelayState = "waiting" if kafka.is_silent() else "leading"
                 self._report(state=state, lsn=leader.committed_lsn)
                 self._warn_if_due()

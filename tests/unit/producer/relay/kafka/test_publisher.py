@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from rowcast.producer.relay.kafka import idle_contact
 from rowcast.producer.relay.kafka import publisher as module
 from rowcast.producer.relay.kafka.marker import Markers
 from rowcast.producer.relay.kafka.publisher import Publisher
 from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.shared.errors import ConfigurationError, FencedError, RetriableError
+from support.relay.threads import wait_until
 
 EVENT: Message = ("shop.public.orders", b"{}", b'{"id":1}', -1)
 
@@ -55,6 +57,9 @@ class FakeProducer:
         assert self.gate.wait(30)
         self._did("commit")
         self.begun_at = None
+
+    def ask_for_brokers(self, topic: str, timeout: float) -> None:
+        self._did("ask")
 
     def close(self) -> None:
         self._did("close")
@@ -127,6 +132,22 @@ def test_after_a_commit_has_begun_the_other_producer_sends(publisher: Any) -> No
     assert [step for step in log if step.startswith(("event", "commit"))] == [
         "event 0", *[step for step in log if step in ("event 1", "commit 0")], "commit 1", "event 0",
     ]  # fmt: skip
+
+
+def test_an_idle_publisher_asks_for_the_brokers_and_says_so_until_the_answer(
+    publisher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle_contact, "_EVERY_S", 0.0)
+    publisher._active.failures["ask"] = [kafka_error(KafkaError._TIMED_OUT)]
+    publisher.send([EVENT], 4)
+    publisher.ask_if_idle()
+    assert publisher.unanswered() is None, "a Kafka transaction is open"
+    publisher.begin_commit(4)
+    publisher.take_committed(wait=True)
+    publisher.ask_if_idle()
+    assert publisher.unanswered().action == "asking for the brokers"
+    wait_until(lambda: publisher.ask_if_idle() or publisher.unanswered() is None)
+    assert log.count("ask 0") >= 1
 
 
 def test_nothing_is_sent_before_the_other_producers_messages_are_acknowledged(publisher: Any) -> None:

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
 from rowcast.producer.relay.kafka.errors import error_in, to_rowcast_error
+from rowcast.producer.relay.kafka.idle_contact import IdleContact
 from rowcast.producer.relay.kafka.marker import MarkerReader, Markers, marker_message
 from rowcast.producer.relay.kafka.transactional_producer import TransactionalProducer
 from rowcast.producer.relay.messages.envelopes import Message
@@ -31,6 +33,7 @@ from rowcast.shared import row_values
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import Properties
+from rowcast.shared.kafka.messages import marker_topic
 from rowcast.shared.kafka.signature import Signer
 
 _COMMITTING = "committing the Kafka transaction"
@@ -77,6 +80,9 @@ class Publisher:
         self._servers = properties.get("bootstrap.servers")
         self._closed = threading.Event()
         self._committer = ThreadPoolExecutor(1, "rowcast-relay-commit", row_values.show, (row_values.are_shown(),))
+        # The topic exists, and the producer needs its metadata anyway.
+        ask = partial(self._active.ask_for_brokers, marker_topic(source))
+        self._contact = IdleContact(self._committer, ask)
 
     @property
     def begun_at(self) -> float | None:
@@ -93,7 +99,14 @@ class Publisher:
         commit, asked = self._commit, self._asked
         if commit is not None and not commit.committed.done():
             asked = (_COMMITTING, commit.since)
+        elif asked is None and (since := self._contact.unanswered_since) is not None:
+            asked = ("asking for the brokers", since)
         return None if asked is None else Unanswered(asked[0], time.monotonic() - asked[1])
+
+    def ask_if_idle(self) -> None:
+        """Ask Kafka for the brokers from time to time if no Kafka transaction is open or being committed."""
+        if self._commit is None and self._active.begun_at is None:
+            self._contact.ask_if_due()
 
     def fence(self, check_epoch: Callable[[], object]) -> None:
         """Fence the older producers of this source, and abort the Kafka transactions that they left open.
@@ -169,6 +182,7 @@ class Publisher:
             return None
         self._wait(commit.committed)
         self._commit = None
+        self._contact.note_answer()
         return commit.lsn
 
     def _wait(self, future: Future[None]) -> None:

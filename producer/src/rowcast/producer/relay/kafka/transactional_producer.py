@@ -90,6 +90,10 @@ class TransactionalProducer:
         """Fence older producers of this ``transactional.id`` (``init_transactions``). Raises KafkaException."""
         self._producer.init_transactions(timeout)
 
+    def ask_for_brokers(self, topic: str, timeout: float) -> None:
+        """Ask any broker for the brokers and the topic. Raises KafkaException without an answer."""
+        self._producer.list_topics(topic, timeout)
+
     def send(self, messages: Iterable[Message], renew_lease: Callable[[], None]) -> None:
         """Send messages in the open Kafka transaction, or in a new one. ``flush`` and ``commit`` raise later failures.
 
