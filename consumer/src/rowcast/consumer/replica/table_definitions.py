@@ -68,8 +68,8 @@ def table_limits_named(shape: TableShape, replica: ReplicaDialect) -> Iterator[N
         if not replica.is_limit(error):
             raise
         raise ConfigurationError(
-            f"the source's table {shape.full_name} ({len(shape.columns)} columns) is beyond a limit of the "
-            f"replica's engine: {replica.reason(error)}. {_LEAVE_OUT}"
+            f"the source's table {shape.full_name} ({len(shape.columns)} columns) cannot exist on the "
+            f"replica's engine: {replica.reason(error).rstrip('.')}. {_LEAVE_OUT}"
         ) from error
 
 

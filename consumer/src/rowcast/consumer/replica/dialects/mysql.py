@@ -353,8 +353,9 @@ _TRIGGERS = sa.text(
 # InnoDB of MariaDB refuses columns so. The server itself takes more.
 _CANNOT_CREATE = 1005
 _TOO_MANY_COLUMNS = "errno: 185"
-# Too long a name, too many keys, too many columns in a key, too long a key or column, too many columns, too long a row.
-_LIMITS = frozenset((1059, 1069, 1070, 1071, 1074, 1117, 1118))
+# Too long a name, two columns whose names differ only in case, too many keys, too many columns in a key, too long a key
+# or column, too many columns, too long a row.
+_LIMITS = frozenset((1059, 1060, 1069, 1070, 1071, 1074, 1117, 1118))
 
 
 def _text_bytes(column: sa.Column[Any]) -> int:

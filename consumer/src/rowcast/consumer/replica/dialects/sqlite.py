@@ -100,8 +100,8 @@ class SQLiteReplica(RowStatementReplica):
                 yield folded[table], trigger
 
     def is_limit(self, error: exc.DBAPIError) -> bool:
-        """Return whether the table has too many columns."""
-        return "too many columns" in str(error.orig)
+        """Return whether the table has too many columns, or two whose names differ only in case."""
+        return str(error.orig).startswith(("too many columns", "duplicate column name"))
 
     def capacity(self, column_type: str) -> Capacity | None:
         """Return what a column of a type holds."""
