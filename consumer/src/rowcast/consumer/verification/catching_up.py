@@ -42,7 +42,12 @@ class CatchingUp:
         self._replica = replica
         self.source = source
         self._left_s = wait_s
-        self._stop = stop or threading.Event()
+        self.stop = stop or threading.Event()
+
+    def has_outbox_rows(self) -> bool:
+        """Return whether transactions of the primary wait to be published."""
+        with self._primary.connect() as connection:
+            return _last_outbox_id(connection) is not None
 
     def wait_for_relay(self) -> None:
         """Wait until every transaction that has been committed so far is published. Raise BehindError."""
@@ -72,7 +77,7 @@ class CatchingUp:
             if time.monotonic() - began > self._left_s:
                 self._left_s = 0
                 raise BehindError(reason)
-            if self._stop.wait(_POLL_S):
+            if self.stop.wait(_POLL_S):
                 raise VerifyStoppedError
         self._left_s -= time.monotonic() - began
 

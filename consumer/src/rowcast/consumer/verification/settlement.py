@@ -11,11 +11,15 @@ Rows that are equal at a second look are done. For the rest, in this order:
 A row without an event there has not changed since step 1 up to the replica's position. So the replica must hold the row
 of step 2. A row with events must be as the last of them says. Both are comparisons at the replica's position, however
 often the row changes.
+
+Without Kafka, rows that differ for some seconds count as different, with a warning that says so.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +30,15 @@ from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.replica import positions
 from rowcast.consumer.verification.catching_up import BehindError, CatchingUp
 from rowcast.consumer.verification.compared_table import ComparedTable
-from rowcast.consumer.verification.results import Difference
+from rowcast.consumer.verification.results import Difference, VerifyStoppedError
 from rowcast.consumer.verification.row_forms import CanonicalKey, RowForms
 from rowcast.consumer.verification.topic_events import TopicEvents, topic_events
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import UnreachableError
 
+_log = logging.getLogger("rowcast.verify")
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 _KEYS = 5_000
 """The greatest number of rows that are settled at once, because their images are in memory."""
 
@@ -85,8 +93,13 @@ class Settlement:
         if self.reason is not None:
             settled.behind += len(keys)
             return
-        with topic_events(self._settings, self._primary.shape) as topic:
-            since = topic.ends()
+        with ExitStack() as stack:
+            try:
+                topic = stack.enter_context(topic_events(self._settings, self._primary.shape))
+                since = topic.ends()
+            except UnreachableError as error:
+                self._settle_without_topics(keys, settled, error)
+                return
             ours = self._read_primary(keys)
             try:
                 self._catching_up.wait_for_relay()
@@ -100,6 +113,29 @@ class Settlement:
             ours = self._with_events(ours, keys, topic, since, applied)
         differences = (self._difference(key, ours, theirs) for key in keys)
         settled.differences += [difference for difference in differences if difference is not None]
+
+    def _settle_without_topics(self, keys: list[dict[str, Any]], settled: Settled, error: UnreachableError) -> None:
+        """Compare again and again for some seconds. Without Kafka nobody knows the replica's place among the events."""
+        for pause_s in _PAUSES_S:
+            if self._catching_up.stop.wait(pause_s):
+                raise VerifyStoppedError
+            keys = self._differ_twice(keys)
+            if not keys:
+                return
+        if self._catching_up.has_outbox_rows():
+            self.reason = f"the relay has not published all transactions of the outbox, and {error}"
+            settled.behind += len(keys)
+            return
+        _log.warning(
+            "%d rows of %s differ for %.0f s, and count as different, although they may be late. %s",
+            len(keys),
+            self._primary.shape.full_name,
+            sum(_PAUSES_S),
+            error,
+        )
+        ours, theirs = self._read_primary(keys), self._read_replica(keys)
+        found = (self._difference(key, ours, theirs) for key in keys)
+        settled.differences += [difference for difference in found if difference is not None]
 
     def _with_events(
         self,

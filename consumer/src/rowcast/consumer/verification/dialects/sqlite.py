@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.verification.dialects.base import VerifyDialect
 
-_ROW_HASH = "rowcast_row_hash"
+_ROW_HASH, _KEY_HASH = "rowcast_row_hash", "rowcast_key_hash"
 # The sum of the hashes of a page stays below 2^63, where SQLite's sums end.
 _MASK = 2**43 - 1
 
@@ -20,12 +20,13 @@ class SQLiteVerify(VerifyDialect):
     """The SQL of SQLite."""
 
     def configure(self, engine: Engine) -> None:
-        """Register the hash."""
+        """Register the hashes."""
 
         @event.listens_for(engine, "connect")
-        def register_hash(connection: Any, _record: object) -> None:
-            # Python's hash is equal for equal texts within a process, and both databases are read in this process.
+        def register_hashes(connection: Any, _record: object) -> None:
+            # Python's hash is equal for equal values within a process, and both databases are read in this process.
             connection.create_function(_ROW_HASH, 1, lambda text: hash(text) & _MASK, deterministic=True)
+            connection.create_function(_KEY_HASH, -1, lambda *key: hash(key) & _MASK, deterministic=True)
 
     def row_hash(self, text: ColumnElement[str]) -> ColumnElement[int]:
         """Return a hash of 43 bits."""
@@ -34,10 +35,8 @@ class SQLiteVerify(VerifyDialect):
 
     def key_hash(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
         """Return a hash of 43 bits."""
-        text: ColumnElement[str] = sa.cast(columns[0], sa.Text)
-        for column in columns[1:]:
-            text = text.concat(sa.literal_column("'|'")).concat(sa.cast(column, sa.Text))
-        return self.row_hash(text)
+        hash_: ColumnElement[int] = getattr(sa.func, _KEY_HASH)(*columns)
+        return hash_
 
     def joined(self, texts: ColumnElement[str]) -> ColumnElement[str]:
         """Return the texts, up to 1 GB."""
