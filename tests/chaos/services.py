@@ -104,6 +104,8 @@ class Service:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def _spawn(self) -> None:
+        if self._command is not None:
+            self._guard.forget_process(self._command.pid)
         self._restart_at = 0.0
         self._started_at = time.monotonic()
         self._command = Command(self._arguments, self.log, self._guard)

@@ -18,7 +18,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from servers import Broker, DatabaseServer, ServerError, install, sid
-from servers.guard import is_alive, wait_until_gone
+from servers import guard as guard_module
+from servers.guard import Guard, is_alive, wait_until_gone
 from servers.paths import TESTS
 
 
@@ -194,3 +195,21 @@ def test_no_engine_may_be_missing_in_ci(monkeypatch: pytest.MonkeyPatch) -> None
 
     with pytest.raises(ServerError, match="no way to Debian's packages"):
         install.install_available("mysql", "postgresql")
+
+
+def test_the_guard_ends_its_processes_and_no_other_that_has_got_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long campaign once ended itself: one of its threads had the number of a process that had ended."""
+    guard = Guard()
+    with (
+        subprocess.Popen(["sleep", "60"], start_new_session=True) as own,
+        subprocess.Popen(["sleep", "60"], start_new_session=True) as other,
+    ):
+        guard.watch_process(own.pid, signal.SIGKILL)
+        monkeypatch.setattr(guard_module, "started_at", lambda _pid: "1")
+        guard.watch_process(other.pid, signal.SIGKILL)
+        guard.close()
+        try:
+            assert own.wait(5) == -signal.SIGKILL
+            assert other.poll() is None
+        finally:
+            other.kill()

@@ -37,7 +37,7 @@ class Guard:
             yield
 
     def watch_process(self, pid: int, end_with: signal.Signals) -> None:
-        self._write(f"process {pid} {int(end_with)}")
+        self._write(f"process {pid} {int(end_with)} {started_at(pid)}")
 
     def forget_process(self, pid: int) -> None:
         """Watch a process no more, because it has ended. A closed guard watches nothing."""
@@ -68,6 +68,18 @@ class Guard:
             self._process.stdin.flush()
 
 
+def started_at(pid: int) -> str:
+    """Return when the process started, in ticks since the machine's start, or "" if the system does not say.
+
+    The number of a process that has ended is given again, to a process or to a thread of any process. A signal to a
+    thread would end its process.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
 def is_alive(pid: int) -> bool:
     """Return whether the process runs. Return False for an ended process, even before its parent has waited."""
     try:
@@ -92,15 +104,15 @@ def wait_until_gone(pid: int, seconds: float) -> bool:
 
 
 def _end(lines: Iterable[str]) -> None:
-    processes: dict[int, int] = {}
+    processes: dict[int, tuple[int, str]] = {}
     containers: list[str] = []
     mounts: list[str] = []
     paths: list[Path] = []
     for line in lines:
         kind, _, rest = line.strip().partition(" ")
         if kind == "process":
-            numbers = rest.split()
-            processes[int(numbers[0])] = int(numbers[1])
+            number, how, started = (*rest.split(), "")[:3]
+            processes[int(number)] = int(how), started
         elif kind == "ended":
             processes.pop(int(rest), None)
         elif kind == "container":
@@ -110,11 +122,12 @@ def _end(lines: Iterable[str]) -> None:
         elif kind == "path":
             paths.append(Path(rest))
 
-    for pid, end_with in processes.items():
+    own = {pid: end_with for pid, (end_with, started) in processes.items() if started == started_at(pid)}
+    for pid, end_with in own.items():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
             os.kill(pid, end_with)
-    for pid in processes:
+    for pid in own:
         if not wait_until_gone(pid, 10):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
