@@ -12,9 +12,6 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from rowcast.consumer.replica.positions import Verified
-from rowcast.consumer.verification.comparison import verify
-from rowcast.consumer.verification.recording import record_result
-from rowcast.consumer.verification.report import summary
 from rowcast.consumer.verification.results import VerifyStoppedError
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, RowcastError
@@ -73,6 +70,11 @@ class VerifySchedule:
             pause = every_s
 
     def _compare(self) -> None:
+        # Most workers compare nothing, and a start must not wait for these modules.
+        from rowcast.consumer.verification.comparison import verify
+        from rowcast.consumer.verification.recording import record_result
+        from rowcast.consumer.verification.report import summary
+
         result = verify(self._settings, self._replica, max_rate=self._max_rate, stop=self._stop)
         level = logging.INFO if result.equal else logging.WARNING
         _log.log(level, "replica %r: %s", self._replica, summary(result))
