@@ -114,7 +114,7 @@ def _running_findings(settings: Settings, name: str, area: str) -> Iterator[Find
 def _type_findings(
     settings: Settings, replica: ReplicaSettings, engine: Engine, name: str, area: str
 ) -> Iterator[Finding]:
-    """Yield the columns with values that the replica may be unable to hold, and the types missing there."""
+    """Yield the columns with values that the replica may be unable to hold, and the missing types."""
     if settings.primary is None:
         return
     primary = open_engine(settings.primary.sqlalchemy_url, "primary", pooled=False)

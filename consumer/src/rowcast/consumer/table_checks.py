@@ -16,7 +16,7 @@ from rowcast.shared.tables.shape_document import parse_shape
 
 
 def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
-    """Return the shapes that the worker has recorded, sorted by name. Raise DataError for a damaged one."""
+    """Return the shapes that the worker has recorded, sorted by name. Raise DataError for a damaged shape."""
     row = ROWCAST_TABLE.c
     texts = sa.select(row.shape).where(row.source == source).order_by(row.table_name)
     return [parse_shape(text) for text in connection.scalars(texts)]
@@ -25,7 +25,7 @@ def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
 def table_findings(
     connection: Connection, dialect: ReplicaDialect, shapes: list[TableShape], name: str, area: str
 ) -> Iterator[Finding]:
-    """Yield the tables that are gone or lack columns, which the worker would find only at the next event."""
+    """Yield tables that are gone or lack columns. The worker would find the fault only at the next event."""
     for shape in shapes:
         schema, table = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
         columns = dialect.read_columns(connection, schema, table)

@@ -67,7 +67,7 @@ def read_change(
     *,
     infer: bool = False,
 ) -> Change | None:
-    """Read one message of a table topic, with or without its schema. Return None if the replica excludes the table.
+    """Read one message of a table topic, with or without a schema. Return None if the replica excludes the table.
 
     ``infer``: use the table's latest shape if the shape of the event is unknown, because the schema topic has been read
     to the end. Raise UnknownShapeError for an unknown shape without ``infer``, and DataError with the reason if the
@@ -163,7 +163,7 @@ def read_change_fully(
     if after is not None and not event.key.items() <= after.items():
         raise DataError(f"the row of {layout.table} has another key than the message")
     row = None if after is None else {name: after[name] for name in layout.columns}
-    # The fast path takes a key of a known form as it is, so the order counts.
+    # The fast path takes a key of a known form without change, so the order counts.
     ordered_key = {name: event.key[name] for name in layout.key}
     require_types(layout.shape, layout.forms, ordered_key, row if is_inferred else after)
     identity = None if event.transaction is None else event.transaction.partition(":")[0]

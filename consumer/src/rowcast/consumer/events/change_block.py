@@ -114,7 +114,7 @@ def _images(values: Sequence[bytes], afters: Sequence[Any]) -> Sequence[bytes | 
 
 
 def _identities(transactions: Sequence[Any]) -> Sequence[str | None]:
-    """Return the ids up to the colon. Raise TypeError if some events have a transaction and others have none."""
+    """Return the ids up to the colon. Raise TypeError if only some events have a transaction."""
     if transactions.count(None) == len(transactions):
         return transactions
     return list(map(_first_of, map(str.partition, map(_id_of, transactions), repeat(":"))))

@@ -1,4 +1,4 @@
-"""The command that rebuilds a replica, in errors of code that does not know the replica's name."""
+"""The command that rebuilds a replica, for errors of code without the replica's name."""
 
 from __future__ import annotations
 

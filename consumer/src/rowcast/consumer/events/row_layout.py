@@ -106,7 +106,7 @@ class RowLayouts:
         )
 
     def infer(self, table: str, version: str | None, columns: Iterable[str]) -> RowLayout:
-        """Return a layout for an event whose shape is lost, because compaction keeps only a table's latest shape.
+        """Return a layout for an event of a lost shape. Compaction keeps only a table's latest shape.
 
         The layout leaves out columns that the latest shape lacks. Raise DataError if the event names no shape and has
         such columns, or if the event lacks a column of the primary key.

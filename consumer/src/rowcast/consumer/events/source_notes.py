@@ -1,4 +1,4 @@
-"""What the schema topic says about the source besides shapes: the timeline, and the tables that lack rows."""
+"""The notes of the schema topic about the source besides shapes: the timeline, and the tables without all rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rowcast.shared.strict_form import Name, Number, StrictForm, checked
 class ShapeNotes(StrictForm):
     """The members of a shape's message that do not belong to the shape.
 
-    ``timeline``: the source's timeline when the shape was published, and ``timeline_lsn`` its first lsn. ``snapshot``:
-    ``pending`` until Kafka has all rows of the table that existed before the capture or the timeline.
+    ``timeline``: the source's timeline when the shape was published, and ``timeline_lsn`` the timeline's first lsn.
+    ``snapshot``: ``pending`` until Kafka has all rows of the table that existed before the capture or the timeline.
     """
 
     version: Name | None = None
@@ -30,8 +30,8 @@ def parse_notes(value: bytes) -> ShapeNotes:
 class SourceNotes:
     """The latest notes of every table.
 
-    ``timeline``: the source's present timeline, and ``first_lsn`` its first lsn. Earlier events belong to timelines
-    that have ended.
+    ``timeline``: the source's present timeline, and ``first_lsn`` the timeline's first lsn. Earlier events belong to
+    ended timelines.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""The changes of one large source transaction, in a temporary file, because END comes only after all of them.
+"""Keep the changes of a large source transaction in a temporary file, because END comes only after all changes.
 
-The file has no name, so it is gone when the worker has ended. It holds blocks of changes of one table and partition.
+The file has no name and vanishes when the worker ends. A block has changes of a single table and partition.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class _Block(NamedTuple):
 
 
 class SpilledChanges:
-    """Collect the changes of a transaction, and give them back in the order of their lsns, as often as needed.
+    """Collect the changes of a transaction, and give the changes back in the order of lsns, as often as needed.
 
-    ``append`` is called for each series in the order of its lsns. Nothing is appended once the changes are read. Raise
+    ``append`` is called for each series in the order of lsns. Nothing is appended once the changes are read. Raise
     UnreachableError if the file cannot be written.
     """
 

@@ -22,9 +22,9 @@ OPEN_LSN = 2**63 - 1
 
 
 class Tombstone(Change):
-    """A delete that only a tombstone without an lsn shows. ``ts_ms`` is the time when the tombstone was published.
+    """A delete shown only by a tombstone without an lsn. ``ts_ms``: when the tombstone was published.
 
-    Its lsn lies between the lsns of the events around it in its partition.
+    The lsn lies between the lsns of the neighbouring events in the partition.
     """
 
     __slots__ = ()
@@ -40,8 +40,8 @@ class TombstoneReader:
     def read(self, message: Any, previous: Any, partition: Partition) -> Change | None:
         """Return the delete, or None if the tombstone deletes nothing.
 
-        Return a ``Tombstone`` if the message has no lsn, because another program or an older relay wrote it.
-        ``previous``: the message before in the partition, if it was read. Its delete event says the same.
+        Return a ``Tombstone`` if the message has no lsn, because another program or an older relay wrote the message.
+        ``previous``: the message before in the partition, if known. A tombstone after its delete event deletes nothing.
         """
         if message.key() is None or (previous is not None and _is_delete(previous, message.key())):
             return None

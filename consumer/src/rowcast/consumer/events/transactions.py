@@ -15,9 +15,9 @@ from rowcast.consumer.events.spilled_changes import SpilledChanges
 class Transaction:
     """The changes of one source transaction, and the positions of the partitions once the changes are applied.
 
-    ``by_key``: the changes are not a source transaction but events in the order of their partitions, read while the
-    replica loads. The end of such changes is not a state of the primary. ``lsn`` is the lsn of END, or the greatest lsn
-    of the events if ``by_key`` is set.
+    ``by_key``: the changes are not a source transaction but events in the order of the partitions, read while the
+    replica loads. After the changes, the replica is not in a state of the primary. ``lsn`` is the lsn of END, or the
+    greatest lsn of the events if ``by_key`` is set.
     """
 
     id: str | None
@@ -35,7 +35,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One or more transactions that are applied together, in order."""
+    """Transactions to apply together, in order."""
 
     transactions: Sequence[Transaction]
 

@@ -21,7 +21,7 @@ Form = tuple[str | type, ...]
 
 @dataclass(frozen=True, slots=True)
 class KnownForms:
-    """The forms that fit a layout. A key's form says nothing of a row, which must have all columns."""
+    """The forms that fit a layout. A key's form says nothing of a row, because a row must have all columns."""
 
     keys: set[Form] = field(default_factory=set)
     rows: set[Form] = field(default_factory=set)
@@ -38,9 +38,9 @@ _NAMES = {bool: "a boolean", int: "an integer", float: "a number", str: "a text"
 
 
 def fitting_types(shape: TableShape) -> dict[str, frozenset[type]]:
-    """Return the types of the values that fit each column whatever they are, also NULL.
+    """Return for each column the types whose values all fit, also NULL.
 
-    The texts that stand for some floating point numbers fit too, but each text must be compared.
+    The texts for some floating point numbers fit too, but each text must be compared.
     """
     return {
         column.name: (json_types(column.type, shape.engine) | _NULL) - _compared_types(column.type.name)
@@ -55,7 +55,7 @@ def _compared_types(type_name: str) -> frozenset[type]:
 def require_types(shape: TableShape, forms: KnownForms, key: Mapping[str, Any], row: Mapping[str, Any] | None) -> None:
     """Raise DataError if a value of the key or of the row has another JSON type than its column.
 
-    ``row``: the values of all columns. ``forms``: the known forms, to which the forms of key and row are added.
+    ``row``: the values of all columns. ``forms``: the known forms. The forms of key and row are added.
     """
     if not is_loosely_typed(shape.engine) and None in key.values():
         raise DataError(f"the key of {shape.full_name} holds NULL")

@@ -1,8 +1,8 @@
-"""Remember the newest lsn of each key, so that an event that comes late does not overwrite a newer one.
+"""Remember the newest lsn of each key, so that a late event does not overwrite a newer event.
 
-A relay that takes over sends its predecessor's last claims again. Such events are *late*: their lsns are smaller than
-lsns that were released before. If partitions were added to the topic meanwhile, the newer event of a key may be in
-another partition than the late event.
+A relay that takes over sends the predecessor's last claims again. The repeated events are *late*: the lsns are smaller
+than lsns released before. If partitions were added to the topic meanwhile, the newer event of a key may be in another
+partition than the late event.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _key_and_lsn = itemgetter(Change._fields.index("key"), Change._fields.index("lsn
 
 
 class AppliedKeys:
-    """Remember the released events of the topics that have several partitions.
+    """Remember the released events of the topics with several partitions.
 
-    ``positions``: the replica's. ``size``: the number of keys to remember for each topic, or up to twice as many. What
-    is not in memory, because it was released before this run or long ago, is read from Kafka again.
+    ``positions``: the replica's. ``size``: the number of keys to remember for each topic, or up to twice as many.
+    Events missing in memory, released before this run or long ago, are read from Kafka again.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AppliedKeys:
             of_topic.forget_up_to(position.lsn)
 
     def released_lsn(self, topic: str) -> int:
-        """Return the greatest lsn that was released. A released event that is not above it comes late."""
+        """Return the greatest released lsn. A released event up to this lsn comes late."""
         return self._topics.setdefault(topic, _Topic()).released_lsn
 
     def note(self, topic: str, changes: Sequence[Change]) -> None:
@@ -84,10 +84,10 @@ class AppliedKeys:
 
 
 class _Topic:
-    """Hold what is known of one topic.
+    """Hold the known keys of a topic.
 
-    ``forgotten_lsn``: nothing is known of the keys of events up to this lsn. ``turned_lsn``: the lsn at which
-    ``before`` ended.
+    ``forgotten_lsn``: nothing is known of the keys of events up to this lsn. ``turned_lsn``: the lsn at the end of
+    ``before``.
     """
 
     __slots__ = ("before", "forgotten_lsn", "newest", "read_again", "released_lsn", "turned_lsn")

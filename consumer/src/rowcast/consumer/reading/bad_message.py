@@ -1,4 +1,4 @@
-"""A message that is not valid, on its way from the place that reads it to the router."""
+"""Carry an invalid message from its reader to the router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collect the events that go by key, with the deletes that only tombstones show."""
+"""Collect the events that go by key, with the deletes shown only by tombstones."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class ByKeyEvents:
     ) -> tuple[list[Tombstone], list[Change]]:
         """Put the tombstones among ``messages`` into the changes of the other messages.
 
-        Return the tombstones, and apart from them the deletes with an lsn, which are not among the changes. Call this
-        before the stream has the lsns of the changes. Raise BadMessageError.
+        Return the tombstones, and separately the deletes with an lsn, which are not among the changes. Call this before
+        the stream has the lsns of the changes. Raise BadMessageError.
         """
         found: list[Tombstone] = []
         deletes: list[Change] = []
@@ -73,11 +73,10 @@ class ByKeyEvents:
     def read_tombstone(
         self, stream: PartitionStream, message: Any, before: Any, *, follows_events: bool
     ) -> Change | None:
-        """Return the delete, or None if the tombstone deletes nothing that its delete event does not delete.
+        """Return the delete, or None if the tombstone only repeats its delete event.
 
-        Raise BadMessageError for an lsn that cannot be true.
-        ``before``: the message before in the partition, if it was read. ``follows_events``: events that go by key were
-        read from the partition before, and are not in the merge yet.
+        Raise BadMessageError for an impossible lsn. ``before``: the message before in the partition, if known.
+        ``follows_events``: events by key were read from the partition before, and are not in the merge yet.
         """
         tombstone = self._tombstones.read(message, before, stream.partition)
         if tombstone is None:

@@ -15,8 +15,8 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 class Cutover:
     """Know whether events go by key.
 
-    ``last_transaction``: the id of the transaction last applied. ``abandoned_lsn``: the lsn up to which ENDs have been
-    dropped, whose events may still come.
+    ``last_transaction``: the id of the transaction last applied. ``abandoned_lsn``: ENDs up to this lsn have been
+    dropped, and the events may still come.
     """
 
     def __init__(self, last_transaction: str | None, *, by_key: bool, abandoned_lsn: int = 0) -> None:
@@ -44,11 +44,11 @@ class Cutover:
             # The stream has no transaction if an earlier run of the worker has read it.
             self.transaction = furthest.transaction or self._last_transaction
         if self._abandoned_lsn > self.lsn:
-            # Without their END, the events of these transactions could not be assembled.
+            # Without END, the events of a transaction could not be assembled.
             self.lsn, self.transaction = self._abandoned_lsn, None
 
     def abandon(self, lsn: int) -> None:
-        """Take note that an END has been dropped. Its events may still come, and go by key then."""
+        """Note a dropped END. The events of the transaction may still come, and go by key then."""
         self._abandoned_lsn = max(self._abandoned_lsn, lsn)
 
     def finish(self) -> None:

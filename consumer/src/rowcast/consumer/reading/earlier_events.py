@@ -15,19 +15,19 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.clients import unreachable
 
-# Between events of greater lsns, there are at most as many events that were sent again.
+# The number of repeated events between events of greater lsns is at most this.
 _LOOK = 20_000
 _BATCH = 500
-# A relay sends at most the claims again that Kafka has not committed, which are fewer events.
+# A relay repeats at most the claims not committed by Kafka, and these are fewer events.
 _MAX_LOOK = 1_000_000
 
 
 def read_newest(
     settings: Settings, layouts: RowLayouts, streams: Collection[PartitionStream], lsn: int
 ) -> tuple[dict[bytes, int], bool]:
-    """Return the greatest lsn of each key of which an event with an lsn above ``lsn`` was read.
+    """Return the greatest lsn of each key with a read event above ``lsn``.
 
-    ``streams``: all of one topic. Also return whether every partition was read far enough. Raise UnreachableError if
+    ``streams``: all of a topic. Also return whether every partition was read far enough. Raise UnreachableError if
     Kafka does not answer.
     """
     newest: dict[bytes, int] = {}
@@ -48,9 +48,9 @@ class _Reader:
         self._tombstones = TombstoneReader(layouts, settings.topic_of)
 
     def read_back(self, stream: PartitionStream, first: int, lsn: int, newest: dict[bytes, int]) -> bool:
-        """Add the events of a partition with greater lsns, read backwards until there are no more of them.
+        """Add the events of a partition with greater lsns, read backwards until no more are found.
 
-        Return False if there may be more. Events that were sent again have smaller lsns than events before them.
+        Return False if more events may exist. Repeated events have smaller lsns than earlier events.
         """
         until, was_found = stream.next_offset, stream.lsn <= lsn
         while until > first and stream.next_offset - until < _MAX_LOOK:

@@ -30,8 +30,8 @@ class GapDetector:
         """Return the reason if events are lost for good, else None.
 
         Events are lost if all partitions of the table have moved past END, because lsns only grow. Events are also lost
-        if all partitions have been at the end for ``GRACE_S``. All partitions includes partitions that were added to
-        the topic meanwhile. Therefore new partitions are looked for as soon as the known partitions cannot complete the
+        if all partitions have been at the end for ``GRACE_S``. All partitions includes partitions added to the topic
+        meanwhile. Therefore new partitions are looked for as soon as the known partitions cannot complete the
         transaction.
         """
         now = time.monotonic()

@@ -20,9 +20,9 @@ _END_GRACE_S = 2.0
 class Load:
     """Cut over at the topics' ends, and know when everything up to the cutover has been read.
 
-    One partition may have been read far ahead of the others, and an END may be visible before a counted event.
-    Therefore the END at the cutover must first be *committed* in Kafka, together with every earlier event. Then all
-    partitions are read up to the new ends.
+    A partition may have been read far ahead of the rest, and an END may be visible before a counted event. Therefore
+    the END at the cutover must first be *committed* in Kafka, together with every earlier event. Then all partitions
+    are read up to the new ends.
     """
 
     def __init__(self, context: ReaderContext, subscription: Subscription, router: MessageRouter) -> None:
@@ -66,14 +66,14 @@ class Load:
                 return False
             self._cutover_is_committed = True
             self._subscription.set_targets()
-        # A busy partition need not be read to its end, because its later events belong to later transactions.
+        # A busy partition need not be read to its end, because later events belong to later transactions.
         return all(s.target_reached or (s.kind == "table" and self._cutover.is_behind(s)) for s in streams)
 
     def _lacks_rows(self) -> bool:
         """Return whether the initial snapshot of a table is not complete in Kafka.
 
-        The relay says so on the schema topic, after Kafka has committed the last chunk. The partitions are then read up
-        to their ends of that moment, which are behind all chunks.
+        The relay reports a complete snapshot on the schema topic, after Kafka has committed the last chunk. The
+        partitions are then read up to the present ends, behind all chunks.
         """
         if tables := self._notes.tables_lacking_rows():
             if not self._awaited_snapshots:
@@ -92,8 +92,8 @@ class Load:
             at_end = all(s.at_end for s in self._subscription.streams.values())
             if not at_end or self._cutover.is_open or waited_s < _END_GRACE_S:
                 return False
-            # The END may have been deleted with old segments, long after its commit, and all earlier records with it.
-            # If records are left, the relay has sent the events and not yet the END.
+            # The END may have been deleted with old segments, long after the commit, and all earlier records too. If
+            # records are left, the relay has sent the events and not yet the END.
             return all(self._subscription.first_offset(s) >= s.next_offset for s in transaction_streams)
         for stream in transaction_streams if self._cutover.lsn else ():
             if self._committed is None:

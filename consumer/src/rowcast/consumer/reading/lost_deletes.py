@@ -1,7 +1,7 @@
-"""Notice that Kafka may have removed tombstones that the replica has not read.
+"""Notice that Kafka may have removed unread tombstones.
 
 Compaction removes the older events of a key, and keeps the tombstone of a deleted key for ``delete.retention.ms``. A
-replica that was away for longer keeps rows that the primary has deleted, and no message shows which rows.
+replica away for longer keeps rows deleted on the primary, and no message names the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rowcast.shared.kafka.clients import new_admin
 
 _log = logging.getLogger("rowcast.worker")
 
-# The end of a Kafka transaction takes one offset. A delete and its tombstone are neighbours, so two offsets are missing
+# The end of a Kafka transaction takes an offset. A delete and its tombstone are neighbours, so two offsets are missing
 # where both were removed.
 _MISSING_OFFSETS = 2
 # Kafka's default for delete.retention.ms.
@@ -29,9 +29,9 @@ _DEFAULT_RETENTION_MS = 86_400_000
 
 
 class LostDeletes:
-    """Look for missing offsets while events go by key, in topics of which the replica has rows.
+    """Look for missing offsets while events go by key, in topics with rows in the replica.
 
-    ``positions``: the partitions from which the replica has applied events.
+    ``positions``: the partitions with events applied to the replica.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """Merge the partitions of a topic by lsn, for events that go by key.
 
-A key's events are in one partition only as long as the topic keeps its number of partitions. After partitions were
-added, the older events of a key may be in another partition than its newer events. The lsn is the order of all of them.
+A key's events are in a single partition only as long as the number of partitions stays. After partitions were added,
+the older events of a key may be in another partition than the newer events. The lsn is the order of all events of the
+key.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 
 
 class LsnMerge:
-    """Hold events that come early, and release the events of each topic in the order of their lsns.
+    """Hold early events, and release the events of each topic in the order of lsns.
 
     The *watermark* of a topic is the smallest lsn up to which every partition has been read. Events up to the watermark
-    are released. A partition that has reached its target does not hold the watermark, because every event that was
-    there at the start of the load has been read. Topics do not wait for each other, because a key belongs to one table.
+    are released. A partition that has reached its target does not hold the watermark, because every event from before
+    the start of the load has been read. Topics do not wait for each other, because a key belongs to one table.
 
-    A late event has a smaller lsn than an event before it in its partition, because it was sent again. It is released
-    in the order of lsns too, and dropped if a newer event of its key was released.
+    A late event has a smaller lsn than an earlier event of the partition, because the relay repeated the event. A late
+    event is released in the order of lsns too, and dropped if a newer event of the key was released.
 
-    A tombstone that has neither an lsn nor its delete event waits for the next event of its partition, and is released
+    A tombstone that has neither an lsn nor its delete event waits for the next event of the partition, and is released
     just before this event. Until then, another partition may release an event of the key. If the event is younger than
     the tombstone, the row was created again, and the tombstone is dropped.
     """
@@ -47,7 +48,7 @@ class LsnMerge:
         tombstones: Iterable[Tombstone] = (),
         late: Sequence[Change] = (),
     ) -> None:
-        """Add the next events of a partition. Their lsns must grow.
+        """Add the next events of a partition. The lsns must grow.
 
         ``tombstones``: the tombstones without an lsn among the events. ``late``: the other next events, of any lsn.
         """
@@ -67,7 +68,7 @@ class LsnMerge:
     def is_ahead(self, stream: PartitionStream) -> bool:
         """Return whether the stream holds events, and the watermark does not wait for the stream.
 
-        A stream at the watermark can hold nothing but tombstones that wait for its next event.
+        A stream at the watermark can hold nothing but tombstones that wait for the next event.
         """
         if not stream.held:
             return bool(stream.late) and all(change.lsn <= stream.lsn for change in stream.late)
@@ -103,7 +104,7 @@ class LsnMerge:
         return changes, positions
 
     def _in_order(self, changes: list[Change], streams: Sequence[PartitionStream], *, is_sorted: bool) -> list[Change]:
-        """Return the released events of a topic in the order in which they are to be applied."""
+        """Return the released events of a topic in the order to apply."""
         if not changes:
             return changes
         topic = streams[0].partition[0]
@@ -166,7 +167,7 @@ def _settle_tombstones(
 ) -> list[Change]:
     """Return the changes without the tombstones of rows that were created again.
 
-    ``pending``: the held tombstones by key. ``lsns``: the lsns of the partitions, for the tombstones at their ends.
+    ``pending``: the held tombstones by key. ``lsns``: the lsns of the partitions, for the last tombstones.
     """
     settled = []
     for change in merged:
@@ -186,9 +187,9 @@ def _settle_tombstones(
 def _position_after(
     stream: PartitionStream, run: Sequence[Change], late: Sequence[Change], *, is_alone: bool
 ) -> Position:
-    """Return the position after events that were released, and after the tombstones that repeat them.
+    """Return the position after released events and their tombstones.
 
-    A worker that starts again would take such a tombstone for a delete of its own if the tombstone has no lsn.
+    A worker that starts again would take a repeated tombstone without an lsn for a new delete.
     """
     if is_alone and not (stream.held or stream.late):
         return stream.position
@@ -204,9 +205,9 @@ def _position_after(
 
 
 def _take_late(stream: PartitionStream, watermark: float, run: Sequence[Change]) -> list[Change]:
-    """Remove and return the late events, in the order of their offsets, or nothing if they must wait.
+    """Remove and return the late events, in the order of offsets, or nothing if the events must wait.
 
-    They wait until all of them are up to the watermark, and until the stream has a new position for them.
+    Late events wait until all are up to the watermark, and until the stream has a new position.
     """
     if any(change.lsn > watermark for change in stream.late) or (stream.held and not run):
         return []

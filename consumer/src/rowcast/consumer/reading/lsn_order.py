@@ -1,9 +1,9 @@
 """Judge the lsns of messages: sent twice, going back, or far too high.
 
-lsns only grow in a partition, except that a relay sends the same messages again after a crash. A message with a smaller
-lsn is then one that was read before. A message that claims any other lsn was not written by the source's relay, or the
-relay has lost its count. Taken for a repetition, such a message would be skipped without notice. A message with a huge
-lsn would make all later messages look like repetitions.
+lsns only grow in a partition, except when a relay repeats messages after a crash. A message with a smaller lsn was then
+read before. A message with any other lsn was not written by the source's relay, or the relay has lost its count. Taken
+for a repetition, the message would be skipped without notice. A message with a huge lsn would make all later messages
+look like repetitions.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
-# A source that counts ten million changes a second needs 30 hours for this distance.
+# With ten million changes a second, a source needs 30 hours for this distance.
 MAX_LEAP = 2**40
-# No source reaches this lsn. It limits the first message of a new replica, which has no lsn to compare with.
+# No source reaches this lsn. The limit is for the first message of a new replica, without an lsn to compare with.
 _MAX_LSN = 2**60
 
 
 class LsnMemory:
-    """Remember the last messages that were read from a partition, by lsn and a mark of their content.
+    """Remember the last messages read from a partition, by lsn and a mark of the content.
 
-    ``start``: the greatest lsn that the replica had applied before. Nothing is known of messages up to it. ``size``:
-    the number of messages to remember, or up to twice as many.
+    ``start``: the greatest lsn applied before. Nothing is known of messages up to this lsn. ``size``: the number of
+    messages to remember, or up to twice as many.
     """
 
     def __init__(self, start: int, size: int) -> None:
@@ -32,7 +32,7 @@ class LsnMemory:
         self._forgotten = start
 
     def remember(self, lsn: int, mark: int) -> None:
-        """Add a message whose lsn is greater than all before. ``mark``: a hash of what identifies the message."""
+        """Add a message whose lsn is greater than all before. ``mark``: a hash of the identifying content."""
         self._lsns.append(lsn)
         self._marks.append(mark)
         self.bound()
@@ -50,7 +50,7 @@ class LsnMemory:
             del self._marks[: -self._size]
 
     def insert(self, lsn: int, mark: int) -> None:
-        """Add a message whose lsn is smaller than that of a message before."""
+        """Add a message with a smaller lsn than an earlier message."""
         place = bisect_left(self._lsns, lsn)
         self._lsns.insert(place, lsn)
         self._marks.insert(place, mark)

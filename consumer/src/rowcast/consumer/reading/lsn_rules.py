@@ -56,9 +56,9 @@ class LsnRules:
         )
 
     def was_sent_to(self, others: Iterable[PartitionStream], change: Change, applied_lsn: int) -> bool:
-        """Return whether an event was read or applied from another partition of its topic.
+        """Return whether an event was read or applied from another partition of the topic.
 
-        ``others``: the other partitions that were read. ``applied_lsn``: the lsn of the last END that was applied.
+        ``others``: the rest of the read partitions. ``applied_lsn``: the lsn of the last applied END.
         """
         if any(other.memory.has_read(change.lsn, event_mark(change)) for other in others):
             return True

@@ -1,4 +1,4 @@
-"""Route messages by their topics, and return the transactions that can be applied."""
+"""Route messages by topic, and return the transactions that can be applied."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class MessageRouter:
         return transactions
 
     def pop_idle(self, streams: Iterable[PartitionStream]) -> Transaction:
-        """Return a transaction without changes, with the positions after all records that were read.
+        """Return a transaction without changes, with the positions after all read records.
 
         Call this only if ``is_empty``.
         """
@@ -141,9 +141,9 @@ class MessageRouter:
     ) -> list[PartitionStream]:
         """Let all events that have not been returned go by key. Return the streams to read again from their offset.
 
-        ``first_lost_ms``: the time of the first transaction that lacks events, if the time is known.
-        Abandon transactions. Tombstones between the events were skipped so far, and have a meaning by key. Therefore
-        the held events are dropped and read again, with everything after them.
+        ``first_lost_ms``: the time of the first transaction that lacks events, if the time is known. Abandon
+        transactions. Tombstones between the events were skipped before, and have a meaning by key. Therefore the held
+        events are dropped and read again, with all later messages.
         """
         if not self.cutover.by_key:
             # All deletes of the transactions before are known.

@@ -36,7 +36,7 @@ class NewShapes:
     def require(self, event: TransactionEvent) -> None:
         """Raise DataError if an END counts events of a wanted table without a shape.
 
-        The relay commits a shape before it sends the first event, so the shape is there when the END is.
+        The relay commits a shape before sending the first event, so the shape is readable before the END.
         """
         if event.data_collections is None:
             return

@@ -1,4 +1,4 @@
-"""The parts of a transaction that is read: its events so far, and its END."""
+"""Hold the read parts of a transaction: the events and the END."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ TopicKind = Literal["table", "transaction", "schema"]
 
 @dataclass(slots=True, eq=False)
 class PartitionStream:
-    """One partition. ``next_offset`` and ``lsn`` count what was read, applied or not.
+    """A partition. ``next_offset`` and ``lsn`` count the read messages, applied or not.
 
-    ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the position at
-    which reading began. ``held``: the events that wait for events of a smaller lsn in other partitions of the topic
-    (``LsnMerge``). ``late``: the held events with smaller lsns than events before them, in the order of their offsets.
-    ``repeated_tombstones``: the offsets of tombstones whose delete events are held. ``last_message``: the message read
-    last. ``blocks_to_take_singly``: the number of blocks whose messages are read one by one, because messages before
-    had another form than usual. ``memory``: the messages that were read before.
+    ``target``: the offset to read to before the replica is loaded or ``--once`` is done. ``start``: the first position
+    of the reading. ``held``: the events that wait for events of a smaller lsn in another partition of the topic
+    (``LsnMerge``). ``late``: the held events with smaller lsns than earlier events, in the order of offsets.
+    ``repeated_tombstones``: the offsets of tombstones with a held delete event. ``last_message``: the message read
+    last. ``blocks_to_take_singly``: the number of blocks to read message by message, because earlier messages had
+    another form than usual. ``memory``: the messages read before.
     """
 
     partition: Partition

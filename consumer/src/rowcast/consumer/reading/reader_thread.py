@@ -42,10 +42,10 @@ _place_of, _message_of = itemgetter(0), itemgetter(1)
 
 
 class ReaderThread:
-    """Read until stopped, failed, or with ``once`` until the ends that the topics had at the start.
+    """Read until stopped, failed, or with ``once`` until the ends of the topics at the start.
 
     ``queue`` receives the transactions, and the error if reading fails. ``consumer`` is from ``new_reader``, ``asker``
-    from ``new_asker``. Only the reader uses them until ``close``. ``vitals``: where the loop shows that it goes round.
+    from ``new_asker``. Only the reader uses both until ``close``. ``vitals``: where the loop shows that it goes round.
     """
 
     def __init__(self, context: ReaderContext, consumer: Any, asker: Any, vitals: Vitals | None = None) -> None:
@@ -139,7 +139,7 @@ class ReaderThread:
     def _route(self, messages: Sequence[Any]) -> None:
         """Group messages by stream, because the order of messages matters only within a stream."""
         groups: dict[PartitionStream, list[Any]] = {}
-        # An error is compared with None by identity, because it refuses to be compared by value.
+        # An error is compared with None by identity, because an error refuses a comparison by value.
         are_errors = map(is_not, map(_error_of, messages), repeat(None))
         places = zip(map(_topic_of, messages), map(_number_of, messages), are_errors, strict=True)
         # Kafka's client returns the messages of a partition in runs.

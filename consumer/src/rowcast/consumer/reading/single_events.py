@@ -1,4 +1,4 @@
-"""Take the messages of a table topic one by one, with a closer look at each lsn."""
+"""Take the messages of a table topic singly, with a closer look at each lsn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rowcast.shared.errors import DataError
 
 
 class SingleEvents:
-    """Read events one by one, and accept, skip or refuse each. The parameters are shared with ``TableEvents``."""
+    """Read events singly, and accept, skip or refuse each. The parameters are shared with ``TableEvents``."""
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class SingleEvents:
     def _take_smaller(self, change: Change, taken: _TakenEvents) -> None:
         """Take an event whose lsn is not above the lsns before.
 
-        Usually the event was sent twice, because lsns only grow. By key it is applied again if no newer event of its
-        key was, because compaction may have removed the first copy.
+        Usually the event was sent twice, because lsns only grow. By key, the event is applied again if no newer event
+        of the key was, because compaction may have removed the first copy.
         """
         stream = taken.stream
         if self._cutover.applies_repetitions(change.lsn):
@@ -103,7 +103,7 @@ class SingleEvents:
     def _was_sent_elsewhere(self, change: Change, stream: PartitionStream) -> bool:
         """Return whether the event was sent to another partition before, and partitions were added to the topic since.
 
-        A key then belongs to another partition, and a relay that takes over sends the event again there.
+        A key then belongs to another partition, and a relay that takes over repeats the event in the new partition.
         """
         others = self._history.others(stream)
         return change.lsn > self._cutover.lsn and self._rules.was_sent_to(others, change, self._history.applied_lsn)

@@ -201,7 +201,7 @@ class Subscription:
     def restart(self, stream: PartitionStream) -> None:
         """Continue with the first offset that the partition still has.
 
-        Raise DataError if records were deleted that the replica has not applied, or if the topic was created again.
+        Raise DataError if unapplied records were deleted, or if the topic was created again.
         """
         self.compare_ids(at_once=True)
         self._set_targets([stream])

@@ -1,6 +1,6 @@
 """Take the messages of table topics: by key into the merge, else into the assembler.
 
-Usual messages are taken in blocks. The messages of a block with anything unusual in it are taken one by one.
+Usual messages are taken in blocks. The messages of a block with anything unusual are taken singly.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TableEvents:
             stream.last_message = block[-1]
 
     def _take_block(self, stream: PartitionStream, messages: Sequence[Any]) -> bool:
-        """Take the messages at once. Return False, and take none, if the messages must be taken one by one."""
+        """Take the messages at once. Return False without taking any if the messages must be taken singly."""
         if self._skips.transactions or self._cutover.is_under_way:
             return False
         if stream.blocks_to_take_singly:
@@ -126,6 +126,6 @@ class TableEvents:
         try:
             change = read_change(message.key(), message.value(), stream.partition, message.offset(), self._layouts)
         except DataError:
-            return  # Nothing is known of its transaction, which then lacks an event.
+            return  # Nothing is known of the transaction. The transaction then lacks an event.
         if change is not None and change.lsn > stream.lsn:
             self._assembler.leave_out(change)

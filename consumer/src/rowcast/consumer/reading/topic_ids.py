@@ -1,7 +1,7 @@
-"""Compare the ids of the topics with the ids of the topics that the replica's positions belong to.
+"""Compare the ids of the topics with the topic ids of the replica's positions.
 
-A topic that was deleted and created again has the same name and another id. Offsets mean nothing in the new topic: a
-reader would go on in the middle, and skip everything before.
+A topic deleted and created again keeps the name and has another id. Offsets mean nothing in the new topic: a reader
+would go on in the middle, and skip everything before.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class KafkaTopicIds:
 class TopicIds:
     """Know the id of each topic, and notice a topic created again.
 
-    ``known``: the ids stored with the replica's positions. Ids of other topics are added when they are first seen, so
-    that the replica stores them with the positions. ``ask``: None for a Kafka without ids, so that nothing is compared.
+    ``known``: the ids stored with the replica's positions. Ids of new topics are added when first seen, and the replica
+    stores all ids with the positions. ``ask``: None for a Kafka without ids. Nothing is compared then.
     """
 
     def __init__(self, known: dict[str, str], ask: AskTopicIds | None) -> None:
@@ -84,7 +84,7 @@ class TopicIds:
     def compare_sometimes(self, topics: Collection[str]) -> None:
         """Compare the ids once a second without waiting. Raise DataError if a topic has another id than before.
 
-        While Kafka does not answer, there are no messages of another topic either, so the comparison is repeated later.
+        While Kafka does not answer, no messages of another topic arrive either, and the comparison is repeated later.
         """
         from confluent_kafka import KafkaException
 

@@ -64,7 +64,7 @@ def new_asker(settings: Settings) -> AbstractContextManager[Any]:
 
 
 def new_viewer(settings: Settings) -> AbstractContextManager[Any]:
-    """Create a consumer for people who look into the topics: it reads what Kafka has committed, and each event once."""
+    """Create a consumer for a look into the topics. The consumer reads committed messages, and each event once."""
     return _new_consumer(settings, {"isolation.level": "read_committed"})
 
 
@@ -99,7 +99,7 @@ def partition_ends(consumer: Any, partitions: Collection[Partition]) -> dict[Par
 
 
 def offsets_since(consumer: Any, partitions: Collection[Partition], ms: int) -> dict[Partition, int]:
-    """Return the offset of the first record of each partition that was published at ``ms`` or later.
+    """Return the offset of the first record published at ``ms`` or later, for each partition.
 
     ``ms``: milliseconds since 1970. Without such a record, return the offset after the last record.
     """

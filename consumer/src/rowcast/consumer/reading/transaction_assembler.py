@@ -79,7 +79,7 @@ class TransactionAssembler:
         partial.add(changes)
 
     def add_late(self, change: Change) -> None:
-        """Add an event whose lsn is smaller than an earlier lsn of its partition."""
+        """Add an event with a smaller lsn than an earlier event of the partition."""
         partial = self._partial.get(change.transaction or "")
         before = partial.last.get(change.partition) if partial else None
         self.add(change)
@@ -118,8 +118,8 @@ class TransactionAssembler:
     def pop_complete(self, up_to_lsn: float) -> list[Transaction]:
         """Remove and return the complete transactions, in order, and stop at the first incomplete transaction.
 
-        ``up_to_lsn``: ENDs have been read up to this lsn. It also limits the events between transactions. Raise
-        DataError if a transaction has more events than its END counts.
+        ``up_to_lsn``: ENDs have been read up to this lsn. The lsn also limits the events between transactions. Raise
+        DataError if a transaction has more events than the END counts.
         """
         complete: list[Transaction] = []
         for end in self._ends:
@@ -198,7 +198,7 @@ class TransactionAssembler:
     def waiting_event(self) -> Change | None:
         """Return the first event of a transaction without an END, or an event that waits for an END of a greater lsn.
 
-        Return None if every event held has its END.
+        Return None if every held event has an END.
         """
         if (first := self._first_open()) is not None:
             return first
@@ -208,7 +208,7 @@ class TransactionAssembler:
         return None
 
     def complete_skipped(self) -> bool:
-        """Let the first END count only the events that were read. Return False if its transaction is not skipped."""
+        """Let the first END count only the read events. Return False if the transaction is not skipped."""
         end = self._ends[0]
         if end.id not in self._skipped:
             return False

@@ -28,9 +28,9 @@ class Rest(NamedTuple):
 def commit_times(asker: Any, rests: Mapping[Partition, Rest], transactions: str) -> dict[Partition, int | None]:
     """Return the time of the first unapplied commit in each partition, in milliseconds since 1970.
 
-    The time is None if the partition has no unapplied record: control records and repeated messages have offsets too.
-    A partition is left out if Kafka does not answer in time. ``asker``: from ``new_asker``. It follows no partition
-    afterwards. ``transactions``: the name of the transaction topic.
+    The time is None if the partition has no unapplied record: control records and repeated messages have offsets too. A
+    partition is left out if Kafka does not answer in time. ``asker``: from ``new_asker``. The consumer follows no
+    partition afterwards. ``transactions``: the name of the transaction topic.
     """
     from confluent_kafka import TopicPartition
 
@@ -62,7 +62,7 @@ def commit_times(asker: Any, rests: Mapping[Partition, Rest], transactions: str)
 
 
 def _lsn_and_time(message: Any, transactions: str) -> tuple[float, int]:
-    """Return the lsn of a message and the time of its commit. A message that cannot be parsed counts as unapplied."""
+    """Return the lsn of a message and the time of the commit. An unreadable message counts as unapplied."""
     value = message.value()
     if value is None:
         # A tombstone follows the delete of its key.

@@ -1,4 +1,4 @@
-"""Fill tables from the topics, by a worker of their own, and compare them with the primary."""
+"""Fill tables from the topics, by a separate worker, and compare the tables with the primary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rowcast.shared.errors import DataError
 
 _log = logging.getLogger("rowcast.rebuild")
 
-# The topics' ends move while the tables are filled. A pass that takes less than this has caught up.
+# The topics' ends move while the tables are filled. A pass shorter than this has caught up.
 _CAUGHT_UP_S = 5.0
 _MOST_PASSES = 20
 _ACTIVE_POLL_S = 0.05
@@ -35,7 +35,7 @@ class FreshTables:
     """The tables that a rebuild fills.
 
     ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables. ``skip``: see
-    ``run_worker``. The tables and their positions stay in the database when the rebuild is interrupted.
+    ``run_worker``. The tables and positions stay in the database when the rebuild is interrupted.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FreshTables:
                 break
 
     def catch_up(self, engine: Engine, *, first: bool = False) -> ReplicaRow:
-        """Read the topics up to their present ends. Return the row of the fresh tables, which are consistent."""
+        """Read the topics up to the present ends. Return the row of the fresh tables, which are consistent."""
         layouts = RowLayouts(self._settings.replica(self._replica).tables)
         self._records.resume(self._positions(engine))
         self._records.begin("loading" if first else "catching up", read_topics(self._settings, layouts))

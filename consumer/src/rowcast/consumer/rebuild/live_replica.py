@@ -22,9 +22,9 @@ _TAKE_TIMEOUT_S = 60.0
 
 @contextmanager
 def taken_replica(settings: Settings, name: str, stop: threading.Event) -> Iterator[Replica]:
-    """Take a replica over from its workers, which stand by until the end of the block.
+    """Take a replica over from the workers. The workers stand by until the end of the block.
 
-    The active worker has finished its transaction, so the replica stays as it is. Raise RetriableError if no worker
+    The active worker has finished the transaction, so the replica does not change. Raise RetriableError if no worker
     gives the claim up, or if the rebuild is stopped.
     """
     options = settings.replica(name)
@@ -39,7 +39,7 @@ def taken_replica(settings: Settings, name: str, stop: threading.Event) -> Itera
                     f"rowcast rebuild {name} again"
                 )
             if time.monotonic() >= fence_at:
-                # The active worker notices it with its next transaction, and at the latest after five seconds.
+                # The active worker notices the loss with the next transaction, and at the latest after five seconds.
                 _fence(replica)
                 fence_at = time.monotonic() + _FENCE_S
             time.sleep(_TAKE_POLL_S)

@@ -22,7 +22,7 @@ _log = logging.getLogger("rowcast.rebuild")
 
 
 class OldTables:
-    """Find tables by their shapes in ``rowcast_table``, where a swap notes the tables that it has replaced."""
+    """Find tables by their shapes in ``rowcast_table``, where a swap notes the replaced tables."""
 
     def __init__(self, engine: Engine, source: str, swap: TableSwap) -> None:
         self._engine = engine
@@ -30,7 +30,7 @@ class OldTables:
         self._swap = swap
 
     def finish(self, *, keep: bool) -> bool:
-        """Drop the tables that a swap has just replaced, or note that they are kept. Return whether there are any."""
+        """Drop the tables just replaced by a swap, or note to keep the tables. Return whether any exist."""
         if not self._swap.replica_dialect.has_transactional_ddl:
             with self._swap.connected() as connection:
                 settle_swap(connection, self._source)
@@ -51,11 +51,11 @@ class OldTables:
             )
 
     def drop_kept(self) -> list[str]:
-        """Drop the tables that an earlier rebuild has kept. Return their names."""
+        """Drop the tables that an earlier rebuild has kept. Return the names."""
         return self._drop(kept_source(self._source), OLD) + self._drop(old_source(self._source), OLD)
 
     def discard_incomplete_fresh(self) -> None:
-        """Drop the fresh tables of an unfinished rebuild if one of them is gone, because their positions count it."""
+        """Drop an unfinished rebuild's fresh tables if a table is gone, because the positions count the lost table."""
         with self._engine.connect() as connection:
             shapes = recorded_shapes(connection, fresh_source(self._source)).values()
             inspector = sa.inspect(connection)
@@ -90,7 +90,7 @@ class OldTables:
 
 
 def drop_old_tables(settings: Settings, replica: str) -> list[str]:
-    """Drop the tables that an earlier rebuild of the replica has kept. Return their names."""
+    """Drop the tables that an earlier rebuild of the replica has kept. Return the names."""
     label = f"replica {replica!r}"
     engine = open_engine(settings.replica(replica).sqlalchemy_url, label, pooled=False)
     reach(engine, label)

@@ -1,4 +1,4 @@
-"""How a rebuild is to be done, and what it has done."""
+"""Define the options and the result of a rebuild."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RebuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """The tables of the rebuilt replica, the records that were read, and the rows that were compared, if any."""
+    """The tables of the rebuilt replica, the read records, and the compared rows, if any."""
 
     tables: tuple[str, ...]
     records: int

@@ -18,7 +18,7 @@ class RebuildProgress:
     """The state of a rebuild.
 
     ``records`` of ``total`` records are read. ``per_s``: records in a second since the start. ``left_s``: the seconds
-    to the end of the topics at this rate, or None if not known.
+    to the end of the topics at the present rate, or None if unknown.
     """
 
     phase: Phase
@@ -29,7 +29,7 @@ class RebuildProgress:
 
 
 class RebuildStoppedError(RowcastError):
-    """The rebuild was stopped before its end. The fresh tables stay as they are."""
+    """The rebuild was stopped before the end. The fresh tables stay."""
 
     def __init__(self, replica: str) -> None:
         super().__init__(
@@ -42,7 +42,7 @@ OnRebuildProgress = Callable[[RebuildProgress], None]
 
 
 class ReadRecords:
-    """Count the records that the worker of the fresh tables has read. It stands where a worker has its group."""
+    """Count the records read by the worker of the fresh tables. The object takes the place of a worker's group."""
 
     def __init__(self, on_progress: OnRebuildProgress | None) -> None:
         self._on_progress = on_progress

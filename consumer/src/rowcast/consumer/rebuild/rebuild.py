@@ -1,4 +1,4 @@
-"""Rebuild a replica from the topics: beside its tables, or in another database.
+"""Rebuild a replica from the topics: beside the live tables, or in another database.
 
 look ──▶ fill fresh tables ──▶ add indexes and rights ──▶ verify ──▶ swap ──▶ drop the old tables
 
@@ -51,10 +51,10 @@ def rebuild(
     stop: threading.Event,
     on_progress: OnRebuildProgress | None = None,
 ) -> RebuildResult:
-    """Fill fresh tables beside the replica's, and put them in their place.
+    """Fill fresh tables beside the replica's, and swap both.
 
     Raise ConfigurationError if something prevents the rebuild, before anything is changed. Raise DataError if the
-    topics do not give the rows that the primary has. Raise RebuildStoppedError if ``stop`` is set before the swap.
+    topics do not give the primary's rows. Raise RebuildStoppedError if ``stop`` is set before the swap.
     """
     return _Rebuild(settings, replica, options, stop, on_progress).run()
 
@@ -131,7 +131,7 @@ class _Rebuild:
         ]
 
     def _publish_all_rows(self) -> None:
-        """Publish all rows again if it is wanted, unless an interrupted rebuild has done so."""
+        """Publish all rows again on request, unless an interrupted rebuild has done so."""
         source = fresh_source(self._settings.source)
         if self._options.with_snapshot and not is_from_snapshot(self._engine, source):
             self._old.discard_fresh()

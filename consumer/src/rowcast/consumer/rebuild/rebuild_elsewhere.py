@@ -30,9 +30,9 @@ def rebuild_into(
     stop: threading.Event,
     on_progress: OnRebuildProgress | None = None,
 ) -> RebuildResult:
-    """Fill the tables of a replica in another database, under the names that readers use. See ``rebuild``.
+    """Fill the tables of a replica in another database, under the names for readers. See ``rebuild``.
 
-    A worker whose configuration has this URL goes on there.
+    A worker with this URL in the configuration goes on in the database.
     """
     elsewhere = _with_url(settings, replica, url)
     target = elsewhere.replica(replica).sqlalchemy_url

@@ -62,7 +62,7 @@ class TableSwap:
             self._dialect.complete(connection, tables)
 
     def wait_for_snapshots(self, stop: threading.Event) -> None:
-        """Wait until every session that could see the fresh tables before they were complete has ended."""
+        """Wait for the end of every session that could see incomplete fresh tables."""
         logged_at, backoff = 0.0, Backoff(0.05, 1.0)
         while not stop.is_set():
             with self.connected() as connection:

@@ -1,4 +1,4 @@
-"""The tables of a swap: the live table that readers use, the fresh table, and the old table that is left over."""
+"""The tables of a swap: the live table for readers, the fresh table, and the old table left over."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rowcast.shared.tables.shape_document import parse_shape
 
 @dataclass(frozen=True, slots=True)
 class SwappedTable:
-    """One table of the source in the replica.
+    """A table of the source in the replica.
 
     ``schema``: None for the default schema. ``live``, ``fresh`` and ``old``: names of tables. ``before``: the shape of
-    the live table, or None if there is no live table. ``after``: the shape of the fresh table, or None if the replica
-    has no such table after the rebuild.
+    the live table, or None without a live table. ``after``: the shape of the fresh table, or None if the table is gone
+    after the rebuild.
     """
 
     full_name: str

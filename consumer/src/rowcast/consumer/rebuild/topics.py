@@ -28,8 +28,8 @@ def lacks(
 ) -> Iterator[str]:
     """Return why the topics alone do not give every row, each by table. ``recorded``: the shapes of the live tables.
 
-    A topic whose first records were deleted lacks the rows that have not changed since. After another primary key, the
-    records under the old keys stay in the topic, also those of rows that were deleted under the new key.
+    A topic whose first records were deleted lacks the rows not changed since. After another primary key, the records
+    under the old keys stay in the topic, also for rows deleted under the new key.
     """
     for shape in layouts.latest_shapes():
         topic = settings.topic_of(shape.schema, shape.name)

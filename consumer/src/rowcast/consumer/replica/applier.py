@@ -172,7 +172,7 @@ class Applier:
                     self._write_folded(connection, piece)
                     written += 1
         except ValueRefusedError:
-            # Find out which event has the value. It is in the piece after the written pieces.
+            # Find the event with the value. The event is in the piece after the written pieces.
             with self._replica_transaction(connection, Run([transaction])):
                 for n, piece in enumerate(pieces(changes, self.table_order(), _PIECE_EVENTS)):
                     self._between_pieces()
@@ -180,9 +180,9 @@ class Applier:
                     write(connection, piece)
 
     def _apply_in_runs(self, connection: Connection, transaction: Transaction, changes: SpilledChanges) -> None:
-        """Apply a large transaction in its original order, in one replica transaction.
+        """Apply a large transaction in the original order, in a single replica transaction.
 
-        The order satisfies the constraints that the primary checks at each statement. A run is one statement.
+        The order satisfies the constraints checked by the primary at each statement. A run is a statement.
         """
         written = 0
         try:

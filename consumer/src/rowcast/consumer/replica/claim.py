@@ -1,7 +1,7 @@
 """Keep the claim to a replica while the worker moves. The holder of the claim is the active worker.
 
-The claim decides which worker *may* work, and how soon a standby takes over. The epoch in ``positions`` is what keeps
-every other worker from writing.
+The claim decides which worker *may* work, and how soon a standby takes over. The epoch in ``positions`` keeps every
+other worker from writing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Claim:
         self._keeper: threading.Thread | None = None
 
     def take(self) -> bool:
-        """Try to get the claim, without waiting. Return whether this worker has it. Raise the driver's errors."""
+        """Try to get the claim, without waiting. Return whether the worker has the claim. Raise the driver's errors."""
         if self.is_held:
             return True
         began = time.monotonic()
@@ -50,7 +50,7 @@ class Claim:
 
     @property
     def is_held(self) -> bool:
-        """Return whether this worker has the claim. After the length of a lease without an answer, it has not."""
+        """Return whether this worker has the claim. After the length of a lease without an answer, return False."""
         return time.monotonic() < self._deadline
 
     def release(self) -> None:

@@ -37,7 +37,7 @@ _log = logging.getLogger("rowcast.worker")
 
 
 class Replica:
-    """One replica database.
+    """A replica database.
 
     Methods raise RetriableError if the database goes away or a lock is not granted: call the method again then. Methods
     raise FencedError if another worker has taken over. Methods raise ReplicaChangedError if the replica is not as this
@@ -144,9 +144,10 @@ class Replica:
         return self._positions.transaction(connection)
 
     def follow_timeline(self, source: int) -> None:
-        """Record the source's timeline as that of a new replica.
+        """Record the source's timeline for a new replica.
 
-        Raise SuspectError if the source has begun a later timeline, and DataError if it is on an earlier one.
+        Raise SuspectError if the source has begun a later timeline, and DataError if the source is on an earlier
+        timeline.
         """
         if self._timeline == 0:
             with self._connected() as connection:
@@ -255,7 +256,7 @@ class Replica:
         return True
 
     def begin_loading(self, deletes_known_ms: int = 0) -> None:
-        """Drop the constraints, because the events that follow go by key.
+        """Drop the constraints, because the next events go by key.
 
         ``deletes_known_ms``: the replica knows all deletes before this time. 0: the time is not known.
         """
@@ -280,9 +281,9 @@ class Replica:
             yield self._connection
 
     def _leave_replaced_file(self) -> None:
-        """Close a connection to a file that another file has replaced. Raise RetriableError while the file is missing.
+        """Close a connection to a replaced file. Raise RetriableError while the file is missing.
 
-        A connection would go on writing to a file that has no name any more, or create an empty file.
+        A connection would go on writing to a file without a name, or create an empty file.
         """
         file = self._dialect.database_file(self._engine)
         if file == self._file:

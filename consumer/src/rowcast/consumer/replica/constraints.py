@@ -28,11 +28,11 @@ class Constraints:
         self._tables = tables
 
     def create(self, connection: Connection, *, are_checked: bool = False) -> bool:
-        """Create the missing constraints, each in its own transaction.
+        """Create the missing constraints, each in a separate transaction.
 
         Return False if rows violate a constraint. A warning names the constraint, and the replica is not consistent
-        until it has the constraint. Unsupported constraints are left out, with a warning. ``are_checked``: the replica
-        was consistent, so the rows satisfy the constraints that exist.
+        before the constraint exists. Unsupported constraints are left out, with a warning. ``are_checked``: the replica
+        was consistent, and the rows satisfy the existing constraints.
         """
         definitions = self._tables.definitions(connection.dialect)
         with connection.begin():

@@ -13,7 +13,7 @@ from rowcast.consumer.events.row_layout import RowLayout
 
 @dataclass(slots=True)
 class TableChanges:
-    """The folded changes of one table: images to write and keys to delete, by the layout of their events."""
+    """The folded changes of a table: images to write and keys to delete, by the layout of the events."""
 
     table: str
     upserts: dict[RowLayout, list[bytes]] = field(default_factory=dict)

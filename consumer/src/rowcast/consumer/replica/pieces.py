@@ -14,9 +14,9 @@ _PIECE_BYTES = 8 * 1024 * 1024
 def pieces(changes: SpilledChanges, parents_first: Sequence[str], events: int) -> Iterator[list[Change]]:
     """Yield the changes table by table, in pieces of ``events`` changes or 8 MiB.
 
-    First come the tables with nothing but deletes, children before parents. Then come the other tables, parents before
-    children. Most transactions satisfy the foreign keys of an engine without deferred checks in this order. The changes
-    of a table are in the order of their lsns.
+    First come the tables with nothing but deletes, children before parents. Then come the rest of the tables, parents
+    before children. Most transactions satisfy the foreign keys of an engine without deferred checks in this order. The
+    changes of a table are in the order of lsns.
     """
     tables = [table for table in parents_first if table in changes.counts]
     assert len(tables) == len(changes.counts), f"changes of unknown tables: {changes.counts.keys() - set(tables)}"
@@ -29,10 +29,10 @@ def pieces(changes: SpilledChanges, parents_first: Sequence[str], events: int) -
 
 
 def runs_in_order(changes: Iterable[Change], events: int) -> Iterator[list[Change]]:
-    """Yield the changes in their order, in runs of ``events`` changes or 8 MiB.
+    """Yield the changes in order, in runs of ``events`` changes or 8 MiB.
 
-    A run has changes of one layout, either upserts or deletes, and each key once, so that a single statement has the
-    effect of its changes in their order.
+    A run has changes of a single layout, either upserts or deletes, and each key once. Therefore a single statement has
+    the effect of the changes in order.
     """
     for _, group in groupby(changes, lambda change: (change.layout, change.after is None)):
         for piece in _divided(group, events):

@@ -4,10 +4,10 @@ Positions are written in the transaction of the applied events. The row of ``row
 write. Each worker increases ``epoch`` when taking over, and every transaction first compares the epoch. After a
 takeover, the comparison fails for the earlier worker and the transaction rolls back.
 
-The same UPDATE swaps ``stamp``. The worker that takes over writes a random stamp, and each of its transactions adds 1.
-A replica that has lost transactions in a failover, was restored from a backup, or holds a transaction whose COMMIT was
-not answered has another stamp than the worker expects. The positions in the replica count then, and the worker starts
-again from them.
+The UPDATE of the epoch also swaps ``stamp``. The worker that takes over writes a random stamp, and each transaction
+adds 1. A replica that has lost transactions in a failover, was restored from a backup, or holds a transaction whose
+COMMIT was not answered has an unexpected stamp. The positions in the replica count then, and the worker starts again
+from the stored positions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LastApplied(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """A comparison of all tables with the primary: when it ended, its verdict, compared rows, and differing rows."""
+    """A comparison of all tables with the primary: the time, the verdict, compared rows, and differing rows."""
 
     at_ms: int
     verdict: str
@@ -55,13 +55,13 @@ class Verified(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRow:
-    """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` are those of the transaction applied last.
+    """The row of ``rowcast_replica``. ``lsn``, ``tx`` and ``ts_ms`` belong to the transaction applied last.
 
     ``reason``: why the replica cannot vouch for its rows, or is not followed any further, since ``since_ms``. None if
-    nothing is wrong. ``timeline``: the source's timeline that the rows come from, or 0 before the first rows.
-    ``stamp``: the number that every transaction of a worker changes. ``deletes_known_ms``: the loading replica knows
-    all deletes before this time, 0 if the time is not known. ``first_lsn``: events with a smaller lsn are left out.
-    ``verified``: the last comparison with the primary, or None.
+    nothing is wrong. ``timeline``: the source's timeline of the rows, or 0 before the first rows. ``stamp``: the number
+    changed by every transaction of a worker. ``deletes_known_ms``: the loading replica knows all deletes before this
+    time, 0 if the time is not known. ``first_lsn``: events with a smaller lsn are left out. ``verified``: the last
+    comparison with the primary, or None.
     """
 
     owner: str
@@ -98,7 +98,7 @@ def _verified(row: Any) -> Verified | None:
 
 
 def record_verified(connection: Connection, source: str, verified: Verified) -> None:
-    """Write the result of a comparison. Any process may do so, because no worker depends on it."""
+    """Write the result of a comparison. Any process may write, because no worker depends on the result."""
     values = {
         "verified_ms": verified.at_ms,
         "verified": verified.verdict,
@@ -115,13 +115,13 @@ def read_positions(connection: Connection, source: str) -> dict[Partition, Posit
 
 
 def read_topic_ids(connection: Connection, source: str) -> dict[str, str]:
-    """Return the id of each topic to which positions belong. A topic whose id is not known is left out."""
+    """Return the id of each topic with positions. A topic with an unknown id is left out."""
     query = select_rows(connection, ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source)
     return {row.topic: row.topic_id for row in connection.execute(query) if row.topic_id is not None}
 
 
 def register(connection: Connection, source: str, owner: str) -> None:
-    """Insert the row of a replica that nothing can be applied to yet, unless there is a row."""
+    """Insert the row of a replica that nothing can be applied to yet, unless the row exists."""
     if read_row(connection, source) is None:
         _insert(connection, source, owner, epoch=0, stamp=0)
 
@@ -166,7 +166,7 @@ def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
 class Positions:
     """Write the positions on behalf of a worker, under the worker's epoch and stamp.
 
-    ``topic_ids``: the ids of the topics. The reader adds the ids that it learns.
+    ``topic_ids``: the ids of the topics. The reader adds new ids.
     """
 
     def __init__(
@@ -208,9 +208,9 @@ class Positions:
             )
 
     def lose_consistency(self, connection: Connection) -> None:
-        """Write that a consistent replica loads, in a transaction of its own. Raise as ``transaction``.
+        """Write that a consistent replica loads, in a separate transaction. Raise as ``transaction``.
 
-        The replica knows all deletes of the transactions that were applied.
+        The replica knows all deletes of the applied transactions.
         """
         with self.transaction(connection):
             row = ROWCAST_REPLICA.c

@@ -6,7 +6,7 @@ from rowcast.consumer.events.rebuild_hint import REBUILD_WITH_SNAPSHOT
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 
-# Types whose values have the same form in messages, so that a column which is wide enough takes both.
+# Types whose values have the same form in messages: a wide enough column takes both.
 _ALIKE = (
     frozenset(("int16", "int32", "int64")),
     frozenset(("float32", "float64")),

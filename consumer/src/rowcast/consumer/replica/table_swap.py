@@ -1,9 +1,9 @@
 """Put the fresh tables of a rebuild in the place of the replica's: the worker's own rows, and a swap without rollback.
 
-MariaDB and MySQL commit a RENAME at once, so the rows follow in a transaction of their own. Two tables without rows say
-how far a swap has come. The *token* exists before the RENAME, which renames the token too, to the *mark*. A worker that
-takes the replica over drops the token, so that a RENAME of a killed rebuild that still waits in the server fails. If
-the mark exists, the tables are swapped, and the worker moves the rows before it reads the positions.
+MariaDB and MySQL commit a RENAME at once. Therefore the rows follow in a separate transaction. Two tables without rows
+show the progress of a swap. The *token* exists before the RENAME. The RENAME also renames the token, to the *mark*. A
+worker that takes the replica over drops the token, and the waiting RENAME of a killed rebuild fails in the server. If
+the mark exists, the tables are swapped, and the worker moves the rows before reading the positions.
 """
 
 from __future__ import annotations
@@ -85,15 +85,15 @@ def settle_swap(connection: Connection, source: str) -> bool:
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {swap_token(source)}")
         connection.commit()
         with connection.begin():
-            # A RENAME that was under way has ended by now, one way or the other.
+            # A RENAME under way has ended by now, successful or not.
             found = _existing(connection, source)
     if swap_mark(source) not in found:
         return False
     with connection.begin():
         row = ROWCAST_REPLICA.c.source == source
         connection.execute(sa.select(ROWCAST_REPLICA.c.epoch).where(row).with_for_update())
-        # Another process may have moved the rows meanwhile. The mark is read last: while it exists, the fresh row is
-        # that of the swap, because the next rebuild begins without a mark.
+        # Another process may have moved the rows meanwhile. The mark is read last: while it exists, the fresh row
+        # belongs to the swap, because the next rebuild begins without a mark.
         is_waiting = read_row(connection, fresh_source(source)) is not None
         if is_waiting and swap_mark(source) in _existing(connection, source):
             move_rows(connection, source)

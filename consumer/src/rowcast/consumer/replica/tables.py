@@ -71,9 +71,9 @@ class ReplicaTables:
         return layout in self._fitting
 
     def prepare(self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()) -> None:
-        """Create the tables of these shapes, or adapt the tables that exist.
+        """Create the tables of these shapes, or adapt existing tables.
 
-        ``layouts``: layouts of events whose shapes may be wider than the latest shape.
+        ``layouts``: layouts of events with shapes possibly wider than the latest shape.
 
         Raise ConfigurationError if a table of the user's does not fit. Raise DataError if the replica cannot follow a
         changed shape.
@@ -95,7 +95,7 @@ class ReplicaTables:
         self._prepare_layouts(connection, layouts)
 
     def _prepare_layouts(self, connection: Connection, layouts: Iterable[RowLayout]) -> None:
-        """Widen columns for events of other shapes than the latest. Tables of the user's are left as they are."""
+        """Widen columns for events of other shapes than the latest. Tables of the user's are left alone."""
         created = self.created_by_worker(connection)
         for layout in layouts:
             if layout.table in created and layout.table in self._shapes:

@@ -1,4 +1,4 @@
-"""Warn of triggers of the replica's tables, because the rows that they change are not the primary's."""
+"""Warn of triggers of the replica's tables, because a row changed by a trigger is not the primary's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TriggerWarnings:
         self._warned: set[TableName] = set()
 
     def warn_of_new(self, connection: Connection, names: Collection[TableName]) -> None:
-        """Warn of the triggers of these tables, apart from the tables that were warned of before."""
+        """Warn of the triggers of these tables, apart from tables with an earlier warning."""
         for table, triggers in self._replica.triggers(connection, names).items():
             if table not in self._warned:
                 self._warned.add(table)

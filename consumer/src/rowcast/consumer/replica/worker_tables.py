@@ -1,7 +1,7 @@
-"""The worker's own tables in the replica: their definitions, their creation, and their upgrade.
+"""Define, create and upgrade the worker's tables in the replica.
 
-A column that this version added to a table has a default or may be NULL. So the columns can be added to tables of an
-earlier version while workers of that version still run, and readers can read the tables before that.
+A column added by this version has a default or may be NULL. Therefore the columns can be added to tables of an earlier
+version while earlier workers still run, and readers can read the tables before.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROWCAST_REPLICA = sa.Table(
     # Why the replica cannot vouch for its rows or is not followed any further, and since when. NULL: nothing is wrong.
     sa.Column("reason", _name_type(MAX_REASON)),
     sa.Column("since_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    # The source's timeline that the rows come from. Messages of version 0.2 and earlier name none: they are timeline 1.
+    # The source's timeline of the rows. Messages of version 0.2 and earlier name none: they are timeline 1.
     sa.Column("timeline", sa.Integer, nullable=False, server_default=sa.text("1")),
     # Changed by every transaction of a worker. A replica with another stamp is not as the worker left the replica.
     sa.Column("stamp", sa.BigInteger, nullable=False, server_default=sa.text("0")),
@@ -53,7 +53,8 @@ ROWCAST_REPLICA = sa.Table(
     sa.Column("deletes_known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # Events with a smaller lsn are left out, because a later snapshot has published all rows again. 0: none are.
     sa.Column("first_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    # The last comparison of all tables with the primary: when it ended (0: never), its verdict, and numbers of rows.
+    # The last comparison of all tables with the primary: the time of the end (0: never), the verdict, and numbers of
+    # rows.
     sa.Column("verified_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("verified", _name_type(20)),
     sa.Column("verified_rows", sa.BigInteger, nullable=False, server_default=sa.text("0")),
@@ -114,7 +115,7 @@ def _are_complete(connection: Connection) -> bool:
 
 
 def missing_columns(bind: Engine | Connection) -> dict[str, str]:
-    """Return the statement that adds each column that a table of an earlier version lacks, by ``table.column``."""
+    """Return the statements for the missing columns of tables of an earlier version, by ``table.column``."""
     inspector = sa.inspect(bind)
     missing = {}
     for table in METADATA.sorted_tables:
@@ -146,9 +147,9 @@ def _add_column(engine: Engine, replica: ReplicaDialect, statement: str) -> None
 
 
 def select_rows(connection: Connection, table: sa.Table) -> sa.Select[Any]:
-    """Return a SELECT of all columns. A column that an earlier version did not create has its default value.
+    """Return a SELECT of all columns. A column that an earlier version did not create has the default value.
 
-    For readers, because they do not change the tables.
+    For readers, because readers do not change the tables.
     """
     known: dict[str, set[str]] = connection.info.setdefault(_KNOWN_COLUMNS, {})
     if table.name not in known:

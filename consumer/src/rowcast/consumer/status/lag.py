@@ -39,11 +39,11 @@ class ReplicaStatus:
 
     ``state`` is None if no worker has ever run. ``owner``: the last active worker. ``lsn``, ``tx`` and
     ``applied_ts_ms``: the transaction applied last, with the primary's time in milliseconds since 1970. ``behind_ms``:
-    the age of the oldest commit that is not visible in the replica, at least 1 if there is such a commit, else 0.
+    the age of the oldest commit that is not visible in the replica, at least 1 if a commit is not visible, else 0.
     ``outbox_read``: whether ``behind_ms`` includes the commits in the primary's outbox. ``reason``: why the replica is
     stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of running workers, or
     None if Kafka does not show them, on ``worker_hosts``. ``epoch``: the number of takeovers. ``next_offsets``: the sum
-    of the positions in all partitions, so that two readings show how many records were applied in between.
+    of the positions in all partitions, and the difference of two readings is the number of applied records.
     ``verified``: the last comparison with the primary, or None.
     """
 
@@ -73,8 +73,8 @@ class ReplicaStatus:
 def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     """Read the replica's row and positions, the topics' ends, and the primary's outbox if the configuration has one.
 
-    Raise ConfigurationError if the configuration has no such replica. Raise UnreachableError if its database or Kafka
-    does not answer.
+    Raise ConfigurationError if the configuration has no such replica. Raise UnreachableError if the replica's database
+    or Kafka does not answer.
     """
     row, applied = _read(settings, name)
     if row is None:

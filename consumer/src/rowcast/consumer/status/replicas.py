@@ -79,7 +79,7 @@ def _status(settings: Settings, name: str) -> ReplicaStatus:
 
 
 def _rate(settings: Settings, status: ReplicaStatus) -> Rate | None:
-    """Measure the rate of a replica that is behind and has a worker. None for any other."""
+    """Measure the rate of a replica that is behind and has a worker. None otherwise."""
     if not status.records or not status.workers:
         return None
     began = time.monotonic()

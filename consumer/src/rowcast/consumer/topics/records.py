@@ -1,4 +1,4 @@
-"""Read one record of a table topic in a form for people, whatever the record is."""
+"""Read any record of a table topic in a form for people."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OPERATIONS = {"c": "create", "u": "update", "d": "delete", "r": "read", "t": "tr
 
 @dataclass(frozen=True, slots=True)
 class TopicRecord:
-    """Hold one record of a table topic.
+    """Hold a record of a table topic.
 
     ``published_ms``: Kafka's time of the record, in milliseconds since 1970. ``event`` is None for a tombstone, and for
-    a record that is not a change event. ``fault`` then says why it is not.
+    a record that is not a change event. ``fault`` then names the reason.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""Find records in the topics: the newest that are wanted, or the one at a given place."""
+"""Find records in the topics: the newest wanted records, or the record at a given place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rowcast.shared.kafka.clients import unreachable
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Hold the newest records that were wanted, in the order of their commits.
+    """Hold the newest wanted records, in the order of their commits.
 
     ``found``: how many were wanted. ``read``: how many messages were read.
     """
@@ -30,7 +30,7 @@ class SearchResult:
 
 
 def search(topics: SourceTopics, selection: Selection, limit: int) -> SearchResult:
-    """Read the topics up to their present ends, and return the last ``limit`` records that are wanted."""
+    """Read the topics up to the present ends, and return the last ``limit`` wanted records."""
     ends = topics.ends()
     starts = {place: first for place, (first, _) in ends.items()}
     if selection.since_ms:
@@ -39,7 +39,7 @@ def search(topics: SourceTopics, selection: Selection, limit: int) -> SearchResu
 
 
 def last_records(topics: SourceTopics, selection: Selection, count: int) -> list[TopicRecord]:
-    """Return the last ``count`` records that are wanted, in the order of their commits."""
+    """Return the last ``count`` wanted records, in the order of their commits."""
     if count == 0:
         return []
     if selection.is_narrow:

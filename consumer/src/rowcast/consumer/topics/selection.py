@@ -32,11 +32,11 @@ class Selection:
 
     @property
     def is_narrow(self) -> bool:
-        """Return whether most records are not wanted, so that the wanted ones may be anywhere in the topics."""
+        """Return whether most records are not wanted. The wanted records may then be anywhere in the topics."""
         return self.key is not None or self.transaction is not None
 
     def record_of(self, message: Any) -> TopicRecord | None:
-        """Return the record of a message, or None if it is not wanted. Most messages are refused unparsed."""
+        """Return the record of a message, or None if not wanted. Most messages are refused unparsed."""
         if self.key is not None and not self._has_key(message.key()):
             return None
         if self.transaction is not None and self.transaction.encode() not in (message.value() or b""):

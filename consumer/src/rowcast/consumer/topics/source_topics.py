@@ -25,14 +25,14 @@ from rowcast.shared.kafka.messages import schema_topic
 
 _POLL_S = 0.2
 _BATCH = 1_000
-# A table that is created or a partition that is added shows up after this time.
+# A new table or a new partition shows up after this time.
 _LOOK_AGAIN_S = 5.0
 
 
 class SourceTopics:
     """The topics of the tables that match ``tables``, with the topics' partitions.
 
-    Raise ConfigurationError if the source has published no such table. Raise UnreachableError.
+    Raise ConfigurationError if the source has published no matching table. Raise UnreachableError.
     """
 
     def __init__(self, consumer: Any, settings: Settings, tables: Collection[str] = ("*",)) -> None:
@@ -69,7 +69,7 @@ class SourceTopics:
         return offsets_since(self._consumer, list(self.ends()), ms)
 
     def up_to(self, ends: Mapping[Partition, int], starts: Mapping[Partition, int]) -> Iterator[Any]:
-        """Yield the messages of each partition from its start up to its end. Raise UnreachableError."""
+        """Yield the messages of each partition from start to end. Raise UnreachableError."""
         rest = {place for place, end in ends.items() if starts[place] < end}
         self._assign((place, starts[place]) for place in rest)
         heard = time.monotonic()

@@ -1,7 +1,7 @@
-"""Divide the rows of a table by their keys, so that few numbers show where two databases differ.
+"""Divide the rows of a table by key, so that few numbers show where two databases differ.
 
-A row belongs to the same bucket on both sides, whatever order the engines give the keys. A bucket holds the number of
-its rows and the sum of their hashes. Therefore the sides may be read in different orders, and in pages of any size.
+A row belongs to the same bucket on both sides, in any order that the engines give the keys. A bucket holds the number
+of rows and the sum of the row hashes. Therefore the sides may be read in different orders, and in pages of any size.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Buckets(ABC):
         """Return the bucket of a key."""
 
     def conditions(self, table: ComparedTable, buckets: Sequence[int]) -> Iterator[ColumnElement[bool]] | None:
-        """Return conditions that find all rows of the buckets by an index, or None if no index finds them."""
+        """Return conditions that find all rows of the buckets by an index, or None if no index finds the rows."""
         return None
 
 
 class IntegerBuckets(Buckets):
-    """Buckets of neighbouring keys, for a primary key of one integer. Changes are often close to each other."""
+    """Buckets of neighbouring keys, for a primary key of a single integer. Changes are often close to each other."""
 
     def __init__(self, column: str, smallest: int, greatest: int, *, unsigned: bool) -> None:
         self._column = column

@@ -1,7 +1,7 @@
 """Bring the values of row images into a form independent of the engine.
 
-The form is a JSON value: equal values have equal JSON texts, and different values have different ones. So a row can be
-hashed by its text.
+The form is a JSON value: equal values have equal JSON texts, and different values have different texts. Therefore the
+hash of the text is a hash of the row.
 """
 
 from __future__ import annotations

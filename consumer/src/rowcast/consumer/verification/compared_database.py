@@ -33,13 +33,13 @@ class ComparedDatabase:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """Open a connection in which each statement is a transaction. Raise UnreachableError if it is lost."""
+        """Open a connection in which each statement is a transaction. Raise UnreachableError for a lost connection."""
         with self._connected() as connection:
             yield self.sql.begin_statements(connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Open a connection whose statements all see one moment. Raise UnreachableError if it is lost."""
+        """Open a connection whose statements all see one moment. Raise UnreachableError for a lost connection."""
         with self._connected() as connection:
             yield self.sql.begin_snapshot(connection)
             connection.rollback()

@@ -28,10 +28,10 @@ _COMPOSITE_KEYS_PER_QUERY = 250
 
 
 class ComparedTable:
-    """One table, as row images.
+    """A table, as row images.
 
     On the primary, the images are of the published rows and values: the rows that pass the row filter, and masked
-    columns as masked. On the replica, the images are of the values as the replica's own engine stores them.
+    columns as masked. On the replica, the images are of the values as stored by the replica's engine.
 
     ``settings`` hold the primary's salts. Raise ConfigurationError if a salt or a column is missing.
     """
@@ -148,7 +148,7 @@ class ComparedTable:
         return ColumnShape(name, self._image_type(name))
 
     def _image_type(self, name: str) -> PortableType:
-        """Return the portable type of the column as this database's engine stores it."""
+        """Return the portable type of the column as stored by this database's engine."""
         type_ = self.shape.column(name).type
         if not self._is_replica or self.database.dialect.is_own_engine(self.shape.engine):
             return type_

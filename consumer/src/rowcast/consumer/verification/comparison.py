@@ -1,6 +1,6 @@
 """``rowcast verify``: compare primary and replica row by row, while both are live.
 
-``table_scan`` finds the rows that seem to differ. ``settlement`` compares these rows at one position of the source.
+``table_scan`` finds the rows that seem to differ. ``settlement`` compares the found rows at one position of the source.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def verify(
     max_rate: int | None = None,
     stop: threading.Event | None = None,
 ) -> VerifyResult:
-    """Compare the replica's tables with the primary's. ``tables``: shell patterns that choose among the tables.
+    """Compare the replica's tables with the primary's. ``tables``: shell patterns to choose tables.
 
     ``on_progress`` is called after every page of rows. ``wait_s``: how long to wait for a replica that is behind, in
     all. ``max_rate``: the greatest number of rows to read in a second from each side. ``stop``: set to end early.
@@ -82,9 +82,9 @@ def verify_tables(
     max_rate: int | None = None,
     stop: threading.Event | None = None,
 ) -> VerifyResult:
-    """Compare the tables that have the names of ``naming`` in the replica. See ``verify``.
+    """Compare the tables with the names of ``naming`` in the replica. See ``verify``.
 
-    ``recorded_as``: the source under which the positions of these tables are recorded.
+    ``recorded_as``: the source of the tables' recorded positions.
     """
     options = settings.replica(replica)
     primary = ComparedDatabase(settings.require_primary(), "primary")
@@ -105,7 +105,7 @@ def verify_tables(
 
 @dataclass(frozen=True, slots=True)
 class ComparedPair:
-    """One table on both sides, and the forms in which its values are compared."""
+    """A table on both sides, and the forms in which the values are compared."""
 
     primary: ComparedTable
     replica: ComparedTable
@@ -125,7 +125,7 @@ class ComparedPair:
 
 
 class _Comparison:
-    """Compare the tables of both databases, one after the other."""
+    """Compare the tables of both databases in turn."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""``rowcast verify --repair``: send the primary's rows again for the rows that differ, and see that they arrive.
+"""``rowcast verify --repair``: send the primary's rows again for differing rows, and see that all arrive.
 
-The rows go through the outbox and the topics. So every replica gets them in the order of all other changes, and a row
-that changes meanwhile is not set back.
+The rows go through the outbox and the topics. Therefore every replica gets the rows in the order of all changes, and a
+row changed meanwhile is not set back.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RepairPlan:
 def repair_differences(
     settings: Settings, replica: str, result: VerifyResult, *, dry_run: bool, wait_s: float = WAIT_S
 ) -> VerifyResult:
-    """Repair what a comparison found, and return what differs still. ``dry_run``: only log what would be sent.
+    """Repair the differences of a comparison, and return the remaining differences. ``dry_run``: only log the plan.
 
     Raise as ``repair``.
     """

@@ -1,6 +1,6 @@
 """Compare rows that seem to differ at one position of the source, while both sides are live.
 
-Rows that are equal at a second look are done. For the rest, in this order:
+Rows equal at a second look are done. For the rest, in this order:
 
 1. Note the ends of the table's topic.
 2. Read the rows on the primary.
@@ -8,11 +8,11 @@ Rows that are equal at a second look are done. For the rest, in this order:
 4. Read the rows on the replica, and its positions, in one snapshot.
 5. Read the topic from the noted ends up to these positions.
 
-A row without an event there has not changed since step 1 up to the replica's position. So the replica must hold the row
-of step 2. A row with events must be as the last of them says. Both are comparisons at the replica's position, however
-often the row changes.
+A row without an event in this part has not changed since step 1 up to the replica's position. So the replica must hold
+the row of step 2. A row with events must be as in the last event. Both are comparisons at the replica's position,
+however often the row changes.
 
-Without Kafka, rows that differ for some seconds count as different, with a warning that says so.
+Without Kafka, rows that differ for some seconds count as different, with a warning.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Rows = dict[CanonicalKey, Mapping[str, Any]]
 
 @dataclass
 class Settled:
-    """The rows that differ at one position, and the number of rows of which this is not known."""
+    """The rows that differ at one position, and the number of undecided rows."""
 
     differences: list[Difference] = field(default_factory=list)
     behind: int = 0
@@ -75,7 +75,7 @@ class Settlement:
         self.reason: str | None = None
 
     def settle(self, suspects: Iterable[dict[str, Any]]) -> Settled:
-        """Return what differs of the rows with these keys. Raise UnreachableError and ConfigurationError."""
+        """Return the differences of the rows with these keys. Raise UnreachableError and ConfigurationError."""
         settled = Settled()
         # The sides may have written one key in two forms, and the primary's come last.
         keys = list({self._forms.key(key): key for key in suspects}.values())

@@ -137,7 +137,7 @@ class TableScan:
             self._stop.wait(max(0.0, began + rows / self._max_rate - time.monotonic()))
 
     def _in_parallel(self, *works: Callable[[], None]) -> None:
-        """Run the works in threads. If a work fails, the other one stops after its page."""
+        """Run the works in threads. If a work fails, the other work stops after the current page."""
 
         def run(work: Callable[[], None]) -> None:
             try:
@@ -154,7 +154,7 @@ class TableScan:
                 self._has_failed.set()
                 raise
         errors = [error for one in running if (error := one.exception()) is not None]
-        # A work that was stopped by the other one has nothing to say.
+        # A work stopped by the other work has nothing to say.
         for error in sorted(errors, key=lambda error: isinstance(error, VerifyStoppedError)):
             raise error
 

@@ -1,4 +1,4 @@
-"""Read the topic of one table while a comparison waits: its ends, what is not applied, and the events of some keys."""
+"""Read the topic of one table while a comparison waits: the ends, the unapplied events, and the events of some keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables that a worker writes, and the positions that belong to them."""
+"""The tables that a worker writes, and the positions of the tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Assignment:
 
     ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables to write.
     ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
-    messages. ``rebuild_command``: the one that makes the tables again. ``is_shared``: whether other workers stand by.
+    messages. ``rebuild_command``: the command line that makes the tables again. ``is_shared``: whether more workers
+    stand by.
     """
 
     source: str

@@ -154,7 +154,7 @@ class _Run:
         return rows
 
     def commit(self, session: Session, rows: Sequence[Any]) -> bool:
-        """Commit the batch and its position. Return whether it was the last."""
+        """Commit the batch and its position. Return whether the batch was the last."""
         is_last = self._keyset.is_last(rows)
         if self._position is not None:
             if self._last is not None:

@@ -68,7 +68,7 @@ class Keyset:
         return frozen().columns(*range(self._width)).all(), tuple(keys[-1]) if keys else None
 
     def is_last(self, rows: Sequence[Any]) -> bool:
-        """Return whether no page follows this one."""
+        """Return whether this page is the last."""
         return len(rows) < self._size
 
 

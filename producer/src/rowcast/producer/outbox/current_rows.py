@@ -3,7 +3,7 @@
 The rows are read under their locks, and the outbox id is assigned under the locks, as by the drain. Therefore the
 images are newer than every event that has a smaller lsn.
 
-A row that is gone cannot be locked, and a transaction with a smaller outbox id may be inserting it at this moment.
+A missing row cannot be locked, and a transaction with a smaller outbox id may be inserting the row at this moment.
 Therefore the place of the row is locked. SQLite has one writer at a time, and the locking reads of MariaDB and MySQL
 lock gaps. On PostgreSQL the whole table is locked against writers. The table lock comes before any row lock, because
 two such transactions could deadlock otherwise.

@@ -36,7 +36,7 @@ from rowcast.shared.stacks import format_stack
 _log = logging.getLogger("rowcast.database")
 
 _TICK_S = 1.0
-# No look at a connection before it has moved nothing for this long, so that usual statements cost nothing.
+# The time without traffic before the first look at a connection, so that usual statements cost nothing.
 _LOOK_AFTER_S = 3.0
 # A statement that runs for long is looked at less often.
 _LONGEST_PAUSE_S = 30.0

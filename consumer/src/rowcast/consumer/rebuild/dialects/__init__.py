@@ -1,4 +1,4 @@
-"""One class for each engine: what depends on a replica's tables, and how fresh tables take their place."""
+"""Adapt the rebuild to each engine: the objects that depend on a replica's tables, and the swap."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLASSES: dict[str, type[SwapDialect]] = {
 
 
 def swap_dialect(name: str) -> SwapDialect:
-    """Return the object for SQLAlchemy's name of an engine. Raise ConfigurationError if there is none."""
+    """Return the object for SQLAlchemy's name of an engine. Raise ConfigurationError for an unknown engine."""
     if name not in _CLASSES:
         raise ConfigurationError(
             f"a replica on the engine {name!r} cannot be rebuilt beside its tables. Rebuild into an empty database "

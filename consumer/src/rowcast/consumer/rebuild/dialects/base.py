@@ -11,10 +11,10 @@ from rowcast.consumer.rebuild.swapped_table import SwappedTable
 
 
 class SwapDialect(ABC):
-    """Swap tables on one engine.
+    """Swap tables on an engine.
 
-    The tables of each call are those of the whole rebuild. A connection is outside of any transaction, unless a method
-    says otherwise.
+    Each call is for all tables of the rebuild. A connection is outside of any transaction, unless a method says
+    otherwise.
     """
 
     @abstractmethod
@@ -23,13 +23,13 @@ class SwapDialect(ABC):
 
     @abstractmethod
     def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
-        """Give the fresh tables the user's indexes and rights of the live tables. It may be called again.
+        """Give the fresh tables the user's indexes and rights of the live tables. The call can be repeated.
 
         Raise the driver's errors, also for a lock that is not granted within half a second.
         """
 
     def wait_for_snapshots(self, connection: Connection) -> list[str]:
-        """Return the sessions that must end first, because they could see the fresh tables before they were complete.
+        """Return the sessions that must end first, because the sessions could see incomplete fresh tables.
 
         Called again until no session is returned.
         """
@@ -41,12 +41,12 @@ class SwapDialect(ABC):
     ) -> None:
         """Rename all tables: live to old, fresh to live. Inside a transaction if the engine has transactional DDL.
 
-        ``first``: renames that come first, on an engine without transactional DDL.
+        ``first``: renames to begin with, on an engine without transactional DDL.
 
-        Raise the driver's errors. A lock that is not granted within half a second is such an error, so that readers
-        never wait longer behind the swap.
+        Raise the driver's errors. A lock not granted within half a second is an error too, so that readers never wait
+        longer behind the swap.
         """
 
     @abstractmethod
     def drop(self, connection: Connection, names: Sequence[tuple[str | None, str]]) -> None:
-        """Drop tables by schema and name, whatever the foreign keys between them. A missing table is no error."""
+        """Drop tables by schema and name, despite foreign keys between the tables. A missing table is no error."""

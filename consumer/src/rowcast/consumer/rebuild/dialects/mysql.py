@@ -25,7 +25,8 @@ _FORMS = sa.text(
     "LEFT JOIN information_schema.partitions p ON p.table_schema = t.table_schema AND p.table_name = t.table_name "
     "WHERE t.table_schema = database() AND t.table_name IN :names GROUP BY t.table_name, t.table_type"
 ).bindparams(sa.bindparam("names", expanding=True))
-# The transactions whose snapshot may be older. Without the right PROCESS, the server shows only those of the user.
+# The transactions with a snapshot that may be older. Without the right PROCESS, the server shows only the user's
+# transactions.
 _OLD_SNAPSHOTS = sa.text(
     "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx "
     "WHERE trx_started <= :since AND trx_mysql_thread_id <> CONNECTION_ID() AND trx_mysql_thread_id <> 0 ORDER BY 1"
@@ -100,7 +101,7 @@ class MySQLSwap(SwapDialect):
     def swap(
         self, connection: Connection, tables: Sequence[SwappedTable], first: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """Rename all tables in one statement. Foreign keys follow their tables."""
+        """Rename all tables in a single statement. Foreign keys follow the tables."""
         pairs = [*first, *((t.live, t.old) for t in tables if t.before is not None)]
         pairs += [(t.fresh, t.live) for t in tables if t.after is not None]
         connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {_LOCK_S}")

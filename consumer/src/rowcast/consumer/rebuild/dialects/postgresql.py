@@ -175,7 +175,7 @@ class PostgreSQLSwap(SwapDialect):
         return names
 
     def drop(self, connection: Connection, names: Sequence[tuple[str | None, str]]) -> None:
-        """Drop all tables in one statement, because foreign keys may connect them."""
+        """Drop all tables in a single statement, because foreign keys may connect the tables."""
         quote = connection.dialect.identifier_preparer.quote_identifier
         quoted = [".".join(quote(part) for part in name if part) for name in names]
         if quoted:
@@ -184,7 +184,7 @@ class PostgreSQLSwap(SwapDialect):
 
 
 def _user_indexes(connection: Connection, quoted: str) -> list[Any]:
-    """Return the indexes of a table that the worker did not name, also the one of the primary key."""
+    """Return the indexes of a table that the worker did not name, also the primary key's."""
     found = connection.execute(_INDEXES, {"quoted": quoted}).all()
     return [index for index in found if not index.relname.startswith(WORKER_PREFIX)]
 

@@ -1,4 +1,4 @@
-"""The objects of a PostgreSQL database that depend on a replica's tables: which follow a swap, and which prevent it."""
+"""Find the objects of a PostgreSQL database that depend on a replica's tables, and follow or prevent a swap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.consumer.rebuild.swapped_table import SwappedTable
 
-# Everything that refers to a table, its columns or its row type. ``follows``: the swap lets the object follow, or the
+# The objects that refer to a table, a column or the row type. ``follows``: the swap lets the object follow, or the
 # object ends with the table.
 _DEPENDENTS = sa.text(
     r"""
@@ -119,7 +119,7 @@ def _faults(connection: Connection, table: SwappedTable) -> Iterator[str]:
 
 
 def _changed_column(table: SwappedTable) -> str | None:
-    """Return the first column whose type changes with the rebuild, or that goes."""
+    """Return the first column that the rebuild drops or gives another type."""
     assert table.before is not None
     after = {} if table.after is None else {column.name: column.type for column in table.after.columns}
     return next((c.name for c in table.before.columns if after.get(c.name) != c.type), None)
@@ -167,5 +167,5 @@ def _name(connection: Connection, table: SwappedTable) -> str:
 
 
 def _execute(connection: Connection, statement: str, *, is_text: bool = True) -> None:
-    """Execute a statement. ``is_text``: the statement comes from the server, so that the driver needs %% for %."""
+    """Execute a statement. ``is_text``: the statement comes from the server, and the driver needs %% for %."""
     connection.exec_driver_sql(statement.replace("%", "%%") if is_text else statement)

@@ -14,8 +14,8 @@ from rowcast.consumer.replica.dialects import WORKER_PREFIX, quoted_name
 class SQLiteSwap(SwapDialect):
     """Swap the tables of a file.
 
-    Names of indexes and triggers belong to the whole file, so they can be created for the fresh tables only when the
-    live tables have lost them. Views find their tables by name.
+    Names of indexes and triggers belong to the whole file. Therefore the fresh tables can get the names only when the
+    live tables have lost the names. Views find tables by name.
     """
 
     def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:

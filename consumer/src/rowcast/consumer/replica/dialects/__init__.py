@@ -1,4 +1,4 @@
-"""One class for each engine. ``base.ReplicaDialect`` says what a class must do.
+"""Adapt the replica to each engine. ``base.ReplicaDialect`` describes the duties of a class.
 
 The classes are registered in the entry point group ``rowcast.replica_dialects``, by SQLAlchemy's name of the engine.
 Any package can add an engine.

@@ -39,11 +39,11 @@ PositionRow = tuple[str, str, int, int, int, str | None]
 
 @dataclass(frozen=True, slots=True)
 class ReplicaColumn:
-    """A column as the replica has it.
+    """A column of the replica.
 
     ``type`` is the engine's own name of the type, in lower case. ``loose``: the column's collation may take two
-    different texts for equal, such as ``a`` and ``A``. ``stored``: the type that stores the values, if the name does
-    not say so: the base type of a domain, and ``enum('a','b')`` for an enum.
+    different texts for equal, for example ``a`` and ``A``. ``stored``: the type that stores the values, if the name
+    does not say so: the base type of a domain, and ``enum('a','b')`` for an enum.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ReplicaTable:
 
 
 class TouchedKeys(NamedTuple):
-    """Primary keys in the contract's encodings, of the rows of one table that a transaction writes or deletes."""
+    """Primary keys in the contract's encodings, of the rows that a transaction writes or deletes in a table."""
 
     table: ReplicaTable
     layout: RowLayout
@@ -99,7 +99,7 @@ class Fault(Enum):
 
 _FAULTS = {
     ServerFault.LOST: Fault.LOST,
-    # The worker has logged in at its start, so the password or the role has been changed since.
+    # The worker has logged in at the start, and the password or the role has been changed since.
     ServerFault.LOGIN: Fault.LOST,
     ServerFault.READ_ONLY: Fault.LOST,
     ServerFault.UNAVAILABLE: Fault.LOST,
@@ -162,8 +162,8 @@ class ReplicaDialect(ABC):
     def end_other_writers(self, connection: Connection, source: str) -> None:  # noqa: B027  # optional
         """End sessions of earlier workers, or of this worker before a fault, whose transactions lock the replica's row.
 
-        Called in a new connection of the worker with the claim, outside of any transaction. Such a session may be
-        suspended or lost by the network, and the server would keep its locks for a long time.
+        Called in a new connection of the worker with the claim, outside of any transaction. The session may be
+        suspended or lost by the network, and the server would keep the locks for a long time.
         """
 
     def forget_tables(self) -> None:  # noqa: B027  # optional
@@ -218,7 +218,7 @@ class ReplicaDialect(ABC):
         return iter(())
 
     def is_limit(self, error: exc.DBAPIError) -> bool:
-        """Return whether the engine refuses a table for its number of columns, its names, or the size of its rows."""
+        """Return whether the engine refuses a table for the number of columns, the names, or the size of the rows."""
         return False
 
     def require_transactions(self, connection: Connection, names: Sequence[str]) -> None:  # noqa: B027  # optional
@@ -252,7 +252,7 @@ class ReplicaDialect(ABC):
     def foreign_keys_at_the_end(self, connection: Connection, touched: Sequence[TouchedKeys]) -> Iterator[None]:
         """Check foreign keys at the end of the block only, for an engine that checks foreign keys row by row.
 
-        ``touched``: the keys of all rows that the block writes or deletes. Raise OrphanError if a row lacks its parent.
+        ``touched``: the keys of all rows that the block writes or deletes. Raise OrphanError if a row lacks the parent.
         """
         yield
 

@@ -52,7 +52,7 @@ _WRITER_NAME = "CONCAT('rowcast-writer-', LEFT(SHA2(CONCAT(COALESCE(DATABASE(), 
 _WRITER = sa.text(f"SELECT IS_USED_LOCK({_WRITER_NAME})")
 _BECOME_WRITER = sa.text(f"SELECT GET_LOCK({_WRITER_NAME}, 10)")
 _NO_SUCH_THREAD = 1094
-# Seconds after which MariaDB ends an idle transaction. MySQL has no such setting, and a successor ends the session.
+# Seconds after which MariaDB ends an idle transaction. MySQL lacks the setting, and a successor ends the session.
 _IDLE_TRANSACTION_S = 60
 
 _WITHOUT_TRANSACTIONS = sa.text(
@@ -147,7 +147,7 @@ class MySQLReplica(RowStatementReplica):
         return MySQLClaim(open_engine(url, label, pooled=False, isolation_level="AUTOCOMMIT"), source, lease_s)
 
     def end_other_writers(self, connection: Connection, source: str) -> None:
-        """Kill the session that holds the writer's lock, and take the lock for this session."""
+        """Kill the session with the writer's lock, and take the lock for this session."""
         with connection.begin():
             thread = connection.execute(_WRITER, {"source": source}).scalar()
             own = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
@@ -175,7 +175,7 @@ class MySQLReplica(RowStatementReplica):
         }
 
     def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
-        """Yield the triggers of these tables. The server shows them to users with the right TRIGGER only."""
+        """Yield the triggers of these tables. The server shows triggers to users with the right TRIGGER only."""
         for table, trigger in connection.execute(_TRIGGERS):
             if (None, table) in names:
                 yield (None, table), trigger
@@ -229,10 +229,10 @@ class MySQLReplica(RowStatementReplica):
             )
 
     def upsert_statement(self, connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
-        """Return an INSERT … ON DUPLICATE KEY UPDATE, with a guard if the table needs one.
+        """Return an INSERT … ON DUPLICATE KEY UPDATE, with a guard if necessary.
 
         ON DUPLICATE KEY UPDATE also finds a row by another unique key, or by a primary key that only the collation
-        takes for the same (``a`` and ``A``). The statement would then change the row of another key.
+        takes for equal (``a`` and ``A``). The statement would then change the row of another key.
         """
         quote = connection.dialect.identifier_preparer.quote_identifier
         names = table.writable_columns(layout)

@@ -1,4 +1,4 @@
-"""The names of the source's tables in the replica, and of the fresh tables that a rebuild fills beside them."""
+"""The names of the source's tables in the replica, and of the fresh tables of a rebuild."""
 
 from __future__ import annotations
 

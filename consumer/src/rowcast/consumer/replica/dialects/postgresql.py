@@ -37,8 +37,8 @@ from rowcast.shared.database.engines import open_engine
 from rowcast.shared.tables.native_types import is_type
 from rowcast.shared.tables.shape import PortableType, TableShape
 
-# The server keeps the rows of an array in work_mem, 4 MB by default, and writes the rest to a file. So 20,000 rows of
-# 190 bytes take a fifth more time in one statement than in four.
+# The server keeps the rows of an array in work_mem, 4 MB by default, and writes the rest to a file. In a single
+# statement, 20,000 rows of 190 bytes take a fifth more time than in four.
 _BYTES_PER_STATEMENT = 1_000_000
 
 _log = logging.getLogger("rowcast.worker")
@@ -328,7 +328,7 @@ def _record(connection: Connection, table: ReplicaTable, layout: RowLayout, name
 _ROUNDING = re.compile(
     r"(numeric)\((\d+),(-?\d+)\)|(timestamp|time)\(([0-5])\)( with(?:out)? time zone)|(interval)\(([0-5])\)"
 )
-# PostgreSQL has no expression that raises an error, besides a cast of a text that is no value of the type.
+# PostgreSQL has no expression that raises an error, besides the cast of an invalid text.
 _REFUSAL = "rowcast: the value has more digits than the column "
 _REFUSED = re.compile(f'"({_REFUSAL}[^"]*)"')
 

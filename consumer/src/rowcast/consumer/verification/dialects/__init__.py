@@ -1,4 +1,4 @@
-"""One class for each engine. ``base.VerifyDialect`` says what a class must do."""
+"""Adapt the comparison to each engine. ``base.VerifyDialect`` describes the duties of a class."""
 
 from __future__ import annotations
 

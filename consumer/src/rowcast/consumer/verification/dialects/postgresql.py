@@ -27,7 +27,7 @@ class PostgreSQLVerify(VerifyDialect):
         return sa.func.string_agg(texts, sa.literal_column("','"))
 
     def estimate_rows(self, connection: Connection, schema: str | None, name: str) -> int:
-        """Return the estimate of the planner, which counts partitions one by one."""
+        """Return the estimate of the planner. The planner counts each partition separately."""
         preparer = connection.dialect.identifier_preparer
         quoted = ".".join(preparer.quote_identifier(part) for part in (schema, name) if part)
         # to_regclass reads the name as SQL does, so the doubling of % for the driver is undone.

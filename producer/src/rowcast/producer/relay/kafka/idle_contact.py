@@ -27,7 +27,7 @@ class IdleContact:
         self.unanswered_since: float | None = None
 
     def note_answer(self) -> None:
-        """Note that Kafka has answered this or another question."""
+        """Note an answer of Kafka, to this or another question."""
         self._answered_at, self.unanswered_since = time.monotonic(), None
 
     def ask_if_due(self) -> None:
