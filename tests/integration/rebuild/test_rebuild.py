@@ -43,10 +43,13 @@ def test_a_rebuild_replaces_wrong_rows_and_the_worker_goes_on(
 ) -> None:
     work_once(settings)
     replica.execute("UPDATE orders SET note = 'wrong'", "INSERT INTO customer (id, email) VALUES (99, 'extra')")
+    replica.execute("UPDATE rowcast_replica SET verified = 'different', verified_ms = 1, verified_differing = 2")
     result = rebuilt(settings)
     assert result.tables == ("public.customer", "public.orders")
     assert replica.rows("customer", "id") == [(1,), (2,)]
     assert replica.rows("orders", "note") == [("first",)]
+    # The comparison was of the replaced tables.
+    assert replica.rows("rowcast_replica", "verified") == [(None,)]
     assert sorted(t for t in replica.tables() if not t.startswith("rowcast_")) == ["customer", "orders"]
     assert not [t for t in replica.tables() if "_new_" in t or "_old_" in t or "swap" in t]
     assert [key["referred_table"] for key in replica.foreign_keys("orders")] == ["customer"]

@@ -68,6 +68,11 @@ def _replace_row(connection: Connection, source: str, fresh_name: str) -> None:
         "stamp": secrets.randbelow(2**62),
         "deletes_known_ms": fresh.deletes_known_ms,
         "first_lsn": fresh.first_lsn,
+        # The last comparison was of the replaced tables.
+        "verified_ms": 0,
+        "verified": None,
+        "verified_rows": 0,
+        "verified_differing": 0,
     }
     is_row = ROWCAST_REPLICA.c.source == source
     if live is None:
