@@ -11,7 +11,7 @@ import pytest
 from rowcast.shared.cli import app
 from support.command_line import rowcast
 
-COMMANDS = ("demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "verify", "status")
+COMMANDS = ("demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "verify", "status", "trace")
 GROUPS = {
     "topics": ("list", "tail", "search", "show"),
     "dlq": ("list", "show", "retry", "drop"),

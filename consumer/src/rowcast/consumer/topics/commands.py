@@ -1,4 +1,4 @@
-"""Define the commands of ``rowcast topics``: list, tail, search, show. Heavy imports happen when a command runs."""
+"""Define ``rowcast trace``, and ``rowcast topics``: list, tail, search, show. Heavy imports happen in a command."""
 
 from __future__ import annotations
 
@@ -154,3 +154,29 @@ def show(
     settings = invocation.settings()
     for one in places:
         print_whole(record_at(settings, *one))
+
+
+@command()
+def trace(
+    invocation: Invocation,
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", envvar="ROWCAST_TABLE", help="The table, as in public.orders or orders.")
+    ],
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY",
+            envvar="ROWCAST_KEY",
+            help="The key's values with commas between them, as in 42 or 7,en, or a JSON object.",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the steps as JSON.")] = False,
+) -> int:
+    """Follow a row from the primary through outbox and topic to each replica, and say where it is stuck.
+
+    Exit code 0: the row has arrived everywhere. 1: it has not, or a replica has another row.
+    """
+    from rowcast.consumer.topics.report import print_trace
+    from rowcast.consumer.topics.trace import trace as follow
+
+    return print_trace(list(follow(invocation.settings(), table, key)), as_json=as_json)

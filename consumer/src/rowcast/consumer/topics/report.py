@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.topics.records import TopicRecord
+from rowcast.consumer.topics.trace import TraceStep
 from rowcast.shared.cli.output import print_json, print_line
 
 _LONGEST_VALUE = 60
@@ -90,6 +92,19 @@ def print_topics(
             print_line(f"    partition {one['partition']}: offsets {one['first']:,} to {one['end']:,}")
     for other in others:
         print_line(other)
+
+
+def print_trace(steps: Sequence[TraceStep], *, as_json: bool) -> int:
+    """Print the steps of a row. Return 1 if the row is stuck, or 0."""
+    stuck = [step.place for step in steps if step.is_stuck]
+    if as_json:
+        print_json({"arrived": not stuck, "steps": [asdict(step) for step in steps]})
+    else:
+        print_line(f"stuck: {', '.join(stuck)}" if stuck else "arrived everywhere")
+        width = max(len(step.place) for step in steps)
+        for step in steps:
+            print_line(f"  {step.place:<{width}}  {step.text}")
+    return 1 if stuck else 0
 
 
 def _time(ms: int) -> str:

@@ -33,6 +33,7 @@ _ORDER = (
     "rebuild",
     "verify",
     "status",
+    "trace",
     "topics",
     "dlq",
     "triggers",

@@ -26,6 +26,7 @@ CHECKS = "rowcast.checks"
 STATUS = "rowcast.status"
 SNAPSHOTS = "rowcast.snapshots"
 REPAIR = "rowcast.repair"
+TRACE = "rowcast.trace"
 
 Check = Callable[[Settings], Iterator[Finding]]
 Status = Callable[[Settings, float], "SideStatus"]
