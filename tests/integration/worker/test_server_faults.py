@@ -19,6 +19,7 @@ from rowcast.consumer.worker import apply_loop
 from rowcast.shared.errors import LoginError
 from servers import Broker
 from support.kafka_source import Source, column, shape
+from support.lock_waits import wait_until_something_waits
 from support.server_faults import CODES, FAULTS, full, new_role, raising_trigger, small_disk
 from support.worker_runs import Database, running_worker, settings_for, work_once
 
@@ -73,6 +74,34 @@ def test_no_code_of_a_passing_fault_is_taken_for_bad_data(
                 until(lambda: any("Trying again in" in text for text in caplog.messages))
             worker.until(lambda progress: progress.lsn == source.lsn)
     assert len(replica.rows("item")) == len(CODES[engine]) + 1
+
+
+@pytest.mark.shared_dialect
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb", "mysql"])
+def test_a_worker_that_loses_a_deadlock_tries_again(
+    engine: str, new_database: NewDatabase, kafka: Broker, source_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, source = new_database(engine), Source(kafka.bootstrap_servers, source_name)
+    replica, settings = Database(url), settings_for(source_name, kafka.bootstrap_servers, url)
+    if engine == "postgresql":
+        # The server looks for a deadlock once, this long after a wait began.
+        replica.execute(f"ALTER DATABASE \"{sa.make_url(url).database}\" SET deadlock_timeout = '2s'")
+    replica.execute("CREATE TABLE ballast (id integer PRIMARY KEY)")
+    source.add(ITEM)
+    source.transaction(("c", "item", {"id": 1, "n": 0}), ("c", "item", {"id": 2, "n": 0}))
+    with running_worker(settings) as worker:
+        worker.until(lambda progress: progress.state == "consistent")
+        with replica.engine.begin() as other:
+            if engine == "postgresql":
+                other.execute(sa.text("SET deadlock_timeout = '60s'"))
+            # MariaDB and MySQL end the transaction that has changed fewer rows.
+            other.execute(sa.text("INSERT INTO ballast VALUES (:id)"), [{"id": n} for n in range(100)])
+            other.execute(sa.text("UPDATE item SET n = 9 WHERE id = 2"))
+            source.transaction(("u", "item", {"id": 1, "n": 1}), ("u", "item", {"id": 2, "n": 1}))
+            wait_until_something_waits(replica.engine)
+            other.execute(sa.text("UPDATE item SET n = 9 WHERE id = 1"))
+        until(lambda: replica.rows("item") == [(1, 1), (2, 1)])
+    assert any("eadlock" in text and "Trying again in" in text for text in caplog.messages)
 
 
 def test_a_worker_waits_until_the_database_file_may_grow(
