@@ -124,6 +124,8 @@ def test_verify_names_differences_and_repairs_them(place: Path, sessions: sessio
     assert status(place)["outbox"]["rows"] == 0
     # No relay runs, so nothing has arrived when the command compares again.
     assert "behind: 2 rows could not be compared" in verify("--repair", "--wait", "0")
+    # The status is that after the repair.
+    assert status(place)["replicas"]["r"]["verified"]["verdict"] == "behind"
     done(place, "relay", "--once")
     done(place, "worker", "r", "--once")
     assert "equal: 1 row in 1 table" in verify(code=0)

@@ -248,10 +248,10 @@ def verify(
         result = compare(
             settings, replica, tables=table or None, on_progress=on_progress, wait_s=wait, max_rate=max_rate
         )
-    if not table and (reason := record_result(settings, replica, result)) is not None:
-        _verify_log.info("the result could not be stored in the replica, for rowcast status: %s", reason)
     if repair:
         result = repair_differences(settings, replica, result, dry_run=dry_run, wait_s=wait)
+    if not table and (reason := record_result(settings, replica, result)) is not None:
+        _verify_log.info("the result could not be stored in the replica, for rowcast status: %s", reason)
     return report(result, as_json=as_json)
 
 
