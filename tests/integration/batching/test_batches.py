@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, joinedload, mapped_
 
 from fixtures.databases import NewDatabase
 from rowcast.producer import BatchProgress, Capture, async_batches, batches
+from rowcast.producer.batching import batches as module
 from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.shared.errors import ConfigurationError, RetriableError
 
@@ -217,7 +219,7 @@ def test_a_batch_waits_while_the_outbox_is_long_or_a_function_says_so(
         with lite.begin() as session:
             session.execute(sa.text("DELETE FROM rowcast_outbox"))
 
-    monkeypatch.setattr(time, "sleep", publish)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=publish, monotonic=time.monotonic))
     seen: list[bool] = []
     with lite() as session:
         select = sa.select(Word)
