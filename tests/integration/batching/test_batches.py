@@ -233,6 +233,13 @@ def test_a_batch_waits_while_the_outbox_is_long_or_a_function_says_so(
     assert answers == []
 
 
+def test_what_the_session_held_before_the_first_batch_is_not_lost(lite: sessionmaker[Session]) -> None:
+    with lite() as session:
+        session.add(Word(lang="pl", n=0))
+        assert sum(len(words) for words in batches(session, sa.select(Word), 30, pause_when_behind=1_000)) == 61
+    assert len(done(lite)) == 61
+
+
 @pytest.mark.parametrize(
     ("select", "reason"),
     [

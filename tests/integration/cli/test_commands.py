@@ -33,15 +33,6 @@ class Order(Base):
 
 
 @pytest.fixture
-def place(tmp_path: Path, kafka: Broker, source_name: str) -> Path:
-    (tmp_path / "rowcast.toml").write_text(
-        f'source = "{source_name}"\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"\n'
-        f'[primary]\nurl = "sqlite:///{tmp_path}/primary.db"\n[replicas.r]\nurl = "sqlite:///{tmp_path}/replica.db"\n'
-    )
-    return tmp_path
-
-
-@pytest.fixture
 def sessions(place: Path, source_name: str) -> Iterator[sessionmaker[Session]]:
     engine = sa.create_engine(f"sqlite:///{place}/primary.db")
     sessions = sessionmaker(engine)

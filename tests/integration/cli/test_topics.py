@@ -6,12 +6,15 @@ import json
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rowcast.consumer.topics import source_topics
+from rowcast.consumer.topics.search import last_records
+from rowcast.consumer.topics.selection import Selection
 from rowcast.shared.config.settings import load
 from rowcast.shared.kafka.messages import table_topic
 from servers import Broker
@@ -26,14 +29,6 @@ WORD = shape("word", column("lang", "text"), column("n"), key=("lang", "n"))
 @pytest.fixture
 def source(kafka: Broker, source_name: str) -> Source:
     return Source(kafka.bootstrap_servers, source_name, partitions=2)
-
-
-@pytest.fixture
-def place(tmp_path: Path, kafka: Broker, source_name: str) -> Path:
-    (tmp_path / "rowcast.toml").write_text(
-        f'source = "{source_name}"\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"\n'
-    )
-    return tmp_path
 
 
 def item(id: int, note: str = "x") -> dict[str, Any]:
@@ -139,6 +134,22 @@ def test_tail_shows_new_events_until_it_is_stopped(place: Path, source: Source) 
         assert process.wait(20) == 0
     events = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(e["what"], e["key"]["id"]) for e in events] == [("create", 1), ("create", 2), ("update", 0)]
+
+
+def test_tail_looks_behind_records_that_are_no_events(place: Path, source: Source) -> None:
+    source.partitions = 1
+    source.add(ITEM)
+    source.transaction(*(("c", "item", item(n)) for n in range(3)))
+    before_ms = time.time_ns() // 1_000_000
+    topic = table_topic(source.name, "public", "item")
+    for n in range(60):
+        # The selection leaves an old event out, as Kafka leaves out its own records.
+        value = source.envelope("u", ITEM, item(9), 100 + n, "9", 1, 1).replace(b'"ts_ms":', b'"ts_ms":1,"x":')
+        source.send(topic, value, b'{"id":9}', partition=0)
+    source.flush()
+    with source_topics.source_topics(load(place / "rowcast.toml")) as topics:
+        found = last_records(topics, Selection(since_ms=before_ms - 60_000), 2)
+    assert [record.key for record in found] == [{"id": 1}, {"id": 2}]
 
 
 def test_tail_finds_tables_and_partitions_that_are_new(

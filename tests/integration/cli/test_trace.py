@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
-from servers import Broker
 from support.command_line import rowcast
 
 
@@ -25,15 +24,6 @@ class Word(Base):
     lang: Mapped[str] = mapped_column(primary_key=True)
     n: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(default="x")
-
-
-@pytest.fixture
-def place(tmp_path: Path, kafka: Broker, source_name: str) -> Path:
-    (tmp_path / "rowcast.toml").write_text(
-        f'source = "{source_name}"\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"\n'
-        f'[primary]\nurl = "sqlite:///{tmp_path}/primary.db"\n[replicas.r]\nurl = "sqlite:///{tmp_path}/replica.db"\n'
-    )
-    return tmp_path
 
 
 @pytest.fixture

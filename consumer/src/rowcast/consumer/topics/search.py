@@ -16,6 +16,9 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.kafka.clients import unreachable
 
+_FIRST_SPAN = 3
+_NEXT_SPAN = 8
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -45,9 +48,14 @@ def last_records(topics: SourceTopics, selection: Selection, count: int) -> list
     if selection.is_narrow:
         return search(topics, selection, count).newest
     ends = topics.ends()
-    # Up to half of the offsets may be control records or tombstones.
-    starts = {place: max(first, end - 3 * count) for place, (first, end) in ends.items()}
-    return _newest(topics, selection, count, starts, {place: end for place, (_, end) in ends.items()}).newest
+    span = _FIRST_SPAN * count
+    while True:
+        # Some of the offsets belong to control records or tombstones, and compaction leaves gaps.
+        starts = {place: max(first, end - span) for place, (first, end) in ends.items()}
+        found = _newest(topics, selection, count, starts, {place: end for place, (_, end) in ends.items()})
+        if found.found >= count or all(starts[place] == first for place, (first, _) in ends.items()):
+            return found.newest
+        span *= _NEXT_SPAN
 
 
 def _newest(

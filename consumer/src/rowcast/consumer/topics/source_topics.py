@@ -75,15 +75,16 @@ class SourceTopics:
         heard = time.monotonic()
         while rest:
             for message in self._consumer.consume(_BATCH, _POLL_S):
-                heard = time.monotonic()
                 place = message.topic(), message.partition()
                 if message.error() is not None:
-                    if self._is_end(message):
-                        rest.discard(place)
+                    if not self._is_end(message):
+                        continue  # A client without a broker says so again and again.
+                    rest.discard(place)
                 elif message.offset() < ends[place]:
                     yield message
                     if message.offset() + 1 >= ends[place]:
                         rest.discard(place)
+                heard = time.monotonic()
             if time.monotonic() - heard > KAFKA_TIMEOUT_S:
                 raise unreachable(self._settings.kafka, TimeoutError(f"no answer within {KAFKA_TIMEOUT_S:.0f} s"))
         self._consumer.unassign()

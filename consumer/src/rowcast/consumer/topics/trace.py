@@ -21,7 +21,7 @@ from rowcast.shared.cli.durations import duration_text
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.suggestions import did_you_mean
-from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape import INTEGER_TYPES, TableShape
 from rowcast.shared.tables.shape_store import written_shapes
 
 Row = dict[str, Any] | None
@@ -84,7 +84,7 @@ def parse_key(shape: TableShape, text: str) -> dict[str, Any]:
 
 
 def _encoded(shape: TableShape, name: str, value: str) -> Any:
-    if "int" not in shape.column(name).type.name or shape.column(name).type.name == "interval":
+    if shape.column(name).type.name not in INTEGER_TYPES:
         return value
     try:
         return int(value)

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement
 
 from rowcast.consumer.verification.compared_table import ComparedTable
 from rowcast.consumer.verification.row_forms import CanonicalKey, RowForms
+from rowcast.shared.tables.shape import INTEGER_TYPES
 
-_INTEGERS = ("int16", "int32", "int64", "uint64")
 _MAX_BUCKETS = 2**15
 _LEAST_WIDTH = 64
 _HASH_BUCKETS = 2**12
@@ -124,7 +124,7 @@ def buckets_for(primary: ComparedTable, forms: RowForms) -> Buckets:
     """Return the buckets that suit the primary key of the table."""
     key = primary.shape.primary_key
     type_ = primary.shape.column(key[0]).type.name
-    if len(key) == 1 and type_ in _INTEGERS:
+    if len(key) == 1 and type_ in INTEGER_TYPES:
         column = primary.key_column(key[0])
         with primary.database.connect() as connection:
             ends = connection.execute(primary.select(sa.true(), sa.func.min(column), sa.func.max(column))).one()

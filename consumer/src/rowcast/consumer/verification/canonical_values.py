@@ -13,7 +13,7 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from rowcast.shared.tables.shape import PortableType
+from rowcast.shared.tables.shape import INTEGER_TYPES, PortableType
 
 Canonical = Callable[[Any], Any]
 
@@ -146,7 +146,7 @@ def _array(element: Canonical | None) -> Canonical:
 
 _FORMS: dict[str, Canonical] = {
     "boolean": _boolean,
-    **dict.fromkeys(("int16", "int32", "int64", "uint64"), _integer),
+    **dict.fromkeys(INTEGER_TYPES, _integer),
     "decimal": _decimal,
     "float32": _float32,
     "float64": _float64,

@@ -93,7 +93,7 @@ async def async_batches(
     """Yield the rows of a SELECT as ``batches`` does, for an AsyncSession."""
     run = _Run(select, size, name, pause_when_behind, on_progress)
     while True:
-        while await session.run_sync(run.is_behind):  # noqa: ASYNC110  # no event tells when the outbox is shorter
+        while await session.run_sync(run.is_behind):  # noqa: ASYNC110  # the outbox sends no event
             await asyncio.sleep(_PAUSE_S)
         rows = await session.run_sync(run.read)
         if rows:
@@ -138,11 +138,10 @@ class _Run:
         """Count the rows of the outbox up to one more than ``most``, because a count of all takes long."""
         counted = sa.select(_OUTBOX.c.id).limit(most + 1).subquery()
         statement = sa.select(sa.func.count()).select_from(counted)
-        try:
-            return int(session.execute(statement, bind_arguments=self._bind).scalar_one())
-        finally:
-            # No transaction stays open during a pause.
-            session.rollback()
+        rows = int(session.execute(statement, bind_arguments=self._bind).scalar_one())
+        # No transaction stays open during a pause, and what the session held before the first batch is not lost.
+        session.commit()
+        return rows
 
     def read(self, session: Session) -> Sequence[Any]:
         """Return the rows of the next batch."""

@@ -13,6 +13,7 @@ TypeName = Literal[
     "date", "time", "timetz", "timestamp", "timestamptz", "interval", "uuid", "json", "enum", "array", "native",
 ]  # fmt: skip
 TYPE_NAMES: frozenset[str] = frozenset(get_args(TypeName))
+INTEGER_TYPES: frozenset[str] = frozenset(("int16", "int32", "int64", "uint64"))
 
 
 @dataclass(frozen=True, slots=True)

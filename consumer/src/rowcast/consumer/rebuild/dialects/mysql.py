@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.rebuild.dialects.base import SwapDialect
 from rowcast.consumer.rebuild.swapped_table import SwappedTable
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, quoted_name
+from rowcast.shared.database.driver_errors import mysql_number
+
+_log = logging.getLogger("rowcast.rebuild")
 
 _LOCK_S = 1
+_NO_RIGHT = 1227
 _TRIGGERS = sa.text(
     "SELECT trigger_name, event_object_table FROM information_schema.triggers "
     "WHERE event_object_schema = database() AND event_object_table IN :names ORDER BY 1"
@@ -94,7 +100,13 @@ class MySQLSwap(SwapDialect):
                 self._complete_at = connection.exec_driver_sql("SELECT NOW()").scalar()
             try:
                 found = connection.scalars(_OLD_SNAPSHOTS, {"since": self._complete_at}).all()
-            except sa.exc.DBAPIError:
+            except exc.DBAPIError as error:
+                if mysql_number(error) != _NO_RIGHT:
+                    raise
+                _log.warning(
+                    "the user lacks the right PROCESS, so the rebuild cannot wait for transactions of other users that "
+                    "began before. Such a transaction may see rows of the load"
+                )
                 return []
         return [f"session {thread}" for thread in found]
 
