@@ -34,7 +34,8 @@ import sqlalchemy as sa
 from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.database.engines import open_engine
-from rowcast.shared.kafka.messages import TransactionEvent, table_topic, transaction_topic, transaction_value
+from rowcast.shared.kafka.messages import TransactionEvent, transaction_value
+from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
 from rowcast.shared.tables.shape import PortableType
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, settings_for, work_once

@@ -15,14 +15,8 @@ import orjson
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from rowcast.shared.kafka.messages import (
-    TOMBSTONE_LSN,
-    TransactionEvent,
-    schema_topic,
-    table_topic,
-    transaction_topic,
-    transaction_value,
-)
+from rowcast.shared.kafka.messages import TOMBSTONE_LSN, TransactionEvent, transaction_value
+from rowcast.shared.kafka.topic_names import schema_topic, table_topic, transaction_topic
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, PortableType, TableShape
 
 Row = dict[str, Any] | str

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.kafka.topic_names import transaction_topic
 from support.kafka_source import Source
 
 

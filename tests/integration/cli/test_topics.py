@@ -16,7 +16,7 @@ from rowcast.consumer.topics import source_topics
 from rowcast.consumer.topics.search import last_records
 from rowcast.consumer.topics.selection import Selection
 from rowcast.shared.config.settings import load
-from rowcast.shared.kafka.messages import table_topic
+from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from support.command_line import environment, rowcast, started
 from support.kafka_source import Source, column, shape

@@ -21,7 +21,8 @@ from rowcast.consumer.worker import run_worker
 from rowcast.producer.relay import Relay
 from rowcast.shared.config.settings import ReplicaSettings
 from rowcast.shared.errors import ConfigurationError, LoginError
-from rowcast.shared.kafka.messages import ChangeEvent, marker_topic
+from rowcast.shared.kafka.messages import ChangeEvent
+from rowcast.shared.kafka.topic_names import marker_topic
 from servers import Broker
 from support.relay.primary import ORDERS, Primary, line
 from support.relay.settings import settings_of

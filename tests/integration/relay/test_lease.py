@@ -13,7 +13,7 @@ from sqlalchemy import exc
 from fixtures.databases import NewDatabase
 from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.claims.lease import Destination, LeaseRow
-from rowcast.shared.kafka.messages import TABLE_TOPIC
+from rowcast.shared.kafka.topic_names import TABLE_TOPIC
 from rowcast.shared.process_name import new_process_name
 from support.relay.lease_contract import (
     WRITES,

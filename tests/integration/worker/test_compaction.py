@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from fixtures.databases import NewDatabase
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import table_topic
+from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import Database, settings_for, work_once

@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 
 from fixtures.databases import NewDatabase
 from rowcast.consumer.reading import load
-from rowcast.shared.kafka.messages import table_topic
+from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from support.kafka_source import Source
 from support.worker_runs import CUSTOMER, ORDERS, Database, settings_for, work_once

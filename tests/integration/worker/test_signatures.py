@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from rowcast.producer.relay import Relay
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import schema_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 from servers import Broker
 from support.kafka_source import Source
 from support.relay.primary import ORDERS, line, primary_at

@@ -12,7 +12,7 @@ from rowcast.consumer.worker import apply_loop
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.findings import Verdict
-from rowcast.shared.kafka.messages import schema_topic, table_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import schema_topic, table_topic, transaction_topic
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, Database, running_worker, settings_for, work_once

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import table_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import Database, RunningWorker, running_worker, settings_for, work_once

@@ -22,8 +22,9 @@ from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError, UnreachableError
 from rowcast.shared.kafka.clients import reach
-from rowcast.shared.kafka.messages import TransactionEvent, table_topic, transaction_topic, transaction_value
+from rowcast.shared.kafka.messages import TransactionEvent, transaction_value
 from rowcast.shared.kafka.mock_cluster import embedded_kafka
+from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import CUSTOMER, NAME, ORDERS, Database, running_worker, settings_for, work_once

@@ -14,13 +14,8 @@ from rowcast.consumer.reading import reader_thread, waiting_watch
 from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import (
-    TransactionEvent,
-    schema_topic,
-    table_topic,
-    transaction_topic,
-    transaction_value,
-)
+from rowcast.shared.kafka.messages import TransactionEvent, transaction_value
+from rowcast.shared.kafka.topic_names import schema_topic, table_topic, transaction_topic
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, Database, running_worker, settings_for, work_once

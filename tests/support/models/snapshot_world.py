@@ -32,7 +32,8 @@ from rowcast.producer.relay.snapshots.chunk_reader import Chunk, ChunkReader
 from rowcast.producer.relay.snapshots.runner import SnapshotRunner
 from rowcast.shared.config.settings import RelaySettings
 from rowcast.shared.errors import FencedError, RowcastError
-from rowcast.shared.kafka.messages import parse_change, table_topic, transaction_topic
+from rowcast.shared.kafka.messages import parse_change
+from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
 from support.relay.epochs import take_epoch
 from support.relay.primary import ITEMS, ORDERS, Primary, line
 

@@ -12,14 +12,8 @@ import jsonschema
 import orjson
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from rowcast.shared.kafka.messages import (
-    ChangeEvent,
-    TransactionEvent,
-    parse_change,
-    parse_transaction,
-    schema_topic,
-    transaction_topic,
-)
+from rowcast.shared.kafka.messages import ChangeEvent, TransactionEvent, parse_change, parse_transaction
+from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 from servers.wait_until_settled import wait_until_settled
 from support.project import REFERENCE
 

@@ -135,3 +135,25 @@ def test_deletes_events_without_transaction_and_old_images() -> None:
         found = read_block(messages, WHERE, layouts)
         assert found is not None
         assert found == one_by_one(messages, layouts)
+
+
+def test_the_columns_of_a_key_are_in_the_order_of_the_primary_key() -> None:
+    pair = shape("pair", column("part"), column("a-b c", "text"), key=("id", "part"))
+    layouts = known(pair)
+    value = MemorySource().envelope("c", pair, {"id": 1, "part": 2, "a-b c": "x"}, 1, "7", 1, 1)
+    usual = message(value, b'{"id":1,"part":2}', 1)
+    assert read_block([usual], WHERE, layouts) == one_by_one([usual], layouts)
+    # The bytes of a key identify the row.
+    assert read_block([message(value, b'{"part":2,"id":1}', 1)], WHERE, layouts) is None
+
+
+def test_integers_beyond_64_bits_are_read_one_by_one() -> None:
+    layouts = known(thing())
+    value = (USUAL.value() or b"").replace(b'"after":{"id":1,', b'"after":{"id":%d,' % 2**64)
+    assert value != USUAL.value()
+    assert read_block([message(value, b'{"id":%d}' % 2**64, 2)], WHERE, layouts) is None
+
+
+def test_deeply_nested_messages_are_read_one_by_one() -> None:
+    nested = (USUAL.value() or b"")[:-1] + b',"more":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert read_block([message(nested, b'{"id":1}', 2)], WHERE, known(thing())) is None

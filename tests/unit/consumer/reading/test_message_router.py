@@ -26,13 +26,8 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.skips import Skips
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import (
-    TransactionEvent,
-    parse_transaction,
-    schema_topic,
-    transaction_topic,
-    transaction_value,
-)
+from rowcast.shared.kafka.messages import TransactionEvent, parse_transaction, transaction_value
+from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 from support import kafka_source, memory_topics
 from support.kafka_source import column, shape
 from support.memory_consumer import MemoryBroker

@@ -17,10 +17,10 @@ from rowcast.shared.kafka.messages import parse_change
 
 # The relay begins an envelope with the first text and writes the second one after the image. `,"source":{` cannot occur
 # inside an image, because an image escapes quotes in strings and has no objects as values.
-BEFORE_IMAGE = b'{"before":null,"after":'
-IMAGE_START = len(BEFORE_IMAGE)
-AFTER_IMAGE = b',"source":{'
-OPS_WITH_ROW = frozenset(("c", "u", "r"))
+_BEFORE_IMAGE = b'{"before":null,"after":'
+_IMAGE_START = len(_BEFORE_IMAGE)
+_AFTER_IMAGE = b',"source":{'
+_OPS_WITH_ROW = frozenset(("c", "u", "r"))
 # The constructor of the named tuple takes twice as long.
 _new = tuple.__new__
 
@@ -91,7 +91,7 @@ def read_change(
             and type(lsn) is int
             and 0 <= lsn <= MAX_NUMBER
             and type(ts_ms) is int
-            and (envelope["op"] == "d" if after is None else envelope["op"] in OPS_WITH_ROW)
+            and (envelope["op"] == "d" if after is None else envelope["op"] in _OPS_WITH_ROW)
         ):
             columns, forms = orjson.loads(key), layout.forms
             # A known form has the names and types of the layout.
@@ -125,8 +125,8 @@ def image_bytes(value: bytes, after: dict[str, Any]) -> bytes:
     An image that breaks the contract would be cut in the wrong place. The result is then not JSON, and the database
     refuses invalid JSON.
     """
-    if value.startswith(BEFORE_IMAGE) and (end := value.find(AFTER_IMAGE, IMAGE_START)) > 0:
-        return value[IMAGE_START:end]
+    if value.startswith(_BEFORE_IMAGE) and (end := value.find(_AFTER_IMAGE, _IMAGE_START)) > 0:
+        return value[_IMAGE_START:end]
     return orjson.dumps(after)
 
 

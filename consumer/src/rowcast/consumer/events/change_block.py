@@ -1,37 +1,52 @@
 """Read a block of messages at once, as the fast path of ``read_change``.
 
-Every check of ``read_change`` is made for all messages together, column by column. The loops run in C, so a message
-costs about a third of the bytecodes.
+Every check of ``read_change`` is made for all messages together, by typed decoders and column by column. A message
+costs less than half of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import compress, repeat
-from operator import getitem, is_not, itemgetter, le, methodcaller
-from typing import Any
+from operator import attrgetter, is_not, methodcaller, ne
+from typing import Annotated, Any, Literal
 
-import orjson
+import msgspec
 
-from rowcast.consumer.events.change import (
-    AFTER_IMAGE,
-    BEFORE_IMAGE,
-    IMAGE_START,
-    MAX_NUMBER,
-    OPS_WITH_ROW,
-    Change,
-    image_bytes,
-)
+from rowcast.consumer.events.change import MAX_NUMBER, Change
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 
 _key_of, _value_of, _offset_of = methodcaller("key"), methodcaller("value"), methodcaller("offset")
-_members_of = itemgetter("source", "after", "transaction", "op")
-_source_members_of = itemgetter("schema", "table", "shape", "lsn", "ts_ms")
-_id_of, _first_of = itemgetter("id"), itemgetter(0)
 
-_OPS = frozenset((*((op, dict) for op in OPS_WITH_ROW), ("d", type(None))))
-"""The operations, with the type of the row image."""
+
+class _Source(msgspec.Struct, gc=False):
+    schema: str
+    table: str
+    shape: str | None
+    lsn: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
+    ts_ms: int
+
+
+class _Transaction(msgspec.Struct, gc=False):
+    id: str
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    """The members of an event that the worker reads. ``after``: the JSON of the row image, as received."""
+
+    op: Literal["c", "u", "r", "d"]
+    after: msgspec.Raw
+    source: _Source
+    transaction: _Transaction | None
+
+
+_read_envelope = msgspec.json.Decoder(_Envelope).decode
+_members_of = attrgetter(
+    "source.schema", "source.table", "source.shape", "source.lsn", "source.ts_ms", "op", "after", "transaction"
+)
+_id_of, _before_colon = attrgetter("id"), methodcaller("partition", ":")
+_NULL = b"null"
 
 
 def read_block(messages: Sequence[Any], partition: Partition, layouts: RowLayouts) -> list[Change] | None:
@@ -41,25 +56,24 @@ def read_block(messages: Sequence[Any], partition: Partition, layouts: RowLayout
     """
     try:
         return _read(messages, partition, layouts)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def _read(messages: Sequence[Any], partition: Partition, layouts: RowLayouts) -> list[Change] | None:
-    values, keys = list(map(_value_of, messages)), list(map(_key_of, messages))
-    sources, afters, transactions, ops = zip(*map(_members_of, map(orjson.loads, values)), strict=True)
-    *names, lsns, times = zip(*map(_source_members_of, sources), strict=True)
+    envelopes = map(_read_envelope, map(_value_of, messages))
+    *names, lsns, times, ops, afters, transactions = zip(*map(_members_of, envelopes), strict=True)
     layout = _only_layout(names, layouts)
-    if (
-        layout is None
-        or not _are_numbers(lsns)
-        or set(map(type, times)) != {int}
-        or not _OPS.issuperset(zip(ops, map(type, afters), strict=True))
-        or not _fit(layout, list(map(orjson.loads, keys)), afters)
-    ):
+    if layout is None:
         return None
-    images, identities = _images(values, afters), _identities(transactions)
-    columns = (repeat(layout), keys, images, lsns, identities, times, repeat(partition), map(_offset_of, messages))
+    keys, images = list(map(_key_of, messages)), list(map(bytes, afters))
+    have_row = list(map(ne, images, repeat(_NULL)))
+    # Only a delete has no row.
+    if have_row != list(map(ne, ops, repeat("d"))) or not _fit(layout, keys, images, have_row):
+        return None
+    rows = images if all(have_row) else [image if has else None for image, has in zip(images, have_row, strict=True)]
+    identities = _identities(transactions)
+    columns = (repeat(layout), keys, rows, lsns, identities, times, repeat(partition), map(_offset_of, messages))
     # The constructor of the named tuple is written in Python.
     return list(map(tuple.__new__, repeat(Change), zip(*columns, strict=False)))
 
@@ -70,51 +84,14 @@ def _only_layout(names: Sequence[Sequence[Any]], layouts: RowLayouts) -> RowLayo
     return layouts.by_event_shape.get(shapes.pop()) if len(shapes) == 1 else None
 
 
-def _are_numbers(lsns: Sequence[Any]) -> bool:
-    return set(map(type, lsns)) == {int} and min(lsns) >= 0 and max(lsns) <= MAX_NUMBER
+def _fit(layout: RowLayout, keys: Sequence[bytes], images: Sequence[bytes], have_row: Sequence[bool]) -> bool:
+    """Return whether each row has the key of its message. Raise ValueError for other columns or types."""
+    key_values = layout.decoders.keys(keys)
+    return list(compress(key_values, have_row)) == layout.decoders.row_keys(compress(images, have_row))
 
 
-def _fit(layout: RowLayout, keys: Sequence[Any], afters: Sequence[Mapping[str, Any] | None]) -> bool:
-    """Return whether keys and rows have the columns and types of the layout, and each row has the key."""
-    if not _have_columns(keys, layout.key) or not _have_types(keys, layout.key_types):
-        return False
-    has_row = list(map(is_not, afters, repeat(None)))
-    rows: list[Any] = list(compress(afters, has_row))
-    if not rows:
-        return True
-    # Databases write the columns in one order.
-    order = tuple(rows[0])
-    return (
-        layout.names == set(order)
-        and _have_columns(rows, order)
-        and _have_types(rows, [layout.row_types[name] for name in order])
-        and all(map(le, map(dict.items, compress(keys, has_row)), map(dict.items, rows)))
-    )
-
-
-def _have_columns(rows: Sequence[Any], names: tuple[str, ...]) -> bool:
-    return set(map(type, rows)) == {dict} and set(map(tuple, rows)) == {names}
-
-
-def _have_types(rows: Sequence[dict[str, Any]], types: Sequence[frozenset[type]]) -> bool:
-    columns = zip(*map(dict.values, rows), strict=True)
-    return all(allowed.issuperset(map(type, values)) for allowed, values in zip(types, columns, strict=True))
-
-
-def _images(values: Sequence[bytes], afters: Sequence[Any]) -> Sequence[bytes | None]:
-    """Return the images, and None for deletes. Raise ValueError if an envelope has another layout after the image."""
-    if not all(map(bytes.startswith, values, repeat(BEFORE_IMAGE))):
-        # The events carry old row images.
-        return [after and image_bytes(value, after) for value, after in zip(values, afters, strict=True)]
-    ends = map(bytes.index, values, repeat(AFTER_IMAGE), repeat(IMAGE_START))
-    images: list[Any] = list(map(getitem, values, map(slice, repeat(IMAGE_START), ends)))
-    if None in afters:
-        return [after and image for image, after in zip(images, afters, strict=True)]
-    return images
-
-
-def _identities(transactions: Sequence[Any]) -> Sequence[str | None]:
-    """Return the ids up to the colon. Raise TypeError if only some events have a transaction."""
-    if transactions.count(None) == len(transactions):
-        return transactions
-    return list(map(_first_of, map(str.partition, map(_id_of, transactions), repeat(":"))))
+def _identities(transactions: Sequence[_Transaction | None]) -> Sequence[str | None]:
+    """Return the ids up to the colon. Raise AttributeError if only some events have a transaction."""
+    if not any(map(is_not, transactions, repeat(None))):
+        return [None] * len(transactions)
+    return [identity for identity, _, _ in map(_before_colon, map(_id_of, transactions))]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from rowcast.consumer.events.row_decoders import RowDecoders
 from rowcast.consumer.events.source_notes import SourceNotes
 from rowcast.consumer.events.value_types import KnownForms, fitting_types
 from rowcast.shared.errors import DataError
@@ -28,10 +29,7 @@ class RowLayout:
     names: frozenset[str] = field(init=False)
     forms: KnownForms = field(init=False)
     """The forms of rows and keys that are known to fit the columns."""
-    row_types: Mapping[str, frozenset[type]] = field(init=False)
-    """The types of the values that fit each column."""
-    key_types: Sequence[frozenset[type]] = field(init=False)
-    """The types of the values that fit the columns of the key."""
+    decoders: RowDecoders = field(init=False)
 
     def __post_init__(self) -> None:
         # Computed once, because every event needs them.
@@ -40,9 +38,9 @@ class RowLayout:
         object.__setattr__(self, "names", frozenset(self.columns))
         object.__setattr__(self, "forms", KnownForms())
         types = fitting_types(self.shape)
-        object.__setattr__(self, "row_types", types)
         nulls = frozenset() if is_loosely_typed(self.shape.engine) else frozenset((type(None),))
-        object.__setattr__(self, "key_types", [types[name] - nulls for name in self.key])
+        key_types = {name: types[name] - nulls for name in self.key}
+        object.__setattr__(self, "decoders", RowDecoders({name: types[name] for name in self.columns}, key_types))
 
 
 class RowLayouts:

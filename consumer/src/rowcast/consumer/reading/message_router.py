@@ -19,8 +19,9 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.table_events import TableEvents
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import parse_transaction, transaction_topic
+from rowcast.shared.kafka.messages import parse_transaction
 from rowcast.shared.kafka.signature import SignatureCheck
+from rowcast.shared.kafka.topic_names import transaction_topic
 
 
 class MessageRouter:

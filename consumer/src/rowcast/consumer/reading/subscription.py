@@ -13,7 +13,7 @@ from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.partition_stream import PartitionStream, TopicKind
 from rowcast.consumer.reading.topic_metadata import partition_ends, partitions_of
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import schema_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 
 _log = logging.getLogger("rowcast.worker")
 

@@ -16,8 +16,8 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import new_consumer, unreachable, unreachable_by
-from rowcast.shared.kafka.messages import schema_topic
 from rowcast.shared.kafka.signature import SignatureCheck
+from rowcast.shared.kafka.topic_names import schema_topic
 from rowcast.shared.tables.shape_document import parse_shape
 
 _log = logging.getLogger("rowcast.worker")

@@ -21,7 +21,7 @@ from rowcast.consumer.status.workers import worker_hosts
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
 from rowcast.shared.kafka.clients import unreachable as kafka_unreachable
-from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.kafka.topic_names import transaction_topic
 from rowcast.shared.tables.outbox_age import oldest_in_outbox_ms
 
 

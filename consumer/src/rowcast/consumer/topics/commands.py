@@ -57,7 +57,7 @@ def list_(invocation: Invocation, table: TableOption = None, as_json: JsonOption
     """List the topics of the source, with the first and the last offset of each partition."""
     from rowcast.consumer.topics.report import print_topics
     from rowcast.consumer.topics.source_topics import source_topics
-    from rowcast.shared.kafka.messages import marker_topic, schema_topic, transaction_topic
+    from rowcast.shared.kafka.topic_names import marker_topic, schema_topic, transaction_topic
 
     settings = invocation.settings()
     with source_topics(settings, table or ("*",)) as found:

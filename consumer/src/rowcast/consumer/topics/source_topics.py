@@ -21,7 +21,7 @@ from rowcast.consumer.reading.topic_metadata import (
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.kafka.clients import unreachable
-from rowcast.shared.kafka.messages import schema_topic
+from rowcast.shared.kafka.topic_names import schema_topic
 
 _POLL_S = 0.2
 _BATCH = 1_000

@@ -21,7 +21,7 @@ from rowcast.consumer.reading.unapplied import Rest, commit_times
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.clients import unreachable
-from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.kafka.topic_names import transaction_topic
 from rowcast.shared.tables.shape import TableShape
 
 Ends = Mapping[Partition, int]

@@ -15,7 +15,7 @@ from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.status.workers import group_id
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka.clients import new_consumer
-from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.kafka.topic_names import transaction_topic
 
 _log = logging.getLogger("rowcast.worker")
 

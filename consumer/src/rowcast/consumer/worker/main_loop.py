@@ -48,7 +48,7 @@ from rowcast.shared.errors import (
     UnreachableError,
 )
 from rowcast.shared.kafka.clients import is_embedded, new_admin, reach
-from rowcast.shared.kafka.messages import transaction_topic
+from rowcast.shared.kafka.topic_names import transaction_topic
 from rowcast.shared.process_tuning import tune_interpreter
 from rowcast.shared.vitals import Pulse, Vitals
 

@@ -15,7 +15,7 @@ from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError, RowcastError, UnreachableError
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.kafka import clients
-from rowcast.shared.kafka.messages import schema_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient

@@ -28,8 +28,8 @@ from rowcast.shared.cli import logs
 from rowcast.shared.cli.signals import stop_on_signals
 from rowcast.shared.errors import ConfigurationError, RowcastError
 from rowcast.shared.kafka import clients
-from rowcast.shared.kafka.messages import transaction_topic
 from rowcast.shared.kafka.mock_cluster import embedded_kafka
+from rowcast.shared.kafka.topic_names import transaction_topic
 
 _log = logging.getLogger("rowcast.demo")
 

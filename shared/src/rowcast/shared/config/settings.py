@@ -28,7 +28,7 @@ from rowcast.shared.config.mistakes import describe_mistake, describe_syntax
 from rowcast.shared.config.section import Section
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.kafka.messages import TABLE_TOPIC, check_template, table_topic
+from rowcast.shared.kafka.topic_names import TABLE_TOPIC, check_template, table_topic
 from rowcast.shared.suggestions import did_you_mean
 from rowcast.shared.tables.shape import TableShape
 

@@ -1,77 +1,28 @@
-"""Name topics, and write and parse their messages: JSON in Debezium's form.
+"""Write and parse messages: JSON in Debezium's form.
 
 ``docs/reference/*.schema.json`` describe each kind of message for other programs.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from string import Formatter
 from typing import Annotated, Any, Literal
 
+import msgspec
 import orjson
 from pydantic import Field
 
 from rowcast.shared.errors import DataError
 from rowcast.shared.strict_form import Name, Number, StrictForm, checked
 
-_ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
-
-
-TABLE_TOPIC = "{source}.{schema}.{table}"
-
 TOMBSTONE_LSN = "__rowcast.lsn"
 """The header with the lsn of the delete event before a tombstone, as decimal digits."""
-
-
-def table_topic(source: str, schema: str, table: str, template: str = TABLE_TOPIC) -> str:
-    """Return the topic of a table's events. Characters that Kafka does not allow become ``_``, as in Debezium."""
-    return _ILLEGAL.sub("_", template.format(source=source, schema=schema, table=table))
-
-
-def check_template(template: str) -> None:
-    """Raise ValueError if ``table_topic`` cannot use the template."""
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"{template!r} is not a template: {error}") from None
-    for text, name, form, conversion in parts:
-        if illegal := sorted(set(_ILLEGAL.findall(text))):
-            raise ValueError(f"Kafka allows no {' '.join(map(repr, illegal))} in a topic's name")
-        if name is not None and (name not in ("source", "schema", "table") or form or conversion):
-            raise ValueError("a topic's name is made of {source}, {schema}, {table}, letters, digits, '.', '_' and '-'")
-    if "table" not in (name for _, name, _, _ in parts):
-        raise ValueError("without {table} all tables would share a topic")
-
-
-def transaction_topic(source: str) -> str:
-    """Return the topic of the BEGIN and END of every transaction. All of them are in partition 0."""
-    return f"{_ILLEGAL.sub('_', source)}.transaction"
-
-
-def schema_topic(source: str) -> str:
-    """Return the topic of the tables' shapes. All of them are in partition 0, and the topic is compacted."""
-    return f"{_ILLEGAL.sub('_', source)}.schema"
-
-
-def heartbeat_topic(source: str) -> str:
-    """Return the topic of heartbeats. The name is Debezium's, because monitors know it."""
-    return f"__debezium-heartbeat.{_ILLEGAL.sub('_', source)}"
 
 
 def heartbeat(source: str, ts_ms: int) -> tuple[bytes, bytes]:
     """Return value and key of a heartbeat in Debezium's form."""
     return orjson.dumps({"ts_ms": ts_ms}), orjson.dumps({"serverName": source})
-
-
-def marker_topic(source: str) -> str:
-    """Return the relay's own topic, which says up to which lsn Kafka has committed.
-
-    The name does not begin with ``<source>.``, because consumers look for tables there.
-    """
-    return f"__rowcast.{_ILLEGAL.sub('_', source)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +47,7 @@ class ChangeEvent:
         return f"{self.schema}.{self.table}"
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionEvent:
+class TransactionEvent(msgspec.Struct, frozen=True):
     """Hold a BEGIN or an END.
 
     ``data_collections`` maps ``schema.table`` to the number of its events (END only). ``context``: the transaction
@@ -155,6 +105,33 @@ class _TransactionEvent(StrictForm):
     timeline: Number | None = None
 
 
+_QuickName = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+_QuickNumber = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _QuickEventCount(msgspec.Struct, gc=False):
+    data_collection: _QuickName
+    event_count: _QuickNumber
+
+
+class _QuickTransactionEvent(msgspec.Struct, gc=False):
+    """``_TransactionEvent``, for a decoder that says less about faults and takes a fifth of the time."""
+
+    status: Literal["BEGIN", "END"]
+    id: _QuickName
+    ts_ms: _QuickNumber
+    lsn: _QuickNumber
+    event_count: _QuickNumber | None = None
+    data_collections: list[_QuickEventCount] | None = None
+    context: dict[str, Any] | None = None
+    timeline: _QuickNumber | None = None
+
+
+_read_transaction = msgspec.json.Decoder(_QuickTransactionEvent).decode
+# No name may have this character.
+_ZERO = b"\\u0000"
+
+
 def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
     """Parse a message of a table topic. Raises DataError, with the reason, if it is no change event."""
     change = checked(_Change.model_validate, _json(value, _NO_CHANGE), _NO_CHANGE, DataError)
@@ -174,6 +151,15 @@ def parse_change(key: bytes | None, value: bytes) -> ChangeEvent:
 
 def parse_transaction(value: bytes) -> TransactionEvent:
     """Parse a message of the transaction topic. Raises DataError, with the reason, if it is no BEGIN or END."""
+    try:
+        quick = _read_transaction(value)
+    except (ValueError, RecursionError):
+        return _parse_transaction_fully(value)
+    return _parse_transaction_fully(value) if _ZERO in value else _transaction_event(quick, quick.context)
+
+
+def _parse_transaction_fully(value: bytes) -> TransactionEvent:
+    """Parse a message in any allowed form, and name the fault. Full path of ``parse_transaction``."""
     document = payload_of(_json(value, _NO_TRANSACTION))
     event = checked(_TransactionEvent.model_validate, document, _NO_TRANSACTION, DataError)
     context = event.context
@@ -181,6 +167,12 @@ def parse_transaction(value: bytes) -> TransactionEvent:
         context = _json(context, _NO_TRANSACTION)
         if not isinstance(context, dict):
             raise DataError(f"{_NO_TRANSACTION}: the text in 'context' is not an object")
+    return _transaction_event(event, context)
+
+
+def _transaction_event(
+    event: _TransactionEvent | _QuickTransactionEvent, context: dict[str, Any] | None
+) -> TransactionEvent:
     collections = event.data_collections
     return TransactionEvent(
         event.status, event.id, event.ts_ms, event.lsn, event.event_count or 0,

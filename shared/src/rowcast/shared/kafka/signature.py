@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from pydantic import SecretStr
 
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import schema_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 
 HEADER = "rowcast-signature"
 

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from rowcast.producer.relay.kafka import marker as module
 from rowcast.producer.relay.kafka.marker import MarkerReader, Markers, marker_message
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import marker_topic
+from rowcast.shared.kafka.topic_names import marker_topic
 
 CONTROL_RECORD = None
 

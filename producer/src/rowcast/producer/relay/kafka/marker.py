@@ -20,7 +20,7 @@ from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.clients import Properties, new_consumer
-from rowcast.shared.kafka.messages import marker_topic
+from rowcast.shared.kafka.topic_names import marker_topic
 
 _KEY = b'{"id":"marker"}'
 

@@ -33,8 +33,8 @@ from rowcast.shared import row_values
 from rowcast.shared.errors import RetriableError
 from rowcast.shared.kafka.client_errors import is_transient
 from rowcast.shared.kafka.clients import Properties
-from rowcast.shared.kafka.messages import marker_topic
 from rowcast.shared.kafka.signature import Signer
+from rowcast.shared.kafka.topic_names import marker_topic
 
 _COMMITTING = "committing the Kafka transaction"
 _ATTEMPT_S = 1.0

@@ -13,7 +13,7 @@ from rowcast.producer.relay.kafka.errors import error_in, to_rowcast_error
 from rowcast.producer.relay.kafka.size_limits import SizeLimits
 from rowcast.shared.config.settings import TableTopicSettings, TopicSettings
 from rowcast.shared.kafka.clients import Properties, new_admin, unreachable
-from rowcast.shared.kafka.messages import marker_topic, schema_topic, table_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import marker_topic, schema_topic, table_topic, transaction_topic
 
 _log = logging.getLogger("rowcast.relay")
 

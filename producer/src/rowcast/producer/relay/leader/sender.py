@@ -13,7 +13,8 @@ from rowcast.producer.relay.leader.source_notes import SourceNotes
 from rowcast.producer.relay.messages.connect_schemas import HEARTBEAT_FRAME
 from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.producer.relay.messages.table_versions import TableVersion, TableVersions
-from rowcast.shared.kafka.messages import heartbeat, heartbeat_topic, schema_topic
+from rowcast.shared.kafka.messages import heartbeat
+from rowcast.shared.kafka.topic_names import heartbeat_topic, schema_topic
 
 _MAX_CLAIMS_IN_TRANSACTION = 4
 """A Kafka transaction with the rows of this many full claims is committed early, because the relay skips claimed rows

@@ -26,7 +26,7 @@ from rowcast.producer.relay.messages.table_versions import TableVersions
 from rowcast.producer.relay.snapshots.chunk_reader import Chunk
 from rowcast.producer.relay.snapshots.runner import SnapshotRunner
 from rowcast.shared.errors import ConfigurationError, DataError
-from rowcast.shared.kafka.messages import heartbeat_topic, marker_topic
+from rowcast.shared.kafka.topic_names import heartbeat_topic, marker_topic
 
 _log = logging.getLogger("rowcast.relay")
 

@@ -7,10 +7,10 @@ copied from the outbox.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TypeAlias
 
+import msgspec
 import orjson
 
 from rowcast.producer.outbox.context_parser import Headers
@@ -19,13 +19,8 @@ from rowcast.producer.relay.claims.claim_table import Claim
 from rowcast.producer.relay.messages.batch_rows import ParsedRow
 from rowcast.producer.relay.messages.connect_schemas import TRANSACTION_FRAME, Frame, table_frame
 from rowcast.producer.relay.messages.table_versions import TableVersions
-from rowcast.shared.kafka.messages import (
-    TOMBSTONE_LSN,
-    TransactionEvent,
-    context_member,
-    transaction_topic,
-    transaction_value,
-)
+from rowcast.shared.kafka.messages import TOMBSTONE_LSN, TransactionEvent, context_member, transaction_value
+from rowcast.shared.kafka.topic_names import transaction_topic
 
 _BareMessage: TypeAlias = tuple[str, bytes | None, bytes, int]
 Message: TypeAlias = _BareMessage | tuple[str, bytes | None, bytes, int, None, None, int, Headers]
@@ -193,7 +188,7 @@ class Envelopes:
         return next(_with_headers([message], row.headers)) if row.headers else message
 
     def _bare_boundary(self, event: TransactionEvent) -> _BareMessage:
-        event = replace(event, timeline=self.timeline)
+        event = msgspec.structs.replace(event, timeline=self.timeline)
         value, key = transaction_value(event, context_as_text=self._schemas), orjson.dumps({"id": event.id})
         if self._schemas:
             value, key = TRANSACTION_FRAME.value(value), TRANSACTION_FRAME.key(key)

@@ -10,7 +10,7 @@ import orjson
 from rowcast.producer.outbox.line_parser import LineHead
 from rowcast.producer.relay.claims.connections import Connections
 from rowcast.shared.errors import ConfigurationError, DataError
-from rowcast.shared.kafka.messages import TABLE_TOPIC, marker_topic, schema_topic, table_topic, transaction_topic
+from rowcast.shared.kafka.topic_names import TABLE_TOPIC, marker_topic, schema_topic, table_topic, transaction_topic
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_store import StoredShape, newest_version, stored_shapes
 
