@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from rowcast.consumer.events.position import Partition, Position
@@ -28,7 +29,7 @@ from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader
 from rowcast.consumer.reading.transaction_queue import Signal
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import DataError
+from rowcast.shared.errors import DataError, SuspectError
 from rowcast.shared.vitals import Pulse, Vitals
 from support.kafka_source import column, shape
 from support.memory_consumer import ErrorMessage, MemoryBroker
@@ -322,6 +323,20 @@ def test_the_end_of_a_partition_does_not_hide_a_bad_message_before_it(
     monkeypatch.setattr(Subscription, "poll", with_end)
     with reading(once=True) as reader, pytest.raises(DataError, match=r"transaction, partition 0, offset 2: "):
         take_until(reader, lambda item: item is Signal.DONE)
+
+
+def test_nothing_of_a_new_timeline_is_read_while_its_snapshot_is_pending(
+    broker: MemoryBroker, source: MemorySource
+) -> None:
+    """A pending snapshot would otherwise send the replica back to loading."""
+    with reading() as reader:
+        notes = {"version": A.version, "timeline": 2, "timeline_lsn": 1_000, "snapshot": "pending"}
+        source.send("shop.schema", orjson.dumps(orjson.loads(A.to_json()) | notes), b"{}", 0)
+        source.lsn = 1_000
+        # BEGIN and END name the timeline too, and come in another partition.
+        source.put(("c", "a", {"id": 1, "n": 1}), begin=False, end=False)
+        with pytest.raises(SuspectError, match="timeline 2"):
+            take_until(reader, has_changes, timeout=5)
 
 
 def test_positions_move_past_records_without_changes(broker: MemoryBroker, source: MemorySource) -> None:

@@ -21,7 +21,7 @@ from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
 from rowcast.consumer.reading.waiting_watch import WaitingWatch
-from rowcast.shared.errors import DataError, RowcastError
+from rowcast.shared.errors import DataError, RowcastError, SuspectError
 from rowcast.shared.vitals import Vitals
 
 _log = logging.getLogger("rowcast.worker")
@@ -216,6 +216,9 @@ class ReaderThread:
     def _raise_bad_message(self) -> None:
         if self._bad_message is None:
             return
+        if isinstance(self._bad_message, SuspectError):
+            # Nothing of the new timeline may be applied while the reader waits for earlier transactions.
+            raise self._bad_message
         if self._router.cutover.by_key or time.monotonic() - self._last_put_at > _BAD_MESSAGE_GRACE_S:
             raise self._bad_message
 
