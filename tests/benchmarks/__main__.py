@@ -31,6 +31,7 @@ def main() -> int:
         "worker_bytecodes": [[replica, bootstrap]],
         "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
         "worker": [[replica, bootstrap]],
+        "worker_start": [[replica, bootstrap]],
         "rebuild": [[replica, bootstrap]],
         "relay": [[primary, bootstrap]],
         "snapshot": [[primary, bootstrap]],

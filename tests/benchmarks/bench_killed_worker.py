@@ -9,8 +9,6 @@ predecessor has been killed with SIGKILL. After the last kill a worker applies t
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.bench_worker import Bench
-from benchmarks.harness import Command, heading
+from benchmarks.harness import Command, heading, time_command, worker_config
 from rowcast.shared.database.engines import open_engine
 from support.worker_runs import NAME
 
@@ -68,16 +66,10 @@ def main() -> None:
     progress = Progress(options.url)
     first_lsn = progress.read()[0]
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "rowcast.toml"
-        config.write_text(
-            f'source = "{source.name}"\n[kafka]\n"bootstrap.servers" = "{options.bootstrap}"\n'
-            f'[replicas.{NAME}]\nurl = "{options.url}"\n'
-        )
+        config = worker_config(folder, source.name, options.bootstrap, NAME, options.url)
         idle = kill_in_turn(config, progress, first_lsn, source.lsn, options.kills, options.every)
-        rest = [sys.executable, "-m", "rowcast.shared.cli", "worker", NAME, "--once", "--config", str(config)]
-        start = time.monotonic()
-        subprocess.run(rest, check=True, stderr=subprocess.DEVNULL)
-        print(f"  the rest took {time.monotonic() - start:.0f} s. Workers without progress: {idle}", flush=True)
+        rest_s = time_command(config, "worker", NAME, "--once")
+        print(f"  the rest took {rest_s:.0f} s. Workers without progress: {idle}", flush=True)
     bench.check("B")
     print("  the rows are equal", flush=True)
 

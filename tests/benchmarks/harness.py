@@ -167,6 +167,23 @@ class Command:
         return _status_mib(self._process.pid, "VmHWM")
 
 
+def worker_config(folder: str, source: str, bootstrap: str, name: str, url: str) -> Path:
+    """Write the configuration of a worker with one replica. Return the file's path."""
+    config = Path(folder) / "rowcast.toml"
+    config.write_text(
+        f'source = "{source}"\n[kafka]\n"bootstrap.servers" = "{bootstrap}"\n[replicas.{name}]\nurl = "{url}"\n'
+    )
+    return config
+
+
+def time_command(config: Path, *arguments: str) -> float:
+    """Run ``rowcast`` in a new process to its end. Return the seconds from the start of the process."""
+    command = [sys.executable, "-m", "rowcast.shared.cli", *arguments, "--config", str(config)]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
 def _status_mib(pid: int, field: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) / 1024
