@@ -1,4 +1,7 @@
-"""Rebuild a replica in a process that kills itself: `python -m support.rebuild_process NUMBER PHASE SETTINGS`."""
+"""Rebuild a replica in a process that kills itself.
+
+`python -m support.rebuild_process NUMBER PHASE SETTINGS [TABLE...]`
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,8 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     kill_at(int(sys.argv[1]), phase=sys.argv[2])
-    rebuild(Settings(**orjson.loads(sys.argv[3])), NAME, RebuildOptions(is_verified=False), stop=threading.Event())
+    options = RebuildOptions(is_verified=False, tables=sys.argv[4:])
+    rebuild(Settings(**orjson.loads(sys.argv[3])), NAME, options, stop=threading.Event())
 
 
 if __name__ == "__main__":

@@ -114,6 +114,16 @@ def _with_metrics(
 def rebuild(
     invocation: Invocation,
     replica: ReplicaArgument,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tables",
+            envvar="ROWCAST_TABLES",
+            metavar="PATTERN",
+            help="Rebuild only the tables that match, as in orders,public.ite*, with commas between patterns. "
+            "May be repeated.",
+        ),
+    ] = None,
     into: Annotated[
         str | None,
         typer.Option("--into", envvar="ROWCAST_INTO", metavar="URL", help="Fill the tables in another database."),
@@ -158,9 +168,13 @@ def rebuild(
         dropped = drop_old_tables(settings, replica)
         typer.echo(f"dropped: {', '.join(dropped)}" if dropped else "no old tables")
         return
-    if into is not None and (keep_old or restart):
-        raise ConfigurationError("--into excludes --keep-old and --restart.")
-    options = RebuildOptions(keep_old, restart, not no_verify, skip or (), snapshot)
+    if into is not None and (keep_old or restart or tables):
+        raise ConfigurationError(
+            "--into excludes --keep-old, --restart and --tables. A database with some of the tables only is a replica "
+            "of its own: set `tables` in [replicas.NAME]."
+        )
+    patterns = tuple(pattern.strip() for one in tables or () for pattern in one.split(",") if pattern.strip())
+    options = RebuildOptions(keep_old, restart, not no_verify, skip or (), snapshot, patterns)
     with (
         progress(
             "rebuilding",

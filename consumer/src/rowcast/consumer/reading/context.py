@@ -21,6 +21,7 @@ class ReaderContext:
     before this time, 0 if the time is not known. ``once``: stop at the topics' ends at the time of the start.
     ``replica``: the name of the replica, for messages. ``skips``: the messages and transactions to leave out.
     ``topic_ids``: the ids of the topics to which ``positions`` belong. ``timeline``: the timeline of the replica.
+    ``until_lsn``: leave out the messages of greater lsns. The reader then reads committed messages.
     """
 
     settings: Settings
@@ -36,3 +37,4 @@ class ReaderContext:
     skips: Skips = field(default_factory=Skips)
     topic_ids: TopicIds = field(default_factory=lambda: TopicIds({}, None))
     timeline: int = 1
+    until_lsn: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ class PartitionStream:
     (``LsnMerge``). ``late``: the held events with smaller lsns than earlier events, in the order of offsets.
     ``repeated_tombstones``: the offsets of tombstones with a held delete event. ``last_message``: the message read
     last. ``blocks_to_take_singly``: the number of blocks to read message by message, because earlier messages had
-    another form than usual. ``memory``: the messages read before.
+    another form than usual. ``limit``: the offset at which reading ends for good. ``memory``: the messages read before.
     """
 
     partition: Partition
@@ -42,6 +43,7 @@ class PartitionStream:
     repeated_tombstones: set[int] = field(default_factory=set)
     last_message: Any = None
     blocks_to_take_singly: int = 0
+    limit: float = math.inf
     memory: LsnMemory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +58,12 @@ class PartitionStream:
     @property
     def target_reached(self) -> bool:
         """Return whether everything before ``target`` has been read. Control records at the end have offsets too."""
-        return self.next_offset >= self.target
+        return self.next_offset >= min(self.target, self.limit)
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether everything before ``limit`` has been read."""
+        return self.next_offset >= self.limit
 
     def where(self, offset: int) -> str:
         """Return topic, partition and offset as a text for messages."""

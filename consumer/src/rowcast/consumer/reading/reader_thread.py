@@ -16,6 +16,7 @@ from rowcast.consumer.reading.backpressure import Backpressure
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.gap_detector import GapDetector
 from rowcast.consumer.reading.load import Load
+from rowcast.consumer.reading.lsn_limit import LsnLimit
 from rowcast.consumer.reading.message_router import MessageRouter
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.subscription import Subscription
@@ -64,6 +65,7 @@ class ReaderThread:
         )
         self._notes = context.layouts.notes
         self._loading = context.loading
+        self._limit = LsnLimit(context.until_lsn)
         self._load = Load(context, self._subscription, self._router)
         self._bad_message: DataError | None = None
         self._bad_stream: PartitionStream | None = None
@@ -155,18 +157,22 @@ class ReaderThread:
             self._route_stream(stream, group)
 
     def _route_stream(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
-        if not messages or stream is self._bad_stream:
+        if not messages or stream is self._bad_stream or stream.is_cut:
             return
+        wanted = self._limit.wanted(stream, messages)
         try:
-            self._router.take(stream, messages)
+            if wanted:
+                self._router.take(stream, wanted)
+            if len(wanted) < len(messages):
+                self._subscription.end_before(stream, messages[len(wanted)].offset())
         except DataError as bad:
             # Everything before the bad message, also in other partitions, is applied first.
             self._bad_message, self._bad_stream = bad, stream
             self._subscription.pause(stream)
 
     def _handle_error(self, stream: PartitionStream, message: Any, error: Any) -> None:
-        if stream is self._bad_stream:
-            # The end of the partition must not become the position, because the bad message comes before the end.
+        if stream is self._bad_stream or stream.is_cut:
+            # The end of the partition must not become the position, because messages before the end are unread.
             return
         match error.name():
             case "_PARTITION_EOF":
@@ -242,8 +248,11 @@ class ReaderThread:
     def _return_to_loading(self, reason: str, first_lost_ms: int | None = None) -> None:
         """Load by key again, from the replica's positions up to the present ends of the topics.
 
-        Raise DataError if a topic was created again, because its first records would be skipped.
+        Raise DataError if a topic was created again, because its first records would be skipped. Raise DataError if the
+        reader has a last lsn, because only transactions lead to the state at this lsn.
         """
+        if self._limit.exists:
+            raise DataError(f"{reason}, so the state at an earlier lsn is lost")
         self._subscription.compare_ids(at_once=True)
         _log.warning("%s: catching up by key, the replica is loading until the topics' ends are applied", reason)
         rewound = self._router.return_to_loading(list(self._subscription.streams_of_kind("table")), first_lost_ms)

@@ -237,9 +237,14 @@ class Subscription:
             self._consumer.pause([TopicPartition(*stream.partition)])
 
     def resume(self, stream: PartitionStream) -> None:
-        """Fetch a paused partition again."""
+        """Fetch a paused partition again, unless reading it has ended for good."""
         from confluent_kafka import TopicPartition
 
-        if stream.paused:
+        if stream.paused and not stream.is_cut:
             stream.paused = False
             self._consumer.resume([TopicPartition(*stream.partition)])
+
+    def end_before(self, stream: PartitionStream, offset: int) -> None:
+        """Read nothing of the partition from ``offset`` on. Everything before has been read."""
+        stream.next_offset, stream.limit, stream.at_end = offset, offset, True
+        self.pause(stream)

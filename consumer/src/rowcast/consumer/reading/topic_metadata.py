@@ -29,6 +29,8 @@ _RETRY_PAUSE_S = 0.1
 # The timestamps of Kafka's protocol that ask for the first offset, and for the offset after the last.
 _FIRST, _AFTER_LAST = -2, -1
 
+_COMMITTED = {"isolation.level": "read_committed"}
+
 T = TypeVar("T")
 
 # The settings of every consumer of the worker, on top of the user's properties. The worker reads uncommitted records,
@@ -49,9 +51,9 @@ READER_CONFIG: dict[str, Any] = {
 }
 
 
-def new_reader(settings: Settings) -> AbstractContextManager[Any]:
-    """Create a consumer for events, and close it at the end of the block."""
-    return _new_consumer(settings, {})
+def new_reader(settings: Settings, *, committed: bool = False) -> AbstractContextManager[Any]:
+    """Create a consumer for events, and close it at the end of the block. ``committed``: read committed messages."""
+    return _new_consumer(settings, _COMMITTED if committed else {})
 
 
 def new_asker(settings: Settings) -> AbstractContextManager[Any]:
@@ -65,7 +67,7 @@ def new_asker(settings: Settings) -> AbstractContextManager[Any]:
 
 def new_viewer(settings: Settings) -> AbstractContextManager[Any]:
     """Create a consumer for a look into the topics. The consumer reads committed messages, and each event once."""
-    return _new_consumer(settings, {"isolation.level": "read_committed"})
+    return _new_consumer(settings, _COMMITTED)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sqlalchemy.engine import Engine
 
@@ -75,12 +76,12 @@ class FreshTables:
             if time.monotonic() - began < _CAUGHT_UP_S:
                 break
 
-    def catch_up(self, engine: Engine, *, first: bool = False) -> ReplicaRow:
-        """Read the topics up to the present ends. Return the row of the fresh tables, which are consistent."""
+    def catch_up(self, engine: Engine, *, first: bool = False, until_lsn: int | None = None) -> ReplicaRow:
+        """Read the topics up to the present ends, or to an lsn. Return the row of the fresh tables, now consistent."""
         layouts = RowLayouts(self._settings.replica(self._replica).tables)
         self._records.resume(self._positions(engine))
         self._records.begin("loading" if first else "catching up", read_topics(self._settings, layouts))
-        self._run(once=True, stop=self._stop)
+        self._run(replace(self._assignment, until_lsn=until_lsn), once=True, stop=self._stop)
         if self._stop.is_set():
             raise RebuildStoppedError(self._replica)
         with engine.connect() as connection:
@@ -127,7 +128,7 @@ class FreshTables:
 
         def follow() -> None:
             try:
-                self._run(once=False, stop=stop, on_progress=note)
+                self._run(self._assignment, once=False, stop=stop, on_progress=note)
             except BaseException as error:  # noqa: BLE001  # raised below, on the caller's thread
                 failures.append(error)
 
@@ -143,11 +144,18 @@ class FreshTables:
         if failures:
             raise failures[0]
 
-    def _run(self, *, once: bool, stop: threading.Event, on_progress: OnWorkerProgress | None = None) -> None:
+    def _run(
+        self,
+        assignment: Assignment,
+        *,
+        once: bool,
+        stop: threading.Event,
+        on_progress: OnWorkerProgress | None = None,
+    ) -> None:
         run_assigned(
             self._settings,
             self._replica,
-            self._assignment,
+            assignment,
             once=once,
             stop=stop,
             on_progress=on_progress,

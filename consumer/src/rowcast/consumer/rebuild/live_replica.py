@@ -21,14 +21,15 @@ _TAKE_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def taken_replica(settings: Settings, name: str, stop: threading.Event) -> Iterator[Replica]:
+def taken_replica(settings: Settings, name: str, layouts: RowLayouts, stop: threading.Event) -> Iterator[Replica]:
     """Take a replica over from the workers. The workers stand by until the end of the block.
+
+    ``layouts``: the shapes of the tables, which the caller may read during the block.
 
     The active worker has finished the transaction, so the replica does not change. Raise RetriableError if no worker
     gives the claim up, or if the rebuild is stopped.
     """
-    options = settings.replica(name)
-    replica = Replica(settings.source, name, options, RowLayouts(options.tables))
+    replica = Replica(settings.source, name, settings.replica(name), layouts)
     claim = replica.new_claim(lambda: True)
     try:
         began, fence_at = time.monotonic(), 0.0
@@ -49,6 +50,15 @@ def taken_replica(settings: Settings, name: str, stop: threading.Event) -> Itera
     finally:
         replica.close()
         claim.release()
+
+
+def restore_foreign_keys(replica: Replica) -> None:
+    """Create the foreign keys between rebuilt tables and the other tables, which the swap has dropped.
+
+    A worker that takes the replica over after a kill does the same.
+    """
+    replica.take_over()
+    replica.prepare()
 
 
 def _fence(replica: Replica) -> None:

@@ -8,10 +8,19 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from rowcast.consumer.rebuild.scope import RebuildScope
 from rowcast.consumer.rebuild.swap import TableSwap
 from rowcast.consumer.rebuild.swapped_table import named, recorded_shapes
 from rowcast.consumer.replica.dialects import TableNaming
-from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD, fresh_source, kept_source, old_source
+from rowcast.consumer.replica.dialects.naming import (
+    FRESH_PREFIX,
+    OLD,
+    fresh_source,
+    kept_source,
+    old_source,
+    part_source,
+)
+from rowcast.consumer.replica.positions import read_row
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, ROWCAST_TABLE
 from rowcast.shared.config.settings import Settings
@@ -54,20 +63,33 @@ class OldTables:
         """Drop the tables that an earlier rebuild has kept. Return the names."""
         return self._drop(kept_source(self._source), OLD) + self._drop(old_source(self._source), OLD)
 
-    def discard_incomplete_fresh(self) -> None:
+    def require_no_other_fresh(self, replica: str, scope: RebuildScope) -> None:
+        """Raise ConfigurationError for an unfinished rebuild of other tables, because the names are the same."""
+        for source in (fresh_source(self._source), part_source(self._source)):
+            with self._engine.connect() as connection:
+                names = recorded_shapes(connection, source).keys()
+                exists = bool(names) or read_row(connection, source) is not None
+            if exists and (source != scope.fresh_source or (scope.chosen is not None and names - scope.chosen)):
+                is_part = source == part_source(self._source)
+                option = f" --tables {','.join(sorted(names))}" if is_part and names else ""
+                raise ConfigurationError(
+                    f"replica {replica!r} has an unfinished rebuild of other tables. Go on with it: "
+                    f"rowcast rebuild {replica}{option}. Or discard it: repeat this command with --restart"
+                )
+
+    def discard_incomplete_fresh(self, source: str) -> None:
         """Drop an unfinished rebuild's fresh tables if a table is gone, because the positions count the lost table."""
         with self._engine.connect() as connection:
-            shapes = recorded_shapes(connection, fresh_source(self._source)).values()
+            shapes = recorded_shapes(connection, source).values()
             inspector = sa.inspect(connection)
             places = [named(shape, self._swap.replica_dialect, TableNaming(FRESH_PREFIX)) for shape in shapes]
             gone = [name for schema, name in places if not inspector.has_table(name, schema)]
         if gone:
             _log.warning("table %s of an unfinished rebuild is gone, so the rebuild begins again", ", ".join(gone))
-            self.discard_fresh()
+            self.discard_fresh(source)
 
-    def discard_fresh(self) -> None:
-        """Drop the fresh tables of an unfinished rebuild, and their positions."""
-        source = fresh_source(self._source)
+    def discard_fresh(self, source: str) -> None:
+        """Drop the fresh tables of an unfinished rebuild, and their positions. ``source``: see ``RebuildScope``."""
         with self._engine.begin() as connection:
             # First, so that a worker of the fresh tables is fenced.
             connection.execute(sa.delete(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source))
@@ -94,4 +116,5 @@ def drop_old_tables(settings: Settings, replica: str) -> list[str]:
     label = f"replica {replica!r}"
     engine = open_engine(settings.replica(replica).sqlalchemy_url, label, pooled=False)
     reach(engine, label)
-    return OldTables(engine, settings.source, TableSwap(engine, settings.source, label)).drop_kept()
+    swap = TableSwap(engine, settings.source, fresh_source(settings.source), label)
+    return OldTables(engine, settings.source, swap).drop_kept()

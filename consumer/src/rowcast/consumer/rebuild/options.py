@@ -12,7 +12,8 @@ class RebuildOptions:
 
     ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
     fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
-    ``with_snapshot``: first publish all rows again, and leave out all earlier events.
+    ``with_snapshot``: first publish all rows again, and leave out all earlier events. ``tables``: patterns of the
+    tables to rebuild, and empty for all tables.
     """
 
     keep_old: bool = False
@@ -20,6 +21,7 @@ class RebuildOptions:
     is_verified: bool = True
     skip: Sequence[str] = ()
     with_snapshot: bool = False
+    tables: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

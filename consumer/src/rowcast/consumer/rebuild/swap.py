@@ -16,7 +16,6 @@ from rowcast.consumer.rebuild.dialects import SwapDialect, swap_dialect
 from rowcast.consumer.rebuild.swapped_table import SwappedTable
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
-from rowcast.consumer.replica.dialects.naming import fresh_source
 from rowcast.consumer.replica.positions import ReplicaRow, read_row
 from rowcast.consumer.replica.table_swap import move_rows, settle_swap, swap_mark, swap_token
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
@@ -29,11 +28,16 @@ _LOG_S = 10.0
 
 
 class TableSwap:
-    """Swap the tables of one source in a replica's database. ``label`` names the database in messages."""
+    """Swap the tables of one source in a replica's database.
 
-    def __init__(self, engine: Engine, source: str, label: str) -> None:
+    ``fresh_source``: the value of ``source`` in the worker's tables for the fresh tables. ``label`` names the database
+    in messages.
+    """
+
+    def __init__(self, engine: Engine, source: str, fresh_source: str, label: str) -> None:
         self._engine = engine
         self._source = source
+        self._fresh_source = fresh_source
         self._label = label
         self.replica_dialect = replica_dialect(engine.dialect.name)
         self.replica_dialect.configure(engine)
@@ -51,15 +55,15 @@ class TableSwap:
                 raise RetriableError(f"{self._label}: {self.replica_dialect.reason(error)}") from error
             raise
 
-    def obstacles(self, tables: Sequence[SwappedTable]) -> list[str]:
-        """Return what depends on the live tables and cannot follow the swap."""
+    def obstacles(self, tables: Sequence[SwappedTable], rest: Sequence[SwappedTable] = ()) -> list[str]:
+        """Return what depends on the live tables and cannot follow the swap. ``rest``: the worker's other tables."""
         with self.connected() as connection:
-            return self._dialect.obstacles(connection, tables)
+            return self._dialect.obstacles(connection, tables, rest)
 
-    def complete(self, tables: Sequence[SwappedTable]) -> None:
-        """Give the fresh tables the user's indexes and rights of the live tables."""
+    def complete(self, tables: Sequence[SwappedTable], *, is_part: bool) -> None:
+        """Give the fresh tables the user's indexes and rights of the live tables. ``is_part``: other tables stay."""
         with self.connected() as connection:
-            self._dialect.complete(connection, tables)
+            self._dialect.complete(connection, tables, is_part=is_part)
 
     def wait_for_snapshots(self, stop: threading.Event) -> None:
         """Wait for the end of every session that could see incomplete fresh tables."""
@@ -104,7 +108,7 @@ class TableSwap:
     def _require_unchanged(self, connection: Connection, fresh: ReplicaRow) -> None:
         """Lock the row of the fresh tables. Raise FencedError if another rebuild has taken them over."""
         row = ROWCAST_REPLICA.c
-        is_same = (row.source == fresh_source(self._source)) & (row.epoch == fresh.epoch) & (row.stamp == fresh.stamp)
+        is_same = (row.source == self._fresh_source) & (row.epoch == fresh.epoch) & (row.stamp == fresh.stamp)
         if connection.execute(sa.select(row.epoch).where(is_same).with_for_update()).first() is None:
             raise FencedError("another process has taken over the fresh tables. Run rowcast rebuild again")
 
@@ -114,7 +118,7 @@ class TableSwap:
             if not self.replica_dialect.has_transactional_ddl and settle_swap(connection, self._source):
                 return True
             with connection.begin():
-                return read_row(connection, fresh_source(self._source)) is None
+                return read_row(connection, self._fresh_source) is None
 
     def drop(self, names: Sequence[tuple[str | None, str]]) -> None:
         """Drop tables by schema and name."""

@@ -1,5 +1,8 @@
 """Put the fresh tables of a rebuild in the place of the replica's: the worker's own rows, and a swap without rollback.
 
+A rebuild of all tables replaces all rows of the source. A rebuild of chosen tables has rows under another source, and
+replaces only the shapes of these tables and the positions of their topics.
+
 MariaDB and MySQL commit a RENAME at once. Therefore the rows follow in a separate transaction. Two tables without rows
 show the progress of a swap. The *token* exists before the RENAME. The RENAME also renames the token, to the *mark*. A
 worker that takes the replica over drops the token, and the waiting RENAME of a killed rebuild fails in the server. If
@@ -11,15 +14,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.replica.dialects.naming import fresh_source, old_source
+from rowcast.consumer.replica.dialects.naming import fresh_source, old_source, part_source
 from rowcast.consumer.replica.positions import read_row
 from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, ROWCAST_TABLE
+from rowcast.shared.kafka.topic_names import transaction_topic
 
 _log = logging.getLogger("rowcast.worker")
+
+# The last comparison was of the replaced tables.
+_NOT_VERIFIED: dict[str, Any] = {"verified_ms": 0, "verified": None, "verified_rows": 0, "verified_differing": 0}
 
 
 def swap_token(source: str) -> str:
@@ -41,6 +49,9 @@ def move_rows(connection: Connection, source: str) -> None:
 
     The shapes of the replaced tables are kept under another source, so that the tables can be found and dropped.
     """
+    if read_row(connection, part_source(source)) is not None:
+        _move_part(connection, source, part_source(source))
+        return
     fresh_name, shapes, places = fresh_source(source), ROWCAST_TABLE.c, ROWCAST_POSITION.c
     connection.execute(
         sa.update(ROWCAST_TABLE).where(shapes.source == source, shapes.created).values(source=old_source(source))
@@ -49,6 +60,26 @@ def move_rows(connection: Connection, source: str) -> None:
     connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == source))
     connection.execute(sa.update(ROWCAST_POSITION).where(places.source == fresh_name).values(source=source))
     _replace_row(connection, source, fresh_name)
+
+
+def _move_part(connection: Connection, source: str, fresh_name: str) -> None:
+    """Replace the shapes of some tables, and the positions of their topics. The replica stays at its lsn.
+
+    The fresh tables are at the same lsn, so the position in the transaction topic stays too.
+    """
+    shapes, places, row = ROWCAST_TABLE.c, ROWCAST_POSITION.c, ROWCAST_REPLICA.c
+    names = connection.scalars(sa.select(shapes.table_name).where(shapes.source == fresh_name)).all()
+    is_replaced = (shapes.source == source) & shapes.created & shapes.table_name.in_(names)
+    connection.execute(sa.update(ROWCAST_TABLE).where(is_replaced).values(source=old_source(source)))
+    connection.execute(sa.update(ROWCAST_TABLE).where(shapes.source == fresh_name).values(source=source))
+    is_shared = places.topic == transaction_topic(source)
+    connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == fresh_name, is_shared))
+    topics = connection.scalars(sa.select(places.topic).where(places.source == fresh_name).distinct()).all()
+    connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == source, places.topic.in_(topics)))
+    connection.execute(sa.update(ROWCAST_POSITION).where(places.source == fresh_name).values(source=source))
+    values = {"epoch": row.epoch + 1, "stamp": secrets.randbelow(2**62), "reason": None, "since_ms": 0, **_NOT_VERIFIED}
+    connection.execute(sa.update(ROWCAST_REPLICA).where(row.source == source).values(values))
+    connection.execute(sa.delete(ROWCAST_REPLICA).where(row.source == fresh_name))
 
 
 def _replace_row(connection: Connection, source: str, fresh_name: str) -> None:
@@ -68,11 +99,7 @@ def _replace_row(connection: Connection, source: str, fresh_name: str) -> None:
         "stamp": secrets.randbelow(2**62),
         "deletes_known_ms": fresh.deletes_known_ms,
         "first_lsn": fresh.first_lsn,
-        # The last comparison was of the replaced tables.
-        "verified_ms": 0,
-        "verified": None,
-        "verified_rows": 0,
-        "verified_differing": 0,
+        **_NOT_VERIFIED,
     }
     is_row = ROWCAST_REPLICA.c.source == source
     if live is None:
@@ -99,7 +126,7 @@ def settle_swap(connection: Connection, source: str) -> bool:
         connection.execute(sa.select(ROWCAST_REPLICA.c.epoch).where(row).with_for_update())
         # Another process may have moved the rows meanwhile. The mark is read last: while it exists, the fresh row
         # belongs to the swap, because the next rebuild begins without a mark.
-        is_waiting = read_row(connection, fresh_source(source)) is not None
+        is_waiting = any(read_row(connection, of(source)) is not None for of in (fresh_source, part_source))
         if is_waiting and swap_mark(source) in _existing(connection, source):
             move_rows(connection, source)
     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {swap_mark(source)}")

@@ -30,7 +30,7 @@ class Assignment:
     ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables to write.
     ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
     messages. ``rebuild_command``: the command line that makes the tables again. ``is_shared``: whether more workers
-    stand by.
+    stand by. ``until_lsn``: apply no transaction of a greater lsn.
     """
 
     source: str
@@ -39,3 +39,4 @@ class Assignment:
     command: str
     rebuild_command: str
     is_shared: bool = True
+    until_lsn: int | None = None

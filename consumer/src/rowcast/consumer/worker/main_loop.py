@@ -272,7 +272,8 @@ class _Worker:
         """Take the replica over, read and apply. Return as ``_take_a_turn``."""
         row, positions = self._patience.retry(self._replica.take_over)
         # The client for events is created first, because it connects while the client for shapes reads.
-        with new_reader(self._settings) as consumer, new_asker(self._settings) as asker:
+        is_limited = self._assignment.until_lsn is not None
+        with new_reader(self._settings, committed=is_limited) as consumer, new_asker(self._settings) as asker:
             return self._read_and_apply(row, positions, turn, consumer, asker)
 
     def _read_and_apply(
@@ -313,6 +314,7 @@ class _Worker:
             skips=self._skips,
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
             timeline=timeline,
+            until_lsn=self._assignment.until_lsn,
         )
         reader = ReaderThread(context, consumer, asker, self._vitals)
         try:

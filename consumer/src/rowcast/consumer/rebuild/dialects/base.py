@@ -18,12 +18,19 @@ class SwapDialect(ABC):
     """
 
     @abstractmethod
-    def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
-        """Return what depends on the live tables and would be lost, each by name and with the next step."""
+    def obstacles(
+        self, connection: Connection, tables: Sequence[SwappedTable], rest: Sequence[SwappedTable]
+    ) -> list[str]:
+        """Return what depends on the live tables and would be lost, each by name and with the next step.
+
+        ``rest``: the worker's tables that stay. Their foreign keys are created again after the swap.
+        """
 
     @abstractmethod
-    def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
+    def complete(self, connection: Connection, tables: Sequence[SwappedTable], *, is_part: bool) -> None:
         """Give the fresh tables the user's indexes and rights of the live tables. The call can be repeated.
+
+        ``is_part``: also create the worker's indexes for foreign keys to tables that stay.
 
         Raise the driver's errors, also for a lock that is not granted within half a second.
         """
@@ -40,6 +47,8 @@ class SwapDialect(ABC):
         self, connection: Connection, tables: Sequence[SwappedTable], first: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Rename all tables: live to old, fresh to live. Inside a transaction if the engine has transactional DDL.
+
+        Drop the worker's foreign keys between the live tables and tables that stay.
 
         ``first``: renames to begin with, on an engine without transactional DDL.
 

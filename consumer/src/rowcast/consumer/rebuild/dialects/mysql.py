@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
@@ -18,6 +19,8 @@ _log = logging.getLogger("rowcast.rebuild")
 
 _LOCK_S = 1
 _NO_RIGHT = 1227
+# The suffix that a rebuild gives to the name of the worker's index.
+_SUFFIX = re.compile(rf"^((?:UNIQUE )?KEY `{WORKER_PREFIX}[a-z]+_[0-9a-f]{{16}})_[0-9a-f]{{6}}(?=`)")
 _TRIGGERS = sa.text(
     "SELECT trigger_name, event_object_table FROM information_schema.triggers "
     "WHERE event_object_schema = database() AND event_object_table IN :names ORDER BY 1"
@@ -45,7 +48,9 @@ class MySQLSwap(SwapDialect):
     def __init__(self) -> None:
         self._complete_at: object = None
 
-    def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
+    def obstacles(
+        self, connection: Connection, tables: Sequence[SwappedTable], rest: Sequence[SwappedTable]
+    ) -> list[str]:
         """Return triggers, columns, foreign keys of the user's, and tables in a special form."""
         live = {table.live: table for table in tables if table.before is not None}
         if not live:
@@ -53,7 +58,7 @@ class MySQLSwap(SwapDialect):
         with connection.begin():
             return [
                 *self._table_obstacles(connection, live),
-                *self._key_obstacles(connection, {n for t in tables for n in (t.live, t.fresh, t.old)}, set(live)),
+                *self._key_obstacles(connection, tables, {table.live for table in rest}),
             ]
 
     @staticmethod
@@ -75,20 +80,24 @@ class MySQLSwap(SwapDialect):
                 )
 
     @staticmethod
-    def _key_obstacles(connection: Connection, known: set[str], live: set[str]) -> Iterator[str]:
+    def _key_obstacles(connection: Connection, tables: Sequence[SwappedTable], rest: set[str]) -> Iterator[str]:
+        known = {name for table in tables for name in (table.live, table.fresh, table.old)}
+        live = {table.live for table in tables if table.before is not None}
         again = "Drop it, and create it again after the rebuild."
         for key, table, parent in connection.execute(_FOREIGN_KEYS):
-            if (parent in live and table not in known) or (table in live and not key.startswith(WORKER_PREFIX)):
+            is_worker = key.startswith(WORKER_PREFIX)
+            is_strange = table not in known and not (is_worker and table in rest)
+            if (parent in live and is_strange) or (table in live and not is_worker):
                 yield f"foreign key {key} of table {table} refers to {parent}. {again}"
 
-    def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
+    def complete(self, connection: Connection, tables: Sequence[SwappedTable], *, is_part: bool) -> None:
         """Create the user's indexes."""
         for table in tables:
             if table.before is None or table.after is None:
                 continue
             with connection.begin():
-                fresh = set(_index_definitions(connection, table.fresh))
-                for definition in _index_definitions(connection, table.live):
+                fresh = set(_index_definitions(connection, table.fresh, of_foreign_keys=is_part))
+                for definition in _index_definitions(connection, table.live, of_foreign_keys=is_part):
                     if definition not in fresh:
                         statement = f"ALTER TABLE {table.quoted(connection, table.fresh)} ADD {definition}"
                         connection.exec_driver_sql(statement.replace("%", "%%"))
@@ -117,8 +126,24 @@ class MySQLSwap(SwapDialect):
         pairs = [*first, *((t.live, t.old) for t in tables if t.before is not None)]
         pairs += [(t.fresh, t.live) for t in tables if t.after is not None]
         connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {_LOCK_S}")
+        self._drop_crossing_keys(connection, tables)
         renames = ", ".join(f"{_q(connection, name)} TO {_q(connection, to)}" for name, to in pairs)
         connection.exec_driver_sql(f"RENAME TABLE {renames}")
+
+    @staticmethod
+    def _drop_crossing_keys(connection: Connection, tables: Sequence[SwappedTable]) -> None:
+        """Drop the worker's foreign keys between the live tables and tables that stay. RENAME would carry them along.
+
+        If the RENAME fails, the worker that takes the replica over creates the foreign keys again.
+        """
+        live = {table.live for table in tables if table.before is not None}
+        known = live | {name for table in tables for name in (table.fresh, table.old)}
+        for key, table, parent in connection.execute(_FOREIGN_KEYS).all():
+            crosses = (table in live and parent not in known) or (parent in live and table not in known)
+            if crosses and key.startswith(WORKER_PREFIX):
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {_q(connection, table)} DROP FOREIGN KEY {_q(connection, key)}"
+                )
 
     def drop(self, connection: Connection, names: Sequence[tuple[str | None, str]]) -> None:
         """Drop all tables, without a look at foreign keys."""
@@ -129,12 +154,17 @@ class MySQLSwap(SwapDialect):
         connection.commit()
 
 
-def _index_definitions(connection: Connection, name: str) -> list[str]:
-    """Return the definitions of the user's indexes, as the server writes them."""
+def _index_definitions(connection: Connection, name: str, *, of_foreign_keys: bool) -> list[str]:
+    """Return the definitions of the user's indexes, as the server writes them.
+
+    ``of_foreign_keys``: also return the worker's indexes for foreign keys, under the names without a suffix.
+    """
     text = connection.exec_driver_sql(f"SHOW CREATE TABLE {_q(connection, name)}").one()[1]
     lines = [line.strip().rstrip(",") for line in str(text).splitlines()]
     kinds = ("KEY ", "UNIQUE KEY ", "FULLTEXT KEY ", "SPATIAL KEY ")
-    return [line for line in lines if line.startswith(kinds) and f"KEY `{WORKER_PREFIX}" not in line]
+    found = [_SUFFIX.sub(r"\1", line) for line in lines if line.startswith(kinds)]
+    left_out = f"KEY `{WORKER_PREFIX}uq_" if of_foreign_keys else f"KEY `{WORKER_PREFIX}"
+    return [line for line in found if left_out not in line]
 
 
 def _q(connection: Connection, name: str) -> str:

@@ -12,7 +12,7 @@ from rowcast.consumer.rebuild.dialects.base import SwapDialect
 from rowcast.consumer.rebuild.dialects.postgresql_dependents import Dependents, obstacles
 from rowcast.consumer.rebuild.swapped_table import SwappedTable
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, TableNaming
-from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD
+from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD, constraint_base, fresh_naming
 from rowcast.shared.errors import RetriableError
 
 _FRESH = TableNaming(FRESH_PREFIX)
@@ -84,6 +84,20 @@ _OLD_SNAPSHOTS = sa.text(
     """
 )
 
+# The worker's foreign keys between the live tables and tables that stay.
+_CROSSING = sa.text(
+    r"""
+    WITH live AS (SELECT CAST(to_regclass(name) AS oid) AS oid FROM unnest(CAST(:live AS text[])) name),
+        known AS (SELECT CAST(to_regclass(name) AS oid) AS oid FROM unnest(CAST(:known AS text[])) name)
+    SELECT quote_ident(conname) AS conname, CAST(CAST(conrelid AS regclass) AS text) AS child,
+        CAST(CAST(confrelid AS regclass) AS text) AS parent
+    FROM pg_constraint WHERE contype = 'f' AND conname LIKE 'rowcast\_%' AND (
+        (conrelid IN (SELECT oid FROM live) AND confrelid NOT IN (SELECT oid FROM known))
+        OR (confrelid IN (SELECT oid FROM live) AND conrelid NOT IN (SELECT oid FROM known)))
+    ORDER BY 1
+    """
+)
+
 
 class PostgreSQLSwap(SwapDialect):
     """Swap the tables of a schema, or of several."""
@@ -91,12 +105,14 @@ class PostgreSQLSwap(SwapDialect):
     def __init__(self) -> None:
         self._complete_at: str | None = None
 
-    def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
+    def obstacles(
+        self, connection: Connection, tables: Sequence[SwappedTable], rest: Sequence[SwappedTable]
+    ) -> list[str]:
         """Return the objects that would be lost, from PostgreSQL's own record of dependencies."""
         with connection.begin():
-            return obstacles(connection, tables)
+            return obstacles(connection, tables, rest)
 
-    def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
+    def complete(self, connection: Connection, tables: Sequence[SwappedTable], *, is_part: bool) -> None:
         """Create the user's indexes, and copy owner, rights, comments, storage parameters and replica identity."""
         for table in tables:
             if table.before is None or table.after is None:
@@ -111,18 +127,25 @@ class PostgreSQLSwap(SwapDialect):
                     for statement in connection.scalars(statements, names).all():
                         connection.exec_driver_sql(statement.replace("%", "%%"))
                 self._create_indexes(connection, names)
+                if is_part:
+                    self._create_key_indexes(connection, names)
 
     @staticmethod
     def _create_indexes(connection: Connection, names: dict[str, str]) -> None:
-        quote = connection.dialect.identifier_preparer.quote_identifier
         fresh = {index.relname for index in connection.execute(_INDEXES, {"quoted": names["fresh"]})}
         for index in _user_indexes(connection, names["live"]):
             name = _FRESH.table(index.relname)
             if not index.of_constraint and name not in fresh:
-                rest = index.definition.removeprefix(index.beginning)
-                unique = "UNIQUE " if index.beginning.startswith("CREATE UNIQUE") else ""
-                statement = f"CREATE {unique}INDEX {quote(name)} ON {names['fresh']} {rest}"
-                connection.exec_driver_sql(statement.replace("%", "%%"))
+                _create_index(connection, index, name, names["fresh"])
+
+    @staticmethod
+    def _create_key_indexes(connection: Connection, names: dict[str, str]) -> None:
+        """Create the worker's indexes for foreign keys to tables that stay. The worker creates the keys later."""
+        fresh = {constraint_base(i.relname) for i in connection.execute(_INDEXES, {"quoted": names["fresh"]})}
+        for index in connection.execute(_INDEXES, {"quoted": names["live"]}).all():
+            base = str(constraint_base(index.relname))
+            if base.startswith(f"{WORKER_PREFIX}ix_") and base not in fresh:
+                _create_index(connection, index, f"{base}{fresh_naming().suffix}", names["fresh"])
 
     def wait_for_snapshots(self, connection: Connection) -> list[str]:
         """Return the sessions whose database snapshot is older than the first call."""
@@ -140,10 +163,15 @@ class PostgreSQLSwap(SwapDialect):
         # The fresh tables first, because an autovacuum of one must not keep readers of a locked live table waiting.
         locked = [table.quoted(connection, table.fresh) for table in tables if table.after is not None]
         locked += [table.quoted(connection, table.live) for table in live]
+        crossing = connection.execute(_CROSSING, self._names(connection, tables)).all()
+        # A table may be there twice, because the server quotes a name only if needed.
+        locked += [name.replace("%", "%%") for row in crossing for name in (row.child, row.parent)]
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_MS}")
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_LOCK_MS}")
         connection.exec_driver_sql(f"LOCK TABLE {', '.join(locked)} IN ACCESS EXCLUSIVE MODE")
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        for row in crossing:
+            connection.exec_driver_sql(f"ALTER TABLE {row.child} DROP CONSTRAINT {row.conname}".replace("%", "%%"))
         dependents = Dependents(connection, live)
         indexes = {table.full_name: self._index_names(connection, table) for table in live}
         for table in live:
@@ -157,6 +185,16 @@ class PostgreSQLSwap(SwapDialect):
                     if fresh is not None:
                         _rename(connection, "INDEX", table, fresh, name)
         dependents.follow(connection)
+
+    @staticmethod
+    def _names(connection: Connection, tables: Sequence[SwappedTable]) -> dict[str, list[str]]:
+        """Return the names of the live tables, and of the live and the fresh tables."""
+        live = [table.quoted(connection, table.live) for table in tables if table.before is not None]
+        fresh = [table.quoted(connection, table.fresh) for table in tables if table.after is not None]
+        return {
+            "live": [name.replace("%%", "%") for name in live],
+            "known": [name.replace("%%", "%") for name in (*live, *fresh)],
+        }
 
     @staticmethod
     def _index_names(connection: Connection, table: SwappedTable) -> list[tuple[str, str | None]]:
@@ -187,6 +225,14 @@ def _user_indexes(connection: Connection, quoted: str) -> list[Any]:
     """Return the indexes of a table that the worker did not name, also the primary key's."""
     found = connection.execute(_INDEXES, {"quoted": quoted}).all()
     return [index for index in found if not index.relname.startswith(WORKER_PREFIX)]
+
+
+def _create_index(connection: Connection, index: Any, name: str, table: str) -> None:
+    """Create an index of ``_INDEXES`` under another name for another table."""
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    rest = index.definition.removeprefix(index.beginning)
+    unique = "UNIQUE " if index.beginning.startswith("CREATE UNIQUE") else ""
+    connection.exec_driver_sql(f"CREATE {unique}INDEX {quote(name)} ON {table} {rest}".replace("%", "%%"))
 
 
 def _rename(connection: Connection, kind: str, table: SwappedTable, name: str, to: str) -> None:

@@ -15,13 +15,15 @@ from rowcast.consumer.rebuild.swapped_table import SwappedTable
 _DEPENDENTS = sa.text(
     r"""
     WITH live AS (SELECT c.oid, c.reltype, t.typarray FROM pg_class c JOIN pg_type t ON t.oid = c.reltype
-                  WHERE c.oid IN (SELECT CAST(to_regclass(name) AS oid) FROM unnest(CAST(:names AS text[])) name))
+                  WHERE c.oid IN (SELECT CAST(to_regclass(name) AS oid) FROM unnest(CAST(:names AS text[])) name)),
+        rest AS (SELECT CAST(to_regclass(name) AS oid) AS oid FROM unnest(CAST(:rest AS text[])) name)
     SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid) AS what,
         pg_describe_object(d.refclassid, d.refobjid, 0) AS refers_to,
         coalesce(CASE d.classid
             WHEN 'pg_class'::regclass THEN (SELECT relkind = 'i' FROM pg_class WHERE oid = d.objid)
             WHEN 'pg_constraint'::regclass THEN (
                 SELECT conrelid IN (SELECT oid FROM live) AND (contype IN ('p', 'n') OR conname LIKE 'rowcast\_%')
+                    OR conrelid IN (SELECT oid FROM rest) AND contype = 'f' AND conname LIKE 'rowcast\_%'
                 FROM pg_constraint WHERE oid = d.objid)
             WHEN 'pg_rewrite'::regclass THEN (
                 SELECT c.relkind = 'v' AND r.rulename = '_RETURN' AND pg_has_role(c.relowner, 'USAGE')
@@ -86,11 +88,15 @@ _PUBLICATIONS = sa.text(
 )
 
 
-def obstacles(connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
-    """Return what depends on the live tables and cannot follow the swap, with the next step."""
+def obstacles(connection: Connection, tables: Sequence[SwappedTable], rest: Sequence[SwappedTable]) -> list[str]:
+    """Return what depends on the live tables and cannot follow the swap, with the next step.
+
+    ``rest``: the worker's tables that stay.
+    """
     live = [table for table in tables if table.before is not None]
     found = []
-    rows = connection.execute(_DEPENDENTS, {"names": [_name(connection, table) for table in live]}).all()
+    names = {"names": [_name(connection, table) for table in live], "rest": [_name(connection, t) for t in rest]}
+    rows = connection.execute(_DEPENDENTS, names).all()
     for row in rows:
         if not row.follows:
             found.append(f"{row.what} depends on {row.refers_to}. Drop it, and create it again after the rebuild.")

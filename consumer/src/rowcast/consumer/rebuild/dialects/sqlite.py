@@ -18,7 +18,9 @@ class SQLiteSwap(SwapDialect):
     live tables have lost the names. Views find tables by name.
     """
 
-    def obstacles(self, connection: Connection, tables: Sequence[SwappedTable]) -> list[str]:
+    def obstacles(
+        self, connection: Connection, tables: Sequence[SwappedTable], rest: Sequence[SwappedTable]
+    ) -> list[str]:
         """Return columns of the user's, and foreign keys of other tables."""
         live = {table.live: table for table in tables if table.before is not None}
         found = []
@@ -34,7 +36,8 @@ class SQLiteSwap(SwapDialect):
             names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars().all()
             for other in names:
                 keys = connection.exec_driver_sql(f"PRAGMA foreign_key_list({_q(connection, other)})").all()
-                if other not in {t for table in tables for t in (table.live, table.fresh, table.old)}:
+                # Foreign keys of the worker's other tables have been refused before, with another next step.
+                if other not in {t for table in (*tables, *rest) for t in (table.live, table.fresh, table.old)}:
                     found += [
                         f"a foreign key of table {other} refers to {parent}. Drop table {other}, or create it without "
                         "the foreign key."
@@ -42,7 +45,7 @@ class SQLiteSwap(SwapDialect):
                     ]
         return found
 
-    def complete(self, connection: Connection, tables: Sequence[SwappedTable]) -> None:
+    def complete(self, connection: Connection, tables: Sequence[SwappedTable], *, is_part: bool) -> None:
         """Do nothing, because the swap creates the indexes."""
 
     def swap(

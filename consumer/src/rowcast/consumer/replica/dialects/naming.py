@@ -58,6 +58,11 @@ def fresh_source(source: str) -> str:
     return _marked(source, "+rebuild")
 
 
+def part_source(source: str) -> str:
+    """Return the value of ``source`` in the worker's tables for the fresh tables of a rebuild of chosen tables."""
+    return _marked(source, "+tables")
+
+
 def old_source(source: str) -> str:
     """Return the value of ``source`` in ``rowcast_table`` for the tables that a rebuild has replaced."""
     return _marked(source, "+old")
