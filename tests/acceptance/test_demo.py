@@ -5,47 +5,40 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from fixtures.databases import NewDatabase
 from servers import Broker
 from support.command_line import environment, rowcast, rowcast_process, started
+from support.terminal import drawn, on_terminal
 
 
 def run_demo(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return rowcast_process("demo", *options, cwd=directory, timeout=120)
+    return rowcast_process("demo", *options, cwd=directory, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Run the demo twice in a directory. Return the directory and the output of the run with default options.
+    """Run the demo. Return the directory and the output.
 
-    The first run has settings of the user's own project in its environment.
+    The directory has the files of an earlier run, and the environment has settings of the user's own project.
     """
     directory = tmp_path_factory.mktemp("demo")
-    others = {"ROWCAST_PRIMARY__URL": "postgresql://nobody@127.0.0.1:1/x", "ROWCAST_SOURCE": "other"}
-    first = rowcast_process("demo", "--seconds", "0.5", cwd=directory, env=others, timeout=120)
-    assert first.returncode == 0, f"the user's settings reach the demo: {first.stderr}"
-    return directory, run_demo(directory)
-
-
-@pytest.fixture
-def unchanged(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> Iterator[None]:
-    """Give the next test the databases as they were before."""
-    directory = demo[0] / "rowcast-demo"
-    kept = directory.with_name("kept")
-    shutil.copytree(directory, kept)
-    yield
-    shutil.rmtree(directory)
-    kept.rename(directory)
+    (directory / "rowcast-demo").mkdir()
+    for name, text in {"rowcast.toml": "# Written by `rowcast demo`", "primary.db": "x", "worker.log": "old"}.items():
+        (directory / "rowcast-demo" / name).write_text(text)
+    others = {"ROWCAST_PRIMARY__URL": "postgresql://nobody@127.0.0.1:1/x", "ROWCAST_SOURCE": "other", "COLUMNS": "80"}
+    ran = rowcast_process("demo", "--seconds", "3", cwd=directory, env=others, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return directory, ran
 
 
 Run = tuple[Path, subprocess.CompletedProcess[str]]
@@ -71,14 +64,39 @@ def rows(database: Path, statement: str) -> list[tuple[object, ...]]:
 
 def test_the_demo_ends_with_equal_databases(demo: Run) -> None:
     _, result = demo
-    assert result.returncode == 0, result.stderr
-    assert "Primary and replica are equal." in result.stdout
+    assert "Every promise was kept: primary and replica are equal." in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_the_result_has_the_figures_of_every_promise(demo: Run) -> None:
+    text = " ".join(demo[1].stdout.split())
+    assert re.search(r"✓ worker killed by kill -9, the standby took over in \d+\.\d s ", text)
+    assert "✓ rows changed by hand, verify found 3 of 3, --repair sent 3 " in text
+    rebuilt = re.search(r"✓ replica deleted rebuilt 5 tables from [\d,]+ records, ([\d,]+) rows equal, [\d.]+ s ", text)
+    assert rebuilt is not None
+    assert int(rebuilt.group(1).replace(",", "")) > 100
+    reads = re.search(r"✓ replica read ([\d,]+) times, the gift cards always had the sum 20,000.00 ", text)
+    assert reads is not None
+    assert int(reads.group(1).replace(",", "")) > 20
+    assert re.search(r"✓ shop closed equal: [\d,]+ rows in 5 tables ", text)
+
+
+def test_the_lines_fit_80_columns_and_no_line_has_a_control_character(demo: Run) -> None:
+    result, _, commands = demo[1].stdout.partition("Next steps:")
+    assert commands
+    assert max(map(len, result.splitlines())) <= 80
+    assert "\x1b" not in demo[1].stdout + demo[1].stderr
 
 
 def test_both_databases_stay_and_hold_the_same_rows(demo: Run) -> None:
     place = demo[0] / "rowcast-demo"
-    for table, key in (("customers", "id"), ("products", "id"), ("orders", "id"), ("order_lines", "order_id, line")):
+    for table, key in (
+        ("accounts", "id"),
+        ("customers", "id"),
+        ("products", "id"),
+        ("orders", "id"),
+        ("order_lines", "order_id, line"),
+    ):
         ordered = f"SELECT * FROM {table} ORDER BY {key}"
         ours, theirs = rows(place / "primary.db", ordered), rows(place / "replica.db", ordered)
         assert len(ours) > 10
@@ -86,10 +104,12 @@ def test_both_databases_stay_and_hold_the_same_rows(demo: Run) -> None:
 
 
 def test_every_committed_change_of_the_shop_is_one_event(demo: Run) -> None:
-    counts = re.search(r"([\d,]+) row changes in ([\d,]+) transactions, ([\d,]+) events", demo[1].stdout)
+    counts = re.search(
+        r"([\d,]+) row changes in ([\d,]+) transactions and 3 repaired rows: ([\d,]+) events", demo[1].stdout
+    )
     assert counts is not None
     changes, transactions, events = (int(number.replace(",", "")) for number in counts.groups())
-    assert changes == events > 100
+    assert changes + 3 == events > 100
     assert transactions > 20
     place = demo[0] / "rowcast-demo"
     assert rows(place / "replica.db", "SELECT count(*) FROM order_lines WHERE line = 99") == [(0,)]
@@ -98,23 +118,28 @@ def test_every_committed_change_of_the_shop_is_one_event(demo: Run) -> None:
 
 
 def test_relay_and_worker_were_processes_that_ended_in_order(demo: Run) -> None:
-    for command in ("relay", "worker"):
+    for command in ("relay", "worker-3"):
         text = (demo[0] / "rowcast-demo" / f"{command}.log").read_text("utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         assert any("SIGTERM" in line["message"] for line in lines)
         assert not [line for line in lines if line["level"] in ("error", "critical")]
 
 
-@pytest.mark.usefixtures("unchanged")
 def test_the_three_next_commands_work_as_printed(demo: Run) -> None:
     commands = demo[1].stdout.partition("Next steps:\n")[2].splitlines()
     assert len(commands) == 3
-    placed, equal, different = (run_as_printed(command, demo[0]) for command in commands)
+    placed, equal, template = (run_as_printed(command, demo[0]) for command in commands)
     assert "placed" in placed.stdout
     assert equal.returncode == 0, equal.stderr
     assert "equal" in equal.stdout
-    assert different.returncode == 1, different.stderr
-    assert "id=1: name" in different.stdout
+    assert "[replicas.replica]" in template.stdout
+
+
+def test_the_killed_workers_ended_without_a_last_word(demo: Run) -> None:
+    for name in ("worker-1", "worker-2"):
+        text = (demo[0] / "rowcast-demo" / f"{name}.log").read_text("utf-8")
+        assert '"active":' in text
+        assert "SIGTERM" not in text
 
 
 def test_without_a_terminal_the_demo_prints_rows_events_and_lag_in_lines(demo: Run) -> None:
@@ -125,7 +150,7 @@ def test_without_a_terminal_the_demo_prints_rows_events_and_lag_in_lines(demo: R
 
 
 def test_the_demo_replaces_its_directory(demo: Run) -> None:
-    assert demo[1].returncode == 0, demo[1].stderr
+    assert not (demo[0] / "rowcast-demo" / "worker.log").exists()
     (config,) = demo[0].rglob("rowcast.toml")
     assert config == demo[0] / "rowcast-demo" / "rowcast.toml"
 
@@ -139,24 +164,73 @@ def test_the_demo_refuses_a_directory_that_it_did_not_create(tmp_path: Path) -> 
     assert (tmp_path / "mine" / "primary.db").read_text() == "not the demo's"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_demo_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "rowcast.shared.cli", "demo", "--seconds", "60"]
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "demo phase="),
+        (signal.SIGTERM, "phase=the shop is open"),
+        (signal.SIGINT, "phase=rowcast rebuild"),
+    ],
+)
+def test_a_signal_stops_the_demo_and_leaves_no_process_and_no_file(
+    tmp_path: Path, number: signal.Signals, moment: str
+) -> None:
+    command = [sys.executable, "-m", "rowcast.shared.cli", "demo", "--seconds", "0.5"]
     with started(command, tmp_path, environment()) as process:
         stderr = process.stderr
         assert stderr is not None
-        # From this line on, relay and worker run.
         for line in iter(stderr.readline, ""):
-            if "the shop is open" in line:
+            if moment in line:
                 break
         children = children_of(process.pid)
-        assert len(children) == 2
         process.send_signal(number)
         _, output = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "Traceback" not in output
     assert "stopped before the databases were compared" in output
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_sum_on_the_replica_is_a_broken_promise(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rowcast.shared.cli", "demo", "--seconds", "0.5"]
+    with (tmp_path / "out").open("wb") as out, started(command, tmp_path, environment(), stdout=out) as process:
+        stderr = process.stderr
+        assert stderr is not None
+        for line in iter(stderr.readline, ""):
+            if "verify --repair" in line:
+                break
+        with closing(sqlite3.connect(tmp_path / "rowcast-demo" / "replica.db", timeout=10)) as replica, replica:
+            replica.execute("UPDATE accounts SET balance = balance + 1")
+        process.communicate(timeout=300)
+    assert process.returncode == 1
+    output = (tmp_path / "out").read_text()
+    assert re.search(r"✗ replica read +[\d,]+ times, with [\d,]+ wrong sums", output)
+    assert "A promise was not kept." in output
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_on_a_terminal_the_panel_leaves_nothing_behind(tmp_path: Path, no_color: bool) -> None:
+    colour = {"NO_COLOR": "1"} if no_color else {}
+    variables = {name: value for name, value in environment().items() if name not in ("NO_COLOR", "COLUMNS")}
+    command = [sys.executable, "-m", "rowcast.shared.cli", "demo", "--seconds", "0.5"]
+    shown = ""
+    with on_terminal(command, tmp_path, {**variables, "TERM": "xterm", **colour}) as (process, output):
+        for piece in output:
+            shown += piece
+            # The title of a panel that was drawn more than once.
+            if shown.count("the shop is open") == 3:
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 1
+    assert "╭" in shown
+    lines = drawn(shown)
+    assert not [line for line in lines if set(line) & set("╭│╰─")], lines
+    assert "stopped before the databases were compared" in " ".join(lines)
+    assert {len(line) for line in drawn(shown.partition("╰")[0]) if line.startswith("│")} == {80}
+    assert (re.search(r"\x1b\[[\d;]*3\dm", shown) is not None) == (not no_color)
+    # The cursor is visible again.
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert list(tmp_path.iterdir()) == []
 
 
 def children_of(pid: int) -> list[str]:
@@ -184,12 +258,18 @@ def test_the_demo_works_on_real_servers(
     tmp_path: Path, kafka: Broker, new_database: NewDatabase, primary: str, replica: str
 ) -> None:
     options = ("--kafka", kafka.bootstrap_servers, "--seconds", "1")
-    databases = ("--primary", new_database(primary), "--replica", new_database(replica))
-    # The second run is on the databases of the first. One pair of engines is enough for that.
-    for _ in range(2 if primary == "postgresql" else 1):
-        result = run_demo(tmp_path, *options, *databases)
-        assert result.returncode == 0, result.stderr
-        assert "Primary and replica are equal." in result.stdout
+    urls = (new_database(primary), new_database(replica))
+    databases = ("--primary", urls[0], "--replica", urls[1])
+    # The databases have tables of an earlier demo.
+    for url in urls:
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE rowcast_demo (made_by VARCHAR(40) PRIMARY KEY)")
+            connection.exec_driver_sql("CREATE TABLE products (id INTEGER PRIMARY KEY)")
+        engine.dispose()
+    result = run_demo(tmp_path, *options, *databases)
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert "Every promise was kept" in result.stdout
     commands = result.stdout.partition("Next steps:\n")[2].splitlines()
     assert any(" status " in command for command in commands)
     for command in commands:

@@ -239,11 +239,15 @@ class _Worker:
 
         Return False if stopped, or with ``once`` if the active worker has applied everything.
         """
-        already_logged = False
+        already_logged = was_reported = False
         since = time.monotonic()
         while not self._patience.is_stopped:
             if self._patience.retry(turn.take):
                 return True
+            # The progress and the metrics of a standby show that it is ready.
+            if not was_reported:
+                self._report.change(active=False)
+                was_reported = True
             self._patience.go_round()
             if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
                 _log.info("another worker of this replica is active: standing by")

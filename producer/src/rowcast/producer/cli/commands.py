@@ -199,7 +199,13 @@ def demo(
         ),
     ] = Path("rowcast-demo"),
     seconds: Annotated[
-        float, typer.Option("--seconds", envvar="ROWCAST_DEMO_SECONDS", min=0.5, help="Duration of the shop's traffic.")
+        float,
+        typer.Option(
+            "--seconds",
+            envvar="ROWCAST_DEMO_SECONDS",
+            min=0.5,
+            help="Duration of the shop's traffic before rows are changed by hand.",
+        ),
     ] = 7.0,
     seed: Annotated[
         int,
@@ -246,10 +252,12 @@ def demo(
         ),
     ] = None,
 ) -> int:
-    """Show the whole pipeline on this machine in a few seconds, without a server.
+    """Show the whole pipeline on this machine in half a minute, without a server.
 
-    A small shop writes orders through its ORM. Relay and worker carry them through Kafka to a replica. Then the command
-    compares both databases row by row. Exit code 0 only if they are equal.
+    A small shop writes orders through its ORM. Relay and workers carry them through Kafka to a replica. Meanwhile the
+    active worker is killed with kill -9, rows of the replica are changed by hand, found and repaired, and the whole
+    replica is deleted and rebuilt from the topics. In the end both databases are compared row by row. Exit code 0 only
+    if every promise was kept.
     """
     from rowcast.producer.demo.run import Demo, run_demo
 

@@ -38,6 +38,15 @@ class Product(Base):
     stock: Mapped[int]
 
 
+class Account(Base):
+    """Store the cents of a gift card. The shop moves money between cards, so the sum of all cards never changes."""
+
+    __tablename__ = "accounts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    balance: Mapped[int]
+
+
 class Order(Base):
     """Store an order of a customer."""
 

@@ -1,4 +1,4 @@
-"""Run relay and worker as processes with the real commands, and always stop them with SIGTERM."""
+"""Run the real commands as processes, and leave none of them behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,25 @@ import orjson
 from rowcast.producer.demo.workspace import Workspace
 from rowcast.shared.errors import RowcastError
 
-_STOP_S = 15.0
 _PROGRESS_INTERVAL_S = 0.2
 
 
 class RealProcess:
-    """Run ``rowcast <command>`` as a process. The demo reads the progress from the process's JSON log file."""
+    """Run ``rowcast <arguments>`` as a process. The demo reads the figures from the process's JSON log file.
 
-    def __init__(self, places: Workspace, command: str, *arguments: str) -> None:
-        self.command = command
-        self.log = places.log(command)
-        options = [f"--config={places.config}", "--log-format=json", f"--progress-interval={_PROGRESS_INTERVAL_S}"]
-        with self.log.open("wb") as log:
+    ``name``: the name of the log file, without its suffix.
+    """
+
+    def __init__(self, where: Workspace, name: str, *arguments: str) -> None:
+        self.command = arguments[0]
+        self.log = where.log(name)
+        self._output = where.output(name)
+        options = [f"--config={where.config}", "--log-format=json", f"--progress-interval={_PROGRESS_INTERVAL_S}"]
+        with self.log.open("wb") as log, self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                rowcast(command, *arguments, *options),
+                rowcast(*arguments, *options),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=log,
                 env=environment(),
                 # Ctrl-C must reach only the demo, because the demo stops the processes in its own order.
@@ -53,42 +56,73 @@ class RealProcess:
                 self._figures.update(orjson.loads(line))
         return self._figures
 
+    @property
+    def output(self) -> str:
+        """Return what the process has written to standard output."""
+        return self._output.read_text("utf-8")
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self._process.poll()
+
     def require_alive(self) -> None:
         """Raise RowcastError, with the end of the log, if the process has ended by itself."""
-        if self._process.poll() is not None:
+        if self.exit_code is not None:
             raise self._ended("by itself")
 
-    def require_done(self) -> None:
-        """Raise RowcastError, with the end of the log, if the exit code is not 0. Call it after ``stop``."""
-        if self._process.returncode != 0:
-            raise self._ended("after SIGTERM")
+    def require_exit_code(self, *expected: int) -> None:
+        """Raise RowcastError, with the end of the log, if a process that has ended has another exit code."""
+        if self._process.returncode not in expected:
+            raise self._ended("in failure")
 
-    def _ended(self, when: str) -> RowcastError:
+    def _ended(self, how: str) -> RowcastError:
         code = self._process.returncode
-        return RowcastError(f"`rowcast {self.command}` ended {when}, with exit code {code}:\n{_tail(self.log)}")
+        return RowcastError(f"`rowcast {self.command}` ended {how}, with exit code {code}:\n{_tail(self.log)}")
 
-    def stop(self) -> None:
-        """Send SIGTERM, and wait until the process has finished the current batch. Kill it after some seconds."""
-        if self._process.poll() is None:
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM. The process finishes the current batch."""
+        if self.exit_code is None:
             self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+
+    def kill(self) -> None:
+        """Kill the process with SIGKILL, as the kernel does when memory is short."""
+        self.send_kill()
+        self._process.wait()
+
+    def send_kill(self) -> None:
+        """Send SIGKILL, if the process still runs."""
+        self._process.kill()
+
+
+class Processes:
+    """Start processes of a run, and know all of them."""
+
+    def __init__(self, where: Workspace) -> None:
+        self._where = where
+        self._started: list[RealProcess] = []
+
+    def start(self, name: str, *arguments: str) -> RealProcess:
+        """Start ``rowcast <arguments>``, with its log in ``<name>.log``."""
+        self._started.append(RealProcess(self._where, name, *arguments))
+        return self._started[-1]
+
+    def kill(self) -> None:
+        """Kill whatever still runs. All get the signal before the first wait, which another Ctrl-C may interrupt."""
+        for process in self._started:
+            process.send_kill()
+        for process in self._started:
+            process.kill()
 
 
 @contextmanager
-def running(places: Workspace, *commands: Sequence[str]) -> Iterator[list[RealProcess]]:
-    """Run ``rowcast`` commands until the block ends, and stop them in any case."""
-    started: list[RealProcess] = []
+def processes_of(where: Workspace) -> Iterator[Processes]:
+    """Yield the processes of a run. Whatever still runs at the end of the block is killed."""
+    processes = Processes(where)
     try:
-        for command in commands:
-            started.append(RealProcess(places, *command))
-        yield started
+        yield processes
     finally:
-        for process in started:
-            process.stop()
+        processes.kill()
 
 
 def rowcast(*arguments: str) -> list[str]:

@@ -12,25 +12,27 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy.engine import URL
 
-from rowcast.producer.demo.live_view import Tally
+from rowcast.producer.demo.live_view import promise_lines
+from rowcast.producer.demo.tally import Tally
 from rowcast.producer.demo.workspace import REPLICA_NAME, Workspace
 
 
-def print_summary(where: Workspace, tally: Tally, *, equal: bool, kafka_stays: bool) -> None:
-    """Print the result to standard output. ``kafka_stays``: Kafka keeps running after this process."""
+def print_summary(where: Workspace, tally: Tally, comparison: str, *, kafka_stays: bool) -> None:
+    """Print the result to standard output.
+
+    ``comparison``: the output of ``rowcast verify``. ``kafka_stays``: Kafka keeps running after this process.
+    """
     console = Console(highlight=False)
-    if not equal:
-        console.print(
-            Text(
-                f"\nThe replica differs from the primary. Logs: {where.log('relay')}, {where.log('worker')}", "bold red"
-            )
-        )
+    console.print(Text(comparison))
+    console.print(promise_lines(tally.promises, console.encoding))
+    if not tally.promises.are_kept:
+        console.print(Text(f"\nA promise was not kept. Logs: {where.directory}{os.sep}*.log", "bold red"))
         return
     console.print(
         Text.assemble(
-            ("\nPrimary and replica are equal.", "bold green"),
-            f" {tally.rows:,} row changes in {tally.transactions:,} transactions, "
-            f"{tally.published:,} events, {tally.seconds:.1f} s.\n"
+            ("\nEvery promise was kept: primary and replica are equal.", "bold green"),
+            f"\n{tally.rows:,} row changes in {tally.transactions:,} transactions "
+            f"and {tally.repaired:,} repaired rows: {tally.published:,} events, {tally.seconds:.1f} s.\n"
             f"  primary  {_place(where.primary)}\n  replica  {_place(where.replica)}\n\nNext steps:",
         ),
         soft_wrap=True,
@@ -43,16 +45,14 @@ def next_commands(where: Workspace, *, kafka_stays: bool) -> list[tuple[str, str
     """Return three commands, each with its purpose."""
     config = shlex.quote(_shown(where.config))
     verify = f"{_rowcast()} verify {REPLICA_NAME} --config {config}"
-    commands = []
-    if look := _query(where.replica, "SELECT status, count(*) FROM orders GROUP BY status"):
-        commands.append((look, "query the replica"))
-    else:
-        commands.append((f"cat {config}", "the configuration of this run, as a template"))
+    template = (f"cat {config}", "the configuration of this run, as a template")
+    look = _query(where.replica, "SELECT status, count(*) FROM orders GROUP BY status")
+    commands = [(look, "query the replica") if look is not None else template]
     commands.append((verify, "compare both databases again"))
     if kafka_stays:
         commands.append((f"{_rowcast()} status --config {config}", "backlog and lag"))
-    elif change := _query(where.replica, "UPDATE customers SET name = 'Nobody' WHERE id = 1"):
-        commands.append((f"{change}; {verify}", "change a row, and let verify find it"))
+    elif look is not None:
+        commands.append(template)
     else:
         commands.append((f"{_rowcast()} demo --seed 2", "another run, on SQLite"))
     return commands

@@ -15,7 +15,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session, sessionmaker
 
-from rowcast.producer.demo.models import Customer, Order, OrderLine, Product
+from rowcast.producer.demo.models import Account, Customer, Order, OrderLine, Product
 
 _FIRST = (
     "Ada", "Björn", "Chloé", "Dmitri", "Ece", "Fatima", "Grace", "Hiro", "Inès", "Jürgen", "Kofi", "Łucja", "María",
@@ -27,6 +27,11 @@ _LAST = (
 )  # fmt: skip
 _KINDS = ("red", "blue", "oak", "steel", "woollen", "folding", "antique", "tiny", "grand", "paper")
 _THINGS = ("lamp", "kettle", "chair", "desk", "clock", "scarf", "teapot", "notebook", "bicycle", "umbrella", "radio")
+
+ACCOUNTS = 20
+CENTS_AN_ACCOUNT = 100_000
+BANK_SUM = ACCOUNTS * CENTS_AN_ACCOUNT
+"""The sum of all accounts, in cents. No transaction changes it."""
 
 _FIRST_DAY = datetime(2026, 1, 1, 8, 0, 0)
 
@@ -45,9 +50,12 @@ class Shop:
         self._products: list[int] = []
         self._orders: list[int] = []
         self._registered = 0
+        self.visitor = 0
+        """The id of a customer who never orders, so no row depends on this customer."""
         self._clock = _FIRST_DAY
         self._actions: list[tuple[int, Callable[[Session], int]]] = [
             (42, self._place_order),
+            (10, self._transfer),
             (14, self._register),
             (18, self._move_on),
             (8, self._change_order),
@@ -61,7 +69,8 @@ class Shop:
     def open(self) -> int:
         """Insert the products and the first customers, unless an earlier run did. Return the number of new rows."""
         with self._sessions.begin() as session:
-            new = [] if session.scalar(select(Product.id).limit(1)) else [*self._stock(), *self._first_customers()]
+            is_open = session.scalar(select(Product.id).limit(1)) is not None
+            new = [] if is_open else [*self._stock(), *self._first_customers(), *self._accounts()]
             session.add_all(new)
             session.flush()
             self._products = list(session.scalars(select(Product.id).order_by(Product.id)))
@@ -69,6 +78,7 @@ class Shop:
             self._orders = list(session.scalars(select(Order.id).order_by(Order.id)))
             # E-mail addresses must be unique. Each customer took a number, and no number is above the highest id.
             self._registered = self._customers[-1]
+            self.visitor = self._customers.pop()
             return len(new)
 
     def _stock(self) -> list[Product]:
@@ -84,6 +94,9 @@ class Shop:
 
     def _first_customers(self) -> list[Customer]:
         return [self._new_customer() for _ in range(40)]
+
+    def _accounts(self) -> list[Account]:
+        return [Account(balance=CENTS_AN_ACCOUNT) for _ in range(ACCOUNTS)]
 
     def trade(self, transactions: int | None = None) -> Iterator[int]:
         """Run a transaction at each step, and yield the number of changed rows. Without a number, never end."""
@@ -142,6 +155,15 @@ class Shop:
         changed = 1 + len(order.lines)
         session.delete(order)
         return changed
+
+    def _transfer(self, session: Session) -> int:
+        """Move money from an account to another."""
+        payer, payee = self._random.sample(range(1, ACCOUNTS + 1), k=2)
+        cents = self._random.randint(1, 5_000)
+        # The database computes both balances, because several shops may move money at the same time.
+        session.get_one(Account, payer).balance = Account.balance - cents
+        session.get_one(Account, payee).balance = Account.balance + cents
+        return 2
 
     def _leave_before_paying(self, session: Session) -> int:
         """Roll back an order after its rows were written. No row of it may arrive."""

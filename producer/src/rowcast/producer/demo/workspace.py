@@ -20,7 +20,10 @@ REPLICA_NAME = "replica"
 
 _MARK = "# Written by `rowcast demo`"
 _HEADER = f"{_MARK}, which replaces this directory in each run."
-_OWN_FILES = ("primary.db", "replica.db", "rowcast.toml", "relay.log", "worker.log")
+_DATABASES = ("primary.db", "replica.db")
+_PROCESSES = ("relay", "worker", "verify", "repair", "rebuild")
+# Files whose names begin so. Databases have journals beside them, and each process has a log and an output.
+_OWN_FILES = (*_DATABASES, "rowcast.toml", *_PROCESSES)
 
 # This table marks a database with tables created by the demo. The next run may drop the tables.
 _own = sa.MetaData()
@@ -40,9 +43,19 @@ class Workspace:
         """Return the path of the configuration file."""
         return self.directory / "rowcast.toml"
 
-    def log(self, command: str) -> Path:
-        """Return the path of a command's log file."""
-        return self.directory / f"{command}.log"
+    def log(self, name: str) -> Path:
+        """Return the path of a process's log file."""
+        return self.directory / f"{name}.log"
+
+    def output(self, name: str) -> Path:
+        """Return the path of the file with a process's output."""
+        return self.directory / f"{name}.out"
+
+    def remove(self) -> None:
+        """Remove everything that the demo has written, and the directory if nothing else is in it."""
+        _remove_own_files(self.directory)
+        if not any(self.directory.iterdir()):
+            self.directory.rmdir()
 
 
 def open_workspace(directory: Path, primary: str | None, replica: str | None) -> Workspace:
@@ -57,12 +70,16 @@ def open_workspace(directory: Path, primary: str | None, replica: str | None) ->
         raise ConfigurationError(
             f"{directory} exists, but the demo did not create it. Choose another with --directory, or remove it."
         )
-    for name in _OWN_FILES:
-        for leftover in directory.glob(f"{name}*"):
-            leftover.unlink()
+    _remove_own_files(directory)
     # The header is written first, so that the next run recognises the directory of an interrupted run.
     _write(config, _HEADER + "\n")
     return Workspace(directory, _url(primary, directory / "primary.db"), _url(replica, directory / "replica.db"))
+
+
+def _remove_own_files(directory: Path) -> None:
+    for name in _OWN_FILES:
+        for leftover in directory.glob(f"{name}*"):
+            leftover.unlink()
 
 
 def _url(given: str | None, file: Path) -> URL:
@@ -115,10 +132,15 @@ def fresh_database(url: URL, what: str) -> Engine:
             f"the {what} database at {engine.url} has tables that the demo would overwrite but did not create: "
             f"{', '.join(conflicting)}. Give it an empty database."
         )
+    drop_demo_tables(engine)
+    return engine
+
+
+def drop_demo_tables(engine: Engine) -> None:
+    """Drop the shop's tables and rowcast's tables, and leave the mark of the demo."""
     with engine.begin() as connection:
         Base.metadata.drop_all(connection)
         leftover = sa.MetaData()
         leftover.reflect(connection, only=lambda name, _: is_rowcast_table(name))
         leftover.drop_all(connection)
         _own.create_all(connection)
-    return engine
