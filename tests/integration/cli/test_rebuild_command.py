@@ -123,3 +123,25 @@ def test_topics_without_their_beginning_need_a_snapshot(
         assert "2 rows equal" in done(place, "rebuild", "r", "--snapshot")
     assert rows(place / "replica.db", "SELECT id, note FROM orders ORDER BY id") == [(0, "changed"), (2, "2")]
     assert rows(place / "replica.db", "SELECT first_lsn > 1 FROM rowcast_replica") == [(1,)]
+
+
+@pytest.mark.usefixtures("sessions")
+def test_a_copy_at_a_point_in_time_needs_another_database(place: Path, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        session.delete(session.get_one(Order, 1))
+    done(place, "relay", "--once")
+    refused = rowcast("rebuild", "r", "--until", "1h", cwd=place)
+    assert (refused.returncode, "--until needs --into with an empty database" in refused.stderr) == (2, True)
+    other = f"sqlite:///{place}/other.db"
+    assert " as of transaction " in done(place, "rebuild", "r", "--until", "lsn:5", "--into", other)
+    assert rows(place / "other.db", "SELECT id FROM orders ORDER BY id") == [(0,), (1,), (2,)]
+
+
+@pytest.mark.usefixtures("sessions")
+def test_one_table_is_rebuilt_and_compared(place: Path) -> None:
+    replica = place / "replica.db"
+    change(replica, "UPDATE orders SET note = 'wrong'")
+    assert "records, 3 rows equal" in done(place, "rebuild", "r", "--tables", "orders,main.o*")
+    assert rows(replica, "SELECT note FROM orders ORDER BY id") == [("0",), ("1",), ("2",)]
+    refused = rowcast("rebuild", "r", "--tables", "orders", "--into", f"sqlite:///{place}/other.db", cwd=place)
+    assert (refused.returncode, "--into excludes" in refused.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""The commands of the consuming side: worker, rebuild, verify, status. Heavy imports happen when a command runs."""
+"""The commands of the consuming side: worker, verify, status. Heavy imports happen when a command runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import typer
 
 from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, serve_metrics
-from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, Figures, IntervalOption, figures_of, progress
+from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress
 from rowcast.shared.cli.signals import stop_on_signals
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.process_end import end_process_soon
 
 if TYPE_CHECKING:
-    from rowcast.consumer.rebuild.progress import RebuildProgress
     from rowcast.consumer.worker.progress import WorkerProgress
     from rowcast.shared.config.settings import Settings
     from rowcast.shared.watchdog import Watchdog
 
 _log = logging.getLogger("rowcast.worker")
-_rebuild_log = logging.getLogger("rowcast.rebuild")
 _verify_log = logging.getLogger("rowcast.verify")
 
 ReplicaArgument = Annotated[
@@ -41,17 +39,6 @@ SkipOption = Annotated[
         "May be repeated.",
     ),
 ]
-
-
-def _rebuild_figures(state: RebuildProgress) -> Figures:
-    """Return the figures of a rebuild, short enough for a line of 80 columns."""
-    values: dict[str, object] = {"phase": state.phase}
-    if state.total:
-        values["read"] = f"{100 * state.records // state.total} %"
-    values["per_s"] = state.per_s
-    if state.left_s is not None:
-        values["left"] = f"{state.left_s // 60}:{state.left_s % 60:02}"
-    return Figures(values)
 
 
 @command()
@@ -108,89 +95,6 @@ def _with_metrics(
 
     with serve_metrics(address, metrics, [dog]):
         yield show_and_serve
-
-
-@command()
-def rebuild(
-    invocation: Invocation,
-    replica: ReplicaArgument,
-    tables: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tables",
-            envvar="ROWCAST_TABLES",
-            metavar="PATTERN",
-            help="Rebuild only the tables that match, as in orders,public.ite*, with commas between patterns. "
-            "May be repeated.",
-        ),
-    ] = None,
-    into: Annotated[
-        str | None,
-        typer.Option("--into", envvar="ROWCAST_INTO", metavar="URL", help="Fill the tables in another database."),
-    ] = None,
-    no_verify: Annotated[
-        bool,
-        typer.Option("--no-verify", envvar="ROWCAST_NO_VERIFY", help="Swap without a comparison with the primary."),
-    ] = False,
-    keep_old: Annotated[
-        bool,
-        typer.Option("--keep-old", envvar="ROWCAST_KEEP_OLD", help="Keep the old tables, as rowcast_old_TABLE."),
-    ] = False,
-    drop_old: Annotated[
-        bool,
-        typer.Option("--drop-old", envvar="ROWCAST_DROP_OLD", help="Only drop the tables that --keep-old has kept."),
-    ] = False,
-    restart: Annotated[
-        bool,
-        typer.Option("--restart", envvar="ROWCAST_RESTART", help="Begin an unfinished rebuild again from the start."),
-    ] = False,
-    snapshot: Annotated[
-        bool,
-        typer.Option("--snapshot", envvar="ROWCAST_SNAPSHOT", help="First publish all rows again, through the relay."),
-    ] = False,
-    skip: SkipOption = None,
-    progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
-) -> None:
-    """Rebuild a replica from the topics alone, beside its tables.
-
-    The topics are read from the start into fresh tables, which are compared with the primary and then take the place of
-    the old tables, all at once. Readers use the old tables until then, and workers may run. After any interruption the
-    same command goes on where it was.
-    """
-    from rowcast.consumer.rebuild.old_tables import drop_old_tables
-    from rowcast.consumer.rebuild.options import RebuildOptions
-    from rowcast.consumer.rebuild.rebuild import rebuild as rebuild_beside
-    from rowcast.consumer.rebuild.rebuild_elsewhere import rebuild_into
-    from rowcast.shared.errors import ConfigurationError
-
-    settings = invocation.settings()
-    if drop_old:
-        dropped = drop_old_tables(settings, replica)
-        typer.echo(f"dropped: {', '.join(dropped)}" if dropped else "no old tables")
-        return
-    if into is not None and (keep_old or restart or tables):
-        raise ConfigurationError(
-            "--into excludes --keep-old, --restart and --tables. A database with some of the tables only is a replica "
-            "of its own: set `tables` in [replicas.NAME]."
-        )
-    patterns = tuple(pattern.strip() for one in tables or () for pattern in one.split(",") if pattern.strip())
-    options = RebuildOptions(keep_old, restart, not no_verify, skip or (), snapshot, patterns)
-    with (
-        progress(
-            "rebuilding",
-            _rebuild_figures,
-            log=_rebuild_log,
-            log_format=invocation.log_format,
-            interval=progress_interval,
-        ) as on_progress,
-        stop_on_signals() as stop,
-    ):
-        if into is None:
-            result = rebuild_beside(settings, replica, options, stop=stop, on_progress=on_progress)
-        else:
-            result = rebuild_into(settings, replica, into, options, stop=stop, on_progress=on_progress)
-    verified = "not compared" if result.verified_rows is None else f"{result.verified_rows:,} rows equal"
-    typer.echo(f"rebuilt {len(result.tables)} tables from {result.records:,} records, {verified}")
 
 
 @command()

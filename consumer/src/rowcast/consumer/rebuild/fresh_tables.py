@@ -76,6 +76,10 @@ class FreshTables:
             if time.monotonic() - began < _CAUGHT_UP_S:
                 break
 
+    def load_until(self, engine: Engine, lsn: int) -> None:
+        """Read the topics up to an lsn. Raise as ``load``."""
+        self.catch_up(engine, first=True, until_lsn=lsn)
+
     def catch_up(self, engine: Engine, *, first: bool = False, until_lsn: int | None = None) -> ReplicaRow:
         """Read the topics up to the present ends, or to an lsn. Return the row of the fresh tables, now consistent."""
         layouts = RowLayouts(self._settings.replica(self._replica).tables)

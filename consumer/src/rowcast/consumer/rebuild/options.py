@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rowcast.consumer.rebuild.moment import Moment
+
 
 @dataclass(frozen=True, slots=True)
 class RebuildOptions:
@@ -13,7 +15,8 @@ class RebuildOptions:
     ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
     fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
     ``with_snapshot``: first publish all rows again, and leave out all earlier events. ``tables``: patterns of the
-    tables to rebuild, and empty for all tables.
+    tables to rebuild, and empty for all tables. ``until``: the last transaction of a copy elsewhere, as ``find_moment``
+    takes it, or None for everything in the topics.
     """
 
     keep_old: bool = False
@@ -22,12 +25,17 @@ class RebuildOptions:
     skip: Sequence[str] = ()
     with_snapshot: bool = False
     tables: Sequence[str] = ()
+    until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """The tables of the rebuilt replica, the read records, and the compared rows, if any."""
+    """The tables of the rebuilt replica, the read records, and the compared rows, if any.
+
+    ``moment``: the last transaction of a copy that ends before the topics do.
+    """
 
     tables: tuple[str, ...]
     records: int
     verified_rows: int | None
+    moment: Moment | None = None

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.rebuild.catch_up_live import applied_lsn
 from rowcast.consumer.rebuild.fresh_tables import FreshTables
+from rowcast.consumer.rebuild.later_events import require_held
+from rowcast.consumer.rebuild.moment import Moment, find_moment
 from rowcast.consumer.rebuild.options import RebuildOptions, RebuildResult
 from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords
 from rowcast.consumer.rebuild.swapped_table import recorded_shapes, strangers
 from rowcast.consumer.rebuild.topics import lacks, read_topics
 from rowcast.consumer.rebuild.whole_snapshot import is_from_snapshot, publish_all_rows
 from rowcast.consumer.replica.dialects import LIVE, replica_dialect
+from rowcast.consumer.replica.positions import mark_suspect
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.engines import open_engine, reach
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError
+
+_log = logging.getLogger("rowcast.rebuild")
 
 
 def rebuild_into(
@@ -47,11 +54,61 @@ def rebuild_into(
     elif not is_from_snapshot(engine, settings.source):
         publish_all_rows(elsewhere, replica, engine, settings.source, records, stop)
     fresh = FreshTables(elsewhere, replica, settings.source, LIVE, records, stop, options.skip)
+    if options.until is not None:
+        moment = _copy_until(elsewhere, replica, engine, fresh, options.until)
+        records.begin("done")
+        return _result(engine, settings, records, None, moment)
     fresh.load(engine)
     verified_rows = fresh.verify() if options.is_verified else None
     records.begin("done")
+    return _result(engine, settings, records, verified_rows, None)
+
+
+def _result(
+    engine: Engine, settings: Settings, records: ReadRecords, verified_rows: int | None, moment: Moment | None
+) -> RebuildResult:
     with engine.connect() as connection:
-        return RebuildResult(tuple(recorded_shapes(connection, settings.source)), records.progress.total, verified_rows)
+        tables = tuple(recorded_shapes(connection, settings.source))
+    read = records.progress.total if moment is None else records.progress.records
+    return RebuildResult(tables, read, verified_rows, moment)
+
+
+def _copy_until(settings: Settings, replica: str, engine: Engine, fresh: FreshTables, until: str) -> Moment:
+    """Fill the tables up to a moment, and make sure that the topics still hold it. Raise DataError if not."""
+    moment = find_moment(settings, until)
+    _require_present(settings, replica, moment)
+    if applied_lsn(engine, settings.source) > moment.lsn:
+        raise ConfigurationError(
+            f"the database of --into has later transactions than {moment} already. Use an empty database."
+        )
+    _log.info("copying the state after %s", moment)
+    if moment.out_of_order:
+        _log.warning(
+            "%d transactions before this one in the order of the topics have a time after --until, and are included",
+            moment.out_of_order,
+        )
+    fresh.load_until(engine, moment.lsn)
+    try:
+        require_held(settings, replica, engine, moment)
+    except DataError as error:
+        reason = f"the topics do not hold the state after {moment} any more: {f'{error}'.removesuffix('.')}"
+        with engine.begin() as connection:
+            mark_suspect(connection, settings.source, reason)
+        raise DataError(
+            f"{reason}. Choose a later moment, and an empty database. The present one is no copy."
+        ) from error
+    return moment
+
+
+def _require_present(settings: Settings, replica: str, moment: Moment) -> None:
+    """Raise ConfigurationError for a moment of an ended timeline."""
+    layouts = RowLayouts(settings.replica(replica).tables)
+    read_topics(settings, layouts)
+    if moment.lsn < layouts.notes.first_lsn:
+        raise ConfigurationError(
+            f"{moment} belongs to a timeline that has ended: the source has published all rows again from lsn "
+            f"{layouts.notes.first_lsn} on, and a copy leaves out everything before. Name a later moment."
+        )
 
 
 def _require_whole_topics(settings: Settings, replica: str, engine: Engine) -> None:

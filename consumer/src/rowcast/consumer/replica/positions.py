@@ -108,6 +108,12 @@ def record_verified(connection: Connection, source: str, verified: Verified) -> 
     connection.execute(sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source).values(values))
 
 
+def mark_suspect(connection: Connection, source: str, reason: str) -> None:
+    """Write that the rows are not a state of the source. Only for tables that no worker writes."""
+    values = {"state": "suspect", "reason": reason[:MAX_REASON], "since_ms": time.time_ns() // 1_000_000}
+    connection.execute(sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source).values(values))
+
+
 def read_positions(connection: Connection, source: str) -> dict[Partition, Position]:
     """Return the positions of all partitions from which events have been applied."""
     rows = connection.execute(select_rows(connection, ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source))

@@ -11,16 +11,15 @@ from typing import Any
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.topic_metadata import (
-    KAFKA_TIMEOUT_S,
     new_viewer,
     offsets_since,
     partition_ends,
     partitions_of,
     read_shapes,
 )
+from rowcast.consumer.topics.messages_between import is_partition_end, messages_between
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.kafka.clients import unreachable
 from rowcast.shared.kafka.topic_names import schema_topic
 
 _POLL_S = 0.2
@@ -70,24 +69,7 @@ class SourceTopics:
 
     def up_to(self, ends: Mapping[Partition, int], starts: Mapping[Partition, int]) -> Iterator[Any]:
         """Yield the messages of each partition from start to end. Raise UnreachableError."""
-        rest = {place for place, end in ends.items() if starts[place] < end}
-        self._assign((place, starts[place]) for place in rest)
-        heard = time.monotonic()
-        while rest:
-            for message in self._consumer.consume(_BATCH, _POLL_S):
-                place = message.topic(), message.partition()
-                if message.error() is not None:
-                    if not self._is_end(message):
-                        continue  # A client without a broker says so again and again.
-                    rest.discard(place)
-                elif message.offset() < ends[place]:
-                    yield message
-                    if message.offset() + 1 >= ends[place]:
-                        rest.discard(place)
-                heard = time.monotonic()
-            if time.monotonic() - heard > KAFKA_TIMEOUT_S:
-                raise unreachable(self._settings.kafka, TimeoutError(f"no answer within {KAFKA_TIMEOUT_S:.0f} s"))
-        self._consumer.unassign()
+        return messages_between(self._consumer, self._settings, starts, ends)
 
     def from_now_on(self, starts: Mapping[Partition, int], stop: threading.Event) -> Iterator[Any]:
         """Yield the messages from the starts on, and those of new partitions and tables, until ``stop`` is set."""
@@ -99,7 +81,7 @@ class SourceTopics:
                 if message.error() is None:
                     yield message
                 else:
-                    self._is_end(message)
+                    is_partition_end(message, self._settings)
             if time.monotonic() - looked > _LOOK_AGAIN_S:
                 self._find_topics()
                 new = {place: first for place, (first, _) in self.ends().items() if place not in known}
@@ -113,17 +95,6 @@ class SourceTopics:
         assigned = [TopicPartition(*place, offset) for place, offset in starts]
         if assigned:
             self._consumer.incremental_assign(assigned)
-
-    def _is_end(self, message: Any) -> bool:
-        """Return whether the message says that its partition ends here. Raise UnreachableError for a lasting error."""
-        from confluent_kafka import KafkaException
-
-        error = message.error()
-        if error.name() == "_PARTITION_EOF":
-            return True
-        if error.fatal() or error.name() in ("TOPIC_AUTHORIZATION_FAILED", "_AUTHENTICATION"):
-            raise unreachable(self._settings.kafka, KafkaException(error))
-        return False
 
 
 @contextmanager
