@@ -1,4 +1,4 @@
-"""Write the parts of ``docs/reference`` that come from the code: the commands and the configuration's keys.
+"""Write the parts of ``docs/reference`` that come from the code: commands, the configuration's keys, a JSON schema.
 
 A generated part stands between ``<!-- generated: KIND NAME -->`` and ``<!-- end -->``. All other text is written by
 hand and stays as it is.
@@ -10,6 +10,7 @@ hand and stays as it is.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +23,13 @@ import typer.main
 from pydantic.fields import FieldInfo
 
 from rowcast.shared.cli.app import application
+from rowcast.shared.cli.status_document import status_schema
 from rowcast.shared.config import settings, table_settings
 from rowcast.shared.config.section import Section
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = (REFERENCE / "commands.md", REFERENCE / "configuration.md")
+STATUS_SCHEMA = REFERENCE / "status.schema.json"
 
 _PART = re.compile(r"(<!-- generated: (?P<kind>\w+) (?P<name>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -171,12 +174,16 @@ def _option_default(parameter: Any) -> str:
 _KINDS: dict[str, Callable[[str], Iterator[str]]] = {"section": _section, "command": _command, "options": _common}
 
 
+def schema_text() -> str:
+    """Return the JSON schema of ``rowcast status --json`` as text."""
+    return json.dumps(status_schema(), indent=2) + "\n"
+
+
 def main() -> int:
     outdated = []
-    for path in FILES:
-        text = path.read_text("utf-8")
-        new = generate(text)
-        if new == text:
+    pages = {path: generate(path.read_text("utf-8")) for path in FILES}
+    for path, new in {**pages, STATUS_SCHEMA: schema_text()}.items():
+        if path.exists() and path.read_text("utf-8") == new:
             continue
         outdated.append(path.name)
         if "--check" not in sys.argv:

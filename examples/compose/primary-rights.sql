@@ -7,7 +7,7 @@ GRANT SELECT, INSERT, UPDATE ON rowcast_shape TO shop_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON rowcast_batch TO shop_app;
 
 GRANT SELECT, INSERT, UPDATE, DELETE
-    ON rowcast_outbox, rowcast_lease, rowcast_claim, rowcast_snapshot, rowcast_parked TO rowcast_relay;
+    ON rowcast_outbox, rowcast_lease, rowcast_claim, rowcast_snapshot, rowcast_parked, rowcast_relay TO rowcast_relay;
 GRANT SELECT, UPDATE ON rowcast_shape TO rowcast_relay;
 -- Snapshots read the existing rows.
 GRANT SELECT ON accounts, customers, products, orders, order_lines TO rowcast_relay;

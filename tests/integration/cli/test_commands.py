@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient, NewTopic
+from jsonschema import Draft202012Validator, ValidationError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
@@ -21,6 +23,8 @@ from servers.guard import Guard
 from support.command_line import environment, rowcast
 from support.forked_python import ForkedPython
 from support.relay.threads import wait_until
+
+STATUS_SCHEMA = json.loads((Path(__file__).parents[3] / "docs/reference/status.schema.json").read_text())
 
 
 class Base(DeclarativeBase):
@@ -54,7 +58,26 @@ def done(place: Path, *arguments: str) -> str:
 
 
 def status(place: Path) -> Any:
-    return json.loads(rowcast("status", "--json", cwd=place).stdout)
+    document = json.loads(rowcast("status", "--json", cwd=place).stdout)
+    Draft202012Validator(STATUS_SCHEMA).validate(document)
+    return document
+
+
+def test_the_schema_of_the_reference_is_that_of_the_command(place: Path, tmp_path: Path) -> None:
+    # No configuration is read.
+    assert json.loads(done(tmp_path.parent, "status", "--json-schema")) == STATUS_SCHEMA
+    Draft202012Validator.check_schema(STATUS_SCHEMA)
+    for key, wrong in (("outbox", {"rows": 1}), ("replicas", {"r": {"state": "fine"}}), ("problems", "none"), ("x", 1)):
+        with pytest.raises(ValidationError):
+            Draft202012Validator(STATUS_SCHEMA).validate({**status(place), key: wrong})
+
+
+def test_servers_that_do_not_answer_are_in_the_schema(place: Path) -> None:
+    config = (place / "rowcast.toml").read_text()
+    (place / "primary.db").unlink(missing_ok=True)
+    (place / "rowcast.toml").write_text(re.sub(r"sqlite:///[^\n]*replica.db", "sqlite:////no/such/place/x.db", config))
+    found = status(place)
+    assert not found["ok"]
 
 
 def test_status_follows_rows_from_the_outbox_to_the_replica(

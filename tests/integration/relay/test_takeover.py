@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 
+from rowcast.producer.outbox.standbys import standbys
 from rowcast.producer.relay import Relay, main_loop
 from rowcast.producer.relay.kafka.transactional_producer import TransactionalProducer
 from rowcast.shared.config.settings import Settings
@@ -191,6 +192,11 @@ def _time_out(producer: TransactionalProducer, timeout: float) -> None:
     raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
+def standbys_of(primary: Primary, settings: Settings) -> list[str]:
+    with primary.engine.connect() as connection:
+        return standbys(connection, primary.tables, settings.source, None)
+
+
 def test_a_standby_takes_over_at_once_from_a_leader_that_stops_in_order(
     primary: Primary, new_settings: NewSettings
 ) -> None:
@@ -202,9 +208,11 @@ def test_a_standby_takes_over_at_once_from_a_leader_that_stops_in_order(
         wait_until(lambda: first.relay.progress.state == "leading")
         with running_thread(Relay(settings, primary.engine)) as second:
             wait_until(lambda: second.relay.progress.state == "standing by")
+            wait_until(lambda: len(standbys_of(primary, settings)) == 1)
             counters.raise_some(rng)
             first.stop()
             wait_until(lambda: second.relay.progress.state == "leading")
+            assert standbys_of(primary, settings) == []
             counters.raise_some(rng)
     Relay(settings, primary.engine).run_once()
     assert_each_event_once_and_in_order(settings, primary, counters)

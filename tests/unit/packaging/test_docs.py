@@ -192,6 +192,11 @@ def test_the_generated_parts_are_up_to_date() -> None:
         assert generator["generate"](text) == text, "run: make docs-reference"
 
 
+def test_the_schema_of_the_status_is_up_to_date() -> None:
+    generator = runpy.run_path(str(DOCS / "generate.py"))
+    assert generator["STATUS_SCHEMA"].read_text("utf-8") == generator["schema_text"](), "run: make docs-reference"
+
+
 def test_every_command_is_in_the_reference() -> None:
     text = (DOCS / "reference/commands.md").read_text("utf-8")
     for command in commands(whole_command(), ()):

@@ -177,6 +177,12 @@ def verify(
 def status(
     invocation: Invocation,
     as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the figures as JSON.")] = False,
+    json_schema: Annotated[
+        bool,
+        typer.Option(
+            "--json-schema", envvar="ROWCAST_JSON_SCHEMA", help="Print the JSON schema of --json, and read no server."
+        ),
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", envvar="ROWCAST_WATCH", help="Show the status again and again until Ctrl-C.")
     ] = False,
@@ -201,7 +207,12 @@ def status(
     it with the next step. 3: a server does not answer, and the figures of the others are shown.
     """
     from rowcast.consumer.status import report
+    from rowcast.shared.cli.output import print_json
+    from rowcast.shared.cli.status_document import status_schema
 
+    if json_schema:
+        print_json(status_schema())
+        return 0
     settings = invocation.settings()
     if not watch:
         return report.report(settings, as_json=as_json, max_behind_s=max_behind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_each_replica_has_its_data_or_its_error(settings: Settings, monkeypatch:
 
     monkeypatch.setattr(replicas, "replica_status", replica_status)
     part = replicas.replicas(settings, 60)
-    assert part.data["replicas"] == {
+    assert {name: document.model_dump() for name, document in part.data["replicas"].items()} == {
         "a": {
             "state": "consistent", "reason": None, "since_ms": 0, "workers": 0, "worker_hosts": [], "epoch": 0,
             "owner": "worker-1", "lsn": 1_234, "tx": "701", "applied_ts_ms": 5, "records": 3, "records_per_s": None,
@@ -104,8 +105,29 @@ def test_a_replica_that_is_behind_shows_its_rate(settings: Settings, monkeypatch
     first = ReplicaStatus("a", "consistent", topics=(TopicLag("t", 500),), workers=1, next_offsets=1_000)
     second = ReplicaStatus("a", "consistent", topics=(TopicLag("t", 400),), workers=1, next_offsets=1_200)
     part = of_one(settings, monkeypatch, first, second)
-    assert part.data["replicas"]["a"]["records_per_s"] > 0
+    assert part.data["replicas"]["a"].records_per_s > 0
     assert any(name == "rate" and "caught up in" in text for name, text in part.blocks[0].lines)
+
+
+def test_the_rates_of_several_replicas_are_measured_side_by_side(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def replica_status(_settings: Settings, name: str) -> ReplicaStatus:
+        # Nobody passes the barrier alone, so one replica after the other would break it.
+        both.wait()
+        return ReplicaStatus(name, "consistent", topics=_LAG, workers=1)
+
+    monkeypatch.setattr(replicas, "replica_status", replica_status)
+    monkeypatch.setattr(replicas, "_RATE_SAMPLE_S", 0.0)
+    part = replicas.replicas(settings, 60)
+    assert [block.title for block in part.blocks] == ["replica a", "replica b", "replica none"]
+    assert part.failure is None
+
+
+def test_a_configuration_without_replicas_has_none() -> None:
+    assert replicas.replicas(Settings(source="shop"), 60).data == {"replicas": {}}
 
 
 def test_a_rate_says_when_no_record_waits_any_more() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import pytest
 
 from rowcast.consumer.status import report
 from rowcast.shared.cli.contributions import SideStatus, StatusBlock
 from rowcast.shared.cli.exit_codes import Failure
+from rowcast.shared.cli.status_document import ReplicaDocument
 from rowcast.shared.config.settings import Settings
 
 SETTINGS = Settings(source="shop")
@@ -54,7 +56,9 @@ def test_a_server_that_does_not_answer_is_a_problem_with_its_own_exit_code(
 def test_watch_shows_a_curve_of_the_records_that_wait(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    contributed(monkeypatch, SideStatus({"replicas": {"a": {"records": 1_200}}}, (_BLOCK,)))
+    nothing: dict[str, Any] = dict.fromkeys(ReplicaDocument.model_fields)
+    waiting = ReplicaDocument.model_construct(**{**nothing, "records": 1_200})
+    contributed(monkeypatch, SideStatus({"replicas": {"a": waiting}}, (_BLOCK,)))
     stop = threading.Event()
     stop.set()
     assert report.watch(SETTINGS, stop, max_behind_s=60, interval_s=0.01) == 0

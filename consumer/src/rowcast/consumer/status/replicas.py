@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -15,10 +15,12 @@ from rowcast.consumer.status.lag import ReplicaStatus, replica_status
 from rowcast.shared.cli import exit_codes, logs
 from rowcast.shared.cli.contributions import SideStatus, StatusBlock
 from rowcast.shared.cli.durations import duration_text
+from rowcast.shared.cli.status_document import NoAnswer, ReplicaDocument, VerifiedDocument
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import RowcastError
 
 _RATE_SAMPLE_S = 1.0
+_MOST_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,41 @@ def replicas(settings: Settings, max_behind_s: float) -> SideStatus:
 
     A commit that has not been visible in a replica for ``max_behind_s`` is a problem.
     """
-    data: dict[str, Any] = {}
+    data: dict[str, ReplicaDocument | NoAnswer] = {}
     blocks: list[StatusBlock] = []
     problems: list[str] = []
     failed: list[exit_codes.Failure] = []
-    for name in settings.replicas:
-        try:
-            status = _status(settings, name)
-            rate = _rate(settings, status)
-        except (RowcastError, DBAPIError) as error:
-            failure = exit_codes.to_failure(error)
-            if failure is None:
-                raise
-            failed.append(failure)
-            data[name] = {"error": logs.mask(failure.message)}
+    for name, reading in zip(settings.replicas, _read_all(settings), strict=True):
+        if isinstance(reading, exit_codes.Failure):
+            failed.append(reading)
+            data[name] = NoAnswer(error=logs.mask(reading.message))
             continue
-        data[name] = _data(status, rate)
+        status, rate = reading
+        data[name] = _document(status, rate)
         blocks.append(StatusBlock(f"replica {name}", tuple(_lines(status, rate))))
         problems += _problems(status, max_behind_s)
     message = "\n".join(failure.message for failure in failed)
     worst = exit_codes.Failure(message, max(f.exit_code for f in failed)) if failed else None
     return SideStatus({"replicas": data}, tuple(blocks), tuple(problems), worst)
+
+
+def _read_all(settings: Settings) -> list[tuple[ReplicaStatus, Rate | None] | exit_codes.Failure]:
+    """Read all replicas side by side. A server that does not answer, and the sample of a rate, take their time."""
+    if not settings.replicas:
+        return []
+    with ThreadPoolExecutor(min(len(settings.replicas), _MOST_THREADS), "rowcast-status") as threads:
+        return list(threads.map(lambda name: _read(settings, name), settings.replicas))
+
+
+def _read(settings: Settings, name: str) -> tuple[ReplicaStatus, Rate | None] | exit_codes.Failure:
+    try:
+        status = _status(settings, name)
+        return status, _rate(settings, status)
+    except (RowcastError, DBAPIError) as error:
+        failure = exit_codes.to_failure(error)
+        if failure is None:
+            raise
+        return failure
 
 
 def _status(settings: Settings, name: str) -> ReplicaStatus:
@@ -87,25 +103,25 @@ def _rate(settings: Settings, status: ReplicaStatus) -> Rate | None:
     return Rate.between(status, replica_status(settings, status.replica), time.monotonic() - began)
 
 
-def _data(status: ReplicaStatus, rate: Rate | None) -> dict[str, Any]:
-    return {
-        "state": status.state,
-        "reason": status.reason,
-        "since_ms": status.since_ms,
-        "workers": status.workers,
-        "worker_hosts": list(status.worker_hosts),
-        "owner": status.owner,
-        "epoch": status.epoch,
-        "lsn": status.lsn,
-        "tx": status.tx,
-        "applied_ts_ms": status.applied_ts_ms,
-        "records": status.records,
-        "records_per_s": None if rate is None else round(rate.applied, 1),
-        "behind_ms": status.behind_ms,
-        "outbox_read": status.outbox_read,
-        "verified": None if status.verified is None else status.verified._asdict(),
-        "topics": {lag.topic: lag.records for lag in status.topics},
-    }
+def _document(status: ReplicaStatus, rate: Rate | None) -> ReplicaDocument:
+    return ReplicaDocument(
+        state=status.state,
+        reason=status.reason,
+        since_ms=status.since_ms,
+        workers=status.workers,
+        worker_hosts=list(status.worker_hosts),
+        owner=status.owner,
+        epoch=status.epoch,
+        lsn=status.lsn,
+        tx=status.tx,
+        applied_ts_ms=status.applied_ts_ms,
+        records=status.records,
+        records_per_s=None if rate is None else round(rate.applied, 1),
+        behind_ms=status.behind_ms,
+        outbox_read=status.outbox_read,
+        verified=None if status.verified is None else VerifiedDocument(**status.verified._asdict()),
+        topics={lag.topic: lag.records for lag in status.topics},
+    )
 
 
 def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]]:

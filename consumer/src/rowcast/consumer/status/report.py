@@ -14,6 +14,7 @@ from rich.text import Text
 from rowcast.shared.cli import logs
 from rowcast.shared.cli.contributions import STATUS, SideStatus, StatusBlock, load_contributions
 from rowcast.shared.cli.output import print_json
+from rowcast.shared.cli.status_document import NoAnswer, ReplicaDocument, StatusDocument
 from rowcast.shared.config.settings import Settings
 
 _NAME_WIDTH = 10
@@ -32,10 +33,8 @@ def report(settings: Settings, *, as_json: bool, max_behind_s: float) -> int:
     parts = _read(settings, max_behind_s)
     code = _exit_code(parts)
     if as_json:
-        document: dict[str, Any] = {"source": settings.source, "ok": code == 0, "problems": _problems(parts)}
-        for part in parts:
-            document |= part.data
-        print_json(document)
+        document = {"source": settings.source, "ok": code == 0, "problems": _problems(parts)}
+        print_json(StatusDocument(**document, **_data(parts)).model_dump(exclude_unset=True))
     else:
         console = Console(highlight=False)
         for line in _page(parts):
@@ -70,6 +69,10 @@ def _problems(parts: Sequence[SideStatus]) -> list[str]:
     return [logs.mask(one) for one in (*unanswered, *(one for part in parts for one in part.problems))]
 
 
+def _data(parts: Sequence[SideStatus]) -> dict[str, Any]:
+    return {key: value for part in parts for key, value in part.data.items()}
+
+
 def _page(parts: Sequence[SideStatus]) -> Iterator[Text]:
     """Yield the lines of the page, the verdict first."""
     problems = _problems(parts)
@@ -92,14 +95,12 @@ def _block(block: StatusBlock) -> Iterator[Text]:
 
 def _curves(parts: Sequence[SideStatus], waiting: dict[str, deque[int]]) -> Iterator[RenderableType]:
     """Add the records that wait now to the history, and yield a curve for each replica."""
-    replicas: dict[str, Any] = {}
-    for part in parts:
-        replicas |= part.data.get("replicas", {})
+    replicas: dict[str, ReplicaDocument | NoAnswer] = _data(parts).get("replicas", {})
     if replicas:
         yield Text("\nrecords that wait", "bold")
     for name, data in replicas.items():
         history = waiting.setdefault(name, deque(maxlen=_HISTORY))
-        history.append(data.get("records", 0))
+        history.append(data.records if isinstance(data, ReplicaDocument) else 0)
         yield Text(f"  {name:<{_NAME_WIDTH}} {curve(history)} {history[-1]:,}")
 
 

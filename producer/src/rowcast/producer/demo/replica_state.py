@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from rowcast.producer.demo.models import Account, Customer
-from rowcast.producer.demo.workspace import drop_demo_tables
+from rowcast.producer.demo.workspace import database_file, drop_demo_tables
 
 _NEXT_LSN = sa.text("SELECT next_lsn FROM rowcast_lease WHERE source = :source")
 _APPLIED_LSN = sa.text(
@@ -75,8 +73,7 @@ def change_by_hand(replica: Engine, visitor: int) -> None:
 def throw_away(replica: Engine) -> None:
     """Delete the database file, or drop the tables of the demo and of its worker on a server."""
     replica.dispose()
-    if replica.dialect.name == "sqlite" and replica.url.database:
-        file = Path(replica.url.database)
+    if (file := database_file(replica.url)) is not None:
         for leftover in file.parent.glob(f"{file.name}*"):
             leftover.unlink()
     else:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 
 from rowcast.producer.demo.live_view import promise_lines
 from rowcast.producer.demo.tally import Tally
-from rowcast.producer.demo.workspace import REPLICA_NAME, Workspace
+from rowcast.producer.demo.workspace import REPLICA_NAME, Workspace, database_file
 
 
 def print_summary(where: Workspace, tally: Tally, comparison: str, *, kafka_stays: bool) -> None:
@@ -60,9 +60,10 @@ def next_commands(where: Workspace, *, kafka_stays: bool) -> list[tuple[str, str
 
 def _query(database: URL, statement: str) -> str | None:
     """Return a command for SQL on an SQLite file, or None for other engines, whose shells may be missing."""
-    if not _is_file(database) or not database.database:
+    path = database_file(database)
+    if path is None:
         return None
-    file = shlex.quote(_shown(Path(database.database)))
+    file = shlex.quote(_shown(path))
     if shutil.which("sqlite3"):
         return f'sqlite3 {file} "{statement}"'
     program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2])); c.commit()"
@@ -71,11 +72,8 @@ def _query(database: URL, statement: str) -> str | None:
 
 def _place(database: URL) -> str:
     """Return the path of a file, or the URL of a server with stars for the password."""
-    return _shown(Path(database.database)) if _is_file(database) and database.database else str(database)
-
-
-def _is_file(database: URL) -> bool:
-    return database.get_backend_name() == "sqlite"
+    path = database_file(database)
+    return str(database) if path is None else _shown(path)
 
 
 def _rowcast() -> str:

@@ -58,6 +58,11 @@ class Workspace:
             self.directory.rmdir()
 
 
+def database_file(url: URL) -> Path | None:
+    """Return the file of an SQLite database, or None for a server."""
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
 def open_workspace(directory: Path, primary: str | None, replica: str | None) -> Workspace:
     """Create the directory, or empty the directory of an earlier run.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.schema import outbox_tables
@@ -31,6 +31,13 @@ class Backlog:
     expires_in_ms: int
     lsn: int
     next_lsn: int
+
+
+def outbox_bytes(connection: Connection) -> int:
+    """Return the length of the changes in all outbox rows, in bytes. Reads every row."""
+    changes = outbox_tables(sa.MetaData()).outbox.c.changes
+    length = capture_dialect(connection.dialect).byte_length(changes)
+    return int(connection.scalar(sa.select(sa.func.sum(length))) or 0)
 
 
 def excess(waiting: Backlog, settings: RelaySettings) -> str | None:

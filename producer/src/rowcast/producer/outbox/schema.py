@@ -6,7 +6,7 @@ The capture and triggers write the outbox, and the relay empties it. ``docs/arch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,9 +44,10 @@ class OutboxTables:
     snapshot: sa.Table
     parked: sa.Table
     batch: sa.Table
+    relay: sa.Table
 
     def __iter__(self) -> Iterator[sa.Table]:
-        return iter((self.outbox, self.shape, self.lease, self.claim, self.snapshot, self.parked, self.batch))
+        return iter(getattr(self, field.name) for field in fields(self))
 
 
 def missing_parts(table: sa.Table, connection: Connection) -> str:
@@ -192,6 +193,14 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("batches", sa.BigInteger, nullable=False),
             sa.Column("rows_done", sa.BigInteger, nullable=False),
             sa.Column("changed_ms", sa.BigInteger, nullable=False),
+        ),
+        relay=_table(
+            metadata,
+            "rowcast_relay",
+            # The relays that stand by, for rowcast status. A row counts until expires_ms, by the database's clock.
+            sa.Column("source", _name(100), primary_key=True),
+            sa.Column("owner", _name(255), primary_key=True),
+            sa.Column("expires_ms", sa.BigInteger, nullable=False),
         ),
     )
 

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.schema import OutboxTables, missing_parts, outbox_tables, unknown_columns
+from rowcast.producer.outbox.standbys import StandbyRow
 from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.claims.heartbeat import Heartbeat
@@ -186,12 +187,17 @@ class Relay:
         assert self._destination is not None
         lease_ms = settings.relay.lease_ms
         lease_row = LeaseRow(connections, self._tables, settings.source, self._owner, lease_ms, self._destination)
-        while (number := lease_row.take()) is None:
-            self._report(state="standing by")
-            if run.once and self._is_empty(connections):
-                return True
-            if run.stop.wait(min(lease_ms / 20_000, _STANDBY_POLL_S)):
-                return False
+        standby = StandbyRow(connections.writer, self._tables, settings.source, self._owner, lease_ms)
+        try:
+            while (number := lease_row.take()) is None:
+                self._report(state="standing by")
+                standby.renew_if_due()
+                if run.once and self._is_empty(connections):
+                    return True
+                if run.stop.wait(min(lease_ms / 20_000, _STANDBY_POLL_S)):
+                    return False
+        finally:
+            standby.remove()
         self._report(state="taking over", epoch=number)
         heartbeat = Heartbeat(lease_row, number, lease_ms)
         database = capture_dialect(self._engine.dialect).database_name(self._engine.url)

@@ -77,15 +77,15 @@ class RelayMetrics(Collector):
             labels=["source", "table", "state"],
         )
         for each in self._settings:
-            status = outbox(each, math.inf)
+            status = outbox(each, math.inf, with_bytes=False)
             up.add_metric([each.source], status.failure is None)
             if status.failure is not None:
                 continue
             found = status.data["outbox"]
-            rows.add_metric([each.source], found["rows"])
-            oldest.add_metric([each.source], (found["oldest_ms"] or 0) / 1000)
-            alarm.add_metric([each.source], found["alarm"] is not None)
-            parked.add_metric([each.source], found["parked"])
+            rows.add_metric([each.source], found.rows)
+            oldest.add_metric([each.source], (found.oldest_ms or 0) / 1000)
+            alarm.add_metric([each.source], found.alarm is not None)
+            parked.add_metric([each.source], found.parked)
             for request in status.data["snapshots"]:
-                snapshot.add_metric([each.source, request["table"], request["state"]], request["rows"])
+                snapshot.add_metric([each.source, request.table, request.state], request.rows)
         yield from (up, rows, oldest, alarm, parked, snapshot)

@@ -84,7 +84,7 @@ def test_status_check_and_metrics_show_the_alarm(primary: Primary, rows: int) ->
     settings = Settings(source="shop", primary={"url": str(primary.engine.url)}, relay={"alarm_rows": 1})
     alarm = "the outbox holds more than 1 rows (alarm_rows)" if rows > 1 else None
     status = outbox(settings, 60)
-    assert status.data["outbox"]["alarm"] == alarm
+    assert status.data["outbox"].alarm == alarm
     assert [one for one in status.problems if "alarm_" in one] == ([f"{alarm}: {EXCESS_HINT}"] if alarm else [])
     found = [(f.verdict, f.message, f.hint) for f in check_primary(settings) if "alarm_" in f.message]
     assert found == ([(Verdict.warning, alarm, EXCESS_HINT)] if alarm else [])
