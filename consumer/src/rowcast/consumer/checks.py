@@ -87,6 +87,11 @@ def _state_finding(
         case "stopped":
             hint = f"remove the cause, and start `rowcast worker {name}`"
             return Finding(area, Verdict.missing, f"stopped: {row.reason}", hint)
+        case "promoting":
+            return Finding(area, Verdict.missing, "its promotion is not finished", f"run `rowcast promote {name}`")
+        case "promoted":
+            hint = f"name its url in [primary], and remove [replicas.{name}]"
+            return Finding(area, Verdict.warning, "promoted: it is a primary now", hint)
         case "waiting":
             hint = f"let `rowcast relay` and `rowcast worker {name}` run"
             return Finding(area, Verdict.warning, "waiting: nothing has been applied yet", hint)

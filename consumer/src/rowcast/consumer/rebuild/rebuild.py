@@ -19,7 +19,6 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.rebuild.catch_up_live import applied_lsn, reach_lsn, require_consistent
 from rowcast.consumer.rebuild.foreign_keys import unsupported_keys
 from rowcast.consumer.rebuild.fresh_tables import FreshTables
-from rowcast.consumer.rebuild.live_replica import restore_foreign_keys, taken_replica
 from rowcast.consumer.rebuild.old_tables import OldTables
 from rowcast.consumer.rebuild.options import RebuildOptions, RebuildResult
 from rowcast.consumer.rebuild.progress import OnRebuildProgress, ReadRecords, RebuildStoppedError
@@ -37,6 +36,8 @@ from rowcast.consumer.rebuild.whole_snapshot import is_from_snapshot, publish_al
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects.naming import fresh_naming, fresh_source, part_source
 from rowcast.consumer.replica.positions import ReplicaRow
+from rowcast.consumer.replica.promoted import require_not_promoted
+from rowcast.consumer.replica.taken import restore_foreign_keys, taken_replica
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
@@ -93,6 +94,7 @@ class _Rebuild:
     def run(self) -> RebuildResult:
         if self._options.is_verified:
             self._settings.require_primary()
+        require_not_promoted(self._engine, self._settings.source, self._name)
         create_tables(self._engine, self._swap.replica_dialect)
         if self._old.finish(keep=self._options.keep_old):
             _log.info("the rebuild that was interrupted after its swap is finished")
@@ -218,7 +220,7 @@ class _Rebuild:
 
     def _try_to_swap(self) -> bool:
         layouts = RowLayouts(self._settings.replica(self._name).tables)
-        with taken_replica(self._settings, self._name, layouts, self._stop) as live:
+        with taken_replica(self._settings, self._name, layouts, self._stop, f"rowcast rebuild {self._name}") as live:
             fresh = self._catch_up_with(live)
             tables = self._tables()
             self._refuse(self._obstacles(tables))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Literal
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
@@ -23,6 +24,7 @@ from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import LIVE, Fault, TableNaming, replica_dialect
 from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
+from rowcast.consumer.replica.promoted import PROMOTED_STATES, PromotedError, promoted_error
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
@@ -31,6 +33,7 @@ from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.engines import open_engine, reach, unreachable
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError, RowcastError, SuspectError
 from rowcast.shared.process_name import new_process_name
+from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tracebacks import format_error
 
 _log = logging.getLogger("rowcast.worker")
@@ -48,7 +51,7 @@ class Replica:
         self, source: str, name: str, settings: ReplicaSettings, layouts: RowLayouts, naming: TableNaming = LIVE
     ) -> None:
         """Connect once. Raise UnreachableError and ConfigurationError."""
-        self._label = f"replica {name!r}"
+        self._name, self._label = name, f"replica {name!r}"
         self._source = source
         self._layouts = layouts
         self._owner = new_process_name()
@@ -105,7 +108,8 @@ class Replica:
     def take_over(self) -> tuple[ReplicaRow, dict[Partition, Position]]:
         """Take the replica over and fence every earlier worker. Return the replica's row and its positions.
 
-        Raise SuspectError if an earlier worker has found the replica suspect.
+        Raise SuspectError if an earlier worker has found the replica suspect, and PromotedError if the replica is a
+        primary now.
         """
         self.close()
         self._held_back.clear()
@@ -132,6 +136,8 @@ class Replica:
         self._in_doubt = False
         if row.state == "suspect":
             raise SuspectError(row.reason or f"the replica is suspect. {REBUILD}")
+        if row.state in PROMOTED_STATES:
+            raise promoted_error(self._name, row.state)
         return row, applied_positions
 
     def compare(self) -> None:
@@ -165,9 +171,12 @@ class Replica:
     def record_stop(self, error: Exception) -> None:
         """Write the error that ends the worker to the replica's row, where ``rowcast status`` finds it.
 
-        The row is unchanged if another worker has taken over, or if no worker has ever taken the replica over.
+        The row is unchanged if another worker has taken over, if no worker has ever taken the replica over, or if the
+        replica is a primary now.
         """
         self.close()
+        if isinstance(error, PromotedError):
+            return
         reason, now_ms = format_error(error), time.time_ns() // 1_000_000
         try:
             with self._connected() as connection, connection.begin():
@@ -254,6 +263,19 @@ class Replica:
             self.state = "consistent"
         _log.info("%s is consistent: from now on, every state is one that the primary had", self._label)
         return True
+
+    def check_constraints(self, shapes: Sequence[TableShape]) -> bool:
+        """Create missing constraints of these tables. Return whether the rows satisfy all constraints."""
+        with self._connected() as connection:
+            with self._positions.transaction(connection):
+                self._tables.prepare(connection, shapes)
+            self._dialect.set_consistency(connection, consistent=True)
+            return self._constraints.create(connection)
+
+    def record_promotion(self, state: Literal["promoting", "promoted"]) -> None:
+        """Write that the replica is being promoted, so that no worker writes to it any more, or is a primary now."""
+        with self._connected() as connection:
+            self._positions.record_promotion(connection, state, time.time_ns() // 1_000_000)
 
     def begin_loading(self, deletes_known_ms: int = 0) -> None:
         """Drop the constraints, because the next events go by key.

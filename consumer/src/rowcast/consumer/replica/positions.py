@@ -229,6 +229,13 @@ class Positions:
             row = ROWCAST_REPLICA.c.source == self._source
             connection.execute(sa.update(ROWCAST_REPLICA).where(row).values(timeline=timeline))
 
+    def record_promotion(self, connection: Connection, state: StoredState, now_ms: int) -> None:
+        """Write that the replica is being promoted or is a primary, since now. Raise as ``transaction``."""
+        with self.transaction(connection):
+            row = ROWCAST_REPLICA.c.source == self._source
+            values = {"state": state, "since_ms": now_ms, "reason": None}
+            connection.execute(sa.update(ROWCAST_REPLICA).where(row).values(values))
+
     def record_stop(self, connection: Connection, reason: str, now_ms: int, *, suspect: bool) -> None:
         """Write why and since when the replica is not followed any further, unless another worker has taken over.
 

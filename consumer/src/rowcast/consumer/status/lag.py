@@ -106,8 +106,8 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
 
 def shown_state(row: ReplicaRow, applied: Mapping[Partition, Position]) -> ReplicaState:
     """Return the state to show, from the replica's row and positions."""
-    if row.state == "suspect":
-        return "suspect"
+    if row.state in ("suspect", "promoting", "promoted"):
+        return row.state
     if row.reason is not None:
         return "stopped"
     if row.lsn or are_of_applied_events(applied.values()):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
+from rowcast.consumer.replica.promoted import PROMOTED_STATES
 from rowcast.consumer.status.lag import ReplicaStatus, replica_status
 from rowcast.shared.cli import exit_codes, logs
 from rowcast.shared.cli.contributions import SideStatus, StatusBlock
@@ -129,6 +130,9 @@ def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]
         yield "state", "no worker has run yet"
         return
     yield "state", status.state + (f" up to lsn {status.lsn:,}" if status.lsn else "")
+    if status.state in PROMOTED_STATES:
+        yield "since", _time(status.since_ms)
+        return
     if status.reason is not None:
         yield "since", f"{_time(status.since_ms)}: {status.reason}"
     yield "worker", _worker(status)
@@ -168,6 +172,12 @@ def _problems(status: ReplicaStatus, max_behind_s: float) -> Iterator[str]:
             return
         case "suspect" | "stopped":
             yield f"replica {name} is {status.state} since {_time(status.since_ms)}: {status.reason}"
+        case "promoting":
+            yield f"the promotion of replica {name} is not finished: run `rowcast promote {name}`"
+            return
+        case "promoted":
+            yield f"replica {name} is a primary now: name its url in [primary], and remove [replicas.{name}]"
+            return
         case "waiting" | "loading":
             yield f"replica {name} is {status.state}: its rows are not yet a state that the primary had"
     if status.workers == 0 and status.records and status.state != "stopped":

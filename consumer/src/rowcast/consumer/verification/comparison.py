@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import LIVE, TableNaming
+from rowcast.consumer.replica.promoted import require_not_promoted
 from rowcast.consumer.verification.buckets import buckets_for
 from rowcast.consumer.verification.catching_up import CatchingUp
 from rowcast.consumer.verification.compared_database import ComparedDatabase
@@ -90,6 +91,7 @@ def verify_tables(
     primary = ComparedDatabase(settings.require_primary(), "primary")
     other = ComparedDatabase(options, f"replica {replica!r}", naming)
     try:
+        require_not_promoted(other.engine, settings.source, replica)
         shapes = [s for s in written_shapes(primary.engine) if matches_any(s.full_name, options.tables)]
         chosen = [s for s in shapes if tables is None or matches_any(s.full_name, tables)]
         if tables is not None and not chosen:

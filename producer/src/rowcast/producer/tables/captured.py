@@ -173,7 +173,8 @@ def _form(settings: ColumnSettings) -> str:
 def _published(shape: TableShape, settings: TableSettings) -> TableShape:
     """Return the shape of the published rows.
 
-    Constraints over masked or missing columns are dropped, because the published rows need not satisfy them.
+    Constraints over masked or missing columns are dropped, because the published rows need not satisfy them. So are
+    indexes.
     """
     columns = tuple(
         _masked(shape, column, settings.columns[column.name]) if column.name in settings.columns else column
@@ -186,6 +187,7 @@ def _published(shape: TableShape, settings: TableSettings) -> TableShape:
         columns=columns,
         unique=tuple(key for key in shape.unique if whole.issuperset(key)),
         foreign_keys=tuple(key for key in shape.foreign_keys if whole.issuperset(key.columns)),
+        indexes=tuple(index for index in shape.indexes if whole.issuperset(index.columns)),
         where=settings.where,
     )
 
@@ -207,6 +209,8 @@ def _masked(shape: TableShape, column: ColumnShape, settings: ColumnSettings) ->
     form = _form(settings)
     if not form:
         return column
+    # A default could say what the mask hides.
+    column = replace(column, default=None)
     masking = Masking(settings.mask, settings.truncate, settings.hash)
     if form == "masked":
         return replace(column, type=PortableType("text"), masking=masking)

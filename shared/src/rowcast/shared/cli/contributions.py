@@ -3,7 +3,8 @@
 The sides never import each other. They contribute functions through entry points: a check takes the settings and
 yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``. A
 snapshot function publishes all rows of tables again, and returns the first lsn from which on they are. A repair
-function sends rows again for ``rowcast verify --repair``.
+function sends rows again for ``rowcast verify --repair``. A promotion function creates the outbox tables in a replica
+that becomes a primary.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ STATUS = "rowcast.status"
 SNAPSHOTS = "rowcast.snapshots"
 REPAIR = "rowcast.repair"
 TRACE = "rowcast.trace"
+PROMOTION = "rowcast.promotion"
 
 Check = Callable[[Settings], Iterator[Finding]]
 Status = Callable[[Settings, float], "SideStatus"]

@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from rowcast.shared.tables.server_defaults import ServerDefault
+
 TypeName = Literal[
     "boolean", "int16", "int32", "int64", "uint64", "float32", "float64", "decimal", "string", "char", "text", "bytes",
     "date", "time", "timetz", "timestamp", "timestamptz", "interval", "uuid", "json", "enum", "array", "native",
@@ -49,11 +51,40 @@ class Masking:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityShape:
+    """Describe how the primary numbers the rows of a column.
+
+    ``always``: the application cannot give values of its own. ``start`` and ``increment``: None if not given.
+    ``sequence``: the sequence that the application names, or None if the engine's own counter is used.
+    """
+
+    always: bool = False
+    start: int | None = None
+    increment: int | None = None
+    sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexShape:
+    """Describe an index.
+
+    ``left_out``: why the index has no portable form (``expression``, ``partial``, ``method`` ...), or None. ``columns``
+    is empty then.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    unique: bool = False
+    left_out: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnShape:
     """Describe a column.
 
     ``generated``: the primary computes the column, and a replica stores its value. ``type`` is the type of the
-    published value, which is text for a masked column.
+    published value, which is text for a masked column. ``identity``: the primary numbers the rows. ``default``: the
+    primary fills the column of a new row.
     """
 
     name: str
@@ -61,16 +92,24 @@ class ColumnShape:
     nullable: bool = True
     generated: bool = False
     masking: Masking | None = None
+    identity: IdentityShape | None = None
+    default: ServerDefault | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignKeyShape:
-    """Describe a foreign key from ``columns`` to ``referred_columns`` of ``referred_schema.referred_table``."""
+    """Describe a foreign key from ``columns`` to ``referred_columns`` of ``referred_schema.referred_table``.
+
+    ``on_delete`` and ``on_update``: the primary's actions, as CASCADE, or None for NO ACTION and RESTRICT.
+    """
 
     columns: tuple[str, ...]
     referred_schema: str
     referred_table: str
     referred_columns: tuple[str, ...]
+    # Not part of repr, because the names of the replica's constraints are made of it.
+    on_delete: str | None = field(default=None, repr=False)
+    on_update: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +132,7 @@ class TableShape:
     foreign_keys: tuple[ForeignKeyShape, ...] = ()
     comment: str | None = field(default=None, compare=False)
     where: str | None = None
+    indexes: tuple[IndexShape, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -116,6 +156,11 @@ class TableShape:
         return orjson.dumps(self, _members, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS)
 
 
-def _members(described: PortableType | Masking | ColumnShape | ForeignKeyShape | TableShape) -> dict[str, Any]:
+# Left out of the document when empty, so that a shape without them has the version that earlier releases gave it.
+_LATER_MEMBERS = frozenset(("identity", "default", "on_delete", "on_update", "indexes"))
+
+
+def _members(described: Any) -> dict[str, Any]:
     """Return the members by name. ``dataclasses.asdict`` also copies every value, which takes several times as long."""
-    return {name: getattr(described, name) for name in described.__slots__}
+    members = {name: getattr(described, name) for name in described.__slots__}
+    return {name: value for name, value in members.items() if value or name not in _LATER_MEMBERS}

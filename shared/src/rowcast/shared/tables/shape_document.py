@@ -5,14 +5,24 @@ A shape becomes DDL on replicas, so a document that does not describe a possible
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from rowcast.shared.errors import DataError
 from rowcast.shared.strict_form import Name, StrictForm, checked
 from rowcast.shared.tables.own_tables import is_rowcast_table
-from rowcast.shared.tables.shape import TYPE_NAMES, ColumnShape, ForeignKeyShape, Masking, PortableType, TableShape
+from rowcast.shared.tables.server_defaults import DEFAULT_KINDS, NUMBER, ServerDefault
+from rowcast.shared.tables.shape import (
+    TYPE_NAMES,
+    ColumnShape,
+    ForeignKeyShape,
+    IdentityShape,
+    IndexShape,
+    Masking,
+    PortableType,
+    TableShape,
+)
 
 # PostgreSQL has the largest: 10,485,760 characters and 1,000 digits. Text types of MySQL have 4 GB.
 _Length = Annotated[int, Field(ge=0, le=2**32)]
@@ -50,12 +60,56 @@ class _Masking(StrictForm):
     hash: _Text | None = None
 
 
+_Count = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class _Identity(StrictForm):
+    always: bool = False
+    start: _Count | None = None
+    increment: _Count | None = None
+    sequence: Name | None = None
+
+
+class _Default(StrictForm):
+    kind: _Text
+    value: _Text = ""
+
+    @model_validator(mode="after")
+    def _has_a_value(self) -> _Default:
+        if self.kind == "number" and not NUMBER.fullmatch(self.value):
+            raise ValueError("the default of a column is no number")
+        if self.kind == "boolean" and self.value not in ("true", "false"):
+            raise ValueError("the default of a column is neither true nor false")
+        return self
+
+    def default(self) -> ServerDefault:
+        """Return the default. A kind that a newer version has added is shown to people only."""
+        return ServerDefault(self.kind if self.kind in DEFAULT_KINDS else "other", self.value)
+
+
 class _Column(StrictForm):
     name: Name
     type: _Type
     nullable: bool
     generated: bool
     masking: _Masking | None = None
+    identity: _Identity | None = None
+    default: _Default | None = None
+
+    def column(self) -> ColumnShape:
+        return ColumnShape(
+            self.name,
+            self.type.type(),
+            self.nullable,
+            self.generated,
+            None if self.masking is None else Masking(**dict(self.masking)),
+            None if self.identity is None else IdentityShape(**dict(self.identity)),
+            None if self.default is None else self.default.default(),
+        )
+
+
+# A closed list, because the word becomes part of a statement.
+_Action = Literal["CASCADE", "SET NULL", "SET DEFAULT"]
 
 
 class _ForeignKey(StrictForm):
@@ -63,6 +117,15 @@ class _ForeignKey(StrictForm):
     referred_schema: Name
     referred_table: Name
     referred_columns: _Names
+    on_delete: _Action | None = None
+    on_update: _Action | None = None
+
+
+class _Index(StrictForm):
+    name: Name
+    columns: tuple[Name, ...]
+    unique: bool = False
+    left_out: _Text | None = None
 
 
 class _Shape(StrictForm):
@@ -76,6 +139,7 @@ class _Shape(StrictForm):
     foreign_keys: tuple[_ForeignKey, ...]
     comment: _Text | None = None
     where: _Text | None = None
+    indexes: tuple[_Index, ...] = ()
 
     @model_validator(mode="after")
     def _describes_a_table(self) -> _Shape:
@@ -97,28 +161,22 @@ class _Shape(StrictForm):
     def _keys(self) -> list[tuple[str, tuple[str, ...]]]:
         unique = [("a unique key", columns) for columns in self.unique]
         foreign = [("a foreign key", key.columns) for key in self.foreign_keys]
-        return [("the primary key", self.primary_key), *unique, *foreign]
+        indexes = [("an index", index.columns) for index in self.indexes if index.left_out is None]
+        return [("the primary key", self.primary_key), *unique, *foreign, *indexes]
 
     def shape(self) -> TableShape:
         return TableShape(
             schema=self.schema_,
             name=self.name,
             engine=self.engine,
-            columns=tuple(
-                ColumnShape(
-                    c.name, c.type.type(), c.nullable, c.generated, Masking(**dict(c.masking)) if c.masking else None
-                )
-                for c in self.columns
-            ),
+            columns=tuple(column.column() for column in self.columns),
             primary_key=self.primary_key,
             default_schema=self.default_schema,
             unique=self.unique,
-            foreign_keys=tuple(
-                ForeignKeyShape(f.columns, f.referred_schema, f.referred_table, f.referred_columns)
-                for f in self.foreign_keys
-            ),
+            foreign_keys=tuple(ForeignKeyShape(**dict(key)) for key in self.foreign_keys),
             comment=self.comment,
             where=self.where,
+            indexes=tuple(IndexShape(**dict(index)) for index in self.indexes),
         )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from rowcast.shared.tables.native_types import is_type
+from rowcast.shared.tables.primary_features import carried_action, default_of, identity_of, indexes_of
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, PortableType, TableShape
 
 MYSQL_FAMILY = frozenset(("mysql", "mariadb"))
@@ -172,7 +173,14 @@ def shape_of(table: sa.Table, dialect: Dialect, default_schema: str) -> TableSha
         name=str(table.name),
         engine=dialect.name,
         columns=tuple(
-            ColumnShape(str(c.name), portable_type(c.type, dialect), bool(c.nullable), c.computed is not None)
+            ColumnShape(
+                str(c.name),
+                portable_type(c.type, dialect),
+                bool(c.nullable),
+                c.computed is not None,
+                identity=identity_of(c, dialect),
+                default=default_of(c, dialect),
+            )
             for c in table.columns
             # PostgreSQL's system columns, such as xmin, belong to the server that has the row.
             if not c.system
@@ -182,6 +190,7 @@ def shape_of(table: sa.Table, dialect: Dialect, default_schema: str) -> TableSha
         unique=tuple(sorted({u for u in unique if u})),
         foreign_keys=tuple(sorted((_foreign_key(f, default_schema) for f in table.foreign_key_constraints), key=repr)),
         comment=table.comment,
+        indexes=indexes_of(table, dialect),
     )
 
 
@@ -196,6 +205,8 @@ def _foreign_key(constraint: sa.ForeignKeyConstraint, default_schema: str) -> Fo
         str(referred.schema or default_schema),
         str(referred.name),
         tuple(str(e.column.name) for e in constraint.elements),
+        carried_action(constraint.ondelete),
+        carried_action(constraint.onupdate),
     )
 
 

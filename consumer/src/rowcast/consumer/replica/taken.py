@@ -1,4 +1,4 @@
-"""Keep the workers of a replica away from it while the tables are swapped."""
+"""Keep the workers of a replica away from it while a command changes its tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.promoted import PromotedError
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import RetriableError, SuspectError
 
-_log = logging.getLogger("rowcast.rebuild")
+_log = logging.getLogger("rowcast.replica")
 
 _TAKE_POLL_S = 0.05
 _FENCE_S = 1.0
@@ -21,13 +22,16 @@ _TAKE_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def taken_replica(settings: Settings, name: str, layouts: RowLayouts, stop: threading.Event) -> Iterator[Replica]:
+def taken_replica(
+    settings: Settings, name: str, layouts: RowLayouts, stop: threading.Event, command: str
+) -> Iterator[Replica]:
     """Take a replica over from the workers. The workers stand by until the end of the block.
 
-    ``layouts``: the shapes of the tables, which the caller may read during the block.
+    ``layouts``: the shapes of the tables, which the caller may read during the block. ``command``: what to run again
+    after an error.
 
     The active worker has finished the transaction, so the replica does not change. Raise RetriableError if no worker
-    gives the claim up, or if the rebuild is stopped.
+    gives the claim up, or if the command is stopped.
     """
     replica = Replica(settings.source, name, settings.replica(name), layouts)
     claim = replica.new_claim(lambda: True)
@@ -37,7 +41,7 @@ def taken_replica(settings: Settings, name: str, layouts: RowLayouts, stop: thre
             if stop.is_set() or time.monotonic() - began > _TAKE_TIMEOUT_S:
                 raise RetriableError(
                     f"the active worker of replica {name!r} does not give its claim up. Stop its workers, and run "
-                    f"rowcast rebuild {name} again"
+                    f"{command} again"
                 )
             if time.monotonic() >= fence_at:
                 # The active worker notices the loss with the next transaction, and at the latest after five seconds.
@@ -66,3 +70,6 @@ def _fence(replica: Replica) -> None:
         replica.take_over()
     except SuspectError as error:
         _log.info("the replica is suspect: %s", error)
+    except PromotedError as error:
+        # A promotion goes on. Every other command looks at the state before.
+        _log.debug("%s", error)

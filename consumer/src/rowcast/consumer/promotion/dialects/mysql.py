@@ -1,0 +1,125 @@
+"""MariaDB and MySQL: AUTO_INCREMENT. Each statement commits at once."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.promotion.dialects.base import PromotionDialect, for_driver
+from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
+from rowcast.consumer.promotion.plan import Plan
+from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape
+
+_COLUMNS = """
+SELECT column_name, column_type, is_nullable, column_default, extra, character_set_name, collation_name,
+       column_comment
+FROM information_schema.columns WHERE table_schema = database() AND table_name = %s
+"""
+_COUNTER = "SELECT auto_increment FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
+_INTEGERS = ("tinyint", "smallint", "mediumint", "int", "bigint")
+
+
+class MySQLPromotion(PromotionDialect):
+    """Promote a replica on MariaDB or MySQL."""
+
+    engine = "mysql"
+
+    def prepare(self, connection: Connection) -> None:
+        """Read present counters, and let columns of foreign keys be changed, whose types stay."""
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        cursor = driver.cursor()
+        cursor.execute("SET SESSION foreign_key_checks = 0")
+        if not getattr(connection.dialect, "is_mariadb", False):
+            cursor.execute("SET SESSION information_schema_stats_expiry = 0")
+        cursor.close()
+
+    def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ExistingColumn]:
+        """Return the columns of a table by name."""
+        rows = connection.exec_driver_sql(_COLUMNS, (name,)).all()
+        return {row[0]: _column(connection, *row[1:]) for row in rows}
+
+    def plan_not_null(
+        self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
+    ) -> None:
+        """Add the step that defines the column again."""
+        if existing.default:
+            plan.note(f"{table.shape.full_name}.{column.name} may be NULL here, and not at the source")
+            return
+        plan.add(table.shape.full_name, self._modify(connection, table, column.name, existing, "NOT NULL"))
+
+    def _modify(
+        self, connection: Connection, table: ExistingTable, name: str, existing: ExistingColumn, more: str
+    ) -> str:
+        definition = " ".join(filter(None, (for_driver(connection, existing.type), existing.attributes, more)))
+        return f"ALTER TABLE {table.quoted} MODIFY {self.quote(connection, name)} {definition}"
+
+    def plan_counter(
+        self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
+    ) -> None:
+        """Add AUTO_INCREMENT, and set it above the greatest value."""
+        identity, where = column.identity, f"{table.shape.full_name}.{column.name}"
+        assert identity is not None
+        is_first = any(index.columns[:1] == (column.name,) for index in table.indexes)
+        if not existing.is_numbered:
+            others = [name for name, other in table.columns.items() if other.is_numbered]
+            is_integer = existing.type.partition("(")[0].split()[0] in _INTEGERS
+            if others or not is_integer or not (is_first or table.key[:1] == (column.name,)):
+                plan.note(f"{where} cannot be AUTO_INCREMENT here. Let the application number the rows")
+                return
+            plan.add(
+                table.shape.full_name,
+                self._modify(connection, table, column.name, existing, "NOT NULL AUTO_INCREMENT"),
+            )
+        if identity.increment not in (None, 1):
+            plan.note(f"{where} counts by {identity.increment} at the source, and by auto_increment_increment here")
+        quoted = self.quote(connection, column.name)
+        greatest = connection.exec_driver_sql(f"SELECT max({quoted}) FROM {table.quoted}").scalar() or 0
+        present = connection.exec_driver_sql(_COUNTER, (table.name,)).scalar() or 1
+        wanted = max(int(greatest) + 1, identity.start or 1)
+        if int(present) < wanted:
+            plan.add(table.shape.full_name, f"ALTER TABLE {table.quoted} AUTO_INCREMENT = {wanted:d}")
+
+    def plan_action(
+        self,
+        connection: Connection,
+        table: ExistingTable,
+        key: ForeignKeyShape,
+        existing: ExistingForeignKey,
+        plan: Plan,
+    ) -> None:
+        """Replace a foreign key in one statement."""
+        plan.add(
+            table.shape.full_name,
+            f"ALTER TABLE {table.quoted} DROP FOREIGN KEY {self.quote(connection, existing.name or '')}, "
+            f"ADD {self.foreign_key_sql(connection, existing, key)}",
+        )
+
+    def rename_index(self, connection: Connection, table: ExistingTable, old: str, new: str) -> tuple[str, ...]:
+        """Return the statement that gives an index another name."""
+        old, new = self.quote(connection, old), self.quote(connection, new)
+        return (f"ALTER TABLE {table.quoted} RENAME INDEX {old} TO {new}",)
+
+
+def _column(
+    connection: Connection, type_: str | bytes, nullable: str, default: str | bytes | None, extra: str,
+    charset: str | None, collation: str | None, comment: str,
+) -> ExistingColumn:  # fmt: skip
+    attributes = []
+    if charset is not None and collation is not None:
+        attributes.append(f"CHARACTER SET {charset} COLLATE {collation}")
+    if comment:
+        quoted = comment.replace("\\", "\\\\").replace("'", "''")
+        attributes.append(for_driver(connection, f"COMMENT '{quoted}'"))
+    text, known = _text(type_), "" if default is None else _text(default)
+    return ExistingColumn(
+        text.lower(),
+        nullable == "YES",
+        # MariaDB shows the missing default of a column that may be NULL so. An empty text is a default too.
+        "" if default is None or known == "NULL" else known or "''",
+        "auto_increment" in extra.lower(),
+        " ".join(attributes),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

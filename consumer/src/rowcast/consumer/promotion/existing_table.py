@@ -1,0 +1,75 @@
+"""A table of the replica as it is, with the shape of the source's table that it is to be like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, TableShape
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingColumn:
+    """A column of the replica. ``type``: the engine's own text, in lower case.
+
+    ``default``: the SQL of the default, or "" without one. ``is_numbered``: a counter fills the column of a new row.
+    ``attributes``: DDL that belongs between the type and NOT NULL when the column is defined again.
+    """
+
+    type: str
+    nullable: bool
+    default: str = ""
+    is_numbered: bool = False
+    attributes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingIndex:
+    """An index of the replica. ``name`` is None for a key that has only a constraint."""
+
+    name: str | None
+    columns: tuple[str | None, ...]
+    unique: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingForeignKey:
+    """A foreign key of the replica. ``referred``: the quoted name of the table it refers to."""
+
+    name: str | None
+    columns: tuple[str, ...]
+    referred: str
+    referred_columns: tuple[str, ...]
+    on_delete: str | None
+    on_update: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingTable:
+    """A table to promote. ``quoted``: its name, ready for SQL. ``created``: a worker created it.
+
+    ``possible_keys``: the source's foreign keys that the replica can have. ``has_rows_without``: the columns in which
+    rows have NULL although the source's column has none.
+    """
+
+    shape: TableShape
+    schema: str | None
+    name: str
+    quoted: str
+    created: bool
+    columns: dict[str, ExistingColumn]
+    key: tuple[str, ...]
+    indexes: tuple[ExistingIndex, ...]
+    foreign_keys: tuple[ExistingForeignKey, ...]
+    possible_keys: tuple[ForeignKeyShape, ...]
+    has_rows_without: frozenset[str] = frozenset()
+
+    def pairs(self) -> Iterator[tuple[ColumnShape, ExistingColumn]]:
+        """Yield the source's columns with the replica's."""
+        for column in self.shape.columns:
+            if column.name in self.columns:
+                yield column, self.columns[column.name]
+
+    def foreign_key(self, columns: Sequence[str]) -> ExistingForeignKey | None:
+        """Return the replica's foreign key on these columns, or None."""
+        return next((key for key in self.foreign_keys if key.columns == tuple(columns)), None)

@@ -1,0 +1,38 @@
+"""What promotes a replica: statements, and what is left for a person.
+
+The plan is the difference between the tables as they are and the shapes of the source. Therefore a plan that was
+carried out in part, whatever the last statement was, is continued by making a new plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Statements for a table, in one transaction where the engine can.
+
+    ``is_optional``: an error does not end the promotion but is named, because the primary works without the step.
+    """
+
+    table: str
+    statements: tuple[str, ...]
+    is_optional: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """The steps, in this order. ``notes``: what a person must do, each with the name of the table or column."""
+
+    steps: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, table: str, *statements: str, is_optional: bool = False) -> None:
+        """Add a step."""
+        self.steps.append(Step(table, statements, is_optional))
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)

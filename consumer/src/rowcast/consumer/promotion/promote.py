@@ -1,0 +1,205 @@
+"""``rowcast promote``: make a replica a primary that takes writes at once.
+
+refuse ──▶ fence the workers ──▶ check the constraints ──▶ mark ──▶ change the tables ──▶ create the outbox ──▶ mark
+
+From the first mark on, no worker writes to the replica again. Everything after it is found again by looking at the
+database, so the same command goes on after a kill at any statement.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection, Engine
+
+from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.promotion.dialects import promotion_dialect
+from rowcast.consumer.promotion.dialects.base import doubles_percents
+from rowcast.consumer.promotion.notes import notes_of
+from rowcast.consumer.promotion.plan import Plan, Step
+from rowcast.consumer.promotion.readiness import NotReadyError, require_ready, require_whole
+from rowcast.consumer.promotion.replica_tables import existing_tables, recorded_shapes
+from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.dialects import Fault, replica_dialect
+from rowcast.consumer.replica.positions import ReplicaRow, read_row
+from rowcast.consumer.replica.taken import taken_replica
+from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
+from rowcast.shared.cli.contributions import PROMOTION, load_contributions
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.database.engines import open_engine, reach
+from rowcast.shared.database.schema_names import default_schema
+from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.tables.shape import TableShape
+
+_log = logging.getLogger("rowcast.promote")
+
+_CreateOutbox = Callable[[URL, Sequence[TableShape]], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionOptions:
+    """The options of the command. See ``rowcast promote --help``."""
+
+    accept_lost: str | None = None
+    accept_partial: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionResult:
+    """The result of a promotion.
+
+    ``statements``: what was executed, or would be. ``notes``: what is left for a person. ``lost``: what the new primary
+    lacks, or "". ``timeline``: the number of the timeline to begin. ``shapes``: the tables, as the source had them.
+    ``was_done``: an earlier command has finished the promotion. ``default_schema``: the schema of the new primary.
+    """
+
+    replica: str
+    statements: tuple[str, ...]
+    notes: tuple[str, ...]
+    lost: str
+    timeline: int
+    shapes: tuple[TableShape, ...]
+    default_schema: str
+    was_done: bool = False
+
+
+def promote(settings: Settings, name: str, options: PromotionOptions, *, stop: threading.Event) -> PromotionResult:
+    """Make a replica a primary. After an interruption, call it again.
+
+    Raise NotReadyError if the replica lacks changes, ConfigurationError, UnreachableError, and RetriableError if the
+    active worker does not end.
+    """
+    return _Promotion(settings, name, options, stop).run()
+
+
+class _Promotion:
+    def __init__(self, settings: Settings, name: str, options: PromotionOptions, stop: threading.Event) -> None:
+        self._settings = settings
+        self._name = name
+        self._options = options
+        self._stop = stop
+        self._label = f"replica {name!r}"
+        self._engine: Engine = open_engine(settings.replica(name).sqlalchemy_url, self._label, pooled=False)
+        reach(self._engine, self._label)
+        self._replica_dialect = replica_dialect(self._engine.dialect.name)
+        self._replica_dialect.configure(self._engine)
+        self._dialect = promotion_dialect(self._engine.dialect.name)
+        self._lost = ""
+
+    def run(self) -> PromotionResult:
+        row = self._row()
+        if row.state == "promoted":
+            return self._result((), (), row, was_done=True)
+        if row.state != "promoting":
+            self._require_ready()
+        if self._options.dry_run:
+            plan = self._plan()
+            return self._result([s for step in plan.steps for s in step.statements], plan.notes, row)
+        layouts = RowLayouts(self._settings.replica(self._name).tables)
+        command = f"rowcast promote {self._name}"
+        with taken_replica(self._settings, self._name, layouts, self._stop, command) as replica:
+            if row.state != "promoting":
+                # The active worker may have applied more, and the application may have written more.
+                self._require_ready()
+                self._check_constraints(replica)
+                replica.record_promotion("promoting")
+            executed, notes = self._carry_out()
+            replica.record_promotion("promoted")
+        return self._result(executed, notes, self._row())
+
+    def _row(self) -> ReplicaRow:
+        with self._engine.connect() as connection:
+            found = sa.inspect(connection).has_table(ROWCAST_REPLICA.name)
+            row = read_row(connection, self._settings.source) if found else None
+        if row is None:
+            raise NotReadyError(
+                f"{self._label} has no rows of source {self._settings.source!r}: no worker has ever run. Start "
+                f"`rowcast worker {self._name}`."
+            )
+        return row
+
+    def _require_ready(self) -> None:
+        self._lost = require_ready(self._settings, self._name, self._options.accept_lost)
+        require_whole(self._name, self._shapes(), accept_partial=self._options.accept_partial)
+
+    def _shapes(self) -> list[TableShape]:
+        with self._engine.connect() as connection:
+            return [shape for shape, _ in recorded_shapes(connection, self._settings.source)]
+
+    def _check_constraints(self, replica: Replica) -> None:
+        if not replica.check_constraints(self._shapes()):
+            raise NotReadyError(
+                f"{self._label} is not promoted: rows violate constraints of the source, as the log says. Promote "
+                f"another replica, or rebuild this one while the source lives: rowcast rebuild {self._name}"
+            )
+
+    def _plan(self) -> Plan:
+        plan = Plan()
+        with self._engine.connect() as connection:
+            self._dialect.prepare(connection)
+            with connection.begin():
+                tables = existing_tables(connection, self._settings.source, self._replica_dialect, self._dialect)
+                for table in tables:
+                    self._dialect.plan(connection, table, plan)
+                    for note in notes_of(table, self._dialect.engine):
+                        plan.note(note)
+            if doubles_percents(connection):
+                plan.steps = [
+                    replace(step, statements=tuple(s.replace("%%", "%") for s in step.statements))
+                    for step in plan.steps
+                ]
+        return plan
+
+    def _carry_out(self) -> tuple[list[str], list[str]]:
+        """Change the tables, and create the outbox tables. Return the statements, and what is left for a person."""
+        plan = self._plan()
+        executed: list[str] = []
+        with self._engine.connect() as connection:
+            self._dialect.prepare(connection)
+            for step in plan.steps:
+                if self._execute(connection, step, plan):
+                    executed += step.statements
+        for _, create in load_contributions(PROMOTION):
+            create_outbox: _CreateOutbox = create
+            for table in create_outbox(self._engine.url, self._shapes()):
+                _log.info("table %s created", table)
+        return executed, plan.notes
+
+    def _execute(self, connection: Connection, step: Step, plan: Plan) -> bool:
+        """Execute a step. Return False if the engine refuses a step that is optional."""
+        doubled = doubles_percents(connection)
+        try:
+            with connection.begin():
+                for statement in step.statements:
+                    _log.info("%s: %s", step.table, statement)
+                    connection.exec_driver_sql(statement.replace("%", "%%") if doubled else statement)
+        except exc.DBAPIError as error:
+            reason = self._replica_dialect.reason(error)
+            if self._replica_dialect.classify(error) in (Fault.LOST, Fault.TRANSIENT):
+                raise RetriableError(f"{self._label}: {reason}. Run rowcast promote {self._name} again") from error
+            statements = ", then ".join(step.statements)
+            if not step.is_optional:
+                raise DataError(
+                    f"{self._label}: the database refused to promote {step.table}: {reason}. The statement: "
+                    f"{statements}. Remove the cause, and run rowcast promote {self._name} again: it goes on from "
+                    "here."
+                ) from error
+            plan.note(f"{step.table}: the database refused ({reason}): {statements}")
+            return False
+        return True
+
+    def _result(
+        self, statements: Sequence[str], notes: Sequence[str], row: ReplicaRow, *, was_done: bool = False
+    ) -> PromotionResult:
+        with self._engine.connect() as connection:
+            schema = default_schema(connection.dialect)
+        return PromotionResult(
+            self._name, tuple(statements), tuple(notes), self._lost, row.timeline + 1, tuple(self._shapes()), schema,
+            was_done,
+        )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Refuse to promote a replica that lacks changes of the source, unless the operator has said how many it may lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rowcast.consumer.status.lag import ReplicaStatus, replica_status
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
+from rowcast.shared.tables.shape import TableShape
+
+UNKNOWN = "unknown"
+"""The value of ``--accept-lost`` with which nobody needs to know what is lost."""
+
+
+class NotReadyError(DataError):
+    """Refuse to promote a replica, because rows would be lost."""
+
+
+def accepted_records(accept_lost: str | None) -> int | None:
+    """Return how many records of the topics may be lost, or None for any number. Raise ConfigurationError."""
+    if accept_lost == UNKNOWN:
+        return None
+    try:
+        number = int(accept_lost or "0")
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ConfigurationError(
+            f"--accept-lost {accept_lost}: give the number of records that may be lost, or {UNKNOWN!r}."
+        )
+    return number
+
+
+def require_ready(settings: Settings, name: str, accept_lost: str | None) -> str:
+    """Return what is lost by a promotion, as text, or "" if nothing is known to be.
+
+    Raise NotReadyError if the replica does not vouch for its rows, or lacks more than ``accept_lost`` says. Raise
+    UnreachableError if Kafka does not answer.
+    """
+    accepted = accepted_records(accept_lost)
+    try:
+        status = replica_status(settings, name)
+    except UnreachableError as error:
+        if accepted is None:
+            return f"nobody knows what the topics have in addition: {error}"
+        raise UnreachableError(
+            f"{error} Without an answer, nobody knows what replica {name!r} lacks. To promote it as it is: "
+            f"rowcast promote {name} --accept-lost {UNKNOWN}"
+        ) from error
+    if reason := _refusal(settings, status, accepted):
+        raise NotReadyError(f"replica {name!r} is not promoted, and nothing was changed: {reason}")
+    return ", and ".join(_losses(settings, status))
+
+
+def _refusal(settings: Settings, status: ReplicaStatus, accepted: int | None) -> str | None:
+    name = status.replica
+    match status.state:
+        case None | "waiting":
+            return f"nothing has been applied to it. Start `rowcast worker {name}`."
+        case "loading":
+            return (
+                "it is loading, so its rows are no state that the primary had. Let "
+                f"`rowcast worker {name}` run until it is consistent."
+            )
+        case "suspect":
+            return f"it is suspect: {status.reason} Promote another replica."
+    if accepted is None or not (status.records > accepted or (status.outbox_read and status.behind_ms)):
+        return None
+    if status.records > accepted:
+        lag = ", ".join(f"{lag.topic} {lag.records:,}" for lag in status.topics if lag.records)
+        stopped = f" Its worker has stopped: {status.reason}" if status.state == "stopped" else ""
+        return (
+            f"{status.records:,} records of the topics are not applied ({lag}). Let `rowcast worker {name}` apply "
+            f"them, or lose them: --accept-lost {status.records}.{stopped}"
+        )
+    if status.records:
+        return None
+    return (
+        "the primary's outbox has commits that are not published yet. Stop the application, and let the relay and "
+        f"`rowcast worker {name}` finish, or lose them: --accept-lost {UNKNOWN}."
+    )
+
+
+def _losses(settings: Settings, status: ReplicaStatus) -> Iterator[str]:
+    if status.records:
+        yield f"{status.records:,} records of the topics are lost"
+    if not status.outbox_read and settings.primary is not None:
+        yield "the primary does not answer, so commits that its relay had not published are lost"
+    elif status.behind_ms and not status.records:
+        yield "commits in the primary's outbox are lost"
+
+
+def require_whole(name: str, shapes: Sequence[TableShape], *, accept_partial: bool) -> None:
+    """Raise NotReadyError for a replica with masked values or a part of the rows, unless the operator accepts it."""
+    parts = [f"{shape.full_name} has only the rows WHERE {shape.where}" for shape in shapes if shape.where]
+    parts += [
+        f"{shape.full_name}.{column.name} is masked"
+        for shape in shapes
+        for column in shape.columns
+        if column.masking is not None
+    ]
+    if parts and not accept_partial:
+        listed = "\n".join(f"- {part}." for part in parts)
+        raise NotReadyError(
+            f"replica {name!r} is not promoted, and nothing was changed: it does not have all that the primary has:\n"
+            f"{listed}\nPromote another replica, or this one with --accept-partial."
+        )

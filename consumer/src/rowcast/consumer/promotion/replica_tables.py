@@ -1,0 +1,84 @@
+"""Read the tables of a replica as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Inspector
+
+from rowcast.consumer.promotion.dialects import PromotionDialect
+from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingIndex, ExistingTable
+from rowcast.consumer.replica.dialects import ReplicaDialect, quoted_name
+from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
+from rowcast.shared.tables.primary_features import carried_action
+from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape_document import parse_shape
+
+
+def recorded_shapes(connection: Connection, source: str) -> list[tuple[TableShape, bool]]:
+    """Return the shapes that the worker has recorded, each with whether a worker created the table."""
+    row = ROWCAST_TABLE.c
+    rows = connection.execute(sa.select(row.shape, row.created).where(row.source == source).order_by(row.table_name))
+    return [(parse_shape(shape), bool(created)) for shape, created in rows]
+
+
+def existing_tables(
+    connection: Connection, source: str, replica: ReplicaDialect, dialect: PromotionDialect
+) -> Iterator[ExistingTable]:
+    """Yield the tables of the source that the replica has."""
+    recorded = recorded_shapes(connection, source)
+    definitions = TableDefinitions((shape for shape, _ in recorded), replica, connection.dialect)
+    inspector = sa.inspect(connection)
+    for shape, created in recorded:
+        schema, name = replica_name(shape.schema, shape.name, shape.default_schema, replica)
+        columns = dialect.read_columns(connection, schema, name) if inspector.has_table(name, schema) else {}
+        if not columns:
+            continue
+        quoted = quoted_name(connection, schema, name)
+        yield ExistingTable(
+            shape,
+            schema,
+            name,
+            quoted,
+            created,
+            columns,
+            tuple(inspector.get_pk_constraint(name, schema)["constrained_columns"]),
+            tuple(_indexes(inspector, schema, name)),
+            tuple(_foreign_key(connection, key) for key in inspector.get_foreign_keys(name, schema)),
+            tuple(definitions.foreign_keys(shape)),
+            frozenset(_columns_with_null(connection, quoted, shape, columns)),
+        )
+
+
+def _indexes(inspector: Inspector, schema: str | None, name: str) -> Iterator[ExistingIndex]:
+    for index in inspector.get_indexes(name, schema):
+        yield ExistingIndex(index["name"], tuple(index["column_names"]), bool(index["unique"]))
+    for key in inspector.get_unique_constraints(name, schema):
+        yield ExistingIndex(None, tuple(key["column_names"]), unique=True)
+
+
+def _foreign_key(connection: Connection, key: Any) -> ExistingForeignKey:
+    options = key.get("options", {})
+    return ExistingForeignKey(
+        key["name"],
+        tuple(key["constrained_columns"]),
+        quoted_name(connection, key["referred_schema"], key["referred_table"]),
+        tuple(key["referred_columns"]),
+        carried_action(options.get("ondelete")),
+        carried_action(options.get("onupdate")),
+    )
+
+
+def _columns_with_null(
+    connection: Connection, quoted: str, shape: TableShape, columns: dict[str, ExistingColumn]
+) -> Iterator[str]:
+    """Yield the columns that are to be NOT NULL, but have NULL in a row."""
+    for column in shape.columns:
+        if column.nullable or column.name not in columns or not columns[column.name].nullable:
+            continue
+        name = quoted_name(connection, None, column.name)
+        if connection.exec_driver_sql(f"SELECT 1 FROM {quoted} WHERE {name} IS NULL LIMIT 1").first() is not None:
+            yield column.name

@@ -1,0 +1,178 @@
+"""What a promotion refuses, and what a promoted replica refuses."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rowcast.consumer import replica_status
+from rowcast.consumer.promotion.promote import PromotionOptions, PromotionResult, promote
+from rowcast.consumer.promotion.readiness import NotReadyError
+from rowcast.consumer.promotion.report import report
+from rowcast.consumer.replica.promoted import PromotedError
+from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.errors import ConfigurationError, UnreachableError
+from rowcast.shared.tables.server_defaults import ServerDefault
+from rowcast.shared.tables.shape import IdentityShape, IndexShape, Masking, TableShape
+from servers import Broker
+from support.command_line import rowcast
+from support.kafka_source import Source, column, shape
+from support.rebuilds import rebuilt
+from support.worker_runs import NAME, Database, settings_for, work_once
+
+ITEM = shape("item", column("n"), engine="sqlite")
+
+
+def promoted(settings: Settings, *, dry_run: bool = False, **options: Any) -> PromotionResult:
+    return promote(settings, NAME, PromotionOptions(dry_run=dry_run, **options), stop=threading.Event())
+
+
+@pytest.fixture
+def settings(new_database: Callable[[str], str], kafka: Broker, source_name: str) -> Settings:
+    return settings_for(source_name, kafka.bootstrap_servers, new_database("sqlite"))
+
+
+def followed(settings: Settings, *shapes: TableShape) -> Source:
+    """Publish shapes with a row each, and apply everything."""
+    source = Source(str(settings.kafka["bootstrap.servers"]), settings.source)
+    source.add(*shapes)
+    rows = [{column.name: 1 if column.name in ("id", "n") else None for column in one.columns} for one in shapes]
+    source.transaction(*(("c", one.name, row) for one, row in zip(shapes, rows, strict=True)))
+    work_once(settings)
+    return source
+
+
+def test_a_replica_that_no_worker_has_followed_is_not_promoted(settings: Settings) -> None:
+    with pytest.raises(NotReadyError, match="no worker has ever run"):
+        promoted(settings)
+
+
+def test_a_replica_that_lacks_records_is_promoted_only_with_their_number(settings: Settings) -> None:
+    source = followed(settings, ITEM)
+    source.transaction(("c", "item", {"id": 2, "n": 2}))
+    lost = replica_status(settings, NAME).records
+    assert lost > 0
+    with pytest.raises(NotReadyError, match=f"--accept-lost {lost}"):
+        promoted(settings)
+    with pytest.raises(NotReadyError, match=f"--accept-lost {lost}"):
+        promoted(settings, accept_lost=str(lost - 1))
+    assert replica_status(settings, NAME).state == "consistent"
+    assert promoted(settings, accept_lost=str(lost)).lost == f"{lost} records of the topics are lost"
+    assert replica_status(settings, NAME).state == "promoted"
+
+
+def test_without_an_answer_of_kafka_a_replica_is_promoted_only_on_request(settings: Settings, closed_port: int) -> None:
+    followed(settings, ITEM)
+    cut_off = settings.model_copy(update={"kafka": {"bootstrap.servers": f"127.0.0.1:{closed_port}"}})
+    with pytest.raises(UnreachableError, match="--accept-lost unknown"):
+        promoted(cut_off)
+    assert "nobody knows" in promoted(cut_off, accept_lost="unknown").lost
+
+
+@pytest.mark.parametrize("text", ["-1", "some", "1.5"])
+def test_an_impossible_number_of_records_is_refused(settings: Settings, text: str) -> None:
+    followed(settings, ITEM)
+    with pytest.raises(ConfigurationError, match="--accept-lost"):
+        promoted(settings, accept_lost=text)
+
+
+def test_a_replica_with_masked_values_is_promoted_only_on_request(settings: Settings) -> None:
+    masked = replace(column("n", "text"), masking=Masking(mask="x"))
+    source = Source(str(settings.kafka["bootstrap.servers"]), settings.source)
+    source.add(shape("item", masked, engine="sqlite"))
+    source.transaction(("c", "item", {"id": 1, "n": "x"}))
+    work_once(settings)
+    with pytest.raises(NotReadyError, match=r"public\.item\.n is masked"):
+        promoted(settings)
+    assert promoted(settings, accept_partial=True).timeline == 2
+
+
+def test_workers_rebuilds_and_comparisons_refuse_a_promoted_replica(settings: Settings, tmp_path: Path) -> None:
+    source = followed(settings, ITEM)
+    promoted(settings)
+    source.transaction(("c", "item", {"id": 2, "n": 2}))
+    for use in (work_once, rebuilt):
+        with pytest.raises(PromotedError, match=r"remove \[replicas.copy\]"):
+            use(settings)
+    replica = Database(settings.replica(NAME).url.get_secret_value())
+    assert replica.rows("item") == [(1, 1)]
+    assert replica_status(settings, NAME).reason is None
+    with pytest.raises(PromotedError, match="primary now"):
+        promoted_verify(settings)
+
+
+def promoted_verify(settings: Settings) -> None:
+    from rowcast.consumer.verification.comparison import verify
+    from rowcast.shared.config.settings import PrimarySettings
+
+    url = settings.replica(NAME).url.get_secret_value()
+    verify(settings.model_copy(update={"primary": PrimarySettings(url=url)}), NAME)
+
+
+def test_a_worker_refuses_a_replica_whose_promotion_was_interrupted(settings: Settings) -> None:
+    followed(settings, ITEM)
+    replica = Database(settings.replica(NAME).url.get_secret_value())
+    replica.execute("UPDATE rowcast_replica SET state = 'promoting'")
+    with pytest.raises(PromotedError, match="rowcast promote copy"):
+        work_once(settings)
+    assert not promoted(settings).was_done
+    assert replica_status(settings, NAME).state == "promoted"
+
+
+def test_a_dry_run_changes_nothing(settings: Settings) -> None:
+    followed(settings, shape("item", replace(column("n"), default=ServerDefault("number", "5")), engine="sqlite"))
+    replica = Database(settings.replica(NAME).url.get_secret_value())
+    before = replica.tables(), replica.rows("sqlite_master", "sql"), replica.rows("rowcast_replica")
+    result = promoted(settings, dry_run=True)
+    assert any('"n" BIGINT DEFAULT 5' in statement for statement in result.statements)
+    assert (replica.tables(), replica.rows("sqlite_master", "sql"), replica.rows("rowcast_replica")) == before
+
+
+def test_texts_of_a_message_become_no_sql(settings: Settings) -> None:
+    """A default is quoted or only shown, and the names of indexes and sequences are quoted."""
+    evil = "x'); DROP TABLE item; --"
+    hostile = shape(
+        "item",
+        replace(column("n"), default=ServerDefault("other", evil)),
+        replace(column("t", "text"), default=ServerDefault("string", evil)),
+        engine="sqlite",
+    )
+    identity = replace(hostile.columns[0], identity=IdentityShape(sequence=evil))
+    hostile = replace(
+        hostile, columns=(identity, *hostile.columns[1:]), indexes=(IndexShape('i"; DROP TABLE item; --', ("n",)),)
+    )
+    followed(settings, hostile)
+    notes = promoted(settings).notes
+    assert any(evil in note for note in notes)
+    replica = Database(settings.replica(NAME).url.get_secret_value())
+    replica.execute("INSERT INTO item (n) VALUES (7)")
+    assert replica.rows("item") == [(1, 1, None), (2, 7, evil)]
+
+
+def test_the_output_says_what_comes_next_in_80_columns(settings: Settings) -> None:
+    followed(settings, ITEM)
+    others = {**settings.replicas, "other": ReplicaSettings(url="sqlite:///other.db")}
+    settings = settings.model_copy(update={"replicas": others})
+    lines = list(report(settings, promoted(settings), dry_run=False))
+    text = "\n".join(lines)
+    assert "rowcast relay --new-timeline 2" in text
+    assert "rowcast rebuild other" in text
+    assert all(len(line) <= 80 or " " not in line.strip() for line in lines)
+
+
+def test_status_and_check_show_a_promoted_replica(settings: Settings, tmp_path: Path) -> None:
+    followed(settings, ITEM)
+    promoted(settings)
+    (tmp_path / "rowcast.toml").write_text(
+        f'source = "{settings.source}"\n[kafka]\n"bootstrap.servers" = "{settings.kafka["bootstrap.servers"]}"\n'
+        f'[replicas.copy]\nurl = "{settings.replica(NAME).url.get_secret_value()}"\n'
+    )
+    done = rowcast("status", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "replica copy is a primary now" in done.stdout
+    assert "promoted" in rowcast("check", cwd=tmp_path).stdout
