@@ -17,7 +17,7 @@ _NUMBERS = INTEGER_TYPES | {"float32", "float64", "decimal"}
 _TEXTS = frozenset(("string", "char", "text", "enum", "json"))
 _TRUE, _FALSE = frozenset(("1", "t", "true", "yes", "on", "y")), frozenset(("0", "f", "false", "no", "off", "n"))
 # MySQL takes a default of these types only as an expression.
-_MYSQL_LONG = re.compile(r"(tiny|medium|long)?(text|blob)|json|geometry")
+MYSQL_LONG = re.compile(r"(tiny|medium|long)?(text|blob)|json|geometry")
 _DIGITS = re.compile(r"\((\d)\)")
 
 
@@ -65,7 +65,7 @@ def _string(value: str, engine: str, stored: str) -> str:
     if engine == "mysql":
         value = value.replace("\\", "\\\\")
     quoted = "'" + value.replace("'", "''") + "'"
-    return f"({quoted})" if engine == "mysql" and _MYSQL_LONG.match(stored) else quoted
+    return f"({quoted})" if engine == "mysql" and MYSQL_LONG.match(stored) else quoted
 
 
 def _time(kind: str, type_name: str, engine: str, stored: str, *, is_own: bool) -> str | None:

@@ -48,7 +48,8 @@ class ExistingForeignKey:
 class ExistingTable:
     """A table to promote. ``quoted``: its name, ready for SQL. ``created``: a worker created it.
 
-    ``possible_keys``: the source's foreign keys that the replica can have. ``has_rows_without``: the columns in which
+    ``possible_keys``: the source's foreign keys that the replica can have, each as the worker creates it, without
+    actions. ``has_rows_without``: the columns in which
     rows have NULL although the source's column has none.
     """
 
@@ -61,7 +62,7 @@ class ExistingTable:
     key: tuple[str, ...]
     indexes: tuple[ExistingIndex, ...]
     foreign_keys: tuple[ExistingForeignKey, ...]
-    possible_keys: tuple[ForeignKeyShape, ...]
+    possible_keys: dict[ForeignKeyShape, ExistingForeignKey]
     has_rows_without: frozenset[str] = frozenset()
 
     def pairs(self) -> Iterator[tuple[ColumnShape, ExistingColumn]]:
@@ -69,6 +70,12 @@ class ExistingTable:
         for column in self.shape.columns:
             if column.name in self.columns:
                 yield column, self.columns[column.name]
+
+    def missing_keys(self) -> Iterator[tuple[ForeignKeyShape, ExistingForeignKey]]:
+        """Yield the source's foreign keys that a table of the worker lacks, because a person has dropped them."""
+        for key, planned in self.possible_keys.items():
+            if self.created and self.foreign_key(key.columns) is None:
+                yield key, planned
 
     def foreign_key(self, columns: Sequence[str]) -> ExistingForeignKey | None:
         """Return the replica's foreign key on these columns, or None."""

@@ -26,7 +26,7 @@ def notes_of(table: ExistingTable, engine: str) -> Iterator[str]:
         if index.left_out is not None and not any(existing.name == index.name for existing in table.indexes):
             yield f"{where}: the index {index.name} is not carried ({printable(index.left_out)})"
     for key in table.shape.foreign_keys:
-        if key not in table.possible_keys or table.foreign_key(key.columns) is None:
+        if key not in table.possible_keys or not (table.created or table.foreign_key(key.columns)):
             yield (
                 f"{where}: the foreign key ({', '.join(key.columns)}) to {key.referred_schema}.{key.referred_table} "
                 "is not here"

@@ -161,8 +161,8 @@ class _Promotion:
         plan = self._plan()
         executed: list[str] = []
         with self._engine.connect() as connection:
-            self._dialect.prepare(connection)
             for step in plan.steps:
+                self._dialect.prepare(connection)
                 if self._execute(connection, step, plan):
                     executed += step.statements
         for _, create in load_contributions(PROMOTION):

@@ -11,10 +11,10 @@ from sqlalchemy.engine import Connection, Inspector
 from rowcast.consumer.promotion.dialects import PromotionDialect
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingIndex, ExistingTable
 from rowcast.consumer.replica.dialects import ReplicaDialect, quoted_name
-from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.consumer.replica.table_definitions import TableDefinitions, constraint_name, replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.tables.primary_features import carried_action
-from rowcast.shared.tables.shape import TableShape
+from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
 from rowcast.shared.tables.shape_document import parse_shape
 
 
@@ -48,9 +48,23 @@ def existing_tables(
             tuple(inspector.get_pk_constraint(name, schema)["constrained_columns"]),
             tuple(_indexes(inspector, schema, name)),
             tuple(_foreign_key(connection, key) for key in inspector.get_foreign_keys(name, schema)),
-            tuple(definitions.foreign_keys(shape)),
+            {
+                key: _planned_key(connection, definitions, shape, key, replica)
+                for key in definitions.foreign_keys(shape)
+            },
             frozenset(_columns_with_null(connection, quoted, shape, columns)),
         )
+
+
+def _planned_key(
+    connection: Connection, definitions: TableDefinitions, shape: TableShape, key: ForeignKeyShape,
+    replica: ReplicaDialect,
+) -> ExistingForeignKey:  # fmt: skip
+    referred = definitions.shapes[f"{key.referred_schema}.{key.referred_table}"]
+    schema, name = replica_name(referred.schema, referred.name, referred.default_schema, replica)
+    own_name = constraint_name("fk", shape.full_name, key)
+    quoted = quoted_name(connection, schema, name)
+    return ExistingForeignKey(own_name, key.columns, quoted, key.referred_columns, None, None)
 
 
 def _indexes(inspector: Inspector, schema: str | None, name: str) -> Iterator[ExistingIndex]:

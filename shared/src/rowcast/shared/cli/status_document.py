@@ -57,7 +57,7 @@ class VerifiedDocument(_Part):
 class ReplicaDocument(_Part):
     """The state and the lag of one replica. Times since 1970 are in milliseconds."""
 
-    state: Literal["waiting", "loading", "consistent", "suspect", "stopped"] | None = Field(
+    state: Literal["waiting", "loading", "consistent", "suspect", "stopped", "promoting", "promoted"] | None = Field(
         description="The state. Null if no worker has run yet."
     )
     reason: str | None = Field(description="Why the replica is stopped or suspect, or null.")

@@ -33,7 +33,7 @@ class PromotionDialect(ABC):
         return set()
 
     def prepare(self, connection: Connection) -> None:  # noqa: B027  # optional
-        """Set the session up for the statements of a plan. Called outside of any transaction."""
+        """Set the session up for a step. Called outside of any transaction."""
 
     def plan(self, connection: Connection, table: ExistingTable, plan: Plan) -> None:
         """Add the steps for a table, in the order in which they must be carried out."""
@@ -45,14 +45,16 @@ class PromotionDialect(ABC):
             if column.identity is not None:
                 self.plan_counter(connection, table, column, existing, plan)
         for name, sql in self.missing_defaults(table):
-            plan.add(
-                table.shape.full_name,
-                f"ALTER TABLE {table.quoted} ALTER COLUMN {self.quote(connection, name)} "
-                f"SET DEFAULT {for_driver(connection, sql)}",
-            )
+            plan.add(table.shape.full_name, self.set_default(connection, table, name, for_driver(connection, sql)))
         self.plan_indexes(connection, table, plan)
         for key, existing_key in self.keys_without_action(table):
             self.plan_action(connection, table, key, existing_key, plan)
+        for key, planned in table.missing_keys():
+            self.plan_key(connection, table, key, planned, plan)
+
+    def set_default(self, connection: Connection, table: ExistingTable, name: str, sql: str) -> str:
+        """Return the statement that gives a column a default. ``sql``: ready for the driver."""
+        return f"ALTER TABLE {table.quoted} ALTER COLUMN {self.quote(connection, name)} SET DEFAULT {sql}"
 
     def plan_types(self, connection: Connection, table: ExistingTable, plan: Plan) -> None:  # noqa: B027  # optional
         """Add the steps that give columns types of the source's engine which a replica does without."""
@@ -79,6 +81,17 @@ class PromotionDialect(ABC):
         plan: Plan,
     ) -> None:
         """Add the step that gives a foreign key of the worker the actions of the source's."""
+
+    @abstractmethod
+    def plan_key(
+        self,
+        connection: Connection,
+        table: ExistingTable,
+        key: ForeignKeyShape,
+        planned: ExistingForeignKey,
+        plan: Plan,
+    ) -> None:
+        """Add the step that creates a foreign key, and checks all rows."""
 
     @abstractmethod
     def rename_index(self, connection: Connection, table: ExistingTable, old: str, new: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
+from rowcast.consumer.promotion.default_sql import MYSQL_LONG
 from rowcast.consumer.promotion.dialects.base import PromotionDialect, for_driver
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
@@ -53,6 +54,17 @@ class MySQLPromotion(PromotionDialect):
         definition = " ".join(filter(None, (for_driver(connection, existing.type), existing.attributes, more)))
         return f"ALTER TABLE {table.quoted} MODIFY {self.quote(connection, name)} {definition}"
 
+    def set_default(self, connection: Connection, table: ExistingTable, name: str, sql: str) -> str:
+        """Return the statement that gives a column a default.
+
+        MySQL takes a text in parentheses for an expression only where the column is defined.
+        """
+        existing = table.columns[name]
+        if not MYSQL_LONG.match(existing.type):
+            return super().set_default(connection, table, name, sql)
+        is_null = existing.nullable and (table.shape.column(name).nullable or name in table.has_rows_without)
+        return self._modify(connection, table, name, existing, f"{'NULL' if is_null else 'NOT NULL'} DEFAULT {sql}")
+
     def plan_counter(
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
     ) -> None:
@@ -92,6 +104,22 @@ class MySQLPromotion(PromotionDialect):
             table.shape.full_name,
             f"ALTER TABLE {table.quoted} DROP FOREIGN KEY {self.quote(connection, existing.name or '')}, "
             f"ADD {self.foreign_key_sql(connection, existing, key)}",
+        )
+
+    def plan_key(
+        self,
+        connection: Connection,
+        table: ExistingTable,
+        key: ForeignKeyShape,
+        planned: ExistingForeignKey,
+        plan: Plan,
+    ) -> None:
+        """Add the step that creates a foreign key. The server checks the rows only if the session says so."""
+        plan.add(
+            table.shape.full_name,
+            "SET SESSION foreign_key_checks = 1",
+            f"ALTER TABLE {table.quoted} ADD {self.foreign_key_sql(connection, planned, key)}",
+            is_optional=True,
         )
 
     def rename_index(self, connection: Connection, table: ExistingTable, old: str, new: str) -> tuple[str, ...]:

@@ -154,6 +154,18 @@ class PostgreSQLPromotion(PromotionDialect):
             f"ADD {self.foreign_key_sql(connection, existing, key)} DEFERRABLE INITIALLY IMMEDIATE",
         )
 
+    def plan_key(
+        self,
+        connection: Connection,
+        table: ExistingTable,
+        key: ForeignKeyShape,
+        planned: ExistingForeignKey,
+        plan: Plan,
+    ) -> None:
+        """Add the step that creates a foreign key."""
+        definition = f"{self.foreign_key_sql(connection, planned, key)} DEFERRABLE INITIALLY IMMEDIATE"
+        plan.add(table.shape.full_name, f"ALTER TABLE {table.quoted} ADD {definition}", is_optional=True)
+
     def rename_index(self, connection: Connection, table: ExistingTable, old: str, new: str) -> tuple[str, ...]:
         """Return the statement that gives an index another name."""
         return (f"ALTER INDEX {quoted_name(connection, table.schema, old)} RENAME TO {self.quote(connection, new)}",)

@@ -53,7 +53,13 @@ class SQLitePromotion(PromotionDialect):
             )
         elif missing:
             plan.add(table.shape.full_name, *self._write_again(connection, table))
-        if any(column.identity is not None for column in table.shape.columns):
+        for column in table.shape.columns:
+            if column.identity is not None and not self._becomes_rowid(table, column):
+                plan.note(
+                    f"{table.shape.full_name}.{column.name} is numbered at the source. SQLite numbers only "
+                    "a key of one column"
+                )
+        if any(self._becomes_rowid(table, column) for column in table.shape.columns):
             plan.note("SQLite gives the key of a deleted last row again, because no table has AUTOINCREMENT")
         self.plan_indexes(connection, table, plan)
 
@@ -63,6 +69,8 @@ class SQLitePromotion(PromotionDialect):
                 yield f"NOT NULL of {column.name}"
             if self._becomes_rowid(table, column) and not existing.is_numbered:
                 yield f"INTEGER PRIMARY KEY of {column.name}"
+        for key, _ in table.missing_keys():
+            yield f"the foreign key ({', '.join(key.columns)})"
         yield from (f"the default of {name}" for name, _ in self.missing_defaults(table))
         for key, _ in self.keys_without_action(table):
             yield f"the actions of the foreign key ({', '.join(key.columns)})"
@@ -116,6 +124,8 @@ class SQLitePromotion(PromotionDialect):
             if key is None:
                 key = ForeignKeyShape((), "", "", (), existing.on_delete, existing.on_update)
             yield self.foreign_key_sql(connection, existing, key)
+        for key, planned in table.missing_keys():
+            yield self.foreign_key_sql(connection, planned, key)
 
     def plan_not_null(
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
@@ -133,6 +143,16 @@ class SQLitePromotion(PromotionDialect):
         table: ExistingTable,
         key: ForeignKeyShape,
         existing: ExistingForeignKey,
+        plan: Plan,
+    ) -> None:
+        """Do nothing, because the table is written again."""
+
+    def plan_key(
+        self,
+        connection: Connection,
+        table: ExistingTable,
+        key: ForeignKeyShape,
+        planned: ExistingForeignKey,
         plan: Plan,
     ) -> None:
         """Do nothing, because the table is written again."""
