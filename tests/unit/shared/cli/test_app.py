@@ -11,7 +11,9 @@ import pytest
 from rowcast.shared.cli import app
 from support.command_line import rowcast
 
-COMMANDS = ("demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "verify", "status", "trace")
+COMMANDS = (
+    "demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "promote", "verify", "status", "trace", "replay",
+)  # fmt: skip
 GROUPS = {
     "topics": ("list", "tail", "search", "show"),
     "dlq": ("list", "show", "retry", "drop"),

@@ -157,7 +157,7 @@ def test_a_primary_without_the_outbox_tables_is_refused_with_the_next_step(tmp_p
 
 
 def test_an_unknown_command_and_an_unknown_option_are_wrong_use(tmp_path: Path) -> None:
-    refused(rowcast("replay", cwd=tmp_path), 2, "No such command 'replay'")
+    refused(rowcast("relai", cwd=tmp_path), 2, "No such command 'relai'")
     refused(rowcast("relay", "--twice", cwd=tmp_path), 2, "No such option", "--twice")
     refused(rowcast("worker", cwd=tmp_path), 2, "Missing argument 'REPLICA'")
 

@@ -37,7 +37,7 @@ class Selection:
 
     def record_of(self, message: Any) -> TopicRecord | None:
         """Return the record of a message, or None if not wanted. Most messages are refused unparsed."""
-        if self.key is not None and not self._has_key(message.key()):
+        if self.key is not None and not self.has_key(message.key()):
             return None
         if self.transaction is not None and self.transaction.encode() not in (message.value() or b""):
             return None
@@ -48,7 +48,8 @@ class Selection:
             return None
         return record if record.event.ts_ms >= self.since_ms else None
 
-    def _has_key(self, key: bytes | None) -> bool:
+    def has_key(self, key: bytes | None) -> bool:
+        """Return whether a message key is the wanted key."""
         try:
             columns = read_key(key)
         except DataError:

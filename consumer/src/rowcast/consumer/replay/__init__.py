@@ -1,0 +1,1 @@
+"""``rowcast replay``: write the transactions of a range of the topics again."""
