@@ -61,7 +61,7 @@ def test_the_document_of_an_earlier_release_is_read() -> None:
         (
             sa.Column("id", sa.Integer, primary_key=True, server_default=sa.text("nextval('items_id_seq'::regclass)")),
             POSTGRESQL,
-            None,
+            IdentityShape(),
         ),
         (
             sa.Column(

@@ -29,6 +29,10 @@ from rowcast.shared.tables.server_defaults import ServerDefault, parse_default, 
         ("CURRENT_DATE", "today", ""),
         ("gen_random_uuid()", "uuid", ""),
         ("(uuid())", "uuid", ""),
+        ("(json_object())", "string", "{}"),
+        ("(_utf8mb4'long')", "string", "long"),
+        ("CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6)", "now_on_update", ""),
+        ("current_timestamp() ON UPDATE current_timestamp()", "now_on_update", ""),
     ],
 )
 def test_a_known_form_is_recognized(sql: str, kind: str, value: str) -> None:
@@ -55,7 +59,6 @@ def test_null_is_no_default(sql: str) -> None:
         "'a'::text || 'b'",
         "'a\\'",
         "b'0'",
-        "CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP",
         "current_user",
         "",
     ],

@@ -37,6 +37,9 @@ def default_sql(column: ColumnShape, source_engine: str, engine: str, stored: st
             return default.value if engine == "postgresql" else str(int(default.value == "true"))
         case "string" if column.type.name in (*_TEXTS, "date") or (is_own and column.type.name not in _NUMBERS):
             return _string(default.value, engine, stored)
+        case "now_on_update" if engine == "mysql" and is_own and column.type.name in ("timestamp", "timestamptz"):
+            present = f"CURRENT_TIMESTAMP{_digits(stored)}"
+            return f"{present} ON UPDATE {present}"
         case "now" | "utc_now" | "today":
             return _time(default.kind, column.type.name, engine, stored, is_own=is_own)
         case "uuid" if column.type.name in (*_TEXTS, "uuid"):

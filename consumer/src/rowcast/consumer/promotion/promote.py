@@ -29,6 +29,7 @@ from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.positions import ReplicaRow, read_row
 from rowcast.consumer.replica.taken import taken_replica
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
+from rowcast.shared.backoff import Backoff
 from rowcast.shared.cli.contributions import PROMOTION, load_contributions
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
@@ -126,7 +127,7 @@ class _Promotion:
 
     def _require_ready(self) -> None:
         self._lost = require_ready(self._settings, self._name, self._options.accept_lost)
-        require_whole(self._name, self._shapes(), accept_partial=self._options.accept_partial)
+        require_whole(self._settings, self._name, self._shapes(), accept_partial=self._options.accept_partial)
 
     def _shapes(self) -> list[TableShape]:
         with self._engine.connect() as connection:
@@ -162,14 +163,28 @@ class _Promotion:
         executed: list[str] = []
         with self._engine.connect() as connection:
             for step in plan.steps:
-                self._dialect.prepare(connection)
-                if self._execute(connection, step, plan):
+                if self._execute_in_time(connection, step, plan):
                     executed += step.statements
         for _, create in load_contributions(PROMOTION):
             create_outbox: _CreateOutbox = create
             for table in create_outbox(self._engine.url, self._shapes()):
                 _log.info("table %s created", table)
         return executed, plan.notes
+
+    def _execute_in_time(self, connection: Connection, step: Step, plan: Plan) -> bool:
+        """Execute a step, however long readers hold the table. Return as ``_execute``. Raise RetriableError."""
+        backoff = Backoff(0.2, 5.0)
+        while True:
+            self._dialect.prepare(connection)
+            try:
+                return self._execute(connection, step, plan)
+            except exc.DBAPIError as error:
+                reason = self._replica_dialect.reason(error)
+                if self._replica_dialect.classify(error) is not Fault.TRANSIENT or self._stop.is_set():
+                    raise RetriableError(f"{self._label}: {reason}. Run rowcast promote {self._name} again") from error
+            pause = backoff.next_pause()
+            _log.info("table %s: %s. Trying again in %.1f s", step.table, reason, pause)
+            self._stop.wait(pause)
 
     def _execute(self, connection: Connection, step: Step, plan: Plan) -> bool:
         """Execute a step. Return False if the engine refuses a step that is optional."""
@@ -180,9 +195,9 @@ class _Promotion:
                     _log.info("%s: %s", step.table, statement)
                     connection.exec_driver_sql(statement.replace("%", "%%") if doubled else statement)
         except exc.DBAPIError as error:
-            reason = self._replica_dialect.reason(error)
             if self._replica_dialect.classify(error) in (Fault.LOST, Fault.TRANSIENT):
-                raise RetriableError(f"{self._label}: {reason}. Run rowcast promote {self._name} again") from error
+                raise
+            reason = self._replica_dialect.reason(error)
             statements = ", then ".join(step.statements)
             if not step.is_optional:
                 raise DataError(

@@ -91,9 +91,11 @@ def _losses(settings: Settings, status: ReplicaStatus) -> Iterator[str]:
         yield "commits in the primary's outbox are lost"
 
 
-def require_whole(name: str, shapes: Sequence[TableShape], *, accept_partial: bool) -> None:
+def require_whole(settings: Settings, name: str, shapes: Sequence[TableShape], *, accept_partial: bool) -> None:
     """Raise NotReadyError for a replica with masked values or a part of the rows, unless the operator accepts it."""
-    parts = [f"{shape.full_name} has only the rows WHERE {shape.where}" for shape in shapes if shape.where]
+    patterns = settings.replica(name).tables
+    parts = [] if "*" in patterns else [f"the configuration limits it to the tables {', '.join(patterns)}"]
+    parts += [f"{shape.full_name} has only the rows WHERE {shape.where}" for shape in shapes if shape.where]
     parts += [
         f"{shape.full_name}.{column.name} is masked"
         for shape in shapes

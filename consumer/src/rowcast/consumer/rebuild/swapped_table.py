@@ -41,15 +41,20 @@ class SwappedTable:
 def swapped_tables(
     before: Mapping[str, TableShape], after: Mapping[str, TableShape], dialect: ReplicaDialect
 ) -> list[SwappedTable]:
-    """Return the tables of a rebuild, by the shapes of the live tables and of the fresh tables."""
+    """Return the tables of a rebuild, by the shapes of the live tables and of the fresh tables.
+
+    A table whose default schema has another name at a new primary is the same table of the replica.
+    """
+    befores = {named(shape, dialect, LIVE): shape for shape in before.values()}
+    afters = {named(shape, dialect, LIVE): shape for shape in after.values()}
     found = []
-    for name in sorted(before.keys() | after.keys()):
-        shape = after.get(name) or before[name]
-        schema, live = named(shape, dialect, LIVE)
+    for place in befores.keys() | afters.keys():
+        shape = afters.get(place) or befores[place]
+        schema, live = place
         _, fresh = named(shape, dialect, TableNaming(FRESH_PREFIX))
         _, old = named(shape, dialect, OLD)
-        found.append(SwappedTable(name, schema, live, fresh, old, before.get(name), after.get(name)))
-    return found
+        found.append(SwappedTable(shape.full_name, schema, live, fresh, old, befores.get(place), afters.get(place)))
+    return sorted(found, key=lambda table: table.full_name)
 
 
 def named(shape: TableShape, dialect: ReplicaDialect, naming: TableNaming) -> tuple[str | None, str]:
@@ -74,11 +79,13 @@ def existing_tables(connection: Connection, tables: Iterable[SwappedTable]) -> l
 
 def strangers(engine: Engine, source: str, own: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> list[str]:
     """Return the tables that stand where a rebuilt table is to be, and that no worker of the source created."""
-    new = {name: shape for name, shape in after.items() if name not in own}
+    dialect = replica_dialect(engine.dialect.name)
+    taken = {named(shape, dialect, LIVE) for shape in own.values()}
+    new = {name: shape for name, shape in after.items() if named(shape, dialect, LIVE) not in taken}
     with engine.connect() as connection:
         inspector = sa.inspect(connection)
         return [
             f"table {table.live} exists, and no worker of source {source} created it"
-            for table in swapped_tables({}, new, replica_dialect(engine.dialect.name))
+            for table in swapped_tables({}, new, dialect)
             if inspector.has_table(table.live, table.schema)
         ]

@@ -21,24 +21,21 @@ _CARRIED_ACTIONS = frozenset(("CASCADE", "SET NULL", "SET DEFAULT"))
 def identity_of(column: sa.Column[Any], dialect: Dialect) -> IdentityShape | None:
     """Return how the database numbers the column, or None if the application gives each value."""
     sequence = column.default if isinstance(column.default, sa.Sequence) and dialect.supports_sequences else None
+    sql = _default_sql(column, dialect)
+    default_sequence = None if sql is None else sequence_of(sql)
     # The other engines number the column in their own way, from 1 on.
     options = column.identity if dialect.supports_identity_columns else None
-    name = str(sequence.name) if sequence is not None else _sequence_name(column, dialect)
+    name = str(sequence.name) if sequence is not None else default_sequence
+    if name == f"{column.table.name}_{column.name}_seq" and sequence is None:
+        # PostgreSQL gives the sequence of SERIAL this name, and the application does not know the name.
+        name = None
     if options is not None:
         return IdentityShape(bool(options.always), options.start, options.increment, name)
     if sequence is not None:
         return IdentityShape(False, sequence.start, sequence.increment, name)
-    if name is not None or column.identity is not None or column is column.table.autoincrement_column:
+    if default_sequence is not None or column.identity is not None or column is column.table.autoincrement_column:
         return IdentityShape(sequence=name)
     return None
-
-
-def _sequence_name(column: sa.Column[Any], dialect: Dialect) -> str | None:
-    """Return the sequence from which the server default takes the next value, or None."""
-    sql = _default_sql(column, dialect)
-    name = None if sql is None else sequence_of(sql)
-    # PostgreSQL gives the sequence of SERIAL this name, and the application does not know the name.
-    return None if name == f"{column.table.name}_{column.name}_seq" else name
 
 
 def default_of(column: sa.Column[Any], dialect: Dialect) -> ServerDefault | None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-DefaultKind = Literal["number", "string", "boolean", "now", "utc_now", "today", "uuid", "other"]
+DefaultKind = Literal["number", "string", "boolean", "now", "now_on_update", "utc_now", "today", "uuid", "other"]
 DEFAULT_KINDS: frozenset[str] = frozenset(get_args(DefaultKind))
 
 
@@ -19,7 +19,7 @@ class ServerDefault:
     """Describe the default that a database gives a column.
 
     ``kind`` is one of DEFAULT_KINDS. ``value``: the digits of a number, the text of a string, ``true`` or ``false``, or
-    the unknown SQL of the kind ``other``, else "".
+    the unknown SQL of the kind ``other``, else "". ``now_on_update``: an UPDATE writes the time too, as MySQL can.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class ServerDefault:
 
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 # A backslash has a meaning of its own in texts of MySQL, which depends on the SQL mode.
-_STRING = re.compile(r"'((?:[^'\\\0]|'')*)'")
+_STRING = re.compile(r"(?:_utf8mb4)?'((?:[^'\\\0]|'')*)'")
 # The type of a literal, as PostgreSQL shows it: '0'::numeric, 'new'::character varying(20), '{}'::jsonb.
 _CAST = re.compile(r"\s*::\s*[\w\"][\w\". ]*(?:\(\s*\d+(?:\s*,\s*\d+)*\s*\))?(?:\[\])*\s*")
 _FUNCTIONS: dict[str, ServerDefault] = {
@@ -39,9 +39,12 @@ _FUNCTIONS: dict[str, ServerDefault] = {
     **dict.fromkeys(("utc_timestamp", "timezone('utc',now())", "timezone('utc'::text,now())", "now()attimezone'utc'",
                      "current_timestampattimezone'utc'", "now()attimezone'utc'::text"), ServerDefault("utc_now")),
     **dict.fromkeys(("current_date", "curdate"), ServerDefault("today")),
+    "json_object": ServerDefault("string", "{}"),
+    "json_array": ServerDefault("string", "[]"),
     **dict.fromkeys(("gen_random_uuid", "uuid_generate_v4", "uuid", "uuidv4"), ServerDefault("uuid")),
 }  # fmt: skip
 _SPACES = re.compile(r"\s+")
+_ON_UPDATE = re.compile(r"current_timestamp(?:\(\d?\))?onupdatecurrent_timestamp(?:\(\d?\))?")
 _CALL = re.compile(r"(.+?)(?:\(\d?\))?")
 
 
@@ -56,6 +59,8 @@ def parse_default(sql: str) -> ServerDefault | None:
     if match := _STRING.fullmatch(literal):
         return ServerDefault("string", match[1].replace("''", "'"))
     squeezed = _SPACES.sub("", text).lower()
+    if _ON_UPDATE.fullmatch(squeezed):
+        return ServerDefault("now_on_update")
     if found := _FUNCTIONS.get(squeezed):
         return found
     if (match := _CALL.fullmatch(squeezed)) and (found := _FUNCTIONS.get(match[1])):

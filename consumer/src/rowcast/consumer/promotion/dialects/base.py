@@ -17,6 +17,9 @@ from rowcast.consumer.replica.dialects.naming import constraint_base
 from rowcast.consumer.replica.table_definitions import constraint_name
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, IndexShape
 
+LOCK_S = 5
+"""Seconds that a statement waits for readers of a table. The promotion tries again."""
+
 
 class PromotionDialect(ABC):
     """Write the steps of a promotion. A new object for each promotion."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.promotion.default_sql import MYSQL_LONG
-from rowcast.consumer.promotion.dialects.base import PromotionDialect, for_driver
+from rowcast.consumer.promotion.dialects.base import LOCK_S, PromotionDialect, for_driver
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape
@@ -30,6 +30,7 @@ class MySQLPromotion(PromotionDialect):
         assert driver is not None
         cursor = driver.cursor()
         cursor.execute("SET SESSION foreign_key_checks = 0")
+        cursor.execute(f"SET SESSION lock_wait_timeout = {LOCK_S:d}")
         if not getattr(connection.dialect, "is_mariadb", False):
             cursor.execute("SET SESSION information_schema_stats_expiry = 0")
         cursor.close()
@@ -57,10 +58,11 @@ class MySQLPromotion(PromotionDialect):
     def set_default(self, connection: Connection, table: ExistingTable, name: str, sql: str) -> str:
         """Return the statement that gives a column a default.
 
-        MySQL takes a text in parentheses for an expression only where the column is defined.
+        MySQL takes a text in parentheses for an expression, and ON UPDATE, only where the column is defined.
         """
-        existing = table.columns[name]
-        if not MYSQL_LONG.match(existing.type):
+        existing, default = table.columns[name], table.shape.column(name).default
+        is_updated = default is not None and default.kind == "now_on_update"
+        if not (is_updated or MYSQL_LONG.match(existing.type)):
             return super().set_default(connection, table, name, sql)
         is_null = existing.nullable and (table.shape.column(name).nullable or name in table.has_rows_without)
         return self._modify(connection, table, name, existing, f"{'NULL' if is_null else 'NOT NULL'} DEFAULT {sql}")
@@ -71,6 +73,11 @@ class MySQLPromotion(PromotionDialect):
         """Add AUTO_INCREMENT, and set it above the greatest value."""
         identity, where = column.identity, f"{table.shape.full_name}.{column.name}"
         assert identity is not None
+        quoted = self.quote(connection, column.name)
+        greatest = int(connection.exec_driver_sql(f"SELECT max({quoted}) FROM {table.quoted}").scalar() or 0)
+        if identity.sequence is not None and getattr(connection.dialect, "is_mariadb", False):
+            self._plan_sequence(connection, table, column, existing, greatest, plan)
+            return
         is_first = any(index.columns[:1] == (column.name,) for index in table.indexes)
         if not existing.is_numbered:
             others = [name for name, other in table.columns.items() if other.is_numbered]
@@ -84,12 +91,26 @@ class MySQLPromotion(PromotionDialect):
             )
         if identity.increment not in (None, 1):
             plan.note(f"{where} counts by {identity.increment} at the source, and by auto_increment_increment here")
-        quoted = self.quote(connection, column.name)
-        greatest = connection.exec_driver_sql(f"SELECT max({quoted}) FROM {table.quoted}").scalar() or 0
         present = connection.exec_driver_sql(_COUNTER, (table.name,)).scalar() or 1
-        wanted = max(int(greatest) + 1, identity.start or 1)
+        wanted = max(greatest + 1, identity.start or 1)
         if int(present) < wanted:
             plan.add(table.shape.full_name, f"ALTER TABLE {table.quoted} AUTO_INCREMENT = {wanted:d}")
+
+    def _plan_sequence(
+        self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn,
+        greatest: int, plan: Plan,
+    ) -> None:  # fmt: skip
+        """Add the sequence that the application names, which only MariaDB has, and set it to the greatest value."""
+        assert column.identity is not None
+        name, start = self.quote(connection, column.identity.sequence or ""), column.identity.start or 1
+        options = f"START WITH {start:d} INCREMENT BY {column.identity.increment or 1:d}"
+        plan.add(table.shape.full_name, f"CREATE SEQUENCE IF NOT EXISTS {name} {options}")
+        if greatest >= start:
+            # The server never sets a sequence back.
+            plan.add(table.shape.full_name, f"SELECT SETVAL({name}, {greatest:d})")
+        if not existing.default and not existing.is_numbered:
+            sql = f"NEXTVAL({name})"
+            plan.add(table.shape.full_name, self.set_default(connection, table, column.name, f"({sql})"))
 
     def plan_action(
         self,

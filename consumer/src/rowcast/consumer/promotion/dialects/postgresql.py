@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.dialects.base import PromotionDialect, for_driver
+from rowcast.consumer.promotion.dialects.base import LOCK_S, PromotionDialect, for_driver
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
 from rowcast.consumer.replica.dialects import quoted_name
@@ -28,6 +28,13 @@ class PostgreSQLPromotion(PromotionDialect):
     """Promote a replica on PostgreSQL."""
 
     engine = "postgresql"
+
+    def prepare(self, connection: Connection) -> None:
+        """Bound the wait for a lock, because all later readers wait behind a statement that waits."""
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        driver.cursor().execute(f"SET lock_timeout = '{LOCK_S:d}s'")
+        driver.commit()
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ExistingColumn]:
         """Return the columns of a table by name."""
