@@ -10,7 +10,8 @@ and an empty table, so a drift of the machine's speed meets all contestants:
 * ``loading``: a new replica reads the same topics by key.
 * ``COPY + upsert`` (PostgreSQL only): the rows come from memory, 5,000 in each commit, without Kafka and without JSON.
 
-The time runs from the start of the active worker to the last commit, and includes driver, Kafka and positions.
+The time runs from the start of the active worker to the last commit, and includes driver, Kafka and positions. The CPU
+time of an event hardly depends on what else the machine does: that of this process, and that of PostgreSQL's session.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sqlalchemy as sa
 
+from benchmarks.harness import ended_sessions_s
 from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.database.engines import open_engine
@@ -133,6 +135,10 @@ class Bench:
     url: str
     bootstrap: str
     events: int
+    worker_us: list[float] = field(default_factory=list)
+    """The CPU microseconds of each event in the worker's process, for each run."""
+    session_us: list[float] = field(default_factory=list)
+    """The CPU microseconds of each event in the session of a PostgreSQL replica, for each run."""
 
     def prepare(self, mix: str, *, consistent: bool) -> Source:
         source = Source(self.bootstrap, f"bench-{mix.lower()}-{uuid.uuid4().hex[:8]}")
@@ -166,7 +172,13 @@ class Bench:
             if progress.events == self.events and not done:
                 done = time.perf_counter()
 
+        before_s, began = ended_sessions_s(self.url), time.process_time()
         run_worker(settings_for(source.name, self.bootstrap, self.url), NAME, once=True, on_progress=note)
+        self.worker_us.append((time.process_time() - began) / self.events * 1e6)
+        time.sleep(0.2)  # Give the server time to end the session.
+        after_s = ended_sessions_s(self.url)
+        if before_s is not None and after_s is not None:
+            self.session_us.append((after_s - before_s) / self.events * 1e6)
         return self.events / (done - active)
 
     def check(self, mix: str) -> None:
@@ -220,6 +232,7 @@ def main() -> None:
     copies = sa.make_url(options.url).get_backend_name() == "postgresql"
     for mix in options.mix or ("A", "B"):
         rates: dict[str, list[float]] = {}
+        cpu: dict[str, list[str]] = {}
         for _ in range(options.rounds):
             for consistent, name in ((True, "transactions"), (False, "loading")):
                 source = bench.prepare(mix, consistent=consistent)
@@ -227,6 +240,8 @@ def main() -> None:
                     bench.empty()
                 time.sleep(1)  # Give the broker time to write the messages.
                 rates.setdefault(name, []).append(bench.work(source))
+                spent = [f"{series[-1]:.1f}" for series in (bench.worker_us, bench.session_us) if series]
+                cpu.setdefault(name, []).append(" + ".join(spent))
                 bench.check(mix)
             if copies:
                 bench.empty()
@@ -237,6 +252,8 @@ def main() -> None:
             print(
                 f"  {name:14} median {statistics.median(measured):10,.0f}   {min(measured):,.0f}–{max(measured):,.0f}"
             )
+        for name, spent_of_runs in cpu.items():
+            print(f"  {name:14} CPU of an event, worker + PostgreSQL: {', '.join(spent_of_runs)} µs")
         if copies:
             ratios = [a / b for a, b in zip(rates["transactions"], rates["COPY + upsert"], strict=True)]
             print(f"  transactions / COPY + upsert: {statistics.median(ratios):.2f}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -182,6 +183,22 @@ def time_command(config: Path, *arguments: str) -> float:
     began = time.perf_counter()
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
+
+
+def ended_sessions_s(url: str) -> float | None:
+    """Return the CPU seconds of all ended sessions of a PostgreSQL server on this machine, or None elsewhere."""
+    if sa.make_url(url).get_backend_name() != "postgresql":
+        return None
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        folder = connection.scalar(sa.text("SHOW data_directory"))
+    engine.dispose()
+    try:
+        pid = int(Path(f"{folder}/postmaster.pid").read_text().split()[0])
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(times[13]) + int(times[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status_mib(pid: int, field: str) -> float:

@@ -26,9 +26,15 @@ _new = tuple.__new__
 
 MAX_NUMBER = 2**63 - 1
 
+CREATING_OPS = frozenset(("c", "r"))
+
 
 class Change(NamedTuple):
-    """One event, ready to be applied. ``after`` is the JSON of the row image as received, or None for a delete."""
+    """One event, ready to be applied.
+
+    ``after``: the JSON of the row image as received, or None for a delete. ``creates``: the event says that the row is
+    new. A replica may have the row already, because snapshots and repetitions say so too.
+    """
 
     layout: RowLayout
     key: bytes
@@ -38,6 +44,7 @@ class Change(NamedTuple):
     ts_ms: int
     partition: Partition
     offset: int
+    creates: bool = False
 
     def where(self) -> str:
         """Return table, topic, partition, offset, and the key if values are shown, as a text for messages."""
@@ -49,8 +56,9 @@ class Change(NamedTuple):
 
 
 # By index, because this takes half the time of an attribute, and for use with ``map``.
-layout_of, key_of, image_of, lsn_of, transaction_of, offset_of = (
-    itemgetter(Change._fields.index(name)) for name in ("layout", "key", "after", "lsn", "transaction", "offset")
+layout_of, key_of, image_of, lsn_of, transaction_of, offset_of, creates_of = (
+    itemgetter(Change._fields.index(name))
+    for name in ("layout", "key", "after", "lsn", "transaction", "offset", "creates")
 )
 
 
@@ -82,7 +90,7 @@ def read_change(
         envelope = orjson.loads(value)
         source = envelope["source"]
         after = envelope["after"]
-        transaction = envelope["transaction"]
+        transaction, op = envelope["transaction"], envelope["op"]
         layout = layouts.by_event_shape.get((source["schema"], source["table"], source["shape"]))
         lsn, ts_ms = source["lsn"], source["ts_ms"]
         if (
@@ -91,7 +99,7 @@ def read_change(
             and type(lsn) is int
             and 0 <= lsn <= MAX_NUMBER
             and type(ts_ms) is int
-            and (envelope["op"] == "d" if after is None else envelope["op"] in _OPS_WITH_ROW)
+            and (op == "d" if after is None else op in _OPS_WITH_ROW)
         ):
             columns, forms = orjson.loads(key), layout.forms
             # A known form has the names and types of the layout.
@@ -103,7 +111,8 @@ def read_change(
                 identity = transaction
                 if transaction is not None:
                     identity = transaction["id"].partition(":")[0]
-                return _new(Change, (layout, key, image, lsn, identity, ts_ms, partition, offset))
+                creates = op in CREATING_OPS
+                return _new(Change, (layout, key, image, lsn, identity, ts_ms, partition, offset, creates))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         pass  # The full path reads the message again and finds the fault.
     return read_change_fully(key, value, partition, offset, layouts, infer=infer)
@@ -168,7 +177,10 @@ def read_change_fully(
     require_types(layout.shape, layout.forms, ordered_key, row if is_inferred else after)
     identity = None if event.transaction is None else event.transaction.partition(":")[0]
     image = None if row is None else orjson.dumps(row)
-    return Change(layout, orjson.dumps(ordered_key), image, event.lsn, identity, event.ts_ms, partition, offset)
+    return Change(
+        layout, orjson.dumps(ordered_key), image, event.lsn, identity, event.ts_ms, partition, offset,
+        event.op in CREATING_OPS,
+    )  # fmt: skip
 
 
 def _difference(layout: RowLayout, after: dict[str, Any]) -> str:

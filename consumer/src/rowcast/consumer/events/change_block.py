@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rowcast.consumer.events.change import MAX_NUMBER, Change
+from rowcast.consumer.events.change import CREATING_OPS, MAX_NUMBER, Change
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 
@@ -73,7 +73,8 @@ def _read(messages: Sequence[Any], partition: Partition, layouts: RowLayouts) ->
         return None
     rows = images if all(have_row) else [image if has else None for image, has in zip(images, have_row, strict=True)]
     identities = _identities(transactions)
-    columns = (repeat(layout), keys, rows, lsns, identities, times, repeat(partition), map(_offset_of, messages))
+    offsets, create = map(_offset_of, messages), map(CREATING_OPS.__contains__, ops)
+    columns = (repeat(layout), keys, rows, lsns, identities, times, repeat(partition), offsets, create)
     # The constructor of the named tuple is written in Python.
     return list(map(tuple.__new__, repeat(Change), zip(*columns, strict=False)))
 

@@ -25,6 +25,7 @@ class RowDecoders:
     def __init__(self, row_types: Mapping[str, Iterable[type]], key_types: Mapping[str, Iterable[type]]) -> None:
         self._row_types = row_types
         self._key_types = key_types
+        self._members = {name: _member(place) for place, name in enumerate(row_types)}
 
     # Later, because most tables of a large database have no event in the first minutes.
     @cached_property
@@ -37,8 +38,7 @@ class RowDecoders:
 
     @cached_property
     def _key_of_row(self) -> Callable[[Any], Any]:
-        places = {name: place for place, name in enumerate(self._row_types)}
-        return attrgetter(*(_member(places[name]) for name in self._key_types))
+        return attrgetter(*(self._members[name] for name in self._key_types))
 
     @cached_property
     def _key_of_key(self) -> Callable[[Any], Any]:
@@ -49,7 +49,18 @@ class RowDecoders:
 
         ``images``: each a single JSON value.
         """
-        return list(map(self._key_of_row, self._rows.decode(b"[" + b",".join(images) + b"]")))
+        return list(map(self._key_of_row, self._decoded_rows(images)))
+
+    def _decoded_rows(self, images: Iterable[bytes]) -> list[Any]:
+        rows: list[Any] = self._rows.decode(b"[" + b",".join(images) + b"]")
+        return rows
+
+    def row_values(self, images: Iterable[bytes], names: Iterable[str]) -> list[tuple[Any, ...]]:
+        """Return the values of these columns for each row image. Raise ValueError as ``row_keys`` does."""
+        rows, members = self._decoded_rows(images), [self._members[name] for name in names]
+        if len(members) == 1:
+            return [(value,) for value in map(attrgetter(*members), rows)]
+        return list(map(attrgetter(*members), rows))
 
     def keys(self, keys: Sequence[bytes]) -> list[Any]:
         """Return the key of each message key. Raise ValueError if a key has other columns, types or order."""

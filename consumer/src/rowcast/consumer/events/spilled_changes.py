@@ -77,7 +77,7 @@ class SpilledChanges:
 
     def _write_waiting(self) -> None:
         for series, changes in self._waiting.items():
-            rows = [(self._layouts[c.layout], c.key, c.after, c.lsn, c.ts_ms, c.offset) for c in changes]
+            rows = [(self._layouts[c.layout], c.key, c.after, c.lsn, c.ts_ms, c.offset, c.creates) for c in changes]
             block = marshal.dumps(rows)
             try:
                 os.pwrite(self._file.fileno(), block, self._end)
@@ -123,8 +123,8 @@ class SpilledChanges:
         layouts = list(self._layouts)
         for block in self._blocks.get(series, ()):
             data = os.pread(self._file.fileno(), block.size, block.offset)
-            for number, key, after, lsn, ts_ms, offset in marshal.loads(data):
-                yield Change(layouts[number], key, after, lsn, self._transaction, ts_ms, series[1], offset)
+            for number, key, after, lsn, ts_ms, *rest in marshal.loads(data):
+                yield Change(layouts[number], key, after, lsn, self._transaction, ts_ms, series[1], *rest)
         yield from self._waiting.get(series, ())
 
 

@@ -248,7 +248,8 @@ class Applier:
     def _upsert(self, connection: Connection, groups: Sequence[TableChanges]) -> None:
         for group in groups:
             for layout, images in group.upserts.items():
-                self._replica.upsert(connection, self._tables.table(group.table), layout, images)
+                table, create = self._tables.table(group.table), group.create[layout]
+                self._replica.upsert(connection, table, layout, images, create)
 
     def table_order(self) -> list[str]:
         """Return the names of the tables, parents first."""

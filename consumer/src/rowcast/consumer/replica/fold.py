@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from itertools import compress, groupby, repeat
 from operator import is_not, not_
 
-from rowcast.consumer.events.change import Change, image_of, key_of, layout_of
+from rowcast.consumer.events.change import Change, creates_of, image_of, key_of, layout_of
 from rowcast.consumer.events.row_layout import RowLayout
 
 
 @dataclass(slots=True)
 class TableChanges:
-    """The folded changes of a table: images to write and keys to delete, by the layout of the events."""
+    """The folded changes of a table, by the layout of the events.
+
+    ``upserts``: the images to write. ``create``: for each image, whether the event says that the row is new.
+    ``deletes``: the keys to delete.
+    """
 
     table: str
     upserts: dict[RowLayout, list[bytes]] = field(default_factory=dict)
+    create: dict[RowLayout, list[bool]] = field(default_factory=dict)
     deletes: dict[RowLayout, list[bytes]] = field(default_factory=dict)
 
 
@@ -43,13 +48,13 @@ def group_by_table(folded: dict[str, dict[bytes, Change]], order: Sequence[str])
             continue
         group = TableChanges(table)
         for layout, run in _by_layout(list(rows.values())):
-            images = list(map(image_of, run))
+            images, create = list(map(image_of, run)), list(map(creates_of, run))
             if None in images:
                 has_row = list(map(is_not, images, repeat(None)))
                 group.deletes[layout] = list(compress(map(key_of, run), map(not_, has_row)))
-                images = list(compress(images, has_row))
+                images, create = list(compress(images, has_row)), list(compress(create, has_row))
             if images:
-                group.upserts[layout] = images
+                group.upserts[layout], group.create[layout] = images, create
         groups.append(group)
     assert len(groups) == len(folded), f"changes of unknown tables: {folded.keys() - set(order)}"
     return groups

@@ -234,10 +234,14 @@ class ReplicaDialect(ABC):
         """
 
     @abstractmethod
-    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+    def upsert(
+        self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes],
+        create: Sequence[bool] = (),
+    ) -> None:  # fmt: skip
         """Write rows by primary key, each key once at most. Never change a row of another key.
 
-        Raise ValueError for a value that the engine cannot hold.
+        ``create``: for each image, whether its event says that the row is new. The row may be there all the same. Raise
+        ValueError for a value that the engine cannot hold.
         """
 
     @abstractmethod

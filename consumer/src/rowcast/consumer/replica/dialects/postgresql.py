@@ -1,10 +1,12 @@
-"""PostgreSQL: a batch is a JSON array, the only parameter of the statement. The server splits the array."""
+"""PostgreSQL: a batch is a JSON array, the only parameter of the statement. The server splits the array.
+
+Many new rows come by COPY instead.
+"""
 
 from __future__ import annotations
 
 import base64
 import logging
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import accumulate
@@ -29,6 +31,8 @@ from rowcast.consumer.replica.dialects.base import (
 )
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
+from rowcast.consumer.replica.dialects.postgresql_copy import COPIED_ROWS, RowCopy
+from rowcast.consumer.replica.dialects.postgresql_fields import REFUSED, record_of
 from rowcast.consumer.replica.dialects.type_capacities import postgresql_capacity
 from rowcast.consumer.replica.dialects.value_converters import hex_uuid, is_hex_uuid
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
@@ -123,11 +127,13 @@ class PostgreSQLReplica(ReplicaDialect):
     def __init__(self) -> None:
         self._upserts: dict[tuple[ReplicaTable, RowLayout], str] = {}
         self._deletes: dict[tuple[ReplicaTable, RowLayout], str] = {}
+        self._copies: dict[tuple[ReplicaTable, RowLayout], RowCopy] = {}
 
     def forget_tables(self) -> None:
         """Forget the statements of all tables."""
         self._upserts.clear()
         self._deletes.clear()
+        self._copies.clear()
 
     def configure(self, engine: Engine) -> None:
         """Set the session up."""
@@ -196,8 +202,20 @@ class PostgreSQLReplica(ReplicaDialect):
             row = orjson.loads(key)
             yield tuple(converter(str(row[name])) for name, converter in convert)
 
-    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
-        """Write rows by primary key, as JSON arrays."""
+    def upsert(
+        self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes],
+        create: Sequence[bool] = (),
+    ) -> None:  # fmt: skip
+        """Write rows by primary key: new rows by COPY if they are many, the others as JSON arrays."""
+        if sum(create) >= COPIED_ROWS:
+            copy = self._copies.get((table, layout))
+            if copy is None:
+                copy = self._copies[table, layout] = RowCopy(connection, table, layout)
+            images = copy.write(connection, images, create)
+        if images:
+            self._write(connection, table, layout, images)
+
+    def _write(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
         statement = self._upserts.get((table, layout))
         if statement is None:
             statement = self._upserts[table, layout] = _upsert_statement(connection, table, layout)
@@ -219,7 +237,7 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def reason(self, error: exc.DBAPIError) -> str:
         """Return the server's message, or the refusal of a value that the column would round."""
-        refused = _REFUSED.search(str(error.orig))
+        refused = REFUSED.search(str(error.orig))
         return refused[1].removeprefix("rowcast: ") if refused else super().reason(error)
 
     def _classify_by_code(self, error: exc.DBAPIError) -> Fault:
@@ -288,7 +306,7 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLa
     quote = connection.dialect.identifier_preparer.quote_identifier
     names = table.writable_columns(layout)
     columns = ", ".join(quote(name) for name in names)
-    record, values = _record(connection, table, layout, names)
+    record, values = record_of(connection, table, layout, names)
     changes = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in names if name not in table.key)
     action = f"UPDATE SET {changes}" if changes else "NOTHING"
     return (
@@ -300,71 +318,9 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLa
 
 def _delete_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> str:
     quote = connection.dialect.identifier_preparer.quote_identifier
-    record, values = _record(connection, table, layout, table.key)
+    record, values = record_of(connection, table, layout, table.key)
     columns = ", ".join(f"t.{quote(name)}" for name in table.key)
     return (
         f"DELETE FROM {table.quoted} AS t USING json_to_recordset(%s::json) AS r({record}) "
         f"WHERE ({columns}) = ({values})"
     )
-
-
-def _record(connection: Connection, table: ReplicaTable, layout: RowLayout, names: Sequence[str]) -> tuple[str, str]:
-    """Return the record's definition, and the expressions for the columns' values.
-
-    A field has the type of the column, because the type's input function is to read the text.
-    """
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    fields, values = [], []
-    for name in names:
-        portable, found = layout.shape.column(name).type, table.columns[name]
-        field_type, value = _field(portable, found.type.replace("%", "%%"), f"r.{quote(name)}")
-        if found.type == field_type and (exact := _exact_field(found.stored or found.type, value)):
-            field_type, value = exact
-        fields.append(f"{quote(name)} {field_type}")
-        values.append(value)
-    return ", ".join(fields), ", ".join(values)
-
-
-_ROUNDING = re.compile(
-    r"(numeric)\((\d+),(-?\d+)\)|(timestamp|time)\(([0-5])\)( with(?:out)? time zone)|(interval)\(([0-5])\)"
-)
-# PostgreSQL has no expression that raises an error, besides the cast of an invalid text.
-_REFUSAL = "rowcast: the value has more digits than the column "
-_REFUSED = re.compile(f'"({_REFUSAL}[^"]*)"')
-
-
-def _exact_field(stored_type: str, field: str) -> tuple[str, str] | None:
-    """Return a field's type and value for a column that would round in silence. The value then raises an error.
-
-    Return None for a column that does not round.
-    """
-    match = _ROUNDING.fullmatch(stored_type)
-    if match is None:
-        return None
-    exact = match[1] or match[7] or f"{match[4]}{match[6]}"
-    rounded = f"round({field}, {match[3]})" if match[1] else f"{field}::{stored_type}"
-    refusal = f"('{_REFUSAL}({stored_type})' || left({field}::text, 0))::{exact}"
-    return exact, f"CASE WHEN {field} <> {rounded} THEN {refusal} ELSE {field} END"
-
-
-# The types whose field needs another type than the column. A json field would keep the string that holds the document,
-# instead of the document. The text of money has the decimal point of lc_monetary.
-_FIELD_TYPES = {
-    "json": "text",
-    "jsonb": "text",
-    "json[]": "text[]",
-    "jsonb[]": "text[]",
-    "money": "numeric",
-    "money[]": "numeric[]",
-}
-
-
-def _field(portable: PortableType, column_type: str, field: str) -> tuple[str, str]:
-    """Return the type of a record's field, and the expression that turns the field into the column's value."""
-    if portable.name == "bytes" and column_type == "bytea":
-        return "text", f"decode({field}, 'base64')"
-    if column_type in _FIELD_TYPES:
-        return _FIELD_TYPES[column_type], f"{field}::{column_type}"
-    if is_hex_uuid(portable, column_type):
-        return "text", f"replace({field}, '-', '')"
-    return column_type, field

@@ -52,7 +52,10 @@ class RowStatementReplica(ReplicaDialect):
         """Return the driver's values for keys."""
         return self._reader(table, layout, table.key).rows(keys)
 
-    def upsert(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+    def upsert(
+        self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes],
+        create: Sequence[bool] = (),
+    ) -> None:  # fmt: skip
         """Write rows by primary key, in one call of the driver."""
         written = self._execute(self._upserts, self.upsert_statement, connection, table, layout, images)
         if self.counts_written_rows and len(table.writable_columns(layout)) > len(table.key):
