@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import ENGINES
+from rowcast.consumer.promotion.dialects.mysql import MySQLPromotion
 from rowcast.consumer.promotion.promote import PromotionOptions, PromotionResult, promote
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.tables.server_defaults import ServerDefault
@@ -168,7 +169,6 @@ def test_views_and_rows_of_children_survive(
 def test_a_foreign_key_that_a_person_had_to_drop_is_created_again(
     engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str
 ) -> None:
-    """Some releases of MariaDB refuse AUTO_INCREMENT for a column that a foreign key refers to."""
     settings = settings_for(source_name, kafka.bootstrap_servers, url := new_database(engine))
     key = replace(column("id", "int64", nullable=False), identity=IdentityShape())
     parents = shape("parents", key, engine="sqlite")
@@ -188,3 +188,28 @@ def test_a_foreign_key_that_a_person_had_to_drop_is_created_again(
     promote(settings, NAME, PromotionOptions(), stop=threading.Event())
     keys = sa.inspect(replica.engine).get_foreign_keys("children")
     assert [(k["constrained_columns"], k["referred_table"]) for k in keys] == [(["parent_id"], "parents")]
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "mysql"])
+def test_a_server_that_refuses_auto_increment_for_a_referred_column_gets_the_foreign_key_again(
+    engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some releases of MariaDB refuse it always (MDEV-32018). With checks of foreign keys every server does."""
+    monkeypatch.setattr(MySQLPromotion, "prepare", lambda *_: None)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url := new_database(engine))
+    key = replace(column("id", "int64", nullable=False), identity=IdentityShape())
+    people = shape("people", key, column("boss_id"), refers=[("boss_id", "people")], engine="sqlite")
+    pets = shape("pets", key, column("owner_id"), refers=[("owner_id", "people")], engine="sqlite")
+    pets = replace(pets, foreign_keys=tuple(replace(k, on_delete="CASCADE") for k in pets.foreign_keys))
+    rows: dict[str, list[dict[str, Any]]] = {
+        "people": [{"id": 1, "boss_id": None}, {"id": 2, "boss_id": 1}],
+        "pets": [{"id": 1, "owner_id": 2}],
+    }
+    result = promoted(settings, people, pets, rows=rows)
+    assert any("DROP FOREIGN KEY" in statement and "people" in statement for statement in result.statements)
+    replica = Database(url)
+    replica.execute("INSERT INTO people () VALUES ()")
+    assert replica.rows("people") == [(1, None), (2, 1), (3, None)]
+    inspector = sa.inspect(replica.engine)
+    assert [k["constrained_columns"] for k in inspector.get_foreign_keys("people")] == [["boss_id"]]
+    assert [k["options"] for k in inspector.get_foreign_keys("pets")] == [{"ondelete": "CASCADE"}]

@@ -154,6 +154,22 @@ def test_texts_of_a_message_become_no_sql(settings: Settings) -> None:
     assert replica.rows("item") == [(1, 1, None), (2, 7, evil)]
 
 
+def test_a_table_with_columns_and_constraints_of_the_users_keeps_them(settings: Settings) -> None:
+    followed(settings, shape("item", replace(column("n"), default=ServerDefault("number", "5")), engine="sqlite"))
+    replica = Database(settings.replica(NAME).url.get_secret_value())
+    replica.execute("ALTER TABLE item ADD COLUMN mine TEXT CHECK (mine <> 'x')")
+    notes = promoted(settings).notes
+    assert [note for note in notes if "It lacks: the default of n" in note]
+    assert "CHECK (mine <> 'x')" in str(replica.rows("sqlite_master", "sql"))
+
+
+def test_the_output_has_no_characters_that_a_terminal_obeys(settings: Settings) -> None:
+    odd = replace(column("n"), default=ServerDefault("other", "\x1b[2Jnow"))
+    followed(settings, shape("item", odd, engine="sqlite"))
+    text = "\n".join(report(settings, promoted(settings), dry_run=False))
+    assert "has the default ?[2Jnow" in text
+
+
 def test_the_output_says_what_comes_next_in_80_columns(settings: Settings) -> None:
     followed(settings, ITEM)
     others = {**settings.replicas, "other": ReplicaSettings(url="sqlite:///other.db")}

@@ -21,10 +21,10 @@ def notes_of(table: ExistingTable, engine: str) -> Iterator[str]:
         if default is None or existing.default or column.identity is not None or column.generated:
             continue
         if default_sql(column, table.shape.engine, engine, existing.type) is None:
-            yield f"{name} has the default {printable(default.value or default.kind)} at the source"
+            yield f"{name} has the default {default.value or default.kind} at the source"
     for index in table.shape.indexes:
         if index.left_out is not None and not any(existing.name == index.name for existing in table.indexes):
-            yield f"{where}: the index {index.name} is not carried ({printable(index.left_out)})"
+            yield f"{where}: the index {index.name} is not carried ({index.left_out})"
     for key in table.shape.foreign_keys:
         if key not in table.possible_keys or not (table.created or table.foreign_key(key.columns)):
             yield (
@@ -35,4 +35,4 @@ def notes_of(table: ExistingTable, engine: str) -> Iterator[str]:
 
 def printable(text: str) -> str:
     """Return text of a message without characters that a terminal would obey."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)

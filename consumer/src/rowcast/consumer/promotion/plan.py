@@ -14,11 +14,13 @@ class Step:
     """Statements for a table, in one transaction where the engine can.
 
     ``is_optional``: an error does not end the promotion but is named, because the primary works without the step.
+    ``remedy``: statements for an engine that refuses the step. A new plan follows them.
     """
 
     table: str
     statements: tuple[str, ...]
     is_optional: bool = False
+    remedy: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -28,9 +30,9 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, table: str, *statements: str, is_optional: bool = False) -> None:
+    def add(self, table: str, *statements: str, is_optional: bool = False, remedy: tuple[str, ...] = ()) -> None:
         """Add a step."""
-        self.steps.append(Step(table, statements, is_optional))
+        self.steps.append(Step(table, statements, is_optional, remedy))
 
     def note(self, text: str) -> None:
         """Add a note, once."""

@@ -152,7 +152,7 @@ class _Promotion:
                         plan.note(note)
             if doubles_percents(connection):
                 plan.steps = [
-                    replace(step, statements=tuple(s.replace("%%", "%") for s in step.statements))
+                    replace(step, statements=_undoubled(step.statements), remedy=_undoubled(step.remedy))
                     for step in plan.steps
                 ]
         return plan
@@ -162,14 +162,28 @@ class _Promotion:
         plan = self._plan()
         executed: list[str] = []
         with self._engine.connect() as connection:
-            for step in plan.steps:
-                if self._execute_in_time(connection, step, plan):
-                    executed += step.statements
+            while not self._carry_out_plan(connection, plan, executed):
+                plan = self._plan()
         for _, create in load_contributions(PROMOTION):
             create_outbox: _CreateOutbox = create
             for table in create_outbox(self._engine.url, self._shapes()):
                 _log.info("table %s created", table)
         return executed, plan.notes
+
+    def _carry_out_plan(self, connection: Connection, plan: Plan, executed: list[str]) -> bool:
+        """Execute the steps, and add their statements to ``executed``. Return False if a new plan must be made."""
+        for step in plan.steps:
+            try:
+                if self._execute_in_time(connection, step, plan):
+                    executed += step.statements
+            except DataError as error:
+                if not step.remedy:
+                    raise
+                _log.info("%s", error)
+                self._execute_in_time(connection, Step(step.table, step.remedy), plan)
+                executed += step.remedy
+                return False
+        return True
 
     def _execute_in_time(self, connection: Connection, step: Step, plan: Plan) -> bool:
         """Execute a step, however long readers hold the table. Return as ``_execute``. Raise RetriableError."""
@@ -218,3 +232,7 @@ class _Promotion:
             self._name, tuple(statements), tuple(notes), self._lost, row.timeline + 1, tuple(self._shapes()), schema,
             was_done,
         )  # fmt: skip
+
+
+def _undoubled(statements: Sequence[str]) -> tuple[str, ...]:
+    return tuple(statement.replace("%%", "%") for statement in statements)

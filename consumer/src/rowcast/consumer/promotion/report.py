@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from rowcast.consumer.promotion.notes import printable
 from rowcast.consumer.promotion.promote import PromotionResult
 from rowcast.shared.config.settings import Settings
 
@@ -16,7 +17,7 @@ def report(settings: Settings, result: PromotionResult, *, dry_run: bool) -> Ite
     name = result.replica
     if dry_run and not result.was_done:
         # A statement is never broken, because the user may copy it.
-        yield from (f"{statement};" for statement in result.statements)
+        yield from (f"{printable(statement)};" for statement in result.statements)
         yield from _wrapped("", f"Nothing was changed: {len(result.statements)} statements, and the outbox tables.")
     elif result.was_done:
         yield from _wrapped("", f"replica {name} was promoted before. Nothing was changed.")
@@ -29,7 +30,7 @@ def report(settings: Settings, result: PromotionResult, *, dry_run: bool) -> Ite
     if result.notes:
         yield "left to do by hand:"
         for note in result.notes:
-            yield from _wrapped("- ", note)
+            yield from _wrapped("- ", printable(note))
     if dry_run:
         return
     yield "next:"

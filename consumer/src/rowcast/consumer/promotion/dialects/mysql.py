@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.promotion.default_sql import MYSQL_LONG
 from rowcast.consumer.promotion.dialects.base import LOCK_S, PromotionDialect, for_driver
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
+from rowcast.consumer.replica.dialects import WORKER_PREFIX
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape
 
 _COLUMNS = """
@@ -15,7 +19,12 @@ SELECT column_name, column_type, is_nullable, column_default, extra, character_s
        column_comment
 FROM information_schema.columns WHERE table_schema = database() AND table_name = %s
 """
+_REFERRING = """
+SELECT table_name, constraint_name FROM information_schema.key_column_usage
+WHERE referenced_table_schema = database() AND referenced_table_name = %s AND referenced_column_name = %s
+"""
 _COUNTER = "SELECT auto_increment FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
+_ON_UPDATE = re.compile(r"on update \S+", re.IGNORECASE)
 _INTEGERS = ("tinyint", "smallint", "mediumint", "int", "bigint")
 
 
@@ -88,6 +97,8 @@ class MySQLPromotion(PromotionDialect):
             plan.add(
                 table.shape.full_name,
                 self._modify(connection, table, column.name, existing, "NOT NULL AUTO_INCREMENT"),
+                # Some releases of MariaDB refuse it for a column of a foreign key (MDEV-32018).
+                remedy=tuple(self._drop_foreign_keys(connection, table, column.name)),
             )
         if identity.increment not in (None, 1):
             plan.note(f"{where} counts by {identity.increment} at the source, and by auto_increment_increment here")
@@ -95,6 +106,14 @@ class MySQLPromotion(PromotionDialect):
         wanted = max(greatest + 1, identity.start or 1)
         if int(present) < wanted:
             plan.add(table.shape.full_name, f"ALTER TABLE {table.quoted} AUTO_INCREMENT = {wanted:d}")
+
+    def _drop_foreign_keys(self, connection: Connection, table: ExistingTable, column: str) -> Iterator[str]:
+        """Yield the statements that drop the worker's foreign keys of a column. The next plan creates them again."""
+        names = {(child, name) for child, name in connection.exec_driver_sql(_REFERRING, (table.name, column))}
+        names |= {(table.name, key.name or "") for key in table.foreign_keys if column in key.columns}
+        for child, name in sorted(names):
+            if name.startswith(WORKER_PREFIX):
+                yield f"ALTER TABLE {self.quote(connection, child)} DROP FOREIGN KEY {self.quote(connection, name)}"
 
     def _plan_sequence(
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn,
@@ -159,6 +178,8 @@ def _column(
     if comment:
         quoted = comment.replace("\\", "\\\\").replace("'", "''")
         attributes.append(for_driver(connection, f"COMMENT '{quoted}'"))
+    if match := _ON_UPDATE.search(extra):
+        attributes.append(match[0])
     text, known = _text(type_), "" if default is None else _text(default)
     return ExistingColumn(
         text.lower(),

@@ -47,9 +47,10 @@ class SQLitePromotion(PromotionDialect):
     def plan(self, connection: Connection, table: ExistingTable, plan: Plan) -> None:
         """Add the step that writes the table again if something is missing, then the indexes."""
         missing = [*self._missing(table)]
-        if missing and not table.created:
+        if missing and not _is_whole(table):
             plan.note(
-                f"{table.shape.full_name} is your own table, so it stays as it is. It lacks: {', '.join(missing)}"
+                f"{table.shape.full_name} is your own table or has columns or constraints of yours, so it stays as it "
+                f"is. It lacks: {', '.join(missing)}"
             )
         elif missing:
             plan.add(table.shape.full_name, *self._write_again(connection, table))
@@ -166,6 +167,12 @@ class SQLitePromotion(PromotionDialect):
             f"CREATE {unique}INDEX {self.quote(connection, new)} ON {table.quoted} ({columns})",
             f"DROP INDEX {self.quote(connection, old)}",
         )
+
+
+def _is_whole(table: ExistingTable) -> bool:
+    """Return whether the table has nothing but what a worker has created, so that nothing is lost."""
+    known = {column.name for column in table.shape.columns}
+    return table.created and table.columns.keys() <= known and all(index.name for index in table.indexes)
 
 
 def _is_rowid(type_: str) -> bool:
