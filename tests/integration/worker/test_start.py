@@ -12,6 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import ENGINES, NewDatabase
+from rowcast.consumer.replica import positions
+from rowcast.consumer.replica.dialects import replica_dialect
+from rowcast.consumer.replica.worker_tables import create_tables
 from servers import Broker
 from servers.guard import Guard
 from support.direct_replica import direct_replica
@@ -81,3 +84,17 @@ def test_a_worker_that_is_killed_again_and_again_makes_progress(
     assert lsns == sorted(set(lsns))
     work_once(settings)
     assert replica.rows("rowcast_replica", "lsn") == [(source.lsn,)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_workers_that_wait_for_the_first_topics_register_at_the_same_time(
+    engine: str, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(new_database(engine))
+    create_tables(database.engine, replica_dialect(engine))
+    # Each worker has looked before the other has inserted.
+    monkeypatch.setattr(positions, "read_row", lambda *_: None)
+    for owner in ("first", "second"):
+        with database.engine.begin() as connection:
+            positions.register(connection, "shop", owner)
+    assert database.rows("rowcast_replica", "source", "owner") == [("shop", "first")]

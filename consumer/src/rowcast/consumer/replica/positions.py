@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -129,7 +129,9 @@ def read_topic_ids(connection: Connection, source: str) -> dict[str, str]:
 def register(connection: Connection, source: str, owner: str) -> None:
     """Insert the row of a replica that nothing can be applied to yet, unless the row exists."""
     if read_row(connection, source) is None:
-        _insert(connection, source, owner, epoch=0, stamp=0)
+        # Another worker that waits too may insert the row at the same time.
+        with suppress(exc.IntegrityError), connection.begin_nested():
+            _insert(connection, source, owner, epoch=0, stamp=0)
 
 
 def register_from(connection: Connection, source: str, owner: str, first_lsn: int) -> None:
