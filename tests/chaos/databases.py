@@ -12,12 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from chaos.bank import SOURCE
-
 _WORKER = "worker"
 _PASSWORD = "worker-secret"
-_ROWCAST_TABLES = ("rowcast_table", "rowcast_position", "rowcast_replica")
-_CREATED = sa.text("SELECT table_name FROM rowcast_table WHERE source = :source AND created")
 _CONNECT_S = 5
 
 Wait = Callable[[float], object]
@@ -69,16 +65,6 @@ class Database(ABC):
     def lock_table(self, seconds: float, wait: Wait) -> None:
         """Hold a lock that blocks writes for some seconds."""
 
-    def drop_replica(self) -> None:
-        """Drop what a worker has created, by the documented steps."""
-        with self.engine.connect() as connection:
-            created = list(connection.scalars(_CREATED, {"source": SOURCE}))
-        names = [name.rpartition(".")[2] for name in created]
-        self._drop([*names, *_ROWCAST_TABLES])
-
-    @abstractmethod
-    def _drop(self, tables: list[str]) -> None: ...
-
     def _begin(self, connection: sa.Connection) -> None:
         """Begin the transaction. Most engines do so with the first statement."""
         return
@@ -114,9 +100,6 @@ class PostgreSQLDatabase(Database):
             connection.exec_driver_sql("LOCK TABLE account IN ACCESS EXCLUSIVE MODE")
             wait(seconds)
 
-    def _drop(self, tables: list[str]) -> None:
-        self.execute(*(f"DROP TABLE IF EXISTS {name} CASCADE" for name in tables))
-
 
 class MySQLFamily(Database):
     connect_args = MappingProxyType({"connect_timeout": _CONNECT_S, "read_timeout": 60})
@@ -143,12 +126,6 @@ class MySQLFamily(Database):
             wait(seconds)
             connection.exec_driver_sql("UNLOCK TABLES")
 
-    def _drop(self, tables: list[str]) -> None:
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql("SET foreign_key_checks = 0")
-            for name in tables:
-                connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
-
 
 class SQLiteDatabase(Database):
     snapshot_options = MappingProxyType[str, Any]({})
@@ -163,9 +140,6 @@ class SQLiteDatabase(Database):
                 wait(seconds)
         finally:
             connection.close()
-
-    def _drop(self, tables: list[str]) -> None:
-        self.execute("PRAGMA foreign_keys = OFF", *(f"DROP TABLE IF EXISTS {name}" for name in tables))
 
     def _begin(self, connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN")

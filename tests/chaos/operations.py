@@ -81,8 +81,7 @@ class Operator:
             self._wait_for_state(engine, None, "ebuild the replica")
         self._must_report("stopped", self._cluster.layout.replicas)
         for engine in self._cluster.layout.replicas:
-            self._rebuild(engine)
-        self._rowcast("snapshot", *(f"public.{table.name}" for table in bank.TABLES))
+            self._rebuild(engine, "--snapshot")
 
     # -- what an operator sees
 
@@ -132,12 +131,18 @@ class Operator:
 
     # -- what an operator does
 
-    def _rebuild(self, engine: str) -> None:
-        workers = self._cluster.services.named(f"worker-{engine}-")
-        for worker in workers:
+    def _rebuild(self, engine: str, *options: str) -> None:
+        """Rebuild a replica, and start its workers again. The rows of a new timeline may still be on their way."""
+        deadline = time.monotonic() + _COMMAND_S
+        while True:
+            try:
+                self._rowcast("rebuild", engine, "--no-verify", *options)
+                break
+            except NotInTimeError:
+                if time.monotonic() > deadline:
+                    raise
+        for worker in self._cluster.services.named(f"worker-{engine}-"):
             worker.stop()
-        self._cluster.databases[f"replica-{engine}"].drop_replica()
-        for worker in workers:
             worker.start()
 
     def _rowcast(self, *arguments: str, may_fail: bool = False) -> str:

@@ -12,8 +12,13 @@ from support.worker_runs import NAME
 
 
 def rebuilt(
-    settings: Settings, *, is_verified: bool = False, restart: bool = False, tables: Sequence[str] = ()
+    settings: Settings,
+    *,
+    is_verified: bool = False,
+    keep_old: bool = False,
+    restart: bool = False,
+    tables: Sequence[str] = (),
 ) -> RebuildResult:
     """Rebuild the replica. Most tests publish rows without a primary, so there is nothing to compare."""
-    options = RebuildOptions(is_verified=is_verified, restart=restart, tables=tables)
+    options = RebuildOptions(keep_old=keep_old, restart=restart, is_verified=is_verified, tables=tables)
     return rebuild(settings, NAME, options, stop=threading.Event())

@@ -184,3 +184,54 @@ def test_an_unfinished_rebuild_of_other_tables_is_named(new: NewShop, monkeypatc
     assert shop.notes() == ["wrong"]
     rebuilt(shop.settings, tables=["orders"])
     assert shop.notes() == ["1"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_table_that_refers_to_itself_still_does_afterwards(
+    new_database: Callable[[str], str], kafka: Broker, source_name: str, engine: str
+) -> None:
+    source, replica = Source(kafka.bootstrap_servers, source_name), Database(new_database(engine))
+    url = replica.engine.url.render_as_string(hide_password=False)
+    settings = settings_for(source_name, kafka.bootstrap_servers, url)
+    source.add(shape("member", column("boss_id"), refers=[("boss_id", "member")]), CUSTOMER)
+    source.transaction(("c", "member", {"id": 1, "boss_id": None}), ("c", "member", {"id": 2, "boss_id": 1}))
+    work_once(settings)
+    for _ in range(2):
+        rebuilt(settings, tables=["member"])
+        assert [key["referred_table"] for key in replica.foreign_keys("member")] == ["member"]
+    source.transaction(("c", "member", {"id": 3, "boss_id": 2}), ("d", "member", {"id": 2}), ("d", "member", {"id": 3}))
+    assert work_once(settings).state == "consistent"
+    assert replica.rows("member") == [(1, None)]
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_a_worker_creates_the_foreign_keys_after_a_kill_between_swap_and_creation(new: NewShop, engine: str) -> None:
+    shop = new(engine)
+    keys = shop.keys()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rebuild_module, "restore_foreign_keys", kill)
+        with pytest.raises(Killed):
+            rebuilt(shop.settings, tables=["orders"])
+    assert shop.keys() < keys
+    assert shop.notes() == ["1"]
+    assert work_once(shop.settings).state == "consistent"
+    assert shop.keys() == keys
+    rebuilt(shop.settings)
+    assert not [t for t in shop.replica.tables() if "_old_" in t]
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_kept_old_tables_do_not_hold_the_rows_to_which_they_referred(new: NewShop, engine: str) -> None:
+    shop = new(engine)
+    rebuilt(shop.settings, tables=["orders"], keep_old=True)
+    assert shop.replica.rows("rowcast_old_orders", "note") == [("wrong",)]
+    shop.source.transaction(("d", "item", {"id": 1}), ("d", "orders", {"id": 1}), ("d", "customer", {"id": 1}))
+    assert work_once(shop.settings).state == "consistent"
+    assert shop.counts() == {0}
