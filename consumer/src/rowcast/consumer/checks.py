@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from rowcast.consumer.creation_checks import creation_findings
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
 from rowcast.consumer.replica.type_limits import type_limits
-from rowcast.consumer.replica.worker_tables import METADATA, missing_columns
+from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE, missing_columns
+from rowcast.consumer.retention_checks import retention_findings
+from rowcast.consumer.rights_checks import rights_findings
 from rowcast.consumer.status.lag import replica_status, shown_state
 from rowcast.consumer.table_checks import recorded_shapes, table_findings, trigger_findings
 from rowcast.shared.cli.contributions import open_for_check
@@ -38,6 +41,7 @@ def replicas(settings: Settings) -> Iterator[Finding]:
             continue
         try:
             yield from _worker_findings(engine, settings.source, name, area)
+            yield from _rights_findings(engine, settings.source, name, area)
             if settings.kafka:
                 yield from _running_findings(settings, name, area)
             yield from _type_findings(settings, replica, engine, name, area)
@@ -77,6 +81,14 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
     yield from faults
 
 
+def _rights_findings(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
+    """Yield the finding about the rights of the user, in the tables that the worker has recorded."""
+    with engine.connect() as connection:
+        is_recorded = sa.inspect(connection).has_table(ROWCAST_TABLE.name)
+        shapes = recorded_shapes(connection, source) if is_recorded else []
+    yield from rights_findings(engine, replica_dialect(engine.dialect.name), shapes, name, area)
+
+
 def _state_finding(
     row: ReplicaRow, applied: Mapping[Partition, Position], tables: Sequence[str], name: str, area: str
 ) -> Finding:
@@ -114,6 +126,7 @@ def _running_findings(settings: Settings, name: str, area: str) -> Iterator[Find
         yield Finding(area, Verdict.missing, waiting, f"start `rowcast worker {name}`")
     elif status.workers == 0:
         yield Finding(area, Verdict.ok, "no worker runs, and no record waits")
+    yield from retention_findings(settings, status, area)
 
 
 def _type_findings(
@@ -139,6 +152,7 @@ def _type_findings(
             "constraint on the primary keeps such values out, and the replica's `tables` the table",
         )
     yield from _missing_type_findings(shapes, engine, area)
+    yield from creation_findings(engine, replica_dialect(engine.dialect.name), shapes, area)
 
 
 def _missing_type_findings(shapes: Sequence[TableShape], engine: Engine, area: str) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,9 +83,21 @@ def test_missing_outbox_tables_are_named_with_the_way_to_make_them(place: Path, 
     Base.metadata.tables["orders"].create(engine)
     result = rowcast("check", cwd=place)
     assert result.returncode == 1
-    for name in ("outbox", "shape", "lease", "claim", "snapshot"):
-        assert f"primary: table rowcast_{name} does not exist" in result.stdout
-    assert "capture.create_outbox(engine), or an Alembic migration" in result.stdout
+    words = " ".join(result.stdout.split())
+    for name in ("outbox", "shape", "lease", "claim", "snapshot", "parked", "batch", "relay"):
+        assert f"primary: table rowcast_{name} does not exist" in words
+    # Eight findings share a hint.
+    assert words.count("capture.create_outbox(engine), or an Alembic migration") == 1
+
+
+def test_the_findings_stand_in_columns(place: Path) -> None:
+    lines = rowcast("check", cwd=place).stdout.splitlines()[:-1]
+    starts = {re.match(r"\w+ +[^:]+: +", line).end() for line in lines if not line.startswith(" ")}  # type: ignore[union-attr]
+    assert len(starts) == 1
+    hints = [line for line in lines if line.startswith(" ")]
+    assert hints
+    assert all(line.startswith(" " * 14 + "→ ") for line in hints)
+    assert len(hints) == len(set(hints))
 
 
 def test_a_column_that_the_outbox_lacks_is_named(place: Path, engine: sa.Engine) -> None:
@@ -215,4 +228,5 @@ def test_a_clock_that_is_wrong_is_named(place: Path, engine: sa.Engine, monkeypa
     assert "its clock is" not in rowcast("check", cwd=place).stdout
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 61)
-    assert "primary: its clock is 61 s behind this machine's" in rowcast("check", cwd=place).stdout
+    words = " ".join(rowcast("check", cwd=place).stdout.split())
+    assert "primary: its clock is 61 s behind this machine's" in words

@@ -59,11 +59,64 @@ def test_every_command_refuses_a_configuration_with_an_unknown_key(tmp_path: Pat
         ('source = "shop"\n[relay]\nlease_ms = "soon"', "relay.lease_ms: Input should be a valid integer"),
         ('source = "shop"\n[primary]', "primary.url: missing. Set it in the file, or as ROWCAST_PRIMARY__URL"),
         ('source = "shop', "cannot read rowcast.toml"),
+        ('source = "shop"\n[kafka]\nlogger = "x"', "librdkafka has no property logger"),
     ],
 )
 def test_wrong_type_missing_url_and_broken_file_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path, text)
     refused(rowcast("check", cwd=tmp_path), 2, message)
+
+
+@pytest.mark.parametrize("text", [b'source = "\xff"', 'source = "shop"'.encode("utf-16")])
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "rowcast.toml").write_bytes(text)
+    refused(rowcast("check", cwd=tmp_path), 2, "is not UTF-8. Save the file as UTF-8")
+
+
+@pytest.mark.parametrize("folder", ["taken", "/dev/null", "/proc/none"])
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "taken").touch()
+    refused(rowcast("demo", "--directory", folder, cwd=tmp_path), 2, f"cannot use {folder}: ")
+
+
+def test_an_alembic_ini_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "alembic.ini").write_bytes(b"\xff\x00")
+    write(tmp_path, configuration("sqlite:///primary.db"))
+    refused(rowcast("init", "--alembic", "alembic.ini", cwd=tmp_path), 2, "Alembic cannot write a revision")
+
+
+def test_a_timeout_without_a_number_is_refused(tmp_path: Path) -> None:
+    text = configuration("sqlite:///p.db").replace("[primary]", '"transaction.timeout.ms" = "soon"\n[primary]')
+    write(tmp_path, text)
+    refused(rowcast("check", cwd=tmp_path), 2, "transaction.timeout.ms is not a number of milliseconds")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///a\\u0000b.db",
+        "sqlite:///x.db?timeout=soon",
+        "mysql+pymysql://127.0.0.1:1/x?nope=1",
+        "mysql+pymysql://127.0.0.1:1/x?charset=nope",
+        "mysql+pymysql://127.0.0.1:1/x?connect_timeout=99999999",
+        "mysql+pymysql://127.0.0.1:1/x?ssl_ca=/no/such/file",
+        f"mysql+pymysql://{'h' * 300}/x",
+        "mysql+pymysql://ü..ü/x",
+        "postgresql+psycopg://127.0.0.1:1/x?nope=1",
+        "postgresql+psycopg://[::1/x",
+        "http://x",
+        "oracle://x/y",
+        "://",
+        "",
+    ],
+)
+@pytest.mark.parametrize("place", ["primary", "replica"])
+def test_a_url_that_no_driver_can_use_is_refused(tmp_path: Path, url: str, place: str) -> None:
+    urls = {"primary": "sqlite:///primary.db", "replica": "sqlite:///replica.db", place: url}
+    write(tmp_path, configuration(urls["primary"], urls["replica"]))
+    result = rowcast("check", cwd=tmp_path)
+    refused(result, result.returncode, place)
+    assert result.returncode in (2, 3), result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(

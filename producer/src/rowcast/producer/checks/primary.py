@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Inspector
 
 from rowcast.producer.checks.model_drift import model_drift
+from rowcast.producer.checks.rights import rights
 from rowcast.producer.checks.row_security import row_security
 from rowcast.producer.checks.table_settings import check_table_settings
 from rowcast.producer.checks.transactions import transactions
@@ -51,6 +52,9 @@ def primary(settings: Settings) -> Iterator[Finding]:
             if whole:
                 yield from _alarm(settings, engine)
                 yield from _captured(connection, inspector)
+                if not (yield from rights(connection, _AREA)):
+                    # The other checks read the tables.
+                    return
                 yield from model_drift(connection, inspector)
                 yield from check_table_settings(settings, connection, inspector)
                 yield from triggers(connection)

@@ -29,6 +29,9 @@ _STYLES = {
     Verdict.unreachable: "red",
 }
 
+_VERDICT_WIDTH = 14
+_WIDEST_AREA = 24
+
 # The first match decides. A wrong configuration often explains an unreachable server.
 _EXIT_CODES = ((Verdict.configuration, 2), (Verdict.unreachable, 3), (Verdict.missing, 1))
 
@@ -36,18 +39,20 @@ _EXIT_CODES = ((Verdict.configuration, 2), (Verdict.unreachable, 3), (Verdict.mi
 def report(settings: Settings, *, as_json: bool) -> int:
     """Print the findings to standard output, and return the exit code."""
     console = Console(highlight=False)
+    lines = _Lines(console, settings)
     seen = []
     for found in _findings(settings):
         finding = replace(found, message=logs.mask(found.message), hint=logs.mask(found.hint))
         seen.append(finding)
         if not as_json:
-            _print(console, finding)
+            lines.add(finding)
     counts = Counter(finding.verdict for finding in seen)
     exit_code = next((code for verdict, code in _EXIT_CODES if counts[verdict]), 0)
     if as_json:
         document = {"ok": exit_code == 0, "exit_code": exit_code, "findings": seen}
         print_json(document)
         return exit_code
+    lines.print_hint()
     rest = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if verdict is not Verdict.ok)
     console.print(Text(rest or "no problems found", style="bold"))
     return exit_code
@@ -85,10 +90,35 @@ def _unread_variables() -> Iterator[str]:
     return (name for name in own if not key.fullmatch(name) and name not in options)
 
 
-def _print(console: Console, finding: Finding) -> None:
-    text = Text.assemble(
-        (f"{finding.verdict:<14}", _STYLES[finding.verdict]), (f"{finding.area}: ", "bold"), finding.message
-    )
-    if finding.hint:
-        text.append(f"\n{'':14}→ {finding.hint}", style="dim" if finding.verdict is Verdict.warning else "")
-    console.print(text, soft_wrap=True)
+class _Lines:
+    """Print findings as they come, in columns. A hint stands once, behind the last of the findings that share it."""
+
+    def __init__(self, console: Console, settings: Settings) -> None:
+        self._console = console
+        areas = ["configuration", *(f"replica {name!r}" for name in settings.replicas)]
+        self._area_width = min(_WIDEST_AREA, max(map(len, areas)) + 1)
+        self._pending: Finding | None = None
+        self._printed: set[str] = set()
+
+    def add(self, finding: Finding) -> None:
+        """Print a finding, after the hint of the findings before it if that is another one."""
+        if self._pending is not None and self._pending.hint != finding.hint:
+            self.print_hint()
+        self._console.print(
+            Text.assemble(
+                (f"{finding.verdict:<{_VERDICT_WIDTH}}", _STYLES[finding.verdict]),
+                (f"{finding.area + ':':<{self._area_width}} ", "bold"),
+                finding.message,
+            ),
+            soft_wrap=True,
+        )
+        self._pending = finding
+
+    def print_hint(self) -> None:
+        """Print the hint of the last findings, unless it was printed before."""
+        finding, self._pending = self._pending, None
+        if finding is None or not finding.hint or finding.hint in self._printed:
+            return
+        self._printed.add(finding.hint)
+        style = "dim" if finding.verdict is Verdict.warning else ""
+        self._console.print(Text(f"{'':{_VERDICT_WIDTH}}→ {finding.hint}", style=style), soft_wrap=True)

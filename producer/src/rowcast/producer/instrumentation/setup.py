@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -106,7 +107,7 @@ def write_migration(ini: Path) -> Path:
         raise ConfigurationError(f"no file {ini}. Give --alembic the path of an alembic.ini.")
     try:
         script = alembic.command.revision(Config(str(ini)), message="Create the outbox of rowcast")
-    except CommandError as error:
+    except (CommandError, UnicodeDecodeError, configparser.Error) as error:
         raise ConfigurationError(f"Alembic cannot write a revision for {ini}: {error}") from error
     assert isinstance(script, Script)
     path = Path(script.path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import exc
 
+from rowcast.shared.database.driver_errors import is_missing_right
 from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.errors import RowcastError
 from rowcast.shared.kafka.client_errors import reason_of
@@ -35,6 +36,8 @@ def to_failure(error: BaseException) -> Failure | None:
         return Failure(str(error), error.exit_code)
     if isinstance(error, exc.DBAPIError):
         return _database(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Failure(f"cannot use {error.filename}: {error.strerror}. Name another file or folder.", WRONG_USE)
     if type(error).__name__ == "KafkaException" and type(error).__module__.startswith(("confluent_kafka", "cimpl")):
         return _kafka(error)
     return None
@@ -46,6 +49,10 @@ def _database(error: exc.DBAPIError) -> Failure | None:
         return Failure(
             f"a database lacks a table or column that rowcast needs: {reason}. `rowcast check` says how to add it.",
             WRONG_USE,
+        )
+    if is_missing_right(error):
+        return Failure(
+            f"a database refuses a statement: {reason}. `rowcast check` names all rights that are missing.", WRONG_USE
         )
     # An error without a statement happened while connecting. The dialect marks lost connections.
     if error.connection_invalidated or (isinstance(error, exc.OperationalError) and error.statement is None):

@@ -338,6 +338,9 @@ class Settings(BaseSettings):
         """Replace ``BOOTSTRAP_SERVERS`` by ``bootstrap.servers``, because names of variables cannot hold a dot."""
         if not isinstance(value, dict):
             return value
+        if "logger" in value:
+            # The Python client takes an object here, which is no property of librdkafka.
+            raise ValueError("librdkafka has no property logger. Remove it.")
         return {_dotted_name(str(k)): v for k, v in value.items()}
 
     def table(self, shape: TableShape) -> TableSettings:
@@ -425,6 +428,10 @@ def load(path: Path | None = None) -> Settings:
         raise ConfigurationError(f"the configuration is not valid, in {where}:\n{lines}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"cannot read {file}: {describe_syntax(error, file)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"cannot read {file}: byte {error.start:,} is not UTF-8. Save the file as UTF-8, as TOML demands."
+        ) from None
     except (OSError, SettingsError) as error:
         raise ConfigurationError(f"cannot read {file}: {error}") from None
     return settings

@@ -133,3 +133,14 @@ def is_transient(error: exc.DBAPIError) -> bool:
     An unknown fault counts as lasting, because a retry would go on for ever.
     """
     return error.connection_invalidated or server_fault(error) in _TRANSIENT
+
+
+# Access denied to a database, a table, a column, a routine, and for want of a global right.
+_MYSQL_RIGHTS = frozenset((1044, 1142, 1143, 1227, 1370))
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+
+def is_missing_right(error: exc.DBAPIError) -> bool:
+    """Return whether the user may not run the statement, or nobody may because the database cannot be written."""
+    missing = mysql_number(error) in _MYSQL_RIGHTS or sqlstate(error) == _INSUFFICIENT_PRIVILEGE
+    return missing or server_fault(error) is ServerFault.READ_ONLY

@@ -42,10 +42,11 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
         if extra is None:
             raise ConfigurationError(f"{what}: the driver {error.name!r} of {url} is not installed.") from error
         raise MissingExtraError(f"{what}: the database driver {error.name!r}", extra) from error
-    except exc.ArgumentError as error:
-        raise ConfigurationError(f"{what}: {error}") from error
+    except (exc.ArgumentError, ValueError) as error:
+        raise ConfigurationError(f"{what}: {error}. Correct its url.") from error
     _own_engines.add(engine)
     _bound_connections(engine)
+    _refuse_unusable_urls(engine, what)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_connection)
     return engine
@@ -68,6 +69,22 @@ def _bound_connections(engine: Engine) -> None:
             remember_mysql_server(connection)
         bound_connection(connection, engine.url)
         note_opened(connection, engine.url)
+
+
+def _refuse_unusable_urls(engine: Engine, what: str) -> None:
+    """Report a host, a file or an option that the driver cannot use, which is no error of a database to the driver."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: object, arguments: Any, parameters: dict[str, Any]) -> Any:
+        try:
+            return dialect.connect(*arguments, **parameters)
+        except dialect.loaded_dbapi.Error:
+            raise
+        except (TypeError, ValueError, AttributeError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise ConfigurationError(
+                f"{what}: the driver {engine.dialect.driver} cannot use the url {engine.url}: {error}. "
+                "Correct the host, the name or the options behind the question mark."
+            ) from error
 
 
 _own_engines: WeakSet[Engine] = WeakSet()

@@ -147,7 +147,10 @@ def _merged(properties: Properties, own: Mapping[str, Any] | None) -> dict[str, 
     merged = {"logger": _log, **_DEFAULTS, **properties, **(own or {})}
     if "transaction.timeout.ms" in properties and "socket.timeout.ms" not in properties:
         # librdkafka demands this of producers, and sees a default of rowcast as a wish of the user.
-        longest = int(properties["transaction.timeout.ms"]) - 100
+        try:
+            longest = int(properties["transaction.timeout.ms"]) - 100
+        except ValueError as error:
+            raise ConfigurationError("[kafka]: transaction.timeout.ms is not a number of milliseconds.") from error
         merged["socket.timeout.ms"] = max(10, min(longest, _DEFAULTS["socket.timeout.ms"]))
     return merged
 
