@@ -145,3 +145,22 @@ def test_one_table_is_rebuilt_and_compared(place: Path) -> None:
     assert rows(replica, "SELECT note FROM orders ORDER BY id") == [("0",), ("1",), ("2",)]
     refused = rowcast("rebuild", "r", "--tables", "orders", "--into", f"sqlite:///{place}/other.db", cwd=place)
     assert (refused.returncode, "--into excludes" in refused.stderr) == (2, True)
+
+
+def test_a_table_whose_topic_has_lost_its_beginning_is_rebuilt_from_a_snapshot(
+    place: Path, sessions: sessionmaker[Session], kafka: Broker, source_name: str
+) -> None:
+    with sessions.begin() as session:
+        session.get_one(Order, 0).note = "changed"
+    done(place, "relay", "--once")
+    done(place, "worker", "r", "--once")
+    change(place / "replica.db", "UPDATE orders SET note = 'wrong'")
+    delete_records(kafka, f"{source_name}.main.orders", 4)
+    refused = rowcast("rebuild", "r", "--tables", "orders", cwd=place)
+    assert (refused.returncode, "rowcast rebuild r --tables orders --snapshot" in refused.stderr) == (2, True)
+    with running(load(place / "rowcast.toml")):
+        assert "3 rows equal" in done(place, "rebuild", "r", "--tables", "orders", "--snapshot")
+    assert rows(place / "replica.db", "SELECT note FROM orders ORDER BY id") == [("changed",), ("1",), ("2",)]
+    # Only the rebuilt table leaves out what came before.
+    assert rows(place / "replica.db", "SELECT first_lsn FROM rowcast_replica") == [(0,)]
+    assert rows(place / "replica.db", "SELECT first_lsn > 1 FROM rowcast_table") == [(1,)]

@@ -47,13 +47,9 @@ class SourceNotes:
         """
         if notes.timeline > self.timeline:
             self.timeline = notes.timeline
-            self.leave_out_before(notes.timeline_lsn)
+            self.first_lsn = max(self.first_lsn, notes.timeline_lsn)
         if wanted and offset >= self._offsets.get(table, 0):
             self._notes[table], self._offsets[table] = notes, offset
-
-    def leave_out_before(self, lsn: int) -> None:
-        """Leave out the events before ``lsn`` too, because a later snapshot has published all rows again."""
-        self.first_lsn = max(self.first_lsn, lsn)
 
     def is_present(self, table: str) -> bool:
         """Return whether the table exists in the present timeline. A restored primary may lack later tables."""

@@ -87,6 +87,6 @@ class ByKeyEvents:
         elif not isinstance(tombstone, Tombstone):
             if tombstone.lsn > self._rules.limit:
                 raise BadMessageError(tombstone.offset, self._rules.leap(tombstone.lsn))
-            if tombstone.lsn < self._notes.first_lsn:
-                return None  # The delete belongs to a timeline that has ended.
+            if tombstone.lsn < max(self._notes.first_lsn, stream.first_lsn):
+                return None  # The delete belongs to an ended timeline, or to the time before a later snapshot.
         return tombstone

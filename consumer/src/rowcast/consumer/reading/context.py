@@ -21,7 +21,8 @@ class ReaderContext:
     before this time, 0 if the time is not known. ``once``: stop at the topics' ends at the time of the start.
     ``replica``: the name of the replica, for messages. ``skips``: the messages and transactions to leave out.
     ``topic_ids``: the ids of the topics to which ``positions`` belong. ``timeline``: the timeline of the replica.
-    ``until_lsn``: leave out the messages of greater lsns. The reader then reads committed messages.
+    ``until_lsn``: leave out the messages of greater lsns. The reader then reads committed messages. ``first_lsns``: the
+    lsn before which events are left out, by topic.
     """
 
     settings: Settings
@@ -38,3 +39,4 @@ class ReaderContext:
     topic_ids: TopicIds = field(default_factory=lambda: TopicIds({}, None))
     timeline: int = 1
     until_lsn: int | None = None
+    first_lsns: Mapping[str, int] = field(default_factory=dict)

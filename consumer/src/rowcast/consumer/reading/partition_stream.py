@@ -27,6 +27,7 @@ class PartitionStream:
     ``repeated_tombstones``: the offsets of tombstones with a held delete event. ``last_message``: the message read
     last. ``blocks_to_take_singly``: the number of blocks to read message by message, because earlier messages had
     another form than usual. ``limit``: the offset at which reading ends for good. ``memory``: the messages read before.
+    ``first_lsn``: events with a smaller lsn are left out.
     """
 
     partition: Partition
@@ -44,6 +45,7 @@ class PartitionStream:
     last_message: Any = None
     blocks_to_take_singly: int = 0
     limit: float = math.inf
+    first_lsn: int = 0
     memory: LsnMemory = field(init=False)
 
     def __post_init__(self) -> None:

@@ -69,7 +69,7 @@ class SingleEvents:
 
     def _take(self, change: Change, taken: _TakenEvents) -> None:
         stream, lsn = taken.stream, change.lsn
-        if lsn < self._history.first_lsn:
+        if lsn < self._history.first_lsn(stream):
             return
         if lsn <= stream.lsn:
             self._take_smaller(change, taken)

@@ -35,6 +35,7 @@ class Subscription:
         self._settings = context.settings
         self._layouts = context.layouts
         self._positions = context.positions
+        self._first_lsns = context.first_lsns
         self._ids = context.topic_ids
         self._consumer = consumer
         self._asker = asker
@@ -144,8 +145,9 @@ class Subscription:
     def _new_stream(self, partition: Partition, kind: TopicKind) -> PartitionStream:
         position = self._positions.get(partition, Position(0, 0))
         # The lsns of earlier timelines count as read.
-        lsn = max(position.lsn, self._layouts.notes.first_lsn - 1)
-        return PartitionStream(partition, kind, position.next_offset, lsn)
+        first_lsn = self._first_lsns.get(partition[0], 0)
+        lsn = max(position.lsn, first_lsn - 1, self._layouts.notes.first_lsn - 1)
+        return PartitionStream(partition, kind, position.next_offset, lsn, first_lsn=first_lsn)
 
     def _set_targets(self, streams: Collection[PartitionStream]) -> None:
         ends = partition_ends(self._asker, [stream.partition for stream in streams])

@@ -50,10 +50,12 @@ class TopicHistory:
         """Return the other streams of the stream's topic."""
         return [other for other in self._streams[stream.partition[0]] if other is not stream]
 
-    @property
-    def first_lsn(self) -> int:
-        """Return the first lsn of the timeline. Earlier events belong to timelines that have ended."""
-        return self._notes.first_lsn
+    def first_lsn(self, stream: PartitionStream) -> int:
+        """Return the first lsn of a stream's events that count.
+
+        Earlier events belong to timelines that have ended, or a later snapshot has published their rows again.
+        """
+        return max(self._notes.first_lsn, stream.first_lsn)
 
     @property
     def applied_lsn(self) -> int:
@@ -68,4 +70,4 @@ class TopicHistory:
 
     def floor(self, stream: PartitionStream) -> int:
         """Return the greatest lsn that needs a closer look. A usual event has a greater lsn."""
-        return max(stream.lsn, self.first_lsn - 1, self.lsn_elsewhere(stream))
+        return max(stream.lsn, self.first_lsn(stream) - 1, self.lsn_elsewhere(stream))

@@ -128,7 +128,9 @@ class Replica:
         self.state, self._timeline = row.state, row.timeline
         # The tables may be others too, after a failover or a restore.
         self._dialect.forget_tables()
-        self._tables = ReplicaTables(self._source, self._dialect)
+        # A table that joins the replica later was not in the snapshot from which the replica was loaded.
+        first_lsn = 0 if applied_positions else row.first_lsn
+        self._tables = ReplicaTables(self._source, self._dialect, first_lsn)
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
@@ -205,6 +207,11 @@ class Replica:
                 self._positions.lose_consistency(connection)
                 self.state = "loading"
                 self._dialect.set_consistency(connection, consistent=False)
+
+    def first_lsns(self) -> dict[str, int]:
+        """Return the lsn before which the events of each table are left out, by ``schema.table``."""
+        with self._connected() as connection, connection.begin():
+            return self._tables.first_lsns(connection)
 
     def apply(self, run: Run) -> int:
         """Apply a run, whole or up to the transaction that raises ConflictError or DataError.

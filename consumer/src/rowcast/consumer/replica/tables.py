@@ -30,11 +30,13 @@ _CASCADE_FREE_ACTIONS = ("NO ACTION", "RESTRICT")
 class ReplicaTables:
     """Know the replica's table for each table of the source.
 
-    Every method that takes a connection must be called in a transaction.
+    Every method that takes a connection must be called in a transaction. ``first_lsn``: the first lsn of the snapshot
+    from which new tables are loaded, or 0 if they are loaded from the beginning of their topics.
     """
 
-    def __init__(self, source: str, replica: ReplicaDialect) -> None:
+    def __init__(self, source: str, replica: ReplicaDialect, first_lsn: int = 0) -> None:
         self._source = source
+        self._first_lsn = first_lsn
         self._replica = replica
         self._tables: dict[str, ReplicaTable] = {}
         self._shapes: dict[str, TableShape] = {}
@@ -153,6 +155,12 @@ class ReplicaTables:
         )
         return set(rows.scalars())
 
+    def first_lsns(self, connection: Connection) -> dict[str, int]:
+        """Return the lsn before which the events of each recorded table are left out, by ``schema.table``."""
+        table = ROWCAST_TABLE.c
+        rows = connection.execute(sa.select(table.table_name, table.first_lsn).where(table.source == self._source))
+        return {row.table_name: row.first_lsn for row in rows}
+
     def refresh(self, connection: Connection) -> None:
         """Inspect the tables again, after their constraints have changed."""
         self._inspect(connection, self._read_columns(connection, self.shapes()), self.shapes())
@@ -247,6 +255,7 @@ class ReplicaTables:
                 table_name=shape.full_name,
                 created=created,
                 shape=shape.to_json().decode(),
+                first_lsn=self._first_lsn,
             )
         )
 

@@ -51,7 +51,7 @@ ROWCAST_REPLICA = sa.Table(
     sa.Column("stamp", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # A loading replica knows all deletes before this time. 0: the time is not known.
     sa.Column("deletes_known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    # Events with a smaller lsn are left out, because a later snapshot has published all rows again. 0: none are.
+    # The first lsn of a snapshot that has published all rows again, for tables that are created before the first event.
     sa.Column("first_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # The last comparison of all tables with the primary: the time of the end (0: never), the verdict, and numbers of
     # rows.
@@ -85,6 +85,8 @@ ROWCAST_TABLE = sa.Table(
     sa.Column("shape", sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb"), nullable=False),
     # False: the table was there before the worker and belongs to the user.
     sa.Column("created", sa.Boolean(create_constraint=False), nullable=False),
+    # Events of the table with a smaller lsn are left out, because a later snapshot has published all its rows again.
+    sa.Column("first_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

@@ -289,10 +289,10 @@ class _Worker:
         asker: Any,
     ) -> bool:
         read_shapes(asker, self._settings, self._layouts, self._skips)
-        self._layouts.notes.leave_out_before(row.first_lsn)
         timeline = self._layouts.notes.timeline
         self._patience.retry(lambda: self._replica.follow_timeline(timeline))
         self._patience.retry(self._replica.prepare)
+        first_lsns = self._patience.retry(self._replica.first_lsns)
         _log.info("active: %s, epoch %d, lsn %d", row.state, row.epoch, row.lsn)
         loop = ApplyLoop(
             self._replica,
@@ -319,6 +319,10 @@ class _Worker:
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
             timeline=timeline,
             until_lsn=self._assignment.until_lsn,
+            first_lsns={
+                self._settings.topic_of(shape.schema, shape.name): first_lsns.get(shape.full_name, 0)
+                for shape in self._layouts.latest_shapes()
+            },
         )
         reader = ReaderThread(context, consumer, asker, self._vitals)
         try:
