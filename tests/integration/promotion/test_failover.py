@@ -45,6 +45,8 @@ def test_the_active_worker_ends_at_a_boundary_and_the_old_primary_and_its_replic
     shop.buy("unpublished@example.com")
     with pytest.raises(NotReadyError, match="outbox has commits that are not published"):
         promote(settings, NAME, PromotionOptions(), stop=threading.Event())
+    with pytest.raises(NotReadyError, match="outbox has commits that are not published"):
+        promote(settings, NAME, PromotionOptions(accept_lost="1000"), stop=threading.Event())
     assert replica_status(settings, NAME).state == "consistent"
     Relay(settings, shop.engine).run_once()
     deadline = time.monotonic() + 60

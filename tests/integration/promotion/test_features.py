@@ -18,7 +18,14 @@ from rowcast.consumer.promotion.dialects.mysql import MySQLPromotion
 from rowcast.consumer.promotion.promote import PromotionOptions, PromotionResult, promote
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.tables.server_defaults import ServerDefault
-from rowcast.shared.tables.shape import ColumnShape, IdentityShape, PortableType, TableShape
+from rowcast.shared.tables.shape import (
+    ColumnShape,
+    ForeignKeyShape,
+    IdentityShape,
+    IndexShape,
+    PortableType,
+    TableShape,
+)
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, Database, settings_for, work_once
@@ -213,3 +220,36 @@ def test_a_server_that_refuses_auto_increment_for_a_referred_column_gets_the_for
     inspector = sa.inspect(replica.engine)
     assert [k["constrained_columns"] for k in inspector.get_foreign_keys("people")] == [["boss_id"]]
     assert [k["options"] for k in inspector.get_foreign_keys("pets")] == [{"ondelete": "CASCADE"}]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_odd_names_and_other_schemas_are_quoted(
+    engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str
+) -> None:
+    settings = settings_for(source_name, kafka.bootstrap_servers, url := new_database(engine))
+    odd = "Od%d n'a;m:e"
+    key = replace(column("id", "int32", nullable=False), identity=IdentityShape())
+    value = replace(column(odd, "int32"), default=ServerDefault("number", "3"))
+    colour = PortableType("enum", values=("it's", "100%"), native='"Co%lour"')
+    table = shape("table", key, value, column("colour", colour), schema="app", default_schema=False,
+                  engine="postgresql")  # fmt: skip
+    children = shape(odd[:3], key, column(odd, "int32"), schema="app", default_schema=False, engine="postgresql")
+    children = replace(
+        children, foreign_keys=(ForeignKeyShape((odd,), "app", "table", ("id",), on_delete="CASCADE"),),
+        indexes=(IndexShape(f"i {odd}", (odd,)),),
+    )  # fmt: skip
+    row = {"id": 1, odd: 1, "colour": "100%"}
+    source = Source(kafka.bootstrap_servers, source_name)
+    source.add(table, children)
+    source.transaction(("c", "app.table", row), ("c", f"app.{odd[:3]}", {"id": 1, odd: 1}))
+    work_once(settings)
+    promote(settings, NAME, PromotionOptions(), stop=threading.Event())
+    schema, prefix = ("app", "") if engine == "postgresql" else (None, "app_")
+    with Database(url).engine.connect() as connection:
+        found = sa.Table(f"{prefix}table", sa.MetaData(), autoload_with=connection, schema=schema)
+        connection.execute(sa.insert(found), {"colour": "it's"})
+        assert [tuple(found_row) for found_row in connection.execute(sa.select(found).order_by("id"))] == [
+            (1, 1, "100%"), (2, 3, "it's"),
+        ]  # fmt: skip
+    inspector = sa.inspect(Database(url).engine)
+    assert f"i {odd}" in {index["name"] for index in inspector.get_indexes(f"{prefix}{odd[:3]}", schema)}

@@ -92,6 +92,16 @@ def test_a_replica_with_masked_values_is_promoted_only_on_request(settings: Sett
     assert promoted(settings, accept_partial=True).timeline == 2
 
 
+def test_a_replica_whose_table_is_gone_is_promoted_only_on_request(settings: Settings) -> None:
+    followed(settings, ITEM, shape("other", column("n"), engine="sqlite"))
+    replica = Database(settings.replica(NAME).url.get_secret_value())
+    replica.execute("DROP TABLE other")
+    with pytest.raises(NotReadyError, match=r"table public\.other is gone"):
+        promoted(settings)
+    assert [one.name for one in promoted(settings, accept_partial=True).shapes] == ["item"]
+    assert "other" not in replica.tables()
+
+
 def test_workers_rebuilds_and_comparisons_refuse_a_promoted_replica(settings: Settings, tmp_path: Path) -> None:
     source = followed(settings, ITEM)
     promoted(settings)

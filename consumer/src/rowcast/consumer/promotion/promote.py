@@ -27,6 +27,7 @@ from rowcast.consumer.promotion.replica_tables import existing_tables, recorded_
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.positions import ReplicaRow, read_row
+from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.consumer.replica.taken import taken_replica
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
 from rowcast.shared.backoff import Backoff
@@ -127,11 +128,21 @@ class _Promotion:
 
     def _require_ready(self) -> None:
         self._lost = require_ready(self._settings, self._name, self._options.accept_lost)
-        require_whole(self._settings, self._name, self._shapes(), accept_partial=self._options.accept_partial)
+        shapes, gone = self._find_shapes()
+        require_whole(self._settings, self._name, shapes, gone, accept_partial=self._options.accept_partial)
 
     def _shapes(self) -> list[TableShape]:
+        return self._find_shapes()[0]
+
+    def _find_shapes(self) -> tuple[list[TableShape], list[TableShape]]:
+        """Return the shapes of the tables that exist, and of those that are gone."""
+        found: tuple[list[TableShape], list[TableShape]] = ([], [])
         with self._engine.connect() as connection:
-            return [shape for shape, _ in recorded_shapes(connection, self._settings.source)]
+            inspector = sa.inspect(connection)
+            for shape, _ in recorded_shapes(connection, self._settings.source):
+                schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica_dialect)
+                found[not inspector.has_table(name, schema)].append(shape)
+        return found
 
     def _check_constraints(self, replica: Replica) -> None:
         if not replica.check_constraints(self._shapes()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rowcast.consumer.status.lag import ReplicaStatus, replica_status
+from rowcast.consumer.status.lag import ReplicaStatus, outbox_ms, replica_status
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
 from rowcast.shared.tables.shape import TableShape
@@ -48,12 +48,13 @@ def require_ready(settings: Settings, name: str, accept_lost: str | None) -> str
             f"{error} Without an answer, nobody knows what replica {name!r} lacks. To promote it as it is: "
             f"rowcast promote {name} --accept-lost {UNKNOWN}"
         ) from error
-    if reason := _refusal(settings, status, accepted):
+    unpublished_ms = outbox_ms(settings)
+    if reason := _refusal(status, accepted, has_unpublished=bool(unpublished_ms)):
         raise NotReadyError(f"replica {name!r} is not promoted, and nothing was changed: {reason}")
-    return ", and ".join(_losses(settings, status))
+    return ", and ".join(_losses(settings, status, unpublished_ms))
 
 
-def _refusal(settings: Settings, status: ReplicaStatus, accepted: int | None) -> str | None:
+def _refusal(status: ReplicaStatus, accepted: int | None, *, has_unpublished: bool) -> str | None:
     name = status.replica
     match status.state:
         case None | "waiting":
@@ -65,7 +66,7 @@ def _refusal(settings: Settings, status: ReplicaStatus, accepted: int | None) ->
             )
         case "suspect":
             return f"it is suspect: {status.reason} Promote another replica."
-    if accepted is None or not (status.records > accepted or (status.outbox_read and status.behind_ms)):
+    if accepted is None:
         return None
     if status.records > accepted:
         lag = ", ".join(f"{lag.topic} {lag.records:,}" for lag in status.topics if lag.records)
@@ -74,7 +75,7 @@ def _refusal(settings: Settings, status: ReplicaStatus, accepted: int | None) ->
             f"{status.records:,} records of the topics are not applied ({lag}). Let `rowcast worker {name}` apply "
             f"them, or lose them: --accept-lost {status.records}.{stopped}"
         )
-    if status.records:
+    if not has_unpublished:
         return None
     return (
         "the primary's outbox has commits that are not published yet. Stop the application, and let the relay and "
@@ -82,19 +83,25 @@ def _refusal(settings: Settings, status: ReplicaStatus, accepted: int | None) ->
     )
 
 
-def _losses(settings: Settings, status: ReplicaStatus) -> Iterator[str]:
+def _losses(settings: Settings, status: ReplicaStatus, unpublished_ms: int | None) -> Iterator[str]:
     if status.records:
         yield f"{status.records:,} records of the topics are lost"
-    if not status.outbox_read and settings.primary is not None:
+    if unpublished_ms is None and settings.primary is not None:
         yield "the primary does not answer, so commits that its relay had not published are lost"
-    elif status.behind_ms and not status.records:
+    elif unpublished_ms:
         yield "commits in the primary's outbox are lost"
 
 
-def require_whole(settings: Settings, name: str, shapes: Sequence[TableShape], *, accept_partial: bool) -> None:
-    """Raise NotReadyError for a replica with masked values or a part of the rows, unless the operator accepts it."""
+def require_whole(
+    settings: Settings, name: str, shapes: Sequence[TableShape], gone: Sequence[TableShape], *, accept_partial: bool
+) -> None:
+    """Raise NotReadyError for a replica with masked values or a part of the rows, unless the operator accepts it.
+
+    ``gone``: the tables that a worker has filled, and that the replica does not have any more.
+    """
     patterns = settings.replica(name).tables
     parts = [] if "*" in patterns else [f"the configuration limits it to the tables {', '.join(patterns)}"]
+    parts += [f"table {shape.full_name} is gone" for shape in gone]
     parts += [f"{shape.full_name} has only the rows WHERE {shape.where}" for shape in shapes if shape.where]
     parts += [
         f"{shape.full_name}.{column.name} is masked"

@@ -82,7 +82,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     lags, oldest_ms = _lags(settings, name, applied)
     records = sum(lag.records for lag in lags)
     behind_ms = max(1, time.time_ns() // 1_000_000 - oldest_ms) if records else 0
-    waiting_ms = _outbox_ms(settings)
+    waiting_ms = outbox_ms(settings)
     hosts = worker_hosts(settings, name)
     return ReplicaStatus(
         name,
@@ -156,7 +156,7 @@ def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) 
     return tuple(TopicLag(topic, count) for topic, count in records.items()), oldest_ms
 
 
-def _outbox_ms(settings: Settings) -> int | None:
+def outbox_ms(settings: Settings) -> int | None:
     """Return the age of the oldest commit in the primary's outbox, or None if the outbox cannot be read."""
     if settings.primary is None:
         return None
