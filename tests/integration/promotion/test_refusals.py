@@ -16,7 +16,7 @@ from rowcast.consumer.promotion.readiness import NotReadyError
 from rowcast.consumer.promotion.report import report
 from rowcast.consumer.replica.promoted import PromotedError
 from rowcast.shared.config.settings import ReplicaSettings, Settings
-from rowcast.shared.errors import ConfigurationError, UnreachableError
+from rowcast.shared.errors import ConfigurationError, RetriableError, UnreachableError
 from rowcast.shared.tables.server_defaults import ServerDefault
 from rowcast.shared.tables.shape import IdentityShape, IndexShape, Masking, TableShape
 from servers import Broker
@@ -48,6 +48,11 @@ def followed(settings: Settings, *shapes: TableShape) -> Source:
 
 
 def test_a_replica_that_no_worker_has_followed_is_not_promoted(settings: Settings) -> None:
+    path = Path(settings.replica(NAME).url.get_secret_value().removeprefix("sqlite:///"))
+    with pytest.raises(ConfigurationError, match="there is no file"):
+        promoted(settings)
+    assert not path.exists()
+    path.touch()
     with pytest.raises(NotReadyError, match="no worker has ever run"):
         promoted(settings)
 
@@ -132,6 +137,26 @@ def test_a_worker_refuses_a_replica_whose_promotion_was_interrupted(settings: Se
         work_once(settings)
     assert not promoted(settings).was_done
     assert replica_status(settings, NAME).state == "promoted"
+
+
+def test_two_promotions_at_once_end_with_one(settings: Settings) -> None:
+    followed(settings, ITEM)
+    results: list[PromotionResult | RetriableError] = []
+
+    def run() -> None:
+        try:
+            results.append(promoted(settings))
+        except RetriableError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(90)
+    assert len(results) == 2
+    assert [result.was_done for result in results if isinstance(result, PromotionResult)] in ([False], [False, True])
+    assert promoted(settings).was_done
 
 
 def test_a_dry_run_changes_nothing(settings: Settings) -> None:

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -35,7 +36,7 @@ from rowcast.shared.cli.contributions import PROMOTION, load_contributions
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.database.schema_names import default_schema
-from rowcast.shared.errors import DataError, RetriableError
+from rowcast.shared.errors import ConfigurationError, DataError, FencedError, RetriableError
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.promote")
@@ -87,7 +88,11 @@ class _Promotion:
         self._options = options
         self._stop = stop
         self._label = f"replica {name!r}"
-        self._engine: Engine = open_engine(settings.replica(name).sqlalchemy_url, self._label, pooled=False)
+        url = settings.replica(name).sqlalchemy_url
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+            # Connecting would create an empty file.
+            raise ConfigurationError(f"{self._label}: there is no file {url.database}. Correct its url.")
+        self._engine: Engine = open_engine(url, self._label, pooled=False)
         reach(self._engine, self._label)
         self._replica_dialect = replica_dialect(self._engine.dialect.name)
         self._replica_dialect.configure(self._engine)
@@ -106,11 +111,20 @@ class _Promotion:
         layouts = RowLayouts(self._settings.replica(self._name).tables)
         command = f"rowcast promote {self._name}"
         with taken_replica(self._settings, self._name, layouts, self._stop, command) as replica:
+            # Another promotion may have ended meanwhile.
+            row = self._row()
+            if row.state == "promoted":
+                return self._result((), (), row, was_done=True)
             if row.state != "promoting":
                 # The active worker may have applied more, and the application may have written more.
                 self._require_ready()
-                self._check_constraints(replica)
-                replica.record_promotion("promoting")
+                try:
+                    self._check_constraints(replica)
+                    replica.record_promotion("promoting")
+                except FencedError as error:
+                    raise RetriableError(
+                        f"another process has taken {self._label} over, so nothing was changed. Run {command} again"
+                    ) from error
             executed, notes = self._carry_out()
             replica.record_promotion("promoted")
         return self._result(executed, notes, self._row())

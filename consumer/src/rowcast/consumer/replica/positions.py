@@ -232,8 +232,12 @@ class Positions:
             connection.execute(sa.update(ROWCAST_REPLICA).where(row).values(timeline=timeline))
 
     def record_promotion(self, connection: Connection, state: StoredState, now_ms: int) -> None:
-        """Write that the replica is being promoted or is a primary, since now. Raise as ``transaction``."""
-        with self.transaction(connection):
+        """Write that the replica is being promoted or is a primary, since now. Raise as ``transaction``.
+
+        The end of a promotion does not depend on the epoch, because a worker may try to take the replica over.
+        """
+        own = self.transaction(connection) if state == "promoting" else connection.begin()
+        with own:
             row = ROWCAST_REPLICA.c.source == self._source
             values = {"state": state, "since_ms": now_ms, "reason": None}
             connection.execute(sa.update(ROWCAST_REPLICA).where(row).values(values))
