@@ -16,8 +16,11 @@ from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE, create_tables
 from rowcast.consumer.rights_checks import SCRATCH_PREFIX, rights_findings
 from rowcast.producer.checks.primary import primary
 from rowcast.producer.outbox.schema import outbox_tables
+from rowcast.producer.relay import Relay
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.database.engines import open_engine
 from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.kafka.mock_cluster import embedded_kafka
 from rowcast.shared.tables.shape import ColumnShape, PortableType, TableShape
 from support.command_line import rowcast
 
@@ -118,6 +121,10 @@ def test_the_rights_of_a_worker_are_tried(server: Server) -> None:
     if server.is_postgresql:
         server.run(f"REVOKE DELETE ON item FROM {server.user}")
         assert found().message.endswith("needs: DELETE (item)")
+        # airbytehq/airbyte#23330: a right of a role that the user is a member of.
+        group = f"{server.user}_group"
+        server.run(f"CREATE ROLE {group}", f"GRANT DELETE ON item TO {group}", f"GRANT {group} TO {server.user}")
+        assert found().verdict is Verdict.ok
 
 
 def test_the_rights_of_a_relay_are_tried(server: Server, tmp_path: Path) -> None:
@@ -144,6 +151,27 @@ def test_the_rights_of_a_relay_are_tried(server: Server, tmp_path: Path) -> None
     assert of_rights(primary(settings)).verdict is Verdict.warning
     server.grant("INSERT, UPDATE, DELETE", *(name for name in own if name != "rowcast_batch"))
     assert of_rights(primary(settings)).verdict is Verdict.ok
+
+
+def test_a_table_that_the_user_may_not_see_is_not_said_to_be_missing(server: Server) -> None:
+    """julien-duponchelle/python-mysql-replication#183: without rights, the catalog of MySQL shows no table."""
+    tables = outbox_tables(metadata := sa.MetaData())
+    metadata.create_all(server.engine)
+    server.run("CREATE TABLE mine (id INTEGER PRIMARY KEY)")
+    server.grant("SELECT", "mine")
+    settings = Settings.model_validate({"source": "shop", "primary": {"url": server.url}})
+    (about,) = [finding for finding in primary(settings) if "rowcast_outbox" in finding.message]
+    assert about.message.startswith(f"the user {server.user} may not read rowcast_outbox, rowcast_shape, rowcast_lease")
+    assert about.hint.startswith("grant the rights of docs/how-to/database-rights.md")
+    # Only batches of the application use the other table.
+    server.grant("SELECT", *(table.name for table in tables if table is not tables.batch))
+    assert "the outbox tables are complete" in [finding.message for finding in primary(settings)]
+    server.grant("INSERT, UPDATE, DELETE", *(table.name for table in tables if table is not tables.batch))
+    engine = open_engine(server.url, "primary")
+    with embedded_kafka() as bootstrap:
+        kafka = {"bootstrap.servers": bootstrap}
+        assert Relay(settings.model_copy(update={"kafka": kafka}), engine).run_once() == 0
+    engine.dispose()
 
 
 def test_a_file_that_may_not_be_written_is_only_read(tmp_path: Path) -> None:

@@ -73,6 +73,14 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path, text: bytes) -> Non
     refused(rowcast("check", cwd=tmp_path), 2, "is not UTF-8. Save the file as UTF-8")
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """Nayjest/Gito#315: editors of Windows write such a file."""
+    (tmp_path / "rowcast.toml").write_bytes(b'\xef\xbb\xbfsource = "shop"\n')
+    assert "valid, with the source 'shop'" in rowcast("check", cwd=tmp_path).stdout
+    (tmp_path / "rowcast.toml").write_bytes(b"\xef\xbb\xbfsource = shop\n")
+    refused(rowcast("check", cwd=tmp_path), 2, "Did you forget the quotes?")
+
+
 @pytest.mark.parametrize("folder", ["taken", "/dev/null", "/proc/none"])
 def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / "taken").touch()

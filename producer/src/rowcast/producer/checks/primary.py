@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Inspector
 
 from rowcast.producer.checks.model_drift import model_drift
-from rowcast.producer.checks.rights import rights
+from rowcast.producer.checks.rights import rights, unreadable_tables
 from rowcast.producer.checks.row_security import row_security
 from rowcast.producer.checks.table_settings import check_table_settings
 from rowcast.producer.checks.transactions import transactions
@@ -65,13 +65,27 @@ def primary(settings: Settings) -> Iterator[Finding]:
 
 
 def _outbox(connection: Connection) -> Iterator[Finding]:
+    tables = outbox_tables(sa.MetaData())
+    hidden = unreadable_tables(connection, tables)
     whole = True
-    for table in outbox_tables(sa.MetaData()):
+    for table in tables:
+        if table in hidden:
+            continue
         if missing := missing_parts(table, connection) or unknown_columns(table, connection):
             whole = False
             fault, _, hint = missing.partition(". ")
             yield Finding(_AREA, Verdict.missing, f"table {table.name} {fault}", hint)
-    if whole:
+    # Only batches of the application use the other table.
+    if names := [table.name for table in hidden if table is not tables.batch]:
+        user = connection.engine.url.username
+        yield Finding(
+            _AREA,
+            Verdict.missing,
+            f"the user {user} may not read {', '.join(names)}",
+            "grant the rights of docs/how-to/database-rights.md. MariaDB and MySQL give the same answer for a table "
+            "that does not exist: then run `rowcast init` with a user who may create tables",
+        )
+    elif whole:
         yield Finding(_AREA, Verdict.ok, "the outbox tables are complete")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rowcast.producer.outbox.schema import outbox_tables
-from rowcast.shared.database.rights import WRITES, Right, refused_rights, rights_finding, table_rights
+from rowcast.shared.database.rights import WRITES, Right, is_refused, refused_rights, rights_finding, table_rights
 from rowcast.shared.errors import DataError
 from rowcast.shared.findings import Finding
 from rowcast.shared.tables.shape_store import newest_shapes
@@ -22,6 +22,12 @@ def rights(connection: Connection, area: str) -> Generator[Finding, None, bool]:
     user = connection.engine.url.username or "of this process"
     yield rights_finding(area, tried, refused, user, "rowcast relay")
     return not any(right.name == "SELECT" for right in refused)
+
+
+def unreadable_tables(connection: Connection, tables: Iterable[sa.Table]) -> list[sa.Table]:
+    """Return the tables that the user may not read. The catalog of MariaDB and MySQL does not show them."""
+    found_none = sa.select(sa.literal(1)).where(sa.false())
+    return [table for table in tables if is_refused(connection, found_none.select_from(table))]
 
 
 def _wanted(connection: Connection) -> Iterator[Right]:

@@ -33,7 +33,7 @@ def describe_mistake(error: Any, section: type[BaseModel]) -> str:
 def describe_syntax(error: tomllib.TOMLDecodeError, file: Path) -> str:
     """Return what is wrong with the TOML of a file. The value is left out, because it may hold a password."""
     found = _LINE.search(str(error))
-    lines = file.read_text("utf-8").splitlines()
+    lines = file.read_text("utf-8-sig").splitlines()
     if found is not None and int(found[1]) <= len(lines):
         without = _WITHOUT_QUOTES.match(lines[int(found[1]) - 1])
         if without is not None:

@@ -398,6 +398,13 @@ def _dotted_name(name: str) -> str:
     return name if "." in name else lower if lower == "log_level" else lower.replace("_", ".")
 
 
+class _TomlFile(TomlConfigSettingsSource):
+    """Read the file with or without the byte order mark that editors of Windows write."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
+
+
 def load(path: Path | None = None) -> Settings:
     """Read the configuration from a file and the environment. The default file ``./rowcast.toml`` may be absent.
 
@@ -417,7 +424,7 @@ def load(path: Path | None = None) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+            return init_settings, env_settings, _TomlFile(settings_cls, file)
 
     try:
         settings = FromFile()
