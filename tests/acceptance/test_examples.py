@@ -103,7 +103,7 @@ def test_alembic_sees_the_outbox_tables(tmp_path: Path) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         added = [d[1].name for d in compare_metadata(context, Base.metadata) if d[0] == "add_table"]
-        names = ("batch", "claim", "lease", "outbox", "parked", "shape", "snapshot")
+        names = ("batch", "claim", "lease", "outbox", "parked", "relay", "shape", "snapshot")
         assert sorted(added) == [f"rowcast_{name}" for name in names]
     Base.metadata.create_all(engine)
     with engine.connect() as connection:
