@@ -52,7 +52,11 @@ def test_search_finds_events_by_key_table_transaction_and_time(place: Path, sour
     assert [event["after"]["note"] for event in one[:2]] == ["x", "y"]
     assert [event["key"] for event in found(place, "--key", "en,7")] == [{"lang": "en", "n": 7}]
     assert [event["key"] for event in found(place, "--transaction", second)] == [{"id": 1}, {"id": 11}]
-    assert {event["table"] for event in found(place, "--table", "*.word")} == {"word"}
+    for pattern in ("*.word", "public.wo*", "word", "wo*"):
+        assert {event["table"] for event in found(place, "--table", pattern)} == {"word"}
+    none = rowcast("topics", "search", "--table", "wrod", cwd=place)
+    assert none.returncode == 2
+    assert "no table that matches wrod. Its tables are public.item, public.word." in none.stderr
     assert len(found(place, "--since", "1h")) == 6
     assert found(place, "--since", "2100-01-01T00:00") == []
     assert [event["what"] for event in found(place, "--limit", "2")] == ["delete", "tombstone"]

@@ -81,6 +81,9 @@ def test_a_deleted_row_and_one_that_never_was(place: Path, sessions: sessionmake
     assert "delete" in rowcast("trace", "word", "en,7", cwd=place).stdout
     assert stuck(place) == {}
     assert stuck(place, "en,8") == {}
+    never = rowcast("trace", "word", "en,8", cwd=place)
+    assert (never.returncode, never.stdout.splitlines()[0]) == (0, "no such row, and no event of it")
+    assert rowcast("trace", "word", "en,7", cwd=place).stdout.startswith("arrived everywhere\n")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ TableOption = Annotated[
         "--table",
         envvar="ROWCAST_TABLE",
         metavar="PATTERN",
-        help="Only tables that match, as in public.ord*. May be repeated.",
+        help="Only tables that match, as in orders or public.ord*. May be repeated.",
     ),
 ]
 KeyOption = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -98,9 +97,11 @@ def print_trace(steps: Sequence[TraceStep], *, as_json: bool) -> int:
     """Print the steps of a row. Return 1 if the row is stuck, or 0."""
     stuck = [step.place for step in steps if step.is_stuck]
     if as_json:
-        print_json({"arrived": not stuck, "steps": [asdict(step) for step in steps]})
+        shown = [{"place": step.place, "text": step.text, "is_stuck": step.is_stuck} for step in steps]
+        print_json({"arrived": not stuck, "steps": shown})
     else:
-        print_line(f"stuck: {', '.join(stuck)}" if stuck else "arrived everywhere")
+        arrived = "arrived everywhere" if any(step.is_known for step in steps) else "no such row, and no event of it"
+        print_line(f"stuck: {', '.join(stuck)}" if stuck else arrived)
         width = max(len(step.place) for step in steps)
         for step in steps:
             print_line(f"  {step.place:<{width}}  {step.text}")

@@ -31,21 +31,33 @@ _LOOK_AGAIN_S = 5.0
 class SourceTopics:
     """The topics of the tables that match ``tables``, with the topics' partitions.
 
+    A pattern without a dot is the name of a table in any schema.
+
     Raise ConfigurationError if the source has published no matching table. Raise UnreachableError.
     """
 
     def __init__(self, consumer: Any, settings: Settings, tables: Collection[str] = ("*",)) -> None:
         self._consumer = consumer
         self._settings = settings
-        self._patterns = tuple(tables)
+        self._patterns = tuple(pattern if "." in pattern or pattern == "*" else f"*.{pattern}" for pattern in tables)
         self._topics: dict[str, str] = {}
         self._find_topics()
         if not self._topics:
-            matching = "" if self._patterns == ("*",) else f" that matches {', '.join(self._patterns)}"
-            raise ConfigurationError(
-                f"source {settings.source!r} has published no table{matching}: topic {schema_topic(settings.source)} "
-                "names none. Start `rowcast relay`, and let the application write."
+            raise self._no_table(", ".join(tables))
+
+    def _no_table(self, asked: str) -> ConfigurationError:
+        """Return the error to raise if no published table matches."""
+        layouts = RowLayouts(("*",))
+        read_shapes(self._consumer, self._settings, layouts, lenient=True)
+        source = self._settings.source
+        if names := sorted(shape.full_name for shape in layouts.latest_shapes()):
+            return ConfigurationError(
+                f"source {source!r} has published no table that matches {asked}. Its tables are {', '.join(names)}."
             )
+        return ConfigurationError(
+            f"source {source!r} has published no table: topic {schema_topic(source)} names none. Start "
+            "`rowcast relay`, and let the application write."
+        )
 
     def _find_topics(self) -> None:
         layouts = RowLayouts(self._patterns)

@@ -29,11 +29,15 @@ Row = dict[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class TraceStep:
-    """One place on the row's way. ``is_stuck``: the row has not passed the place, and ``text`` says why."""
+    """One place on the row's way. ``is_stuck``: the row has not passed the place, and ``text`` says why.
+
+    ``is_known``: the place has the row, or an event of the row.
+    """
 
     place: str
     text: str
     is_stuck: bool = False
+    is_known: bool = True
 
 
 def trace(settings: Settings, table: str, key: str) -> Iterator[TraceStep]:
@@ -49,7 +53,8 @@ def trace(settings: Settings, table: str, key: str) -> Iterator[TraceStep]:
         ours = _row(primary, shape, columns, settings, is_replica=False)
     finally:
         primary.close()
-    yield TraceStep("primary", "the row is there" if ours is not None else "there is no such row")
+    is_there = ours is not None
+    yield TraceStep("primary", "the row is there" if is_there else "there is no such row", is_known=is_there)
     yield _in_outbox(settings, shape, columns)
     record = _in_topic(settings, shape, columns)
     yield _topic_step(record, ours)
@@ -106,7 +111,7 @@ def _row(
 def _in_outbox(settings: Settings, shape: TableShape, key: dict[str, Any]) -> TraceStep:
     waiting = [change for _, find in load_contributions(TRACE) for change in find(settings, shape.full_name, key)]
     if not waiting:
-        return TraceStep("outbox", "no change of the row waits")
+        return TraceStep("outbox", "no change of the row waits", is_known=False)
     oldest = waiting[0]
     text = f"{len(waiting)} changes wait, the oldest for {duration_text(oldest.age_ms)} (transaction {oldest.tx})"
     return TraceStep("outbox", f"{text}. See whether a relay runs: rowcast status", is_stuck=True)
@@ -123,7 +128,7 @@ def _topic_step(record: TopicRecord | None, ours: Row) -> TraceStep:
     if record is None:
         text = "there is no event of the row"
         if ours is None:
-            return TraceStep("topic", text)
+            return TraceStep("topic", text, is_known=False)
         return TraceStep("topic", f"{text}. A row from before the capture needs rowcast snapshot", is_stuck=True)
     assert record.event is not None
     return TraceStep("topic", f"{record.what} with lsn {record.event.lsn} is the last event, at {record.place}")
@@ -152,7 +157,7 @@ def _in_replica(
 def _compared(place: str, name: str, shape: TableShape, ours: Row, theirs: Row) -> TraceStep:
     if ours is None or theirs is None:
         if ours is theirs:
-            return TraceStep(place, "there is no such row, as on the primary")
+            return TraceStep(place, "there is no such row, as on the primary", is_known=False)
         text = "the row is missing" if theirs is None else "the row is there, and not on the primary"
     elif columns := RowForms(shape).different_columns(ours, theirs):
         text = f"the row differs in {', '.join(columns)}"
