@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rowcast.consumer.promotion.default_sql import default_sql
+from rowcast.consumer.promotion.dialects.default_sql import default_sql
 from rowcast.consumer.promotion.existing_table import ExistingTable
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.default_sql import default_sql
+from rowcast.consumer.promotion.dialects.default_sql import default_sql
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, quoted_name

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.default_sql import MYSQL_LONG
 from rowcast.consumer.promotion.dialects.base import LOCK_S, PromotionDialect, for_driver
+from rowcast.consumer.promotion.dialects.default_sql import MYSQL_LONG
 from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
 from rowcast.consumer.replica.dialects import WORKER_PREFIX
