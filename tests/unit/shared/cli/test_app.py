@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from rowcast.shared.cli import app
-from support.command_line import rowcast
+from support.command_line import environment, rowcast
 
 COMMANDS = (
     "demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "promote", "verify", "status", "trace", "replay",
@@ -117,3 +120,13 @@ def test_a_command_that_cannot_be_loaded_is_in_the_help_and_names_the_reason(
     printed = capsys.readouterr().err
     assert "the command 'relay' cannot be loaded" in printed
     assert "pip install" in printed
+
+
+def test_ctrl_c_during_the_imports_has_no_traceback(tmp_path: Path) -> None:
+    """A module that is imported first sends the signal, so that it always comes in the middle of the imports."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, "-c", "from rowcast.shared.cli import main; main()", "status"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**environment(), "PYTHONPATH": str(tmp_path)}, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")

@@ -1,5 +1,5 @@
 """Run ``python -m rowcast.shared.cli``."""
 
-from rowcast.shared.cli.app import main
+from rowcast.shared.cli import main
 
 main()
