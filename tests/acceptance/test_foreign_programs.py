@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from fixtures.databases import NewDatabase
 from servers import Broker
 from servers.paths import CACHE
-from support.command_line import environment, rowcast
+from support.command_line import environment, succeed, write_configuration
 from support.project import TESTS
 
 PROGRAMS = TESTS / "acceptance" / "programs"
@@ -134,9 +134,7 @@ def mirror(
         pytest.fail(f"{program.name} is not installed: make acceptance-apps")
     url = new_database(primary)
     replicas = {kind: new_database(kind) for kind in kinds}
-    sections = [f'source = "{source}"', f'[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"']
-    sections += [f'[primary]\nurl = "{url}"', *(f'[replicas.{name}]\nurl = "{to}"' for name, to in replicas.items())]
-    (folder / "rowcast.toml").write_text("\n".join(sections))
+    write_configuration(folder, source, kafka.bootstrap_servers, url, replicas)
     own = sa.make_url(url).set(drivername=program.drivers[primary]).render_as_string(hide_password=False)
     if program.migrate:
         run(program, own, folder, *program.migrate)
@@ -172,11 +170,6 @@ def run(program: Program, url: str, folder: Path, *arguments: str) -> None:
         command, cwd=folder, env=variables, capture_output=True, text=True, timeout=program.seconds, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-
-
-def succeed(folder: Path, *arguments: str) -> None:
-    result = rowcast(*arguments, cwd=folder)
-    assert result.returncode == 0, f"{arguments}: {result.stdout}\n{result.stderr}"
 
 
 def count_rows(url: str) -> dict[str, int]:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from fixtures.databases import NewDatabase
 from rowcast.producer import Capture
 from servers import Broker
-from support.command_line import environment
+from support.command_line import environment, succeed, write_configuration
 from support.pipeline.database_diff import assert_same_rows
 from support.pipeline.pipeline import Pipeline
 from support.project import EXAMPLES
@@ -170,6 +170,29 @@ def test_a_study_opens_from_each_replica_as_it_is_on_the_primary(
                 "trial_intermediate_values", "trial_user_attributes", "trial_heartbeats",
             }  # fmt: skip
             pipeline.verify(name)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_study_goes_on_in_a_promoted_replica_of_another_engine(
+    tmp_path: Path, kafka: Broker, new_database: NewDatabase, source_name: str
+) -> None:
+    first, second, third = new_database("postgresql"), new_database("mariadb"), new_database("sqlite")
+    write_configuration(tmp_path, source_name, kafka.bootstrap_servers, first, {"copy": second})
+    with captured_storage(first, source_name) as storage:
+        run_study(storage)
+    succeed(tmp_path, "relay", "--once")
+    succeed(tmp_path, "worker", "copy", "--once")
+    succeed(tmp_path, "promote", "copy")
+    write_configuration(tmp_path, source_name, kafka.bootstrap_servers, second, {"next": third})
+    with captured_storage(second, source_name) as storage:
+        study = optuna.load_study(study_name="tuning", storage=storage)
+        assert len(study.trials) == TRIALS
+        study.optimize(objective, n_trials=3)
+        assert [trial.number for trial in study.trials] == list(range(TRIALS + 3))
+    succeed(tmp_path, "relay", "--once", "--new-timeline", "2")
+    succeed(tmp_path, "worker", "next", "--once")
+    succeed(tmp_path, "verify", "next")
+    assert len(read_in_another_process(third)[0]["trials"]) == TRIALS + 3
 
 
 def test_the_example_prints_what_its_readme_shows(tmp_path: Path) -> None:

@@ -183,3 +183,20 @@ def rowcast_process(
     with started(command, cwd, environment(**(env or {})), stdout=subprocess.PIPE) as process:
         out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def write_configuration(folder: Path, source: str, bootstrap: str, primary: str, replicas: Mapping[str, str]) -> None:
+    """Write ``rowcast.toml`` with these servers. ``replicas``: the URLs by name."""
+    sections = [
+        f'source = "{source}"',
+        f'[kafka]\n"bootstrap.servers" = "{bootstrap}"',
+        f'[primary]\nurl = "{primary}"',
+    ]
+    sections += [f'[replicas.{name}]\nurl = "{url}"' for name, url in replicas.items()]
+    (folder / "rowcast.toml").write_text("\n".join(sections))
+
+
+def succeed(folder: Path, *arguments: str) -> None:
+    """Run ``rowcast`` inside this process in a folder, and require exit code 0."""
+    result = rowcast(*arguments, cwd=folder)
+    assert result.returncode == 0, f"{arguments}: {result.stdout}\n{result.stderr}"
