@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from fixtures.databases import NewDatabase
 from rowcast.consumer import replica_status
+from rowcast.consumer.promotion.dialects import postgresql
 from rowcast.consumer.promotion.promote import PromotionOptions, promote
 from rowcast.consumer.promotion.readiness import NotReadyError
 from rowcast.consumer.replica.promoted import PromotedError
@@ -93,7 +94,10 @@ def test_the_role_goes_back_to_the_old_server(new_database: NewDatabase, kafka: 
         expected = (expected[0] + 1, expected[1] + 1, expected[2] + 1)
 
 
-def test_a_promotion_waits_for_readers_of_a_table(new_database: NewDatabase, kafka: Broker, source_name: str) -> None:
+def test_a_promotion_waits_for_readers_of_a_table(
+    new_database: NewDatabase, kafka: Broker, source_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "LOCK_S", 1)
     shop = Shop(new_database("postgresql"), source_name)
     shop.open()
     settings = settings_for(source_name, kafka.bootstrap_servers, new_database("postgresql"), url_of(shop))
@@ -106,7 +110,8 @@ def test_a_promotion_waits_for_readers_of_a_table(new_database: NewDatabase, kaf
     )
     done.start()
     _wait_for_state(settings, "promoting")
-    done.join(7)
+    # Longer than a single wait for the lock.
+    done.join(2)
     assert done.is_alive()
     reader.close()
     done.join(60)

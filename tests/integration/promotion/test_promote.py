@@ -79,6 +79,7 @@ def assert_defaults(shop: Shop) -> None:
     assert "ix_orders_customer_id" in {index["name"] for index in sa.inspect(shop.engine).get_indexes("orders")}
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", [int(os.environ.get("ROWCAST_SEED", "1"))])
 def test_a_promotion_that_is_killed_at_any_statement_goes_on_where_it_was(

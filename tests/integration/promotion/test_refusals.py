@@ -14,6 +14,7 @@ from rowcast.consumer import replica_status
 from rowcast.consumer.promotion.promote import PromotionOptions, PromotionResult, promote
 from rowcast.consumer.promotion.readiness import NotReadyError
 from rowcast.consumer.promotion.report import report
+from rowcast.consumer.reading import topic_metadata
 from rowcast.consumer.replica.promoted import PromotedError
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import ConfigurationError, RetriableError, UnreachableError
@@ -71,12 +72,23 @@ def test_a_replica_that_lacks_records_is_promoted_only_with_their_number(setting
     assert replica_status(settings, NAME).state == "promoted"
 
 
-def test_without_an_answer_of_kafka_a_replica_is_promoted_only_on_request(settings: Settings, closed_port: int) -> None:
+def test_without_an_answer_of_kafka_a_replica_is_promoted_only_on_request(
+    settings: Settings, closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topic_metadata, "KAFKA_TIMEOUT_S", 1.0)
     followed(settings, ITEM)
     cut_off = settings.model_copy(update={"kafka": {"bootstrap.servers": f"127.0.0.1:{closed_port}"}})
     with pytest.raises(UnreachableError, match="--accept-lost unknown"):
         promoted(cut_off)
     assert "nobody knows" in promoted(cut_off, accept_lost="unknown").lost
+
+
+@pytest.mark.parametrize("state", ["loading", "suspect"])
+def test_a_replica_that_does_not_vouch_for_its_rows_is_never_promoted(settings: Settings, state: str) -> None:
+    followed(settings, ITEM)
+    Database(settings.replica(NAME).url.get_secret_value()).execute(f"UPDATE rowcast_replica SET state = '{state}'")
+    with pytest.raises(NotReadyError, match=f"it is {state}"):
+        promoted(settings, accept_lost="unknown")
 
 
 @pytest.mark.parametrize("text", ["-1", "some", "1.5"])

@@ -23,7 +23,7 @@ from rowcast.consumer.promotion.dialects import promotion_dialect
 from rowcast.consumer.promotion.dialects.base import doubles_percents
 from rowcast.consumer.promotion.notes import notes_of
 from rowcast.consumer.promotion.plan import Plan, Step
-from rowcast.consumer.promotion.readiness import NotReadyError, require_ready, require_whole
+from rowcast.consumer.promotion.readiness import UNKNOWN, NotReadyError, require_ready, require_vouching, require_whole
 from rowcast.consumer.promotion.replica_tables import existing_tables, recorded_shapes
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
@@ -104,6 +104,7 @@ class _Promotion:
         if row.state == "promoted":
             return self._result((), (), row, was_done=True)
         if row.state != "promoting":
+            require_vouching(self._name, row)
             self._require_ready()
         if self._options.dry_run:
             plan = self._plan()
@@ -116,8 +117,10 @@ class _Promotion:
             if row.state == "promoted":
                 return self._result((), (), row, was_done=True)
             if row.state != "promoting":
-                # The active worker may have applied more, and the application may have written more.
-                self._require_ready()
+                require_vouching(self._name, row)
+                if self._options.accept_lost != UNKNOWN:
+                    # The active worker may have applied more, and the application may have written more.
+                    self._require_ready()
                 try:
                     self._check_constraints(replica)
                     replica.record_promotion("promoting")

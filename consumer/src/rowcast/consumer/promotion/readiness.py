@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.status.lag import ReplicaStatus, outbox_ms, replica_status
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
@@ -32,11 +33,25 @@ def accepted_records(accept_lost: str | None) -> int | None:
     return number
 
 
+def require_vouching(name: str, row: ReplicaRow) -> None:
+    """Raise NotReadyError if the rows of the replica are no state that the primary had."""
+    if row.state == "consistent":
+        return
+    if row.state == "suspect":
+        reason = f"it is suspect: {row.reason} Promote another replica."
+    else:
+        reason = (
+            "it is loading, so its rows are no state that the primary had. Let "
+            f"`rowcast worker {name}` run until it is consistent."
+        )
+    raise NotReadyError(f"replica {name!r} is not promoted, and nothing was changed: {reason}")
+
+
 def require_ready(settings: Settings, name: str, accept_lost: str | None) -> str:
     """Return what is lost by a promotion, as text, or "" if nothing is known to be.
 
-    Raise NotReadyError if the replica does not vouch for its rows, or lacks more than ``accept_lost`` says. Raise
-    UnreachableError if Kafka does not answer.
+    Raise NotReadyError if the replica lacks more than ``accept_lost`` says. Raise UnreachableError if Kafka does not
+    answer.
     """
     accepted = accepted_records(accept_lost)
     try:
@@ -56,16 +71,6 @@ def require_ready(settings: Settings, name: str, accept_lost: str | None) -> str
 
 def _refusal(status: ReplicaStatus, accepted: int | None, *, has_unpublished: bool) -> str | None:
     name = status.replica
-    match status.state:
-        case None | "waiting":
-            return f"nothing has been applied to it. Start `rowcast worker {name}`."
-        case "loading":
-            return (
-                "it is loading, so its rows are no state that the primary had. Let "
-                f"`rowcast worker {name}` run until it is consistent."
-            )
-        case "suspect":
-            return f"it is suspect: {status.reason} Promote another replica."
     if accepted is None:
         return None
     if status.records > accepted:
