@@ -94,6 +94,9 @@ def test_the_rights_of_a_worker_are_tried(server: Server) -> None:
         assert not [name for name in server.tables() if name.startswith(SCRATCH_PREFIX)]
         return finding
 
+    server.grant("SELECT", "item")
+    named = [finding for finding in checks.replicas(settings) if "lacks" in finding.message]
+    assert [finding.verdict for finding in named] == [Verdict.missing], list(checks.replicas(settings))
     server.grant("SELECT")
     assert found().verdict is Verdict.warning
     assert f"the user {server.user} may only read" in found().message

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
 from rowcast.consumer.creation_checks import creation_findings
@@ -20,7 +21,10 @@ from rowcast.consumer.status.lag import replica_status, shown_state
 from rowcast.consumer.table_checks import recorded_shapes, table_findings, trigger_findings
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.database.driver_errors import is_missing_right
+from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.engines import open_engine
+from rowcast.shared.database.rights import RIGHTS_HINT
 from rowcast.shared.errors import ConfigurationError, DataError, UnreachableError
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.shape import TableShape
@@ -45,6 +49,11 @@ def replicas(settings: Settings) -> Iterator[Finding]:
             if settings.kafka:
                 yield from _running_findings(settings, name, area)
             yield from _type_findings(settings, replica, engine, name, area)
+        except exc.DBAPIError as error:
+            if not is_missing_right(error):
+                raise
+            fault = f"a check ended, because the user lacks a right: {first_line(error)}"
+            yield Finding(area, Verdict.missing, fault, RIGHTS_HINT)
         finally:
             engine.dispose()
 

@@ -16,6 +16,7 @@ from rowcast.shared.findings import Finding, Verdict
 
 _log = logging.getLogger("rowcast.check")
 
+RIGHTS_HINT = "grant them: docs/how-to/database-rights.md"
 WRITES = ("INSERT", "UPDATE", "DELETE")
 """The rights to change rows, as SQL names them."""
 
@@ -90,5 +91,5 @@ def rights_finding(area: str, tried: Sequence[Right], refused: Sequence[Right], 
         area,
         Verdict.missing,
         f"the user {user} lacks rights that {command} needs: {listed}",
-        "grant them: docs/how-to/database-rights.md",
+        RIGHTS_HINT,
     )
