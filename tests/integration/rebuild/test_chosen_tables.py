@@ -90,6 +90,7 @@ def test_chosen_tables_are_rebuilt_and_the_others_stay(new: NewShop, engine: str
     assert shop.keys() == keys
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("is_behind", [True, False])
 def test_chosen_tables_join_the_others_at_one_lsn_without_a_running_worker(
@@ -120,6 +121,7 @@ def test_chosen_tables_join_the_others_at_one_lsn_without_a_running_worker(
     assert "loading" not in caplog.text
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_worker_goes_on_before_and_after_the_swap(new: NewShop, engine: str) -> None:
     shop = new(engine, refers=engine != "sqlite")
@@ -204,6 +206,7 @@ def test_a_table_that_refers_to_itself_still_does_afterwards(
     assert replica.rows("member") == [(1, None)]
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", SERVERS)
 def test_a_worker_creates_the_foreign_keys_after_a_kill_between_swap_and_creation(new: NewShop, engine: str) -> None:
     shop = new(engine)

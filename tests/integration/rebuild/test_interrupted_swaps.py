@@ -59,6 +59,7 @@ def new(new_database: Callable[[str], str], kafka: Broker, source_name: str) -> 
     return lambda engine: Wrong(new_database(engine), kafka, source_name)
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ["mariadb", "mysql"])
 def test_a_worker_finishes_a_swap_whose_process_ended_after_the_rename(
     new: NewWrong, engine: str, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_a_rename_that_a_killed_rebuild_left_waiting_fails_after_a_worker_has_ta
     assert place.emails() == ["a", "b"]
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ["postgresql", "mariadb", "mysql", "sqlite"])
 def test_the_old_tables_of_a_rebuild_that_ended_before_their_drop_are_dropped_by_the_next_one(
     new: NewWrong, engine: str, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,7 @@ def test_a_rebuild_replaces_wrong_rows_and_the_worker_goes_on(
     assert replica.rows("orders", "note") == [("first",), ("second",)]
 
 
+@pytest.mark.shared_dialect
 def test_a_replica_is_rebuilt_several_times(settings: Settings, source: Source, replica: Database) -> None:
     for number in range(3):
         source.transaction(("c", "customer", {"id": 100 + number, "email": f"{number}@example.com"}))
@@ -70,6 +71,7 @@ def test_a_replica_is_rebuilt_several_times(settings: Settings, source: Source, 
     assert replica.state() == "consistent"
 
 
+@pytest.mark.shared_dialect
 def test_a_worker_works_on_the_old_tables_until_the_swap_and_on_the_new_ones_afterwards(
     settings: Settings, source: Source, replica: Database
 ) -> None:

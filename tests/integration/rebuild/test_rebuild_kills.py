@@ -114,6 +114,7 @@ def test_readers_see_the_whole_old_or_the_whole_new_tables_whenever_the_rebuild_
         assert {old for _, _, old, _ in reader} == {0, 1}
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("url", ENGINES, indirect=True)
 @pytest.mark.parametrize("seed", [int(os.environ.get("ROWCAST_SEED", "1"))])
 def test_readers_see_one_moment_of_all_tables_whenever_the_rebuild_of_a_chosen_table_is_killed(

@@ -82,6 +82,7 @@ def settings_of(source: Source) -> Settings:
     return settings_for(source.name, source.bootstrap, "sqlite:////nowhere/replica.db")
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_copy_is_the_state_after_the_named_transaction_and_a_worker_goes_on_from_there(
     engine: str, new_database: NewDatabase, kafka: Broker, source_name: str
