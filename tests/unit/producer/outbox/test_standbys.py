@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from rowcast.producer.outbox import backlog
 from rowcast.producer.outbox.backlog import outbox_bytes
 from rowcast.producer.outbox.standbys import StandbyRow, standbys
 from rowcast.producer.outbox.status import outbox
@@ -100,8 +101,15 @@ def test_status_shows_standbys_and_the_size_of_the_outbox(primary: Primary, writ
     assert (status.data["outbox"].standbys, status.data["outbox"].bytes) == (["web2"], 2_000)
 
 
-def test_an_empty_outbox_has_no_bytes(writer: sa.Connection) -> None:
-    assert outbox_bytes(writer) == 0
+def test_the_size_of_a_large_outbox_follows_from_its_oldest_rows(
+    primary: Primary, writer: sa.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outbox_bytes(writer, 0) == 0
+    for number, size in enumerate((100, 200, 9_000)):
+        primary.add(f"t{number}", "x" * size)
+    assert outbox_bytes(writer, 3) == 9_300
+    monkeypatch.setattr(backlog, "_MEASURED_ROWS", 2)
+    assert outbox_bytes(writer, 3) == 450
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.shared.config.settings import RelaySettings
 
+# The texts of a large backlog would be gigabytes to read.
+_MEASURED_ROWS = 5_000
+
 EXCESS_HINT = "see whether a relay leads and publishes, because the outbox grows until it does"
 
 
@@ -33,11 +36,16 @@ class Backlog:
     next_lsn: int
 
 
-def outbox_bytes(connection: Connection) -> int:
-    """Return the length of the changes in all outbox rows, in bytes. Reads every row."""
-    changes = outbox_tables(sa.MetaData()).outbox.c.changes
-    length = capture_dialect(connection.dialect).byte_length(changes)
-    return int(connection.scalar(sa.select(sa.func.sum(length))) or 0)
+def outbox_bytes(connection: Connection, rows: int) -> int:
+    """Return about the length of the changes in the outbox, in bytes, from the mean of the oldest rows.
+
+    ``rows``: the number of rows in the outbox. A few thousand rows are read whole, so the length is exact.
+    """
+    changes = outbox_tables(sa.MetaData()).outbox.c
+    length = capture_dialect(connection.dialect).byte_length(changes.changes)
+    read = sa.select(length.label("length")).order_by(changes.id).limit(_MEASURED_ROWS).subquery()
+    measured, total = connection.execute(sa.select(sa.func.count(), sa.func.sum(read.c.length)).select_from(read)).one()
+    return int(total) * max(rows, measured) // measured if measured else 0
 
 
 def excess(waiting: Backlog, settings: RelaySettings) -> str | None:

@@ -22,10 +22,8 @@ from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import RowcastError
 
 
-def outbox(settings: Settings, max_behind_s: float, *, with_bytes: bool = True) -> SideStatus:
+def outbox(settings: Settings, max_behind_s: float) -> SideStatus:
     """Return the backlog, the lease and the snapshots. A row that is older than ``max_behind_s`` is a problem.
-
-    ``with_bytes``: read every row for its length. Otherwise the length is 0.
 
     Without a primary in the configuration there is nothing to show, because a worker's machine may know only Kafka.
     """
@@ -42,7 +40,7 @@ def outbox(settings: Settings, max_behind_s: float, *, with_bytes: bool = True) 
             snapshots = SnapshotRequests(tables).unsettled(connection)
             leader = waiting.owner if waiting.expires_in_ms > 0 else None
             ready = standbys(connection, tables, settings.source, leader)
-            size = outbox_bytes(connection) if with_bytes else 0
+            size = outbox_bytes(connection, waiting.rows)
     except (RowcastError, exc.DBAPIError) as error:
         failure = exit_codes.to_failure(error)
         if failure is None:

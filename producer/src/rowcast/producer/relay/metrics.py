@@ -77,7 +77,7 @@ class RelayMetrics(Collector):
             labels=["source", "table", "state"],
         )
         for each in self._settings:
-            status = outbox(each, math.inf, with_bytes=False)
+            status = outbox(each, math.inf)
             up.add_metric([each.source], status.failure is None)
             if status.failure is not None:
                 continue

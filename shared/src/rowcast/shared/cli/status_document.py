@@ -23,7 +23,7 @@ class OutboxDocument(_Part):
     """The outbox and the relays of the source. Times are by the database's clock."""
 
     rows: int = Field(description="Outbox rows, claimed rows included.")
-    bytes: int = Field(description="Length of the changes in these rows, in bytes.")
+    bytes: int = Field(description="About the length of the changes in these rows, in bytes.")
     oldest_ms: int | None = Field(description="Age of the first row in milliseconds. Null without rows.")
     owner: str | None = Field(description="The relay that leads, or led last. Null before the first relay.")
     epoch: int = Field(description="The number of takeovers.")
