@@ -31,6 +31,10 @@ _FIRST, _AFTER_LAST = -2, -1
 
 _COMMITTED = {"isolation.level": "read_committed"}
 
+# A server answers a client's requests in turn. A consumer at the end of a partition gets its next answer only after
+# this time.
+_AT_ONCE = {"fetch.wait.max.ms": 10}
+
 T = TypeVar("T")
 
 # The settings of every consumer of the worker, on top of the user's properties. The worker reads uncommitted records,
@@ -57,17 +61,16 @@ def new_reader(settings: Settings, *, committed: bool = False) -> AbstractContex
 
 
 def new_asker(settings: Settings) -> AbstractContextManager[Any]:
-    """Create a consumer for shapes and for the ends of partitions, and close it at the end of the block.
+    """Create a consumer for shapes and for the ends of partitions, and close it at the end of the block."""
+    return _new_consumer(settings, _AT_ONCE)
 
-    A server answers a client's requests in turn. Therefore a consumer at the end of a partition gets each answer only
-    after ``fetch.wait.max.ms``.
+
+def new_viewer(settings: Settings, *, follows: bool = False) -> AbstractContextManager[Any]:
+    """Create a consumer for a look into the topics. The consumer reads committed messages, and each event once.
+
+    ``follows``: wait at the ends for new messages, with few requests.
     """
-    return _new_consumer(settings, {"fetch.wait.max.ms": 10})
-
-
-def new_viewer(settings: Settings) -> AbstractContextManager[Any]:
-    """Create a consumer for a look into the topics. The consumer reads committed messages, and each event once."""
-    return _new_consumer(settings, _COMMITTED)
+    return _new_consumer(settings, _COMMITTED if follows else _COMMITTED | _AT_ONCE)
 
 
 @contextmanager

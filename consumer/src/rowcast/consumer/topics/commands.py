@@ -87,7 +87,7 @@ def tail(
     from rowcast.consumer.topics.source_topics import source_topics
 
     selection = Selection(tuple(table or ("*",)), key, transaction)
-    with stop_on_signals() as stop, source_topics(invocation.settings(), selection.tables) as found:
+    with stop_on_signals() as stop, source_topics(invocation.settings(), selection.tables, follows=True) as found:
         ends = {place: end for place, (_, end) in found.ends().items()}
         for record in last_records(found, selection, last):
             print_record(record, as_json=as_json)

@@ -110,7 +110,12 @@ class SourceTopics:
 
 
 @contextmanager
-def source_topics(settings: Settings, tables: Collection[str] = ("*",)) -> Iterator[SourceTopics]:
-    """Open the topics of the tables that match, for the block. See ``SourceTopics``."""
-    with new_viewer(settings) as consumer:
+def source_topics(
+    settings: Settings, tables: Collection[str] = ("*",), *, follows: bool = False
+) -> Iterator[SourceTopics]:
+    """Open the topics of the tables that match, for the block. See ``SourceTopics``.
+
+    ``follows``: for ``from_now_on``.
+    """
+    with new_viewer(settings, follows=follows) as consumer:
         yield SourceTopics(consumer, settings, tables)
