@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from fixtures.databases import NewDatabase
 from rowcast.consumer import checks
+from rowcast.consumer.checks.rights import SCRATCH_PREFIX, rights_findings
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE, create_tables
-from rowcast.consumer.rights_checks import SCRATCH_PREFIX, rights_findings
 from rowcast.producer.checks.primary import primary
 from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.producer.relay import Relay

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from fixtures.databases import NewDatabase
-from rowcast.consumer.checks import replicas
+from rowcast.consumer.checks.replicas import replicas
 from rowcast.consumer.replica.type_limits import type_limits
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.type_mapping import shape_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rowcast.consumer.retention_checks import Retention, judge
+from rowcast.consumer.checks.retention import Retention, judge
 from rowcast.consumer.status.lag import ReplicaStatus, TopicLag
 from rowcast.shared.findings import Verdict
 

@@ -8,17 +8,17 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
-from rowcast.consumer.creation_checks import creation_findings
+from rowcast.consumer.checks.creation import creation_findings
+from rowcast.consumer.checks.retention import retention_findings
+from rowcast.consumer.checks.rights import rights_findings
+from rowcast.consumer.checks.tables import recorded_shapes, table_findings, trigger_findings
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
 from rowcast.consumer.replica.type_limits import type_limits
 from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE, missing_columns
-from rowcast.consumer.retention_checks import retention_findings
-from rowcast.consumer.rights_checks import rights_findings
 from rowcast.consumer.status.lag import replica_status, shown_state
-from rowcast.consumer.table_checks import recorded_shapes, table_findings, trigger_findings
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.database.driver_errors import is_missing_right

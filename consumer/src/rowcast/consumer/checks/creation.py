@@ -13,9 +13,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.schema import CreateIndex, CreateTable, DropTable
 
+from rowcast.consumer.checks.rights import scratch_name
 from rowcast.consumer.replica.dialects import ReplicaDialect
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
-from rowcast.consumer.rights_checks import scratch_name
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.shape import TableShape
