@@ -78,6 +78,7 @@ def done(sessions: sessionmaker[Session]) -> list[int]:
         return list(session.scalars(sa.select(Word.done).order_by(Word.lang, Word.n)))
 
 
+@pytest.mark.shared_dialect
 def test_each_row_is_processed_once_and_each_batch_is_a_transaction(sessions: sessionmaker[Session]) -> None:
     with sessions() as session:
         sizes = []
@@ -162,6 +163,7 @@ def test_deletes_in_batches_skip_no_row(lite: sessionmaker[Session]) -> None:
     assert len(done(lite)) == 40
 
 
+@pytest.mark.shared_dialect
 def test_a_named_run_goes_on_after_any_failure_and_processes_each_row_once(sessions: sessionmaker[Session]) -> None:
     rng = random.Random(1)
     failures = 0

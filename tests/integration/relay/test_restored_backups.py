@@ -67,6 +67,7 @@ def test_after_a_restore_nothing_is_published_until_an_operator_allows_a_new_tim
     assert {event.timeline for event in boundaries[2:]} == {2}
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ["postgresql", "mariadb", "mysql", "sqlite"])
 def test_a_new_timeline_publishes_all_rows_again(
     engine: str, new_settings: NewSettings, new_database: Callable[[str], str], kafka: Broker

@@ -352,6 +352,7 @@ def test_a_chunk_ends_when_it_has_grown_large(
     assert [(s.state, s.rows_read, s.reason) for s in app.asked()] == [(SnapshotState.done, 999, None)]
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("condition", ["no_such_column = 1", "id = = 1", "no_such_function(id) = 1"])
 def test_a_condition_that_cannot_be_fulfilled_fails_and_the_relay_goes_on(
     new_app: NewApp, settings: Settings, condition: str

@@ -53,6 +53,7 @@ def test_a_worker_without_anything_published_does_not_report_a_consistent_replic
     assert replica_status(settings, NAME).state == "waiting"
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_reason_for_a_stop_stays_in_the_replica_until_a_worker_works_again(
     engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str

@@ -22,6 +22,7 @@ ITEM = shape("item", column("n"))
 ENGINES = ["postgresql", "mariadb", "mysql", "sqlite"]
 
 
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_worker_upgrades_the_tables_and_goes_on_from_the_old_position(
     engine: str, new_database: Callable[[str], str], kafka: Broker, source_name: str
