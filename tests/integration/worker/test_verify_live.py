@@ -217,7 +217,7 @@ def test_rows_that_change_all_the_time_are_no_false_alarm(new_world: NewWorld, p
         chance, turn = random.Random(3), 0
         thing = world.thing
         while not stop.is_set():
-            # Some rows change in each transaction, others now and then, and some come and go: hundreds of changes a second.
+            # Hundreds of changes a second: some rows in each transaction, others now and then, and some come and go.
             hot = sa.update(thing).where(thing.c.id <= 15).values(whole=turn)
             other = sa.update(thing).where(thing.c.id == chance.randrange(16, 150)).values(name=str(turn))
             new = 1_000 + turn % 5
