@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 _COLUMNS, _ROWS = 80, 60
 _TOKEN = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
 
@@ -20,8 +22,14 @@ _TOKEN = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
 def on_terminal(
     command: list[str], cwd: Path, env: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
-    """Run a program with a terminal. Yield the process, and its output piece by piece until its end."""
-    ours, theirs = os.openpty()
+    """Run a program with a terminal. Yield the process, and its output piece by piece until its end.
+
+    Skip the test in a container without terminals (``/dev/pts``).
+    """
+    try:
+        ours, theirs = os.openpty()
+    except OSError as error:
+        pytest.skip(f"this machine has no terminals: {error}")
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
     process = subprocess.Popen(command, cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)

@@ -112,8 +112,9 @@ class HashBuckets(Buckets):
     def expression(self, table: ComparedTable) -> ColumnElement[int]:
         """Return the lowest bits of a hash of the key's columns."""
         sql = table.database.sql
-        columns = [table.key_column(name) for name in table.shape.primary_key]
-        return sql.lowest_bits(sql.key_hash(columns), _HASH_BUCKETS - 1)
+        columns = {name: table.key_column(name) for name in table.shape.primary_key}
+        integers = [c for name, c in columns.items() if table.shape.column(name).type.name in INTEGER_TYPES]
+        return sql.lowest_bits(sql.key_hash(list(columns.values()), integers), _HASH_BUCKETS - 1)
 
     def of_key(self, key: CanonicalKey) -> int:
         """Return the lowest bits of the hash of the canonical key."""

@@ -25,8 +25,10 @@ class VerifyDialect(ABC):
     def row_hash(self, text: ColumnElement[str]) -> ColumnElement[int]:
         """Return a hash of a text. Sums of hashes do not overflow within a page."""
 
-    def key_hash(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
-        """Return a hash of a key. Different keys may have the same hash."""
+    def key_hash(
+        self, columns: Sequence[ColumnElement[Any]], integers: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[int]:
+        """Return a hash of a key. Different keys may have the same hash. ``integers``: the columns of integers."""
         return self.row_hash(sa.func.concat_ws(sa.literal_column("'|'"), *columns))
 
     def divided(self, number: ColumnElement[Any], divisor: int) -> ColumnElement[int]:

@@ -42,7 +42,9 @@ class MySQLVerify(VerifyDialect):
         number = sa.func.conv(digits, sa.literal_column("16"), sa.literal_column("10"))
         return sa.cast(number, mysql.INTEGER(unsigned=True))
 
-    def key_hash(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
+    def key_hash(
+        self, columns: Sequence[ColumnElement[Any]], integers: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[int]:
         """Return a checksum of 32 bits."""
         return sa.func.crc32(sa.func.concat_ws(sa.literal_column("'|'"), *columns))
 

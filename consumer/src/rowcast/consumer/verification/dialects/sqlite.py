@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +35,15 @@ class SQLiteVerify(VerifyDialect):
         hash_: ColumnElement[int] = getattr(sa.func, _ROW_HASH)(text)
         return hash_
 
-    def key_hash(self, columns: Sequence[ColumnElement[Any]]) -> ColumnElement[int]:
-        """Return a hash of 43 bits."""
+    def key_hash(
+        self, columns: Sequence[ColumnElement[Any]], integers: Sequence[ColumnElement[Any]]
+    ) -> ColumnElement[int]:
+        """Return the sum of the integers, because SQLite has no hash, and a call of Python takes long for each row.
+
+        Without integers, return a hash of 43 bits.
+        """
+        if integers:
+            return functools.reduce(operator.add, integers)
         hash_: ColumnElement[int] = getattr(sa.func, _KEY_HASH)(*columns)
         return hash_
 
