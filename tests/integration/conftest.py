@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from fixtures.databases import NewDatabase
+from rowcast.consumer.worker import apply_loop
 from servers import Broker
 from support.relay.primary import Primary, primary_at
 from support.relay.settings import NewSettings, settings_of
@@ -31,3 +32,9 @@ def lite(new_database: NewDatabase) -> Iterator[Primary]:
 def new_settings(kafka: Broker, source_name: str) -> NewSettings:
     """Return a function that creates relay settings of a single source."""
     return partial(settings_of, kafka, source_name)
+
+
+@pytest.fixture
+def short_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a worker without events compare its row often. Otherwise each takeover waits five seconds for it."""
+    monkeypatch.setattr(apply_loop, "_COMPARE_S", 0.2)

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from rowcast.consumer import ReplicaStatus, checks, replica_status
+from rowcast.consumer.checks import retention
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.reading import topic_metadata
 from rowcast.consumer.replica import positions
@@ -66,7 +67,11 @@ def test_a_replica_without_a_worker_has_no_state(broker: MemoryBroker, settings:
         replica_status(settings, "other")
 
 
-def test_a_replica_without_an_event_waits_in_every_report(broker: MemoryBroker, settings: Settings) -> None:
+def test_a_replica_without_an_event_waits_in_every_report(
+    broker: MemoryBroker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only a real server has settings to read.
+    monkeypatch.setattr(retention, "_configs", lambda *_: {})
     apply_up_to(settings, events=0, records=0, lsn=0)
     engine = sa.create_engine(settings.replicas["copy"].sqlalchemy_url)
     with engine.begin() as connection:
