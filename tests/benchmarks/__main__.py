@@ -32,6 +32,7 @@ def main() -> int:
         "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
         "worker": [[replica, bootstrap]],
         "worker_start": [[replica, bootstrap]],
+        "worker_parts": [[replica]],
         "rebuild": [[replica, bootstrap]],
         "relay": [[primary, bootstrap]],
         "snapshot": [[primary, bootstrap]],

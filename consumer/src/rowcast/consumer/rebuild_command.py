@@ -106,7 +106,15 @@ def rebuild(
     if until is not None:
         _require_elsewhere(into, snapshot=snapshot)
     patterns = tuple(pattern.strip() for one in tables or () for pattern in one.split(",") if pattern.strip())
-    options = RebuildOptions(keep_old, restart, not no_verify and until is None, skip or (), snapshot, patterns, until)
+    options = RebuildOptions(
+        keep_old=keep_old,
+        restart=restart,
+        is_verified=not no_verify and until is None,
+        skip=skip or (),
+        with_snapshot=snapshot,
+        tables=patterns,
+        until=until,
+    )
     with (
         progress(
             "rebuilding",

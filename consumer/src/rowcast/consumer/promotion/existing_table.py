@@ -49,8 +49,7 @@ class ExistingTable:
     """A table to promote. ``quoted``: its name, ready for SQL. ``created``: a worker created it.
 
     ``possible_keys``: the source's foreign keys that the replica can have, each as the worker creates it, without
-    actions. ``has_rows_without``: the columns in which
-    rows have NULL although the source's column has none.
+    actions. ``has_rows_without``: the columns in which rows have NULL although the source's column has none.
     """
 
     shape: TableShape
