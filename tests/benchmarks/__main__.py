@@ -38,6 +38,7 @@ def main() -> int:
         "snapshot": [[primary, bootstrap]],
         "batches": [[primary, replica, bootstrap]],
         "outbox": [[primary, bootstrap]],
+        "reads": [[primary, replica, bootstrap]],
         "verify": [[second_database(primary, "bench_verify"), second_database(primary, "bench_verify_copy")]],
     }
     chosen = sys.argv[1:] or list(runs)

@@ -6,8 +6,7 @@ module of this package is private.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rowcast.shared.config import Settings, TableSettings, load
 from rowcast.shared.errors import (
@@ -21,6 +20,7 @@ from rowcast.shared.errors import (
     UnreachableError,
 )
 from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.late_names import late_names
 
 if TYPE_CHECKING:
     from rowcast.producer.batching.batches import BatchProgress, async_batches, batches
@@ -59,14 +59,4 @@ _AT_FIRST_USE = {
 
 # Type checkers would take every name for a name of this module.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Import a name of the capture at its first use."""
-        if name not in _AT_FIRST_USE:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(_AT_FIRST_USE[name]), name)
-        return value
-
-    def __dir__() -> list[str]:
-        """Return all names, also those that are not imported yet."""
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = late_names(__name__, _AT_FIRST_USE)

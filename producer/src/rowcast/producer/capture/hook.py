@@ -24,6 +24,7 @@ from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.producer.tables.captured import CapturedTables
 from rowcast.producer.tables.merged_metadata import merge_metadata
 from rowcast.shared.config.table_settings import TableSettings
+from rowcast.shared.database.commit_tokens import take_token
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.findings import Finding
 
@@ -166,6 +167,22 @@ class Capture:
         outer block. Raises ConfigurationError if the values cannot be written as JSON, or in more than 4,096 bytes.
         """
         return self._context.given(values)
+
+    def token(self, session: Session) -> str:
+        """Return a token for everything that the session's primary has committed, to be taken after the commit.
+
+        A replica has all of it when ``ReadReplica.has(token)``. The token is a short text for a header or a cookie.
+        With an AsyncSession, call ``await session.run_sync(capture.token)``. Raise ConfigurationError in an open
+        transaction, or if the outbox tables cannot be read.
+        """
+        bind = session.get_bind()
+        if session.in_transaction() or not isinstance(bind, Engine):
+            raise ConfigurationError(
+                "a token includes the commits before it, and this session has an open transaction. Call "
+                "session.commit() before capture.token(session)."
+            )
+        with bind.connect() as connection:
+            return str(take_token(connection, self.source))
 
     def on_commit(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` after each commit with changes. The callback must be quick and thread-safe.

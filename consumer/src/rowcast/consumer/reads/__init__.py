@@ -1,0 +1,1 @@
+"""Read from replicas that are fresh enough: ``ReadReplica`` and ``RoutingSession``."""
