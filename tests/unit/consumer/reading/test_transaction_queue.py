@@ -84,3 +84,16 @@ def test_the_reader_waits_for_room_only_while_something_is_there() -> None:
 def test_a_run_leaves_the_state_of_the_greatest_lsn() -> None:
     run = Run([transaction(5, 1, by_key=True), transaction(3, 1, by_key=True), Transaction(None, 0, 0)])
     assert (run.last.lsn, run.event_count, run.transaction_count) == (5, 2, 0)
+
+
+def test_a_transaction_that_is_too_young_stays_with_everything_after_it() -> None:
+    queue = TransactionQueue()
+    old, young, older = (Transaction(f"t{n}", n, ts_ms) for n, ts_ms in enumerate((1_000, 3_000, 500), 1))
+    queue.put([old, young, older, Signal.DONE])
+    assert queue.take(10, 0, until_ms=2_000) == Run([old])
+    assert not queue.is_too_young
+    assert queue.take(10, 0, until_ms=2_000) is None
+    assert queue.is_too_young
+    assert queue.take(10, 0, until_ms=3_000) == Run([young, older])
+    assert queue.take(10, 0, until_ms=0) is Signal.DONE
+    assert not queue.is_too_young

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ class TransactionQueue:
         self._error: BaseException | None = None
         self.event_count = 0
         """The number of events in the queue."""
+        self.is_too_young = False
+        """Whether the last ``take`` returned nothing because the next transaction is too young."""
 
     def put(self, items: Sequence[Transaction | Signal]) -> None:
         """Append items without waiting. The reader limits ``event_count`` by itself before it reads on."""
@@ -44,18 +47,23 @@ class TransactionQueue:
             self._error = error
             self._changed.notify_all()
 
-    def take(self, max_events: int, timeout: float) -> Run | Signal | None:
+    def take(self, max_events: int, timeout: float, until_ms: float = math.inf) -> Run | Signal | None:
         """Return a signal, or a run of the next transactions. Return None if nothing comes in ``timeout`` seconds.
 
-        A run has at least one transaction, and more up to ``max_events`` events. Raise the reader's error once the
-        queue is empty.
+        A run has at least one transaction, and more up to ``max_events`` events. ``until_ms``: a transaction that was
+        committed later stays in the queue, with everything after it. Raise the reader's error once the queue is empty.
         """
+        self.is_too_young = False
         with self._changed:
             if not self._items and self._error is None:
                 self._changed.wait(timeout)
             if not self._items:
                 if self._error is not None:
                     raise self._error
+                return None
+            if _is_later(self._items[0], until_ms):
+                self.is_too_young = True
+                self._changed.wait(timeout)
                 return None
             first = self._items.popleft()
             if isinstance(first, Signal):
@@ -65,6 +73,8 @@ class TransactionQueue:
             while self._items:
                 item = self._items[0]
                 if isinstance(item, Signal) or item.by_key != first.by_key or events + len(item.changes) > max_events:
+                    break
+                if _is_later(item, until_ms):
                     break
                 transactions.append(item)
                 events += len(item.changes)
@@ -78,3 +88,7 @@ class TransactionQueue:
         with self._changed:
             if self._items:
                 self._changed.wait(timeout)
+
+
+def _is_later(item: Transaction | Signal, until_ms: float) -> bool:
+    return isinstance(item, Transaction) and item.ts_ms > until_ms

@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 
 from rowcast.consumer.rebuild.progress import RebuildStoppedError
 from rowcast.consumer.replica.positions import read_positions, read_row
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.worker.live_assignment import live_assignment
+from rowcast.consumer.worker.main_loop import run_assigned
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 
@@ -68,7 +69,7 @@ def _worker_on_a_thread(settings: Settings, replica: str) -> Iterator[Callable[[
 
     def work() -> None:
         try:
-            run_worker(settings, replica, stop=stop)
+            run_assigned(settings, replica, live_assignment(settings, replica, scheduled=False, paced=False), stop=stop)
         except BaseException as error:  # noqa: BLE001  # raised below, on the caller's thread
             failures.append(error)
 

@@ -17,7 +17,7 @@ from rowcast.shared.cli import exit_codes, logs
 from rowcast.shared.cli.contributions import SideStatus, StatusBlock
 from rowcast.shared.cli.durations import duration_text
 from rowcast.shared.cli.status_document import NoAnswer, ReplicaDocument, VerifiedDocument
-from rowcast.shared.config.settings import Settings
+from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import RowcastError
 
 _RATE_SAMPLE_S = 1.0
@@ -48,7 +48,8 @@ class Rate:
 def replicas(settings: Settings, max_behind_s: float) -> SideStatus:
     """Return the state and lag of each replica, or the error of a replica that does not answer.
 
-    A commit that has not been visible in a replica for ``max_behind_s`` is a problem.
+    A commit that has not been visible in a replica for ``max_behind_s`` is a problem, in addition to the replica's
+    schedule and lag.
     """
     data: dict[str, ReplicaDocument | NoAnswer] = {}
     blocks: list[StatusBlock] = []
@@ -61,8 +62,9 @@ def replicas(settings: Settings, max_behind_s: float) -> SideStatus:
             continue
         status, rate = reading
         data[name] = _document(status, rate)
-        blocks.append(StatusBlock(f"replica {name}", tuple(_lines(status, rate))))
-        problems += _problems(status, max_behind_s)
+        lines = (*_lines(status, rate), *_pace(settings.replica(name)))
+        blocks.append(StatusBlock(f"replica {name}", lines))
+        problems += _problems(status, max_behind_s + settings.replica(name).due_after_s)
     message = "\n".join(failure.message for failure in failed)
     worst = exit_codes.Failure(message, max(f.exit_code for f in failed)) if failed else None
     return SideStatus({"replicas": data}, tuple(blocks), tuple(problems), worst)
@@ -150,6 +152,19 @@ def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]
     if status.verified is not None:
         last = status.verified
         yield "verified", f"{_time(last.at_ms)}: {last.verdict}, {last.rows:,} rows, {last.differing:,} differ"
+
+
+def _pace(options: ReplicaSettings) -> Iterator[tuple[str, str]]:
+    """Say how the replica is kept behind on purpose."""
+    kept = []
+    if options.schedule is not None:
+        kept.append(f"catches up at {options.schedule}")
+    if options.lag:
+        kept.append(f"applies nothing younger than {duration_text(options.lag * 1_000)}")
+    if options.max_rate is not None:
+        kept.append(f"at most {options.max_rate:,} events/s")
+    if kept:
+        yield "pace", ", ".join(kept)
 
 
 def _worker(status: ReplicaStatus) -> str:

@@ -8,10 +8,11 @@ import time
 from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.reading.reader_thread import ReaderThread
-from rowcast.consumer.reading.transaction_queue import Signal
+from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.worker.consistency_attempts import ConsistencyAttempts
+from rowcast.consumer.worker.pace import Pace
 from rowcast.consumer.worker.patience import Patience
 from rowcast.consumer.worker.progress import ProgressReport
 from rowcast.consumer.worker.turn import Turn
@@ -31,7 +32,7 @@ _CLEAR_STOP_S = 3.0
 class ApplyLoop:
     """Apply to a replica that was taken over. ``row``: the replica's row at the takeover.
 
-    ``has_applied``: whether an event was applied before.
+    ``has_applied``: whether an event was applied before. ``once``: end when the rest is too young for the pace.
     """
 
     def __init__(
@@ -44,12 +45,17 @@ class ApplyLoop:
         *,
         has_applied: bool,
         batch_events: int,
+        pace: Pace,
+        once: bool,
     ) -> None:
         self._replica = replica
         self._turn = turn
         self._patience = patience
         self._report = report
-        self._batch_events = batch_events
+        self._pace = pace
+        self._batch_events = pace.batch_events(batch_events)
+        self._once = once
+        self._rest_until = 0.0
         self._has_applied = has_applied
         self._stop_recorded = row.reason is not None
         self._consistency = ConsistencyAttempts()
@@ -73,7 +79,7 @@ class ApplyLoop:
             if not self._turn.is_active():
                 _log.info("this worker has no claim to the replica any more: standing by")
                 return False
-            match reader.queue.take(self._batch_events, _TAKE_TIMEOUT_S):
+            match self._take(reader.queue):
                 case Run() as run:
                     self._apply(run)
                 case Signal.GAP:
@@ -81,15 +87,29 @@ class ApplyLoop:
                 case Signal.LOADED:
                     self._consistency.request()
                 case Signal.DONE:
-                    self._clear_stop()
-                    self._commit_offsets()
-                    return True
+                    return self._end_once()
+                case None if self._once and reader.queue.is_too_young:
+                    return self._end_once()
             self._do_what_is_due()
         self._commit_offsets()
         return True
 
+    def _take(self, queue: TransactionQueue) -> Run | Signal | None:
+        rest_s = self._rest_until - time.monotonic()
+        if rest_s > 0:
+            self._patience.pause(min(rest_s, _TAKE_TIMEOUT_S))
+            return None
+        return queue.take(self._batch_events, _TAKE_TIMEOUT_S, self._pace.until_ms())
+
+    def _end_once(self) -> bool:
+        self._clear_stop()
+        self._commit_offsets()
+        return True
+
     def _apply(self, run: Run) -> None:
+        began = time.monotonic()
         applied = self._patience.retry(lambda: self._replica.apply(run))
+        self._rest_until = began + self._pace.rest_s(applied)
         self._patience.go_round()
         self._note_lost_consistency()
         self._next_comparison = time.monotonic() + _COMPARE_S

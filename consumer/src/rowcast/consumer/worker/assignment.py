@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.replica.dialects import TableNaming
+from rowcast.consumer.worker.pace import Pace
+from rowcast.shared.config.schedule import Schedule
 
 
 class Membership(Protocol):
@@ -30,7 +32,8 @@ class Assignment:
     ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables to write.
     ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
     messages. ``rebuild_command``: the command line that makes the tables again. ``is_shared``: whether more workers
-    stand by. ``until_lsn``: apply no transaction of a greater lsn.
+    stand by. ``until_lsn``: apply no transaction of a greater lsn. ``pace``: how fast the worker applies. ``schedule``:
+    when the worker catches up, or None for all the time.
     """
 
     source: str
@@ -40,3 +43,5 @@ class Assignment:
     rebuild_command: str
     is_shared: bool = True
     until_lsn: int | None = None
+    pace: Pace = field(default_factory=Pace)
+    schedule: Schedule | None = None

@@ -24,15 +24,15 @@ from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
 from rowcast.consumer.replica.connection import Replica
-from rowcast.consumer.replica.dialects import LIVE
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.apply_loop import ApplyLoop
 from rowcast.consumer.worker.assignment import Assignment
-from rowcast.consumer.worker.group_membership import GroupMembership
+from rowcast.consumer.worker.live_assignment import live_assignment
 from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
 from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
+from rowcast.consumer.worker.rest import rest
 from rowcast.consumer.worker.turn import Turn
 from rowcast.consumer.worker.verify_schedule import VerifySchedule, require_primary
 from rowcast.shared import row_values
@@ -78,13 +78,7 @@ def run_worker(
     Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
     applied, and the position is before the event.
     """
-    assignment = Assignment(
-        settings.source,
-        LIVE,
-        lambda: GroupMembership(settings, replica),
-        command=f"rowcast worker {replica}",
-        rebuild_command=f"rowcast rebuild {replica}",
-    )
+    assignment = live_assignment(settings, replica, scheduled=not once)
     return run_assigned(
         settings, replica, assignment, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip
     )
@@ -138,7 +132,9 @@ class _Worker:
         self._name = name
         self._assignment = assignment
         self._options = settings.replica(name)
-        self._once = once
+        self._schedule = assignment.schedule
+        # With a schedule, the worker catches up again and again.
+        self._once = once or self._schedule is not None
         self._vitals = vitals
         self._pulse = pulse
         self._silence = silence
@@ -158,11 +154,15 @@ class _Worker:
     def run(self) -> WorkerProgress:
         backoff, fenced = Backoff(jitter=JITTER), Backoff(0.5, 60.0, jitter=JITTER)
         try:
+            if self._schedule is not None and self._schedule.interval_s is None:
+                rest(self._schedule, self._assignment, self._patience)
             while not self._patience.is_stopped:
                 self._patience.beat()
                 try:
                     if self._take_a_turn():
-                        break
+                        if self._schedule is None:
+                            break
+                        rest(self._schedule, self._assignment, self._patience)
                     backoff.reset()
                 except FencedError as error:
                     _log.warning("%s. Now standing by", error)
@@ -173,7 +173,7 @@ class _Worker:
                     break
                 except UnreachableError as error:
                     # The server was reachable at the start, and will come back.
-                    if self._once:
+                    if self._once and self._schedule is None:
                         raise
                     pause = backoff.next_pause()
                     _log.warning("%s Trying again in %.1f s", error, pause)
@@ -302,6 +302,8 @@ class _Worker:
             row,
             has_applied=row.lsn > 0 or are_of_applied_events(positions.values()),
             batch_events=self._options.batch_events,
+            pace=self._assignment.pace,
+            once=self._once,
         )
         context = ReaderContext(
             self._settings,

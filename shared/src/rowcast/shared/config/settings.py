@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from rowcast.shared.config.mistakes import describe_mistake, describe_syntax
+from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
 from rowcast.shared.config.section import Section
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
@@ -113,12 +114,44 @@ class ReplicaSettings(DatabaseSettings):
         description="Read at most this many rows in a second from each database for `verify_every`.",
     )
 
+    schedule: ScheduleText | None = Field(
+        default=None,
+        description="When the worker catches up: five fields of cron, in UTC, as in `*/15 * * * *`, or an interval, as "
+        "in `15m`. In between it rests, without a connection to the replica. Without a value it follows all the time.",
+    )
+    lag: Seconds = Field(
+        default=0.0,
+        ge=0,
+        description="Apply nothing that was committed less than this long ago: a number of seconds, or a text as in "
+        '`"1h"`. The replica is then a copy from before a mistake.',
+    )
+    max_rate: int | None = Field(
+        default=None,
+        ge=1,
+        description="Let the worker apply at most this many events in a second. A larger transaction stays whole.",
+    )
+
     @field_validator("consistency")
     @classmethod
     def _consistency_is_built(cls, value: str) -> str:
         if value == "row":
             raise ValueError('consistency = "row" is not available yet. Use "transaction"')
         return value
+
+    @model_validator(mode="after")
+    def _follows_all_the_time(self) -> ReplicaSettings:
+        if self.schedule is not None and self.verify_every is not None:
+            raise ValueError(
+                "verify_every needs a worker that follows all the time. Leave schedule out, or run `rowcast verify` "
+                "beside the schedule"
+            )
+        return self
+
+    @property
+    def due_after_s(self) -> float:
+        """Return how old a commit may be that the replica lacks because of its schedule and its lag, in seconds."""
+        rest_s = 0.0 if self.schedule is None else Schedule.parse(self.schedule).longest_gap_s()
+        return rest_s + self.lag
 
 
 class TableTopicSettings(Section):
