@@ -85,6 +85,8 @@ class Source:
                 "linger.ms": 0,
                 "enable.idempotence": True,
                 "max.in.flight.requests.per.connection": 1,
+                # As the relay's.
+                "partitioner": "murmur2_random",
             }
         )
         self._made: set[str] = set()

@@ -1,6 +1,6 @@
 """Rebuild a replica in a process that kills itself.
 
-`python -m support.rebuild_process NUMBER PHASE SETTINGS [TABLE...]`
+`python -m support.rebuild_process NUMBER PHASE SETTINGS [TABLE...]`, or `MILLISECONDS loading SETTINGS`
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from rowcast.consumer.rebuild.options import RebuildOptions
+from rowcast.consumer.rebuild.progress import OnRebuildProgress, RebuildProgress
 from rowcast.consumer.rebuild.rebuild import rebuild
 from rowcast.shared.config.settings import Settings
 from support.worker_runs import NAME
@@ -42,6 +43,16 @@ def kill_at(number: int, *, phase: str) -> None:
     sa.event.listen(Engine, "commit", lambda _: count(""))
 
 
+def kill_while_loading(ms: int) -> OnRebuildProgress:
+    """Kill this process so long after the start of the load."""
+
+    def note(progress: RebuildProgress) -> None:
+        if progress.phase == "loading":
+            threading.Timer(ms / 1_000, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    return note
+
+
 # The first statements of a swap on the engines.
 _SWAP = ("LOCK TABLE", "legacy_alter_table = ON", "CREATE TABLE rowcast_swap_")
 
@@ -50,9 +61,15 @@ def main() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
-    kill_at(int(sys.argv[1]), phase=sys.argv[2])
+    number, phase = int(sys.argv[1]), sys.argv[2]
+    settings = Settings(**orjson.loads(sys.argv[3]))
+    if phase == "loading":
+        options = RebuildOptions(is_verified=False, processes=2)
+        rebuild(settings, NAME, options, stop=threading.Event(), on_progress=kill_while_loading(number))
+        return
+    kill_at(number, phase=phase)
     options = RebuildOptions(is_verified=False, tables=sys.argv[4:])
-    rebuild(Settings(**orjson.loads(sys.argv[3])), NAME, options, stop=threading.Event())
+    rebuild(settings, NAME, options, stop=threading.Event())
 
 
 if __name__ == "__main__":

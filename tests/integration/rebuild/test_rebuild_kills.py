@@ -24,6 +24,7 @@ from servers.guard import Guard
 from support.forked_python import ForkedPython
 from support.kafka_source import Source, column, shape
 from support.project import TESTS
+from support.rebuilds import Writer
 from support.worker_runs import CUSTOMER, ORDERS, Database, RunningWorker, settings_for, work_once
 
 ENGINES = ["postgresql", "mariadb", "mysql", "sqlite"]
@@ -62,36 +63,6 @@ class Readers:
                     connection.rollback()
         except BaseException as error:  # noqa: BLE001  # asserted by the test
             self.errors.append(error)
-
-
-class Writer:
-    """Publish transactions of a customer and an order, with a small pause after each."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._stop = threading.Event()
-        self.number = 0
-        self._thread = threading.Thread(target=self._write, daemon=True)
-
-    def write(self) -> None:
-        self.number += 1
-        n = self.number
-        self._source.transaction(
-            ("c", "customer", {"id": n, "email": f"{n}@example.com"}),
-            ("c", "orders", {"id": n, "customer_id": n, "note": str(n), "amount": "1.00"}),
-        )
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(60)
-
-    def _write(self) -> None:
-        while not self._stop.wait(0.05):
-            self.write()
 
 
 @pytest.fixture

@@ -79,6 +79,17 @@ def rebuild(
         bool,
         typer.Option("--snapshot", envvar="ROWCAST_SNAPSHOT", help="First publish all rows again, through the relay."),
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            envvar="ROWCAST_PROCESSES",
+            min=1,
+            max=64,
+            help="Fill the tables with this many processes. Without a number: one for each processor, if the topics "
+            "hold enough records to save time.",
+        ),
+    ] = None,
     skip: SkipOption = None,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
 ) -> None:
@@ -114,6 +125,7 @@ def rebuild(
         with_snapshot=snapshot,
         tables=patterns,
         until=until,
+        processes=processes,
     )
     with (
         progress(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.reading.share import Share
 from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import TopicIds
 from rowcast.shared.config.settings import Settings
@@ -22,7 +23,8 @@ class ReaderContext:
     ``replica``: the name of the replica, for messages. ``skips``: the messages and transactions to leave out.
     ``topic_ids``: the ids of the topics to which ``positions`` belong. ``timeline``: the timeline of the replica.
     ``until_lsn``: leave out the messages of greater lsns. The reader then reads committed messages. ``first_lsns``: the
-    lsn before which events are left out, by topic.
+    lsn before which events are left out, by topic. ``share``: read only these partitions of the tables' topics, by key
+    and up to their ends, and leave the cutover to a later reader. None: read all.
     """
 
     settings: Settings
@@ -40,3 +42,4 @@ class ReaderContext:
     timeline: int = 1
     until_lsn: int | None = None
     first_lsns: Mapping[str, int] = field(default_factory=dict)
+    share: Share | None = None

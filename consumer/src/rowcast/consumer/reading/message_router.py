@@ -12,6 +12,7 @@ from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.bad_message import BadMessageError
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.cutover import Cutover
+from rowcast.consumer.reading.key_partitions import KeyPartitions
 from rowcast.consumer.reading.lost_deletes import LostDeletes, fetch_delete_retention
 from rowcast.consumer.reading.lsn_rules import LsnRules, record_mark
 from rowcast.consumer.reading.new_shapes import NewShapes
@@ -43,6 +44,7 @@ class MessageRouter:
         abandoned_lsn = ends.lsn if context.loading else 0
         self.cutover = Cutover(context.last_transaction, by_key=context.loading, abandoned_lsn=abandoned_lsn)
         self.new_shapes = NewShapes(context)
+        self._key_partitions = KeyPartitions({} if context.share is None else context.share.divided)
         self._tables = TableEvents(context, self.cutover, self.assembler, self._rules, self.new_shapes)
         self._by_key = self._tables.by_key_events
         self.history = self._tables.history
@@ -54,8 +56,10 @@ class MessageRouter:
         """Take the next messages of ``stream``.
 
         Raise DataError with topic, partition, offset and reason if a message is not valid. The messages before it have
-        been taken then.
+        been taken then. Raise ScatteredKeysError for a message that other processes could have newer events of.
         """
+        if stream.kind == "table":
+            self._key_partitions.require(stream, messages)
         if self.cutover.by_key and stream.kind == "table":
             self.lost_deletes.examine(stream, messages)
         take = self._tables.take if stream.kind == "table" else self._take_others

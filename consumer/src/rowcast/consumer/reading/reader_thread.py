@@ -65,6 +65,7 @@ class ReaderThread:
         )
         self._notes = context.layouts.notes
         self._loading = context.loading
+        self._is_part = context.share is not None
         self._limit = LsnLimit(context.until_lsn)
         self._load = Load(context, self._subscription, self._router)
         self._bad_message: DataError | None = None
@@ -201,6 +202,8 @@ class ReaderThread:
         self._raise_bad_message()
         if self._vanished:
             self._restart_vanished()
+        elif self._is_part:
+            pass  # Another reader cuts over, after all shares.
         elif self._loading:
             self._finish_loading()
         elif self._router.history.stale_partition is not None:
@@ -266,6 +269,8 @@ class ReaderThread:
         """Return whether everything up to the targets has been read and put into the queue."""
         if self._subscription.awaits_topics or not all(s.target_reached for s in self._subscription.streams.values()):
             return False
+        if self._is_part:
+            return self._router.is_empty
         if self._loading:
             return self._load.may_never_end
         first_end = self._router.assembler.first_end

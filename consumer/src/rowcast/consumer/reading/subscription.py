@@ -37,6 +37,7 @@ class Subscription:
         self._positions = context.positions
         self._first_lsns = context.first_lsns
         self._ids = context.topic_ids
+        self._share = context.share
         self._consumer = consumer
         self._asker = asker
         self._next_discovery = 0.0
@@ -97,7 +98,7 @@ class Subscription:
             kind = topics[topic]
             # Transactions and shapes are in partition 0 alone, because order matters.
             for number in numbers if kind == "table" else [0]:
-                if (topic, number) not in self.streams:
+                if (topic, number) not in self.streams and self._is_wanted((topic, number), kind):
                     new.append(self._new_stream((topic, number), kind))
         if new:
             self._refresh_asker()
@@ -118,9 +119,15 @@ class Subscription:
         topics: dict[str, TopicKind] = {}
         for shape in self._layouts.latest_shapes():
             topics[self._settings.topic_of(shape.schema, shape.name)] = "table"
-        topics[transaction_topic(source)] = "transaction"
+        if self._share is None:
+            topics[transaction_topic(source)] = "transaction"
+        else:
+            topics = {topic: kind for topic, kind in topics.items() if topic in self._share.topics}
         topics[schema_topic(source)] = "schema"
         return topics
+
+    def _is_wanted(self, partition: Partition, kind: TopicKind) -> bool:
+        return kind != "table" or self._share is None or partition in self._share.partitions
 
     def compare_ids(self, *, at_once: bool = False) -> None:
         """Raise DataError if a topic was deleted and created again.

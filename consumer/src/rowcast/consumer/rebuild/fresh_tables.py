@@ -12,6 +12,7 @@ from dataclasses import replace
 from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.rebuild.first_pass.load import FirstPass
 from rowcast.consumer.rebuild.progress import ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.topics import read_topics
 from rowcast.consumer.replica.dialects import TableNaming
@@ -36,7 +37,8 @@ class FreshTables:
     """The tables that a rebuild fills.
 
     ``source``: the value of ``source`` in the worker's tables. ``naming``: the names of the tables. ``skip``: see
-    ``run_worker``. The tables and positions stay in the database when the rebuild is interrupted.
+    ``run_worker``. ``processes``: see ``FirstPass``. The tables and positions stay in the database when the rebuild is
+    interrupted.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class FreshTables:
         records: ReadRecords,
         stop: threading.Event,
         skip: Sequence[str] = (),
+        processes: int | None = 1,
     ) -> None:
         self._settings = settings
         self._replica = replica
@@ -56,6 +59,7 @@ class FreshTables:
         self._records = records
         self._stop = stop
         self._skip = skip
+        self._first_pass = FirstPass(settings, replica, source, naming, records, stop, skip, processes)
         self._assignment = Assignment(
             source,
             naming,
@@ -70,9 +74,11 @@ class FreshTables:
 
         Raise RebuildStoppedError.
         """
-        for number in range(_MOST_PASSES):
+        is_first = not self._first_pass.run(engine)
+        for _ in range(_MOST_PASSES):
             began = time.monotonic()
-            self.catch_up(engine, first=number == 0)
+            self.catch_up(engine, first=is_first)
+            is_first = False
             if time.monotonic() - began < _CAUGHT_UP_S:
                 break
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from rowcast.consumer.rebuild.first_pass.share_rows import discard_shares
 from rowcast.consumer.rebuild.scope import RebuildScope
 from rowcast.consumer.rebuild.swap import TableSwap
 from rowcast.consumer.rebuild.swapped_table import named, recorded_shapes
@@ -92,6 +93,7 @@ class OldTables:
         """Drop the fresh tables of an unfinished rebuild, and their positions. ``source``: see ``RebuildScope``."""
         with self._engine.begin() as connection:
             # First, so that a worker of the fresh tables is fenced.
+            discard_shares(connection, source)
             connection.execute(sa.delete(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source))
             connection.execute(sa.delete(ROWCAST_POSITION).where(ROWCAST_POSITION.c.source == source))
         self._drop(source, TableNaming(FRESH_PREFIX))

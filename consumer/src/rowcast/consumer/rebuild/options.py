@@ -16,7 +16,8 @@ class RebuildOptions:
     fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
     ``with_snapshot``: first publish all rows again, and leave out all earlier events. ``tables``: patterns of the
     tables to rebuild, and empty for all tables. ``until``: the last transaction of a copy elsewhere, as ``find_moment``
-    takes it, or None for everything in the topics.
+    takes it, or None for everything in the topics. ``processes``: the number of processes that first fill the
+    tables, or None for one for each processor where this saves time.
     """
 
     keep_old: bool = False
@@ -26,6 +27,7 @@ class RebuildOptions:
     with_snapshot: bool = False
     tables: Sequence[str] = ()
     until: str | None = None
+    processes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,14 @@ class _Rebuild:
         self._old = OldTables(self._engine, settings.source, self._swap)
         self._records = ReadRecords(on_progress)
         self._fresh = FreshTables(
-            self._scope.settings, name, self._scope.fresh_source, fresh_naming(), self._records, stop, options.skip
+            self._scope.settings,
+            name,
+            self._scope.fresh_source,
+            fresh_naming(),
+            self._records,
+            stop,
+            options.skip,
+            options.processes,
         )
 
     def run(self) -> RebuildResult:

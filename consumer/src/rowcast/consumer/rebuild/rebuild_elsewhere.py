@@ -53,7 +53,8 @@ def rebuild_into(
         _require_whole_topics(elsewhere, replica, engine)
     elif not is_from_snapshot(engine, settings.source):
         publish_all_rows(elsewhere, replica, engine, settings.source, records, stop)
-    fresh = FreshTables(elsewhere, replica, settings.source, LIVE, records, stop, options.skip)
+    processes = options.processes if options.until is None else 1
+    fresh = FreshTables(elsewhere, replica, settings.source, LIVE, records, stop, options.skip, processes)
     if options.until is not None:
         moment = _copy_until(elsewhere, replica, engine, fresh, options.until)
         records.begin("done")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Literal
@@ -23,6 +23,7 @@ from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import LIVE, Fault, TableNaming, replica_dialect
 from rowcast.consumer.replica.held_back import HeldBack
+from rowcast.consumer.replica.part import Part, require_undivided
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
 from rowcast.consumer.replica.promoted import PROMOTED_STATES, PromotedError, promoted_error
 from rowcast.consumer.replica.table_swap import settle_swap
@@ -48,11 +49,18 @@ class Replica:
     """
 
     def __init__(
-        self, source: str, name: str, settings: ReplicaSettings, layouts: RowLayouts, naming: TableNaming = LIVE
+        self,
+        source: str,
+        name: str,
+        settings: ReplicaSettings,
+        layouts: RowLayouts,
+        naming: TableNaming = LIVE,
+        part: Part | None = None,
     ) -> None:
-        """Connect once. Raise UnreachableError and ConfigurationError."""
+        """Connect once. ``part``: the part in a divided load. Raise UnreachableError and ConfigurationError."""
         self._name, self._label = name, f"replica {name!r}"
         self._source = source
+        self._part = part
         self._layouts = layouts
         self._owner = new_process_name()
         self._lease_s = settings.lease_ms / 1000
@@ -62,7 +70,7 @@ class Replica:
         reach(self._engine, self._label)
         self._connection: Connection | None = None
         self._file = self._dialect.database_file(self._engine)
-        self._tables = ReplicaTables(source, self._dialect)
+        self._tables = self._new_tables()
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(source, 0, 0, self._dialect)
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
@@ -120,7 +128,7 @@ class Replica:
                 settle_swap(connection, self._source)
         with self._connected() as connection, connection.begin():
             self._dialect.require_transactions(connection, list(METADATA.tables))
-            row = positions.take_over(connection, self._source, self._owner)
+            row = self._take_over_row(connection)
             applied_positions = positions.read_positions(connection, self._source)
             self.topic_ids = positions.read_topic_ids(connection, self._source)
         with self._connected() as connection:
@@ -130,7 +138,7 @@ class Replica:
         self._dialect.forget_tables()
         # A table that joins the replica later was not in the snapshot from which the replica was loaded.
         first_lsn = 0 if applied_positions else row.first_lsn
-        self._tables = ReplicaTables(self._source, self._dialect, first_lsn)
+        self._tables = self._new_tables(first_lsn)
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
@@ -142,6 +150,19 @@ class Replica:
             raise promoted_error(self._name, row.state)
         return row, applied_positions
 
+    def _take_over_row(self, connection: Connection) -> ReplicaRow:
+        if self._part is None:
+            require_undivided(connection, self._source, f"rowcast rebuild {self._name}")
+        elif self._part.epoch is not None:
+            return positions.take_over_share(connection, self._source, self._owner, self._part.epoch)
+        return positions.take_over(connection, self._source, self._owner)
+
+    def _new_tables(self, first_lsn: int = 0) -> ReplicaTables:
+        if self._part is None:
+            return ReplicaTables(self._source, self._dialect, first_lsn)
+        may_change = self._part.may_change_tables
+        return ReplicaTables(self._part.tables_source, self._dialect, first_lsn, may_change=may_change)
+
     def compare(self) -> None:
         """Raise ReplicaChangedError if the replica is not as this worker left it."""
         with self._connected() as connection, connection.begin():
@@ -150,6 +171,16 @@ class Replica:
     def own_transaction(self, connection: Connection) -> AbstractContextManager[None]:
         """Return a transaction of any connection that commits only if the replica is as this worker left it."""
         return self._positions.transaction(connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Yield the connection in a transaction that commits only if the replica is as this worker left it."""
+        with self._connected() as connection, self._positions.transaction(connection):
+            yield connection
+
+    def write_positions(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
+        """Write positions in a ``transaction``."""
+        self._positions.write(connection, positions)
 
     def follow_timeline(self, source: int) -> None:
         """Record the source's timeline for a new replica.

@@ -149,6 +149,24 @@ def _insert(connection: Connection, source: str, owner: str, epoch: int, stamp: 
     )
 
 
+def take_over_share(connection: Connection, source: str, owner: str, epoch: int) -> ReplicaRow:
+    """Make ``owner`` the worker of a share, under the epoch of the division. The caller ends the transaction.
+
+    Raise FencedError if the load was divided again or has ended.
+    """
+    row = ROWCAST_REPLICA.c
+    is_own = (row.source == source) & (row.epoch == epoch)
+    values = {"owner": owner, "stamp": secrets.randbelow(_STAMPS)}
+    if connection.execute(sa.update(ROWCAST_REPLICA).where(is_own).values(values)).rowcount != 1:
+        raise FencedError(
+            f"the rows of {source!r} in rowcast_replica belong to a later rebuild, or are gone. Only the later rebuild "
+            "goes on"
+        )
+    found = read_row(connection, source)
+    assert found is not None
+    return found
+
+
 def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
     """Make ``owner`` the only worker, and fence every earlier one. The caller ends the transaction."""
     stamp = secrets.randbelow(_STAMPS)

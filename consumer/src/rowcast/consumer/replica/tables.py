@@ -14,6 +14,7 @@ from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.column_fit import kept_column, misfits, narrow_column
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, TableName, quoted_name
 from rowcast.consumer.replica.known_columns import KnownColumns
+from rowcast.consumer.replica.part import TablesChangedError
 from rowcast.consumer.replica.shape_changes import require_compatible
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
@@ -31,12 +32,14 @@ class ReplicaTables:
     """Know the replica's table for each table of the source.
 
     Every method that takes a connection must be called in a transaction. ``first_lsn``: the first lsn of the snapshot
-    from which new tables are loaded, or 0 if they are loaded from the beginning of their topics.
+    from which new tables are loaded, or 0 if they are loaded from the beginning of their topics. ``may_change``: create
+    tables and follow changed shapes. Without, raise TablesChangedError in place of both.
     """
 
-    def __init__(self, source: str, replica: ReplicaDialect, first_lsn: int = 0) -> None:
+    def __init__(self, source: str, replica: ReplicaDialect, first_lsn: int = 0, *, may_change: bool = True) -> None:
         self._source = source
         self._first_lsn = first_lsn
+        self._may_change = may_change
         self._replica = replica
         self._tables: dict[str, ReplicaTable] = {}
         self._shapes: dict[str, TableShape] = {}
@@ -89,6 +92,8 @@ class ReplicaTables:
         recorded = {row.table_name: (parse_shape(row.shape), bool(row.created)) for row in rows}
         for shape in wanted:
             before, created = recorded.get(shape.full_name, (None, False))
+            if before != shape and not self._may_change:
+                raise TablesChangedError(f"table {shape.full_name} has another shape than when the load was divided")
             self._prepare_table(connection, self._definitions, columns, before, shape)
             self._fit_columns(connection, columns, shape, created=created)
         self._inspect(connection, columns, wanted)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.reading.share import Share
 from rowcast.consumer.replica.dialects import TableNaming
+from rowcast.consumer.replica.part import Part
 from rowcast.consumer.worker.pace import Pace
 from rowcast.shared.config.schedule import Schedule
 
@@ -33,7 +35,8 @@ class Assignment:
     ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
     messages. ``rebuild_command``: the command line that makes the tables again. ``is_shared``: whether more workers
     stand by. ``until_lsn``: apply no transaction of a greater lsn. ``pace``: how fast the worker applies. ``schedule``:
-    when the worker catches up, or None for all the time.
+    when the worker catches up, or None for all the time. ``part``: the part of the worker in a divided load, and
+    ``share``: the partitions to read then. None: the worker does everything.
     """
 
     source: str
@@ -45,3 +48,5 @@ class Assignment:
     until_lsn: int | None = None
     pace: Pace = field(default_factory=Pace)
     schedule: Schedule | None = None
+    part: Part | None = None
+    share: Share | None = None

@@ -149,7 +149,9 @@ class _Worker:
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
         require_primary(settings, name)
-        self._replica = Replica(assignment.source, name, self._options, self._layouts, assignment.naming)
+        self._replica = Replica(
+            assignment.source, name, self._options, self._layouts, assignment.naming, assignment.part
+        )
 
     def run(self) -> WorkerProgress:
         backoff, fenced = Backoff(jitter=JITTER), Backoff(0.5, 60.0, jitter=JITTER)
@@ -165,6 +167,8 @@ class _Worker:
                         rest(self._schedule, self._assignment, self._patience)
                     backoff.reset()
                 except FencedError as error:
+                    if self._assignment.part is not None:
+                        raise
                     _log.warning("%s. Now standing by", error)
                     # Without a pause, workers without a common lock would fence each other without end.
                     self._patience.pause(fenced.next_pause())
@@ -321,6 +325,7 @@ class _Worker:
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
             timeline=timeline,
             until_lsn=self._assignment.until_lsn,
+            share=self._assignment.share,
             first_lsns={
                 self._settings.topic_of(shape.schema, shape.name): first_lsns.get(shape.full_name, 0)
                 for shape in self._layouts.latest_shapes()

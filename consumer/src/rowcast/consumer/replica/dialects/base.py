@@ -136,6 +136,8 @@ class ReplicaDialect(ABC):
     """What ``longest_name`` counts: characters or bytes."""
     checks_values: ClassVar[bool] = False
     """The worker refuses each text and decimal that is too long for its column, before the engine could cut it."""
+    has_concurrent_writers: ClassVar[bool] = True
+    """Several sessions can write at the same time."""
     has_transactional_ddl: ClassVar[bool] = True
     """CREATE, DROP and RENAME roll back with their transaction."""
     naming: TableNaming = LIVE

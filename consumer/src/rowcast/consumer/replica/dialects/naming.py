@@ -63,6 +63,11 @@ def part_source(source: str) -> str:
     return _marked(source, "+tables")
 
 
+def share_source(source: str, number: int) -> str:
+    """Return the value of ``source`` in the worker's tables for one of the processes that fill tables together."""
+    return _marked(source, f"+{number}")
+
+
 def old_source(source: str) -> str:
     """Return the value of ``source`` in ``rowcast_table`` for the tables that a rebuild has replaced."""
     return _marked(source, "+old")

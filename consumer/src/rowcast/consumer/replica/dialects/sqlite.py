@@ -28,6 +28,7 @@ class SQLiteReplica(RowStatementReplica):
 
     name = "sqlite"
     foreign_keys_in_table = True
+    has_concurrent_writers = False
     folds_table_names = True
     counts_written_rows = True
     write_position = (

@@ -1,0 +1,70 @@
+"""The messages between a rebuild and its processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.reading.share import Share
+from rowcast.consumer.replica.dialects import TableNaming
+from rowcast.consumer.replica.part import Part
+from rowcast.shared.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a process is to do. ``source``: the value of ``source`` in the worker's tables for the share.
+
+    ``commands``: the command lines that go on with the rebuild and that begin it again, for messages. ``log_level``:
+    the level of the parent's log.
+    """
+
+    settings: Settings
+    replica: str
+    source: str
+    naming: TableNaming
+    part: Part
+    share: Share
+    skip: Sequence[str]
+    commands: tuple[str, str]
+    log_level: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Report positions that were committed in the replica."""
+
+    positions: Mapping[Partition, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Hand over a line of the log, for the log of the parent."""
+
+    logger: str
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """Report that the share has been read to the ends of its partitions, and applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Report the error that ends the process. ``traceback``: for an error that only a mistake in rowcast explains."""
+
+    error: Exception | None
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Report the end of a process. ``code``: the exit code, negative for a signal, or None if it is not known."""
+
+    code: int | None
+
+
+Report = Reached | Logged | Filled | Failed | Ended

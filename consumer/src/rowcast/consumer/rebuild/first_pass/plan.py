@@ -1,0 +1,75 @@
+"""Divide the partitions of the tables' topics among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from heapq import heappop, heappush
+
+from rowcast.consumer.events.position import Partition
+from rowcast.consumer.reading.share import Share
+from rowcast.shared.tables.json_types import is_loosely_typed
+from rowcast.shared.tables.shape import INTEGER_TYPES, TableShape
+
+# A value of these types has a single text, and an engine never takes two different values for equal. Deletes and
+# inserts of equal keys would need an order.
+_EXACT_TYPES = INTEGER_TYPES | {"date"}
+
+# A process starts in a second, and a process loads 100,000 records in a second.
+_WORTH_RECORDS = 100_000
+
+
+def is_divisible(shape: TableShape) -> bool:
+    """Return whether the partitions of the table's topic may be read independently, if each key is in its partition."""
+    types = {shape.column(name).type.name for name in shape.primary_key}
+    return bool(types) and types <= _EXACT_TYPES and not is_loosely_typed(shape.engine)
+
+
+def divide(
+    ends: Mapping[Partition, tuple[int, int]], divisible: Collection[str], processes: int
+) -> list[frozenset[Partition]]:
+    """Return the partitions of each process, with about as many records for each. No process is without partitions.
+
+    ``ends``: the first offset and the end of each partition. ``divisible``: the topics whose partitions may be read by
+    several processes.
+    """
+    shares: list[tuple[int, int, set[Partition]]] = []
+    for number in range(processes):
+        heappush(shares, (0, number, set()))
+    for records, unit in sorted(_units(ends, divisible), reverse=True):
+        held, number, partitions = heappop(shares)
+        heappush(shares, (held + records, number, partitions | set(unit)))
+    return [frozenset(partitions) for _, _, partitions in sorted(shares, key=lambda share: share[1]) if partitions]
+
+
+def _units(
+    ends: Mapping[Partition, tuple[int, int]], divisible: Collection[str]
+) -> Iterator[tuple[int, tuple[Partition, ...]]]:
+    """Yield what one process must read: a partition of a divisible topic, or all partitions of another topic."""
+    whole: dict[str, list[Partition]] = {}
+    for partition, (first, end) in ends.items():
+        if partition[0] in divisible:
+            yield end - first, (partition,)
+        else:
+            whole.setdefault(partition[0], []).append(partition)
+    for partitions in whole.values():
+        yield sum(ends[partition][1] - ends[partition][0] for partition in partitions), tuple(partitions)
+
+
+def is_worth_it(shares: Iterable[frozenset[Partition]], ends: Mapping[Partition, tuple[int, int]]) -> bool:
+    """Return whether several processes save more time than their start takes."""
+    records = [sum(ends[partition][1] - ends[partition][0] for partition in share) for share in shares]
+    return bool(records) and sum(records) - max(records) >= _WORTH_RECORDS
+
+
+def with_divided(shares: Collection[frozenset[Partition]]) -> list[Share]:
+    """Return the shares, with the topics of which other shares have partitions."""
+    counts: dict[str, int] = {}
+    holders: dict[str, int] = {}
+    for partitions in shares:
+        for topic in {topic for topic, _ in partitions}:
+            holders[topic] = holders.get(topic, 0) + 1
+        for topic, _ in partitions:
+            counts[topic] = counts.get(topic, 0) + 1
+    divided = {topic: count for topic, count in counts.items() if holders[topic] > 1}
+    return [Share(partitions, {t: n for t, n in divided.items() if (t in {p for p, _ in partitions})})
+            for partitions in shares]  # fmt: skip
