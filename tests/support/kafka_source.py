@@ -147,7 +147,8 @@ class Source:
         """Send one change event, and a tombstone after a delete."""
         table = self.shapes[name]
         columns = orjson.loads(row) if isinstance(row, str) else row
-        key = orjson.dumps({c: columns[c] for c in table.primary_key})
+        # A truncate has no key, as in Debezium's connectors.
+        key = None if op == "t" else orjson.dumps({c: columns[c] for c in table.primary_key})
         topic = table_topic(self.name, table.schema, table.name)
         self.send(topic, self.envelope(op, table, row, lsn, transaction, order, nth), key)
         if op == "d":
@@ -161,7 +162,7 @@ class Source:
         return orjson.dumps(
             {
                 "before": None,
-                "after": None if op == "d" else orjson.Fragment(row) if isinstance(row, str) else row,
+                "after": None if op in "dt" else orjson.Fragment(row) if isinstance(row, str) else row,
                 "source": {
                     "version": "0.2.0",
                     "connector": "rowcast",

@@ -278,16 +278,16 @@ def test_dml_in_a_cte_on_a_parent_that_is_not_captured_is_refused(new_database: 
     gone = sa.select(sa.delete(top).returning(top.c.n).cte("gone"))
     changed = sa.select(sa.update(top).values(n=2).returning(top.c.n).cte("changed"))
     with shop.engine.begin() as connection:
-        for statement in (gone, sa.text("TRUNCATE top CASCADE")):
-            with pytest.raises(
-                CaptureError, match=r"a foreign key of a table that is not captured changes public\.bottom"
-            ):
-                connection.execute(statement)
+        with pytest.raises(CaptureError, match=r"a foreign key of a table that is not captured changes public\.bottom"):
+            connection.execute(gone)
         assert connection.scalars(changed).all() == [2]
     assert shop.take() == []
     with shop.engine.begin() as connection:
         connection.execute(gone, execution_options={"rowcast": {bottom: [(1,)]}})
     assert [(change["op"], change["a"]) for change in shop.take()] == [("u", {"id": 1, "middle_id": None})]
+    with shop.engine.begin() as connection:
+        connection.execute(sa.text("TRUNCATE top CASCADE"))
+    assert [(change["op"], change["k"]) for change in shop.take()] == [("d", {"id": 1})]
     shop.engine.dispose()
 
 

@@ -109,7 +109,6 @@ def test_a_foreign_producers_key_is_put_in_order() -> None:
         (b"[]", b'{"id":1}', "not an object"),
         (b"null", b'{"id":1}', "not an object"),
         (envelope("x"), b'{"id":1}', "op: input should be 'c', 'u', 'd', 'r' or 't'"),
-        (envelope("t"), b'{"id":1}', "truncate"),
         (envelope(), None, "key is not an object"),
         (envelope(), b'"1"', "key is not an object"),
         (envelope(), b"{", "invalid JSON"),

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 
-from rowcast.producer.capture.sql_text import calls_code, changed_tables, hidden_tables, words_of
+from rowcast.producer.capture.sql_text import calls_code, changed_tables, hidden_tables, truncated_tables, words_of
 
 POSTGRESQL, MYSQL = postgresql.dialect(), mysql.dialect()
 
@@ -159,3 +159,27 @@ def test_a_temporary_table_hides_the_tables_that_the_engine_finds_after_it(
     tables = METADATA.tables.values()
     assert [table.fullname for table in hidden_tables(sql, tables, POSTGRESQL)] == hidden
     assert [table.fullname for table in hidden_tables(sql, tables, MYSQL)] == hidden_on_mysql
+
+
+@pytest.mark.parametrize(
+    ("sql", "names", "cascades"),
+    [
+        ("TRUNCATE tags", ["tags"], False),
+        (
+            "-- a\ntruncate table only orders, stock . tags * restart identity cascade ;",
+            ["orders", "stock.tags"],
+            True,
+        ),
+        ('TRUNCATE "orders" RESTRICT', ["orders"], False),
+        ("TRUNCATE elsewhere CONTINUE IDENTITY", [], False),
+    ],
+)
+def test_a_truncate_names_its_tables(sql: str, names: list[str], cascades: bool) -> None:
+    found = truncated_tables(sql, METADATA.tables.values(), POSTGRESQL)
+    assert found is not None
+    assert ([table.fullname for table in found[0]], found[1]) == (names, cascades)
+
+
+@pytest.mark.parametrize("sql", ["TRUNCATE tags; SELECT 1", "SELECT truncate(1)", "TRUNCATE f(tags)"])
+def test_other_text_is_no_truncate(sql: str) -> None:
+    assert truncated_tables(sql, METADATA.tables.values(), POSTGRESQL) is None

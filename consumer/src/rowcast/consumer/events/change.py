@@ -13,7 +13,7 @@ from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 from rowcast.consumer.events.value_types import require_types
 from rowcast.shared import row_values
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import parse_change
+from rowcast.shared.kafka.messages import ChangeEvent, parse_change
 
 # The relay begins an envelope with the first text and writes the second one after the image. `,"source":{` cannot occur
 # inside an image, because an image escapes quotes in strings and has no objects as values.
@@ -26,12 +26,16 @@ _new = tuple.__new__
 
 MAX_NUMBER = 2**63 - 1
 
+TRUNCATE_KEY = b""
+"""The key of a truncate, which no row has."""
+
 CREATING_OPS = frozenset(("c", "r"))
 
 
 class Change(NamedTuple):
     """One event, ready to be applied.
 
+    ``key``: the JSON of the primary key, or ``TRUNCATE_KEY`` for an event that deletes all rows of the table.
     ``after``: the JSON of the row image as received, or None for a delete. ``creates``: the event says that the row is
     new. A replica may have the row already, because snapshots and repetitions say so too.
     """
@@ -46,13 +50,16 @@ class Change(NamedTuple):
     offset: int
     creates: bool = False
 
+    @property
+    def is_truncate(self) -> bool:
+        """Return whether the event deletes all rows of the table."""
+        return self.key == TRUNCATE_KEY
+
     def where(self) -> str:
         """Return table, topic, partition, offset, and the key if values are shown, as a text for messages."""
         topic, partition = self.partition
-        return (
-            f"table {self.layout.table}{row_values.key_suffix(self.key)} "
-            f"(topic {topic}, partition {partition}, offset {self.offset})"
-        )
+        key = " (truncate)" if self.is_truncate else row_values.key_suffix(self.key)
+        return f"table {self.layout.table}{key} (topic {topic}, partition {partition}, offset {self.offset})"
 
 
 # By index, because this takes half the time of an attribute, and for use with ``map``.
@@ -151,10 +158,7 @@ def read_change_fully(
     if not layouts.is_wanted(event.full_name):
         return None
     if event.op == "t":
-        raise DataError(
-            f"op 't' (truncate of {event.full_name}) cannot be applied by this version. "
-            "Let the producer of the topic publish a delete for each row instead."
-        )
+        return _truncate(event, partition, offset, layouts)
     after = None if event.op == "d" else event.after
     layout = layouts.find(event.full_name, event.shape_version)
     is_inferred = layout is None
@@ -181,6 +185,16 @@ def read_change_fully(
         layout, orjson.dumps(ordered_key), image, event.lsn, identity, event.ts_ms, partition, offset,
         event.op in CREATING_OPS,
     )  # fmt: skip
+
+
+def _truncate(event: ChangeEvent, partition: Partition, offset: int, layouts: RowLayouts) -> Change:
+    """Return the change for a truncate. It has no row, so any shape of the table serves."""
+    shape = layouts.latest(event.full_name)
+    if shape is None:
+        raise UnknownShapeError(layouts.no_shape(event.full_name))
+    layout = layouts.infer(event.full_name, event.shape_version, shape.primary_key)
+    identity = None if event.transaction is None else event.transaction.partition(":")[0]
+    return Change(layout, TRUNCATE_KEY, None, event.lsn, identity, event.ts_ms, partition, offset)
 
 
 def _difference(layout: RowLayout, after: dict[str, Any]) -> str:

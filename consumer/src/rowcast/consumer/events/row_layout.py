@@ -88,6 +88,10 @@ class RowLayouts:
         """Return the latest shape of every wanted table in the source's present timeline."""
         return [shape for name, shape in self._latest.items() if self.notes.is_present(name)]
 
+    def latest(self, table: str) -> TableShape | None:
+        """Return the latest shape of a table, or None if no shape has been read."""
+        return self._latest.get(table)
+
     def find(self, table: str, version: str | None) -> RowLayout | None:
         """Return the layout of events with this shape, or None if the shape has not been read yet."""
         return self._by_version.get((table, version))

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import TRUNCATE_KEY, Change
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.earlier_events import read_newest
@@ -68,8 +68,9 @@ class AppliedKeys:
         of_topic = self._topics[change.partition[0]]
         if change.lsn <= of_topic.forgotten_lsn:
             self._read_again(of_topic, change, streams)
-        newest = of_topic.newest.get(change.key, 0) or of_topic.before.get(change.key, 0)
-        return max(newest, of_topic.read_again.get(change.key, 0)) > change.lsn
+        known = (of_topic.newest, of_topic.before, of_topic.read_again)
+        # A truncate is newer than every earlier event of any key.
+        return any(max(lsns.get(change.key, 0), lsns.get(TRUNCATE_KEY, 0)) > change.lsn for lsns in known)
 
     def _read_again(self, of_topic: _Topic, change: Change, streams: Sequence[PartitionStream]) -> None:
         of_topic.read_again, is_complete = read_newest(self._settings, self._layouts, streams, change.lsn)

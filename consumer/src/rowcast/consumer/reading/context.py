@@ -23,8 +23,9 @@ class ReaderContext:
     ``replica``: the name of the replica, for messages. ``skips``: the messages and transactions to leave out.
     ``topic_ids``: the ids of the topics to which ``positions`` belong. ``timeline``: the timeline of the replica.
     ``until_lsn``: leave out the messages of greater lsns. The reader then reads committed messages. ``first_lsns``: the
-    lsn before which events are left out, by topic. ``share``: read only these partitions of the tables' topics, by key
-    and up to their ends, and leave the cutover to a later reader. None: read all.
+    lsn before which events are left out, by topic. ``ignores_truncates``: an event that empties a table has no effect.
+    ``share``: read only these partitions of the tables' topics, by key and up to their ends, and leave the cutover to a
+    later reader. None: read all.
     """
 
     settings: Settings
@@ -43,3 +44,4 @@ class ReaderContext:
     until_lsn: int | None = None
     first_lsns: Mapping[str, int] = field(default_factory=dict)
     share: Share | None = None
+    ignores_truncates: bool = False

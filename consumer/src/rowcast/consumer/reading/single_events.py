@@ -32,6 +32,8 @@ class SingleEvents:
     ) -> None:
         self._layouts = context.layouts
         self._skipped = context.skips.transactions
+        self._ignores_truncates = context.ignores_truncates
+        self._divided = () if context.share is None else context.share.divided
         self._cutover = cutover
         self._history = history
         self._rules = rules
@@ -81,7 +83,12 @@ class SingleEvents:
         taken.note(change)
         if not self._cutover.by_key:
             stream.memory.add((lsn,), (event_mark(change),))
-        if not self._cutover.includes(lsn, change.transaction):
+        if change.is_truncate and stream.partition[0] in self._divided and not self._ignores_truncates:
+            raise BadMessageError(change.offset, _needs_one_process())
+        if change.is_truncate and self._ignores_truncates:
+            if not self._cutover.includes(lsn, change.transaction):
+                taken.assembler.leave_out(change)
+        elif not self._cutover.includes(lsn, change.transaction):
             taken.assembler.add(change)
         elif change.transaction not in self._skipped:
             taken.changes.append(change)
@@ -115,6 +122,14 @@ class SingleEvents:
             return self._rules.is_late(stream, change, self._history.applied_lsn)
         except DataError as error:
             raise BadMessageError(change.offset, error) from error
+
+
+def _needs_one_process() -> DataError:
+    """Return the error for a truncate in a topic that several processes read. It affects the rows of all partitions."""
+    return DataError(
+        "a truncate deletes rows of partitions that other processes read. Run the rebuild again with --restart "
+        "--processes 1"
+    )
 
 
 class _TakenEvents:

@@ -120,6 +120,9 @@ class Applier:
             self._write_in_order,
             self._write_with_suspended_constraints,
         )
+        if any(change.is_truncate for change in transaction.changes):
+            # The other orders need to know every deleted key.
+            attempts = (self._write_in_order,)
         error_to_raise: DataError = first_error
         for write in attempts:
             try:
@@ -215,7 +218,9 @@ class Applier:
         for change in changes if isinstance(changes, SpilledChanges) else sorted(changes, key=lsn_of):
             with self._errors_naming(change):
                 table = self._tables.table(change.layout.table)
-                if change.after is None:
+                if change.is_truncate:
+                    self._replica.empty(connection, table)
+                elif change.after is None:
                     self._replica.delete(connection, table, change.layout, [change.key])
                 else:
                     self._replica.upsert(connection, table, change.layout, [change.after])
@@ -242,6 +247,8 @@ class Applier:
 
     def _delete(self, connection: Connection, groups: Sequence[TableChanges]) -> None:
         for group in reversed(groups):
+            if group.is_emptied:
+                self._replica.empty(connection, self._tables.table(group.table))
             for layout, keys in group.deletes.items():
                 self._replica.delete(connection, self._tables.table(group.table), layout, keys)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, groupby, repeat
+from itertools import chain, compress, groupby, repeat
 from operator import is_not, not_
 
-from rowcast.consumer.events.change import Change, creates_of, image_of, key_of, layout_of
+from rowcast.consumer.events.change import TRUNCATE_KEY, Change, creates_of, image_of, key_of, layout_of, lsn_of
 from rowcast.consumer.events.row_layout import RowLayout
 
 
@@ -15,11 +15,12 @@ from rowcast.consumer.events.row_layout import RowLayout
 class TableChanges:
     """The folded changes of a table, by the layout of the events.
 
-    ``upserts``: the images to write. ``create``: for each image, whether the event says that the row is new.
-    ``deletes``: the keys to delete.
+    ``is_emptied``: delete all rows first. ``upserts``: the images to write. ``create``: for each image, whether the
+    event says that the row is new. ``deletes``: the keys to delete.
     """
 
     table: str
+    is_emptied: bool = False
     upserts: dict[RowLayout, list[bytes]] = field(default_factory=dict)
     create: dict[RowLayout, list[bool]] = field(default_factory=dict)
     deletes: dict[RowLayout, list[bytes]] = field(default_factory=dict)
@@ -29,13 +30,28 @@ def fold(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
     """Return the last change of every key, by table.
 
     The changes of a key must come in order. Keys stay in the order of the first change, because a row must come before
-    referring rows of the same table.
+    referring rows of the same table. A truncate stays, and nothing of its table from before.
     """
     last: dict[str, dict[bytes, Change]] = {}
+    runs = []
     for layout, group in groupby(changes, layout_of):
         run = list(group)
+        runs.append(run)
         # An update keeps the place of a key in the order.
         last.setdefault(layout.table, {}).update(zip(map(key_of, run), run, strict=True))
+    if any(TRUNCATE_KEY in rows for rows in last.values()):
+        return _fold_with_truncates(chain.from_iterable(runs))
+    return last
+
+
+def _fold_with_truncates(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
+    """Fold as ``fold``. A truncate has its place among the changes of all keys, whatever partitions they are in."""
+    last: dict[str, dict[bytes, Change]] = {}
+    for change in sorted(changes, key=lsn_of):
+        rows = last.setdefault(change.layout.table, {})
+        if change.is_truncate:
+            rows.clear()
+        rows[change.key] = change
     return last
 
 
@@ -46,7 +62,7 @@ def group_by_table(folded: dict[str, dict[bytes, Change]], order: Sequence[str])
         rows = folded.get(table)
         if not rows:
             continue
-        group = TableChanges(table)
+        group = TableChanges(table, is_emptied=rows.pop(TRUNCATE_KEY, None) is not None)
         for layout, run in _by_layout(list(rows.values())):
             images, create = list(map(image_of, run)), list(map(creates_of, run))
             if None in images:

@@ -326,6 +326,7 @@ class _Worker:
             timeline=timeline,
             until_lsn=self._assignment.until_lsn,
             share=self._assignment.share,
+            ignores_truncates=self._options.on_truncate == "ignore",
             first_lsns={
                 self._settings.topic_of(shape.schema, shape.name): first_lsns.get(shape.full_name, 0)
                 for shape in self._layouts.latest_shapes()

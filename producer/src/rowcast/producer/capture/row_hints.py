@@ -15,12 +15,16 @@ from sqlalchemy.engine import Connection, Row
 
 from rowcast.producer.capture.dml.before_images import read_before_images
 from rowcast.producer.capture.notes.transaction_notes import Touch, TransactionNotes
+from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT, UNTRANSLATED
 from rowcast.producer.database.row_locks import Key, lock_rows
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.shared.errors import ConfigurationError
 
 ROWCAST_OPTION = "rowcast"
 IGNORE = "ignore"
+
+MOST_ROWS = 100_000
+"""The rows of a table whose TRUNCATE is captured, because all keys are in memory."""
 
 RowHint = Mapping[sa.Table, tuple[Key, ...]]
 
@@ -54,6 +58,23 @@ def apply_row_hint(connection: Connection, table: CapturedTable, keys: Sequence[
         table, Touch.DELETE, lock_rows(connection, table.key_columns, table.stored_keys.columns, keys), locked=True
     )
     notes.note(table, Touch.NAMED, keys, locked=False)
+
+
+def note_all_rows(connection: Connection, table: CapturedTable, notes: TransactionNotes) -> bool:
+    """Note all rows of a locked table to be deleted by the next statement.
+
+    Return False without noting any if the table has more rows than a statement may note.
+    """
+    columns = table.stored_keys.columns
+    query = sa.select(*columns).select_from(table.key_columns[0].table).limit(MOST_ROWS + 1)
+    rows = connection.execute(query, execution_options={**UNTRANSLATED, **INTERNAL_STATEMENT})
+    keys: list[Key] = [tuple(row) for row in rows]
+    if len(keys) > MOST_ROWS:
+        return False
+    if table.has_before_images:
+        notes.remember_before_images(table, read_before_images(connection, table, keys))
+    notes.note(table, Touch.DELETE, keys, locked=True)
+    return True
 
 
 def _tables(what: Any) -> Iterable[sa.Table]:

@@ -60,6 +60,12 @@ _WITH_SEVERAL_TABLES = (
     re.compile(rf"\bdelete{_MODIFIERS}\s+(?P<tables>[^;]+?)(?:\s+(?:where|using|returning|limit)\b|[;)]|$)", re.I),
     re.compile(rf"\btruncate{_MODIFIERS}\s+(?P<tables>[^;]+)", re.IGNORECASE),
 )
+# A TRUNCATE alone, in PostgreSQL's form.
+_TRUNCATE = re.compile(
+    r"truncate(?:\s+table)?\s+(?P<tables>.+?)(?:\s+(?:restart|continue)\s+identity)?(?:\s+(?P<cascade>cascade)|\s+restrict)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_TRUNCATED = re.compile(rf"\s*(?:only\s+)?(?P<table>{_NAME})\s*\*?\s*", re.IGNORECASE)
 # In a DELETE, MySQL names the tables before USING by the aliases after it.
 _USING = re.compile(
     rf"\bdelete{_MODIFIERS}\s[^;]*?\b(?:using|from)\s+(?P<tables>[^;]+?)(?:\s+(?:where|returning|limit)\b|[;)]|$)", re.I
@@ -107,6 +113,16 @@ def hidden_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> lis
 def words_of(sql: str, dialect: Dialect) -> frozenset[str]:
     """Return the words of the text in lower case: verbs and names, but not the names of functions."""
     return _words_of(sql, _is_mysql(dialect))
+
+
+def truncated_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> tuple[list[sa.Table], bool] | None:
+    """Return those of ``tables`` that a TRUNCATE empties, and whether it cascades. Return None for any other text."""
+    found = _truncated_names(sql, _is_mysql(dialect))
+    if found is None:
+        return None
+    names, cascades = found
+    tables = list(tables)
+    return [table for name in names for table in _find_tables(name, tables)], cascades
 
 
 def calls_code(sql: str, dialect: Dialect) -> bool:
@@ -157,6 +173,18 @@ def _changed_names(sql: str, mysql: bool) -> frozenset[NameParts]:
         for found in pattern.finditer(bare):
             written += _NAME_PATTERN.findall(found["tables"])
     return frozenset(map(_split_name, written))
+
+
+@lru_cache(maxsize=1_000)
+def _truncated_names(sql: str, mysql: bool) -> tuple[list[NameParts], bool] | None:
+    statements = statements_of(sql, mysql) if "truncate" in sql.lower() else ()
+    found = _TRUNCATE.fullmatch(statements[0]) if len(statements) == 1 else None
+    if found is None:
+        return None
+    named = [_TRUNCATED.fullmatch(part) for part in found["tables"].split(",")]
+    if None in named:
+        return None
+    return [_split_name(one["table"]) for one in named if one is not None], found["cascade"] is not None
 
 
 @lru_cache(maxsize=1_000)

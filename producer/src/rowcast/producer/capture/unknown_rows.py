@@ -17,13 +17,18 @@ from rowcast.producer.capture.dml import inspection
 from rowcast.producer.capture.dml.engine_scope import SCHEMA_TRANSLATE_MAP, EngineScope
 from rowcast.producer.capture.dml.statement_tables import other_tables_changed, table_of
 from rowcast.producer.capture.dml.tracker import DmlTracker
-from rowcast.producer.capture.dml.uncaptured_parents import changed_children, children_changed_by_text
+from rowcast.producer.capture.dml.uncaptured_parents import (
+    changed_children,
+    children_changed_by_text,
+    emptied_by_cascade,
+)
 from rowcast.producer.capture.notes.open_transactions import OpenTransactions
-from rowcast.producer.capture.row_hints import IGNORE, ROWCAST_OPTION, apply_row_hint, row_hint_of
-from rowcast.producer.capture.sql_text import calls_code, changed_tables, words_of
+from rowcast.producer.capture.row_hints import IGNORE, ROWCAST_OPTION, apply_row_hint, note_all_rows, row_hint_of
+from rowcast.producer.capture.sql_text import calls_code, changed_tables, truncated_tables, words_of
 from rowcast.producer.capture.temporary_tables import refuse_hiding
 from rowcast.producer.capture.transaction_check import TransactionCheck
 from rowcast.producer.capture.transaction_ends import TransactionEnds
+from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.database.dialects.statement_options import INTERNAL_OPTION
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.shared.errors import CaptureError
@@ -99,6 +104,7 @@ class UnknownRows:
                 f"change and its outbox row could not be in one transaction: {sql[:300]}. Use DML, such as DELETE in "
                 "place of TRUNCATE, and commit afterwards."
             )
+        hinted = hinted or self._note_truncate(connection, sql, options)
         if not hinted and calls_code(sql, connection.dialect):
             self._scope.strictness.refuse_or_warn_of_call(sql, may_commit=self._ends.ends(connection, sql))
             self._transactions.get_or_create(connection).note_unseen_change()
@@ -110,6 +116,29 @@ class UnknownRows:
         for table in others:
             children = children_changed_by_text(self._tracker.actions, table, words)
             self._refuse_captured(connection, children - hinted, options, _THROUGH_FOREIGN_KEY, sql)
+
+    def _note_truncate(self, connection: Connection, sql: str, options: Mapping[str, Any]) -> set[sa.Table]:
+        """Note all rows of the captured tables that a TRUNCATE empties. Return the tables, or nothing for other text.
+
+        The tables are locked now, so that no row comes before the TRUNCATE.
+        """
+        found = truncated_tables(sql, self._scope.metadata.tables.values(), connection.dialect)
+        if found is None or options.get(SCHEMA_TRANSLATE_MAP):
+            return set()
+        named, cascades = found
+        emptied = dict.fromkeys(named)
+        if cascades:
+            emptied |= {child: None for table in named for child in emptied_by_cascade(self._tracker.actions, table)}
+        captured = {table: one for table in emptied if (one := self._find_captured(connection, table, None))}
+        if not captured or not capture_dialect(connection.dialect).lock_for_truncate(connection, list(captured)):
+            return set()
+        notes = self._transactions.get_or_create(connection)
+        for one in captured.values():
+            self._check.check(connection, one, notes)
+            self._scope.row_security.refuse_hidden(connection, one)
+        if not all(note_all_rows(connection, one, notes) for one in captured.values()):
+            return set()
+        return set(captured)
 
     def _refuse_captured(
         self, connection: Connection, tables: Iterable[sa.Table], options: Mapping[str, Any], what: str, statement: Any

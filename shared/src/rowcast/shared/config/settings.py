@@ -114,6 +114,11 @@ class ReplicaSettings(DatabaseSettings):
         description="Read at most this many rows in a second from each database for `verify_every`.",
     )
 
+    on_truncate: Literal["apply", "ignore"] = Field(
+        default="apply",
+        description="What to do with an event that empties a table (`op` `t`), as Debezium writes it. `apply`: delete "
+        "all rows of the table. `ignore`: leave them. rowcast's own capture writes a delete for each row.",
+    )
     schedule: ScheduleText | None = Field(
         default=None,
         description="When the worker catches up: five fields of cron, in UTC, as in `*/15 * * * *`, or an interval, as "

@@ -250,6 +250,10 @@ class ReplicaDialect(ABC):
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key. A key without a row is not an error."""
 
+    def empty(self, connection: Connection, table: ReplicaTable) -> None:
+        """Delete all rows. TRUNCATE would need another right, lock the table, and commit on MariaDB and MySQL."""
+        connection.exec_driver_sql(f"DELETE FROM {table.quoted}")
+
     @abstractmethod
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position`` in one round trip, because every transaction does."""

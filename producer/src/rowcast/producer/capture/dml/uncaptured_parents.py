@@ -43,7 +43,7 @@ def children_changed_by_text(actions: ForeignKeyActions, table: sa.Table, words:
         named = {str(column.name) for column in table.columns if str(column.name).lower() in words}
         found |= _follow(actions, actions.of_update(table, named), deletes=False)
     if words >= {"truncate", "cascade"}:
-        found |= _referring(actions, table)
+        found |= emptied_by_cascade(actions, table)
     return found
 
 
@@ -72,7 +72,7 @@ def _follow(
     return {constraint.table for constraint, _ in seen}
 
 
-def _referring(actions: ForeignKeyActions, table: sa.Table) -> set[sa.Table]:
+def emptied_by_cascade(actions: ForeignKeyActions, table: sa.Table) -> set[sa.Table]:
     """Return the tables that TRUNCATE … CASCADE empties together with ``table``, whatever the actions say."""
     found: set[sa.Table] = set()
     steps = [table]

@@ -128,6 +128,10 @@ class CaptureDialect(ABC):
         """
         return query
 
+    def lock_for_truncate(self, connection: Connection, tables: Sequence[sa.Table]) -> bool:
+        """Lock tables as TRUNCATE does. Return False, without a lock, if TRUNCATE does not belong to a transaction."""
+        return False
+
     def trigger_transaction_id(self, connection: Connection) -> str | None:
         """Return the id under which triggers write in the current transaction.
 

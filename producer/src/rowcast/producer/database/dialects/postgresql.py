@@ -14,7 +14,7 @@ from rowcast.producer.database.dialects import row_security, search_path
 from rowcast.producer.database.dialects.base import CaptureDialect, MissingRow, has_long_values
 from rowcast.producer.database.dialects.image_settings import UnderSettings, condition_that_hold, settings_of
 from rowcast.producer.database.dialects.keys import PostgreSQLKeys
-from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT
+from rowcast.producer.database.dialects.statement_options import INTERNAL_STATEMENT, UNTRANSLATED
 from rowcast.shared.database.driver_errors import sqlstate
 from rowcast.shared.tables.shape import PortableType
 
@@ -123,6 +123,13 @@ class PostgreSQLCapture(CaptureDialect):
     rows_by_ids = "FROM rowcast_outbox AS o WHERE o.id = ANY(CAST(:ids AS bigint[]))"
 
     raises_for_missing_rows = True
+
+    def lock_for_truncate(self, connection: Connection, tables: Sequence[sa.Table]) -> bool:
+        """Lock the tables."""
+        names = ", ".join(map(connection.dialect.identifier_preparer.format_table, tables))
+        statement = sa.text(f"LOCK TABLE {names.replace(':', chr(92) + ':')} IN ACCESS EXCLUSIVE MODE")
+        connection.execute(statement, execution_options={**UNTRANSLATED, **INTERNAL_STATEMENT})
+        return True
 
     def missing_line(
         self, line: ColumnElement[str] | None, table: sa.Table, gone: ColumnElement[str], dialect: Dialect
