@@ -25,16 +25,16 @@ _PARTITION = ("topic", 0)
 class DirectReplica:
     """Hold a replica, and the shapes and the lsn of its source."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         self.database = Database(url)
         self._layouts = RowLayouts()
         self._source = MemorySource()
         self._lsn = 0
-        self._url = url
+        self._settings = ReplicaSettings(url=url, **options)
         self.replica = self._open()
 
     def _open(self) -> Replica:
-        replica = Replica("shop", "copy", ReplicaSettings(url=self._url), self._layouts)
+        replica = Replica("shop", "copy", self._settings, self._layouts)
         replica.take_over()
         return replica
 
@@ -44,9 +44,10 @@ class DirectReplica:
         self.replica.prepare()
         assert self.replica.become_consistent()
 
-    def restart(self) -> None:
-        """Prepare the tables like a worker that starts again."""
+    def restart(self, **options: Any) -> None:
+        """Prepare the tables like a worker that starts again. ``options``: changed settings of the replica."""
         self.replica.close()
+        self._settings = self._settings.model_copy(update=options)
         self.replica = self._open()
         self.replica.prepare()
 
@@ -83,9 +84,9 @@ class DirectReplica:
 
 
 @contextmanager
-def direct_replica(url: str, *shapes: TableShape) -> Iterator[DirectReplica]:
-    """Open a replica that is consistent, or still loading if no shape is given."""
-    direct = DirectReplica(url)
+def direct_replica(url: str, *shapes: TableShape, **options: Any) -> Iterator[DirectReplica]:
+    """Open a replica that is consistent, or still loading if no shape is given. ``options``: settings."""
+    direct = DirectReplica(url, **options)
     try:
         if shapes:
             direct.begin(*shapes)

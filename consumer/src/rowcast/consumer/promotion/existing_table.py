@@ -5,22 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, TableShape
-
-
-@dataclass(frozen=True, slots=True)
-class ExistingColumn:
-    """A column of the replica. ``type``: the engine's own text, in lower case.
-
-    ``default``: the SQL of the default, or "" without one. ``is_numbered``: a counter fills the column of a new row.
-    ``attributes``: DDL that belongs between the type and NOT NULL when the column is defined again.
-    """
-
-    type: str
-    nullable: bool
-    default: str = ""
-    is_numbered: bool = False
-    attributes: str = ""
 
 
 @dataclass(frozen=True, slots=True)

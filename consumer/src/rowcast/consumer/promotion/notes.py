@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rowcast.consumer.promotion.dialects.default_sql import default_sql
 from rowcast.consumer.promotion.existing_table import ExistingTable
+from rowcast.consumer.replica.dialects.default_sql import default_sql
 
 
 def notes_of(table: ExistingTable, engine: str) -> Iterator[str]:

@@ -20,13 +20,13 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.promotion.dialects import promotion_dialect
-from rowcast.consumer.promotion.dialects.base import doubles_percents
 from rowcast.consumer.promotion.notes import notes_of
 from rowcast.consumer.promotion.plan import Plan, Step
 from rowcast.consumer.promotion.readiness import UNKNOWN, NotReadyError, require_ready, require_vouching, require_whole
 from rowcast.consumer.promotion.replica_tables import existing_tables, recorded_shapes
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
+from rowcast.consumer.replica.dialects.quoting import doubles_percents
 from rowcast.consumer.replica.positions import ReplicaRow, read_row
 from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.consumer.replica.taken import taken_replica

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Inspector
 
 from rowcast.consumer.promotion.dialects import PromotionDialect
-from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingIndex, ExistingTable
+from rowcast.consumer.promotion.existing_table import ExistingForeignKey, ExistingIndex, ExistingTable
 from rowcast.consumer.replica.dialects import ReplicaDialect, quoted_name
+from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
 from rowcast.consumer.replica.table_definitions import TableDefinitions, constraint_name, replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.tables.primary_features import carried_action

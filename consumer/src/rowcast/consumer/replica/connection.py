@@ -22,6 +22,7 @@ from rowcast.consumer.replica.applier import Applier
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import LIVE, Fault, TableNaming, replica_dialect
+from rowcast.consumer.replica.evolution.steps import require_no_statements
 from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.consumer.replica.part import Part, require_undivided
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
@@ -29,7 +30,7 @@ from rowcast.consumer.replica.promoted import PROMOTED_STATES, PromotedError, pr
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
-from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.config.settings import Evolution, ReplicaSettings
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.engines import open_engine, reach, unreachable
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError, RowcastError, SuspectError
@@ -70,6 +71,8 @@ class Replica:
         reach(self._engine, self._label)
         self._connection: Connection | None = None
         self._file = self._dialect.database_file(self._engine)
+        # The fresh tables of a rebuild belong to nobody else.
+        self._evolution: Evolution = "evolve" if naming.prefix else settings.evolution
         self._tables = self._new_tables()
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(source, 0, 0, self._dialect)
@@ -159,7 +162,7 @@ class Replica:
 
     def _new_tables(self, first_lsn: int = 0) -> ReplicaTables:
         if self._part is None:
-            return ReplicaTables(self._source, self._dialect, first_lsn)
+            return ReplicaTables(self._source, self._dialect, first_lsn, self._evolution)
         may_change = self._part.may_change_tables
         return ReplicaTables(self._part.tables_source, self._dialect, first_lsn, may_change=may_change)
 
@@ -231,13 +234,35 @@ class Replica:
         if not layouts and not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
-            with self._positions.transaction(connection):
-                self._tables.prepare(connection, shapes, layouts)
-            if self.state == "consistent" and not self._constraints.create(connection, are_checked=True):
+            self._prepare_tables(connection, shapes, layouts)
+            if self.state == "consistent" and not self._create_new_constraints(connection):
                 # Not suspect: the rows may be from before the primary had the constraint.
                 self._positions.lose_consistency(connection)
                 self.state = "loading"
                 self._dialect.set_consistency(connection, consistent=False)
+
+    def _prepare_tables(
+        self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()
+    ) -> None:
+        """Create or change the tables, in one transaction where the engine can."""
+        is_suspended = self._dialect.rewrites_tables and self.state == "consistent"
+        if is_suspended:
+            self._dialect.set_consistency(connection, consistent=False)
+        try:
+            with self._positions.transaction(connection):
+                self._tables.prepare(connection, shapes, layouts)
+        finally:
+            if is_suspended and not connection.invalidated:
+                self._dialect.set_consistency(connection, consistent=True)
+
+    def _create_new_constraints(self, connection: Connection) -> bool:
+        """Return whether the rows satisfy the constraints of new shapes, as far as the settings create them."""
+        if self._evolution == "evolve":
+            return self._constraints.create(connection, are_checked=True)
+        created = self._tables.just_created
+        if self._evolution == "validate":
+            require_no_statements(self._constraints.missing(connection, but=created))
+        return self._constraints.create(connection, are_checked=True, only=created)
 
     def first_lsns(self) -> dict[str, int]:
         """Return the lsn before which the events of each table are left out, by ``schema.table``."""
@@ -305,8 +330,7 @@ class Replica:
     def check_constraints(self, shapes: Sequence[TableShape]) -> bool:
         """Create missing constraints of these tables. Return whether the rows satisfy all constraints."""
         with self._connected() as connection:
-            with self._positions.transaction(connection):
-                self._tables.prepare(connection, shapes)
+            self._prepare_tables(connection, shapes)
             self._dialect.set_consistency(connection, consistent=True)
             return self._constraints.create(connection)
 

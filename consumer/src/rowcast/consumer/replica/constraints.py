@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
-from sqlalchemy.schema import AddConstraint, CreateIndex
+from sqlalchemy.schema import CreateIndex
 
-from rowcast.consumer.replica.dialects import WORKER_PREFIX, Fault, ReplicaDialect
+from rowcast.consumer.replica.dialects import WORKER_PREFIX, Fault, ReplicaDialect, for_people
 from rowcast.consumer.replica.dialects.naming import constraint_base
 from rowcast.consumer.replica.dialects.orphans import count_orphans, log_orphans
 from rowcast.consumer.replica.table_definitions import TableDefinitions
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.shared.database.driver_messages import first_line
+from rowcast.shared.errors import ConfigurationError
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -27,25 +28,23 @@ class Constraints:
         self._replica = replica
         self._tables = tables
 
-    def create(self, connection: Connection, *, are_checked: bool = False) -> bool:
+    def create(self, connection: Connection, *, are_checked: bool = False, only: Collection[str] | None = None) -> bool:
         """Create the missing constraints, each in a separate transaction.
 
         Return False if rows violate a constraint. A warning names the constraint, and the replica is not consistent
         before the constraint exists. Unsupported constraints are left out, with a warning. ``are_checked``: the replica
-        was consistent, and the rows satisfy the existing constraints.
+        was consistent, and the rows satisfy the existing constraints. ``only``: look at these tables alone.
         """
         definitions = self._tables.definitions(connection.dialect)
+        create_key = self._add_to_table if self._replica.foreign_keys_in_table else self._create_foreign_key
         with connection.begin():
-            own = self._tables.created_by_worker(connection)
-            own_tables = {name: table for name, table in definitions.tables.items() if name in own}
-            existing = _existing_names(connection, own_tables.values())
-        create_key = self._check_left_out if self._replica.foreign_keys_in_table else self._create_foreign_key
-        found = [self._create_index(connection, name, index) for name, index in self._indexes(definitions, own_tables)
-                 if constraint_base(index.name) not in existing]  # fmt: skip
-        for name, table in own_tables.items():
-            for key in table.foreign_key_constraints:
-                if constraint_base(str(key.name)) not in existing:
-                    found.append(create_key(connection, name, key))
+            missing = list(self._missing(connection, definitions, only))
+        found = [
+            create_key(connection, name, new)
+            if isinstance(new, sa.ForeignKeyConstraint)
+            else self._create_index(connection, name, new)
+            for name, new in missing
+        ]
         if are_checked and not found:
             return True
         with connection.begin():
@@ -54,12 +53,36 @@ class Constraints:
             found.append(are_checked or self._replica.check_foreign_keys(connection, tables))
         return all(found)
 
-    @staticmethod
-    def _indexes(definitions: TableDefinitions, names: Iterable[str]) -> Iterator[tuple[str, sa.Index]]:
-        for name in names:
+    def missing(self, connection: Connection, *, but: Collection[str] = ()) -> list[str]:
+        """Return the statements that would create the missing constraints. ``but``: leave out these tables."""
+        with connection.begin():
+            own = self._tables.created_by_worker(connection).difference(but)
+            missing = list(self._missing(connection, self._tables.definitions(connection.dialect), own))
+            statements = [statement for _, new in missing for statement in self._statements(connection, new)]
+        return [for_people(connection, statement) for statement in statements]
+
+    def _statements(self, connection: Connection, new: sa.Index | sa.ForeignKeyConstraint) -> list[str]:
+        if isinstance(new, sa.ForeignKeyConstraint):
+            return self._replica.foreign_key_addition(connection, new)
+        return [str(CreateIndex(new).compile(dialect=connection.dialect))]
+
+    def _missing(
+        self, connection: Connection, definitions: TableDefinitions, only: Collection[str] | None
+    ) -> Iterator[tuple[str, sa.Index | sa.ForeignKeyConstraint]]:
+        """Yield the missing constraints of the worker's tables, indexes first."""
+        own = self._tables.created_by_worker(connection)
+        own = own if only is None else own.intersection(only)
+        tables = {name: table for name, table in definitions.tables.items() if name in own}
+        existing = _existing_names(connection, tables.values())
+        for name in tables:
             shape = definitions.shapes[name]
             for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
-                yield name, index
+                if constraint_base(index.name) not in existing:
+                    yield name, index
+        for name, table in tables.items():
+            for key in table.foreign_key_constraints:
+                if constraint_base(str(key.name)) not in existing:
+                    yield name, key
 
     def drop(self, connection: Connection) -> None:
         """Drop what ``create`` has created, while the replica loads."""
@@ -69,25 +92,28 @@ class Constraints:
         names = own & definitions.tables.keys()
         if not self._replica.foreign_keys_in_table:
             for full_name in names:
-                self._drop_foreign_keys(connection, full_name, definitions.tables[full_name])
+                self._drop_foreign_keys(connection, definitions.tables[full_name])
         for full_name in names:
-            self._drop_unique_indexes(connection, full_name, definitions.tables[full_name])
+            self._drop_unique_indexes(connection, definitions.tables[full_name])
         with connection.begin():
             self._tables.refresh(connection)
 
-    def _drop_foreign_keys(self, connection: Connection, full_name: str, table: sa.Table) -> None:
+    def _drop_foreign_keys(self, connection: Connection, table: sa.Table) -> None:
         with connection.begin():
             for key in sa.inspect(connection).get_foreign_keys(table.name, table.schema):
                 name = key.get("name") or ""
                 if name.startswith(WORKER_PREFIX):
-                    self._replica.drop_foreign_key(connection, self._tables.table(full_name), name)
+                    connection.exec_driver_sql(
+                        self._replica.foreign_key_drop(connection, (table.schema, table.name), name)
+                    )
 
-    def _drop_unique_indexes(self, connection: Connection, full_name: str, table: sa.Table) -> None:
+    def _drop_unique_indexes(self, connection: Connection, table: sa.Table) -> None:
         with connection.begin():
             for index in sa.inspect(connection).get_indexes(table.name, table.schema):
                 name = index.get("name") or ""
                 if name.startswith(f"{WORKER_PREFIX}uq_"):
-                    self._replica.drop_index(connection, self._tables.table(full_name), name)
+                    for statement in self._replica.index_drop(connection, (table.schema, table.name), name):
+                        connection.exec_driver_sql(statement)
 
     def _create_index(self, connection: Connection, full_name: str, index: sa.Index) -> bool:
         table = index.table
@@ -103,23 +129,30 @@ class Constraints:
     def _create_foreign_key(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
         try:
             with connection.begin():
-                connection.execute(AddConstraint(key, isolate_from_table=False))
+                for statement in self._replica.foreign_key_addition(connection, key):
+                    connection.exec_driver_sql(statement)
         except exc.DBAPIError as error:
             return self._handle_failure(error, full_name, _description(key))
         return True
 
-    def _check_left_out(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
-        """Check the rows of a foreign key on an engine that creates foreign keys only together with tables."""
-        with connection.begin():
-            parent, referred = key.referred_table.name, [element.column.name for element in key.elements]
-            if count := count_orphans(connection, key.table.name, key.column_keys, parent, referred):
-                log_orphans(full_name, count, parent)
-                return False
-        _log.warning(
-            "table %s: %s is left out, because this engine creates a foreign key only with its table. The rows satisfy "
-            "the foreign key. Rebuild the replica to have the foreign key there.", full_name, _description(key),
-        )  # fmt: skip
-        return True
+    def _add_to_table(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
+        """Write the table again with the foreign key, on an engine that creates foreign keys only with their table.
+
+        The engine does not check the rows.
+        """
+        self._replica.set_consistency(connection, consistent=False)
+        try:
+            with connection.begin():
+                parent, referred = key.referred_table.name, [element.column.name for element in key.elements]
+                if count := count_orphans(connection, key.table.name, key.column_keys, parent, referred):
+                    log_orphans(full_name, count, parent)
+                    return False
+            return self._create_foreign_key(connection, full_name, key)
+        except ConfigurationError as error:
+            _log.warning("table %s: %s is left out. The rows satisfy it: %s", full_name, _description(key), error)
+            return True
+        finally:
+            self._replica.set_consistency(connection, consistent=True)
 
     def _handle_failure(self, error: exc.DBAPIError, table: str, constraint: str) -> bool:
         """Return whether the replica may become consistent without this constraint. Raise a transient error again."""

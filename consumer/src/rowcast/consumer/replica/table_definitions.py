@@ -13,6 +13,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Dialect
 
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, ReplicaDialect
+from rowcast.consumer.replica.shared_defaults import shared_default
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
 from rowcast.shared.tables.type_mapping import replica_type
@@ -56,6 +57,9 @@ def planned_columns(shape: TableShape, replica: ReplicaDialect, dialect: Dialect
     ]
     replica.fit_key([column for column in columns if column.name in shape.primary_key])
     replica.fit_row(columns, indexed)
+    for column, planned in zip(shape.columns, columns, strict=True):
+        if default := shared_default(shape, column, replica, planned.type.compile(dialect=dialect)):
+            planned.server_default = sa.DefaultClause(sa.literal_column(default))
     return columns
 
 

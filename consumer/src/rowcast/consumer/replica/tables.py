@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import chain
 
 import sqlalchemy as sa
-from sqlalchemy import exc
-from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.schema import CreateColumn, CreateSchema, CreateTable
+from sqlalchemy.engine import Connection, Dialect, Inspector
+from sqlalchemy.schema import CreateSchema, CreateTable
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.column_fit import kept_column, misfits, narrow_column
-from rowcast.consumer.replica.dialects import Fault, ReplicaDialect, ReplicaTable, TableName, quoted_name
+from rowcast.consumer.replica.dialects import ReplicaDialect, ReplicaTable, TableName, quoted_name
+from rowcast.consumer.replica.evolution.evolving_table import EvolvingTable
+from rowcast.consumer.replica.evolution.planner import Planner
+from rowcast.consumer.replica.evolution.shape_changes import require_compatible, require_same_key
+from rowcast.consumer.replica.evolution.steps import Step, carry_out, require_no_steps
 from rowcast.consumer.replica.known_columns import KnownColumns
 from rowcast.consumer.replica.part import TablesChangedError
-from rowcast.consumer.replica.shape_changes import require_compatible
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
+from rowcast.shared.config.settings import Evolution
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_document import parse_shape
@@ -32,15 +35,22 @@ class ReplicaTables:
     """Know the replica's table for each table of the source.
 
     Every method that takes a connection must be called in a transaction. ``first_lsn``: the first lsn of the snapshot
-    from which new tables are loaded, or 0 if they are loaded from the beginning of their topics. ``may_change``: create
-    tables and follow changed shapes. Without, raise TablesChangedError in place of both.
+    from which new tables are loaded, or 0 if they are loaded from the beginning of their topics. ``evolution``: see
+    ``ReplicaSettings``. ``may_change``: create tables and follow changed shapes. Without, raise TablesChangedError in
+    place of both.
     """
 
-    def __init__(self, source: str, replica: ReplicaDialect, first_lsn: int = 0, *, may_change: bool = True) -> None:
+    def __init__(
+        self, source: str, replica: ReplicaDialect, first_lsn: int = 0, evolution: Evolution = "evolve", *,
+        may_change: bool = True,
+    ) -> None:  # fmt: skip
         self._source = source
         self._first_lsn = first_lsn
         self._may_change = may_change
         self._replica = replica
+        self.evolution = evolution
+        self.just_created: set[str] = set()
+        """The tables that the last ``prepare`` has created."""
         self._tables: dict[str, ReplicaTable] = {}
         self._shapes: dict[str, TableShape] = {}
         self._fitting: set[RowLayout] = set()
@@ -90,45 +100,88 @@ class ReplicaTables:
         columns = self._read_columns(connection, wanted)
         rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))
         recorded = {row.table_name: (parse_shape(row.shape), bool(row.created)) for row in rows}
+        self.just_created.clear()
+        followed = []
         for shape in wanted:
             before, created = recorded.get(shape.full_name, (None, False))
             if before != shape and not self._may_change:
                 raise TablesChangedError(f"table {shape.full_name} has another shape than when the load was divided")
-            self._prepare_table(connection, self._definitions, columns, before, shape)
-            self._fit_columns(connection, columns, shape, created=created)
-        self._inspect(connection, columns, wanted)
+            table = self._find_or_create(connection, columns, before, shape, created=created)
+            followed += [] if table is None else [table]
+        inspector = sa.inspect(connection)
+        if self._may_change:
+            self._evolve(connection, inspector, columns, followed)
+        self._inspect(connection, inspector, columns, wanted)
         self._trigger_warnings.warn_of_new(connection, [self._name(shape) for shape in wanted])
         self._shapes |= {shape.full_name: shape for shape in wanted}
         self._prepare_layouts(connection, layouts)
 
+    def _evolve(
+        self, connection: Connection, inspector: Inspector, columns: KnownColumns, tables: list[EvolvingTable]
+    ) -> None:
+        """Change the tables that exist as far as the settings allow, and record their shapes."""
+        assert self._definitions is not None
+        planner = Planner(connection, inspector, self._replica, self._definitions)
+        if changed := self._change(connection, planner.steps(tables)):
+            inspector.clear_cache()
+        for table in tables:
+            if table.shape.full_name in changed:
+                columns.forget(table.name)
+            if table.before != table.shape:
+                self._update_shape(connection, table.shape)
+
+    def _change(self, connection: Connection, steps: Iterable[Step]) -> set[str]:
+        """Return ``schema.table`` of the changed tables."""
+        if self.evolution == "evolve":
+            return carry_out(connection, self._replica, steps)
+        if self.evolution == "validate":
+            require_no_steps(connection, steps)
+        return set()
+
     def _prepare_layouts(self, connection: Connection, layouts: Iterable[RowLayout]) -> None:
-        """Widen columns for events of other shapes than the latest. Tables of the user's are left alone."""
+        """Widen and relax columns for events of other shapes than the latest. Tables of the user's are left alone."""
         created = self.created_by_worker(connection)
         for layout in layouts:
             if layout.table in created and layout.table in self._shapes:
                 columns = self._read_columns(connection, [layout.shape])
-                self._fit_columns(connection, columns, layout.shape, created=True)
-                self._inspect(connection, columns, [self._shapes[layout.table]])
+                table = self._evolving(columns, layout.shape, layout.shape, created=True)
+                inspector, definitions = sa.inspect(connection), self.definitions(connection.dialect)
+                planner = Planner(connection, inspector, self._replica, definitions)
+                if self._change(connection, chain(planner.widened(table), planner.relaxed(table, layout))):
+                    columns.forget(table.name)
+                    self._inspect(connection, sa.inspect(connection), columns, [self._shapes[layout.table]])
             self._fitting.add(layout)
 
-    def _prepare_table(
-        self, connection: Connection, definitions: TableDefinitions, columns: KnownColumns, before: TableShape | None,
-        shape: TableShape,
-    ) -> None:  # fmt: skip
+    def _find_or_create(
+        self, connection: Connection, columns: KnownColumns, before: TableShape | None, shape: TableShape, *,
+        created: bool,
+    ) -> EvolvingTable | None:  # fmt: skip
+        """Return the table if it may have to follow its shape. Return None for a table that was just created."""
         if not columns.of(self._name(shape)):
-            self._create(connection, definitions, shape)
+            self._create(connection, shape)
             columns.forget(self._name(shape))
             self._record(connection, shape, created=True)
+            self.just_created.add(shape.full_name)
             _log.info("table %s created", shape.full_name)
-        elif before is None and self._replica.naming.prefix:
+            return None
+        if before is None:
             # MariaDB and MySQL keep a created table if the worker was killed before it recorded the table.
-            self._record(connection, shape, created=True)
-        elif before is None:
-            self._check(connection, columns, shape)
-            self._record(connection, shape, created=False)
-            _log.info("table %s exists already and is used as it is", shape.full_name)
+            created = bool(self._replica.naming.prefix)
+            if not created:
+                self._check(connection, columns, shape)
+                _log.info("table %s exists already and is used as it is", shape.full_name)
+            self._record(connection, shape, created=created)
+        elif self.evolution == "none":
+            require_same_key(before, shape)
         else:
-            self._follow(connection, definitions, columns, before, shape)
+            require_compatible(before, shape)
+        return self._evolving(columns, before or shape, shape, created=created)
+
+    def _evolving(
+        self, columns: KnownColumns, before: TableShape, shape: TableShape, *, created: bool
+    ) -> EvolvingTable:
+        name = self._name(shape)
+        return EvolvingTable(shape, before, created, name, dict(columns.of(name)))
 
     def require_replaceable(self, connection: Connection, layout: RowLayout) -> None:
         """Raise DataError if deleting rows of the layout's table and writing them again would lose anything."""
@@ -168,7 +221,8 @@ class ReplicaTables:
 
     def refresh(self, connection: Connection) -> None:
         """Inspect the tables again, after their constraints have changed."""
-        self._inspect(connection, self._read_columns(connection, self.shapes()), self.shapes())
+        columns = self._read_columns(connection, self.shapes())
+        self._inspect(connection, sa.inspect(connection), columns, self.shapes())
 
     def definitions(self, dialect: Dialect) -> TableDefinitions:
         """Return the definitions of the tables that are ready."""
@@ -182,8 +236,9 @@ class ReplicaTables:
     def _name(self, shape: TableShape) -> TableName:
         return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
 
-    def _create(self, connection: Connection, definitions: TableDefinitions, shape: TableShape) -> None:
-        table = definitions.tables[shape.full_name]
+    def _create(self, connection: Connection, shape: TableShape) -> None:
+        assert self._definitions is not None
+        table = self._definitions.tables[shape.full_name]
         if table.schema is not None:
             connection.execute(CreateSchema(table.schema, if_not_exists=True))
         keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
@@ -206,52 +261,6 @@ class ReplicaTables:
                 f"is ({', '.join(shape.primary_key)}). Change it, or drop the table so that the worker creates it."
             )
 
-    def _follow(
-        self, connection: Connection, definitions: TableDefinitions, columns: KnownColumns, before: TableShape,
-        shape: TableShape,
-    ) -> None:  # fmt: skip
-        """Add the new columns, nullable and without a default, because existing rows have no value for them yet."""
-        if before == shape:
-            return
-        require_compatible(before, shape)
-        schema, name = self._name(shape)
-        existing = columns.of((schema, name))
-        table = definitions.tables[shape.full_name]
-        for column in shape.columns:
-            if column.name not in existing:
-                new = sa.Column(column.name, table.c[column.name].type, nullable=True)
-                ddl = CreateColumn(new).compile(dialect=connection.dialect)
-                with table_limits_named(shape, self._replica):
-                    connection.exec_driver_sql(f"ALTER TABLE {quoted_name(connection, schema, name)} ADD COLUMN {ddl}")
-                columns.forget((schema, name))
-                _log.info("table %s: column %s added", shape.full_name, column.name)
-        self._update_shape(connection, shape)
-
-    def _fit_columns(self, connection: Connection, columns: KnownColumns, shape: TableShape, *, created: bool) -> None:
-        """Widen the columns that cannot hold every value of the source, if the worker created the table."""
-        schema, name = self._name(shape)
-        table = quoted_name(connection, schema, name)
-        for misfit in misfits(shape, columns.of((schema, name)), self._replica, connection.dialect):
-            quoted = connection.dialect.identifier_preparer.quote_identifier(misfit.column.name)
-            statement = self._replica.type_change(
-                table, quoted, misfit.wider or misfit.planned, nullable=misfit.column.nullable
-            )
-            if misfit.is_checked and not created:
-                _log.warning("%s", kept_column(shape, name, misfit, statement))
-                continue
-            if not (created and misfit.wider and statement):
-                raise narrow_column(shape, name, misfit, statement)
-            try:
-                self._replica.change_type(connection, name, misfit.column.name, statement)
-            except exc.DBAPIError as error:
-                if self._replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
-                    raise
-                raise narrow_column(shape, name, misfit, statement, self._replica.reason(error)) from error
-            columns.forget((schema, name))
-            _log.info(
-                "table %s: column %s widened from %s to %s", name, misfit.column.name, misfit.column.type, misfit.wider
-            )
-
     def _record(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
         connection.execute(sa.delete(ROWCAST_TABLE).where(self._is_row_of(shape)))
         connection.execute(
@@ -271,12 +280,13 @@ class ReplicaTables:
     def _is_row_of(self, shape: TableShape) -> sa.ColumnElement[bool]:
         return (ROWCAST_TABLE.c.source == self._source) & (ROWCAST_TABLE.c.table_name == shape.full_name)
 
-    def _inspect(self, connection: Connection, columns: KnownColumns, shapes: Iterable[TableShape]) -> None:
+    def _inspect(
+        self, connection: Connection, inspector: Inspector, columns: KnownColumns, shapes: Iterable[TableShape]
+    ) -> None:
         """Read what the replica's tables are like, in few statements where the engine can."""
         by_schema: dict[str | None, list[TableShape]] = {}
         for shape in shapes:
             by_schema.setdefault(self._name(shape)[0], []).append(shape)
-        inspector = sa.inspect(connection)
         for schema, group in by_schema.items():
             names = [self._name(shape)[1] for shape in group]
             constraints = inspector.get_multi_unique_constraints(schema=schema, filter_names=names)

@@ -69,6 +69,9 @@ class PrimarySettings(DatabaseSettings):
     """Describe the application's database, which holds the outbox."""
 
 
+Evolution = Literal["evolve", "validate", "none"]
+
+
 class ReplicaSettings(DatabaseSettings):
     """Describe a replica."""
 
@@ -81,6 +84,12 @@ class ReplicaSettings(DatabaseSettings):
         default="transaction",
         description="`transaction`: apply whole source transactions, in an order that respects every dependency. "
         "`row` is not available yet.",
+    )
+    evolution: Evolution = Field(
+        default="evolve",
+        description="What the worker does with existing tables when the source's tables change. `evolve`: change them, "
+        "without a loss of values. `validate`: change none, and stop with the statements that are missing. `none`: "
+        "compare nothing, and write the columns that both have.",
     )
     batch_events: int = Field(
         default=20_000,

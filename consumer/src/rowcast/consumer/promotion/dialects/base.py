@@ -9,16 +9,14 @@ from typing import ClassVar
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.dialects.default_sql import default_sql
-from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
+from rowcast.consumer.promotion.existing_table import ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
-from rowcast.consumer.replica.dialects import WORKER_PREFIX, quoted_name
+from rowcast.consumer.replica.dialects import WORKER_PREFIX, for_driver, quoted_name
+from rowcast.consumer.replica.dialects.default_sql import default_sql
+from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
 from rowcast.consumer.replica.dialects.naming import constraint_base
 from rowcast.consumer.replica.table_definitions import constraint_name
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, IndexShape
-
-LOCK_S = 5
-"""Seconds that a statement waits for readers of a table. The promotion tries again."""
 
 
 class PromotionDialect(ABC):
@@ -164,13 +162,3 @@ class PromotionDialect(ABC):
     def quoted_list(self, connection: Connection, names: Iterable[str]) -> str:
         """Return names ready for the driver, with commas."""
         return ", ".join(self.quote(connection, name) for name in names)
-
-
-def for_driver(connection: Connection, sql: str) -> str:
-    """Return SQL with each percent sign as the driver wants it."""
-    return sql.replace("%", "%%") if doubles_percents(connection) else sql
-
-
-def doubles_percents(connection: Connection) -> bool:
-    """Return whether the driver takes %% for a percent sign."""
-    return bool(connection.dialect.identifier_preparer._double_percents)

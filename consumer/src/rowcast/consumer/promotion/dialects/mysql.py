@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.dialects.base import LOCK_S, PromotionDialect, for_driver
-from rowcast.consumer.promotion.dialects.default_sql import MYSQL_LONG
-from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
+from rowcast.consumer.promotion.dialects.base import PromotionDialect
+from rowcast.consumer.promotion.existing_table import ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
-from rowcast.consumer.replica.dialects import WORKER_PREFIX
+from rowcast.consumer.replica.dialects import LOCK_S, WORKER_PREFIX, for_driver
+from rowcast.consumer.replica.dialects.default_sql import MYSQL_LONG
+from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
+from rowcast.consumer.replica.dialects.mysql_columns import column_definitions
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape
 
-_COLUMNS = """
-SELECT column_name, column_type, is_nullable, column_default, extra, character_set_name, collation_name,
-       column_comment
-FROM information_schema.columns WHERE table_schema = database() AND table_name = %s
-"""
 _REFERRING = """
 SELECT table_name, constraint_name FROM information_schema.key_column_usage
 WHERE referenced_table_schema = database() AND referenced_table_name = %s AND referenced_column_name = %s
 """
 _COUNTER = "SELECT auto_increment FROM information_schema.tables WHERE table_schema = database() AND table_name = %s"
-_ON_UPDATE = re.compile(r"on update \S+", re.IGNORECASE)
 _INTEGERS = ("tinyint", "smallint", "mediumint", "int", "bigint")
 
 
@@ -46,8 +41,7 @@ class MySQLPromotion(PromotionDialect):
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ExistingColumn]:
         """Return the columns of a table by name."""
-        rows = connection.exec_driver_sql(_COLUMNS, (name,)).all()
-        return {row[0]: _column(connection, *row[1:]) for row in rows}
+        return column_definitions(connection, name)
 
     def plan_not_null(
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
@@ -166,30 +160,3 @@ class MySQLPromotion(PromotionDialect):
         """Return the statement that gives an index another name."""
         old, new = self.quote(connection, old), self.quote(connection, new)
         return (f"ALTER TABLE {table.quoted} RENAME INDEX {old} TO {new}",)
-
-
-def _column(
-    connection: Connection, type_: str | bytes, nullable: str, default: str | bytes | None, extra: str,
-    charset: str | None, collation: str | None, comment: str,
-) -> ExistingColumn:  # fmt: skip
-    attributes = []
-    if charset is not None and collation is not None:
-        attributes.append(f"CHARACTER SET {charset} COLLATE {collation}")
-    if comment:
-        quoted = comment.replace("\\", "\\\\").replace("'", "''")
-        attributes.append(for_driver(connection, f"COMMENT '{quoted}'"))
-    if match := _ON_UPDATE.search(extra):
-        attributes.append(match[0])
-    text, known = _text(type_), "" if default is None else _text(default)
-    return ExistingColumn(
-        text.lower(),
-        nullable == "YES",
-        # MariaDB shows the missing default of a column that may be NULL so. An empty text is a default too.
-        "" if default is None or known == "NULL" else known or "''",
-        "auto_increment" in extra.lower(),
-        " ".join(attributes),
-    )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.dialects.base import LOCK_S, PromotionDialect, for_driver
-from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
+from rowcast.consumer.promotion.dialects.base import PromotionDialect
+from rowcast.consumer.promotion.existing_table import ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
-from rowcast.consumer.replica.dialects import quoted_name
+from rowcast.consumer.replica.dialects import LOCK_S, for_driver, quoted_name
+from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
 from rowcast.shared.tables.native_types import is_type
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, PortableType
 

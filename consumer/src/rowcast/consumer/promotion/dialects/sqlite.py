@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from sqlalchemy.engine import Connection
 
-from rowcast.consumer.promotion.dialects.base import PromotionDialect, for_driver
-from rowcast.consumer.promotion.existing_table import ExistingColumn, ExistingForeignKey, ExistingTable
+from rowcast.consumer.promotion.dialects.base import PromotionDialect
+from rowcast.consumer.promotion.existing_table import ExistingForeignKey, ExistingTable
 from rowcast.consumer.promotion.plan import Plan
 from rowcast.consumer.replica.dialects import quoted_name
+from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
+from rowcast.consumer.replica.dialects.sqlite_rewrite import column_part, rewritten
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape
 
 _NEW_PREFIX = "rowcast_promoted_"
@@ -79,22 +81,9 @@ class SQLitePromotion(PromotionDialect):
     def _becomes_rowid(self, table: ExistingTable, column: ColumnShape) -> bool:
         return column.identity is not None and table.key == (column.name,)
 
-    def _write_again(self, connection: Connection, table: ExistingTable) -> Iterator[str]:
-        new = quoted_name(connection, None, f"{_NEW_PREFIX}{table.name}")
-        columns = self.quoted_list(connection, table.columns)
-        carried = connection.exec_driver_sql(
-            "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL",
-            (table.name,),
-        ).scalars()
+    def _write_again(self, connection: Connection, table: ExistingTable) -> list[str]:
         parts = [*self._column_definitions(connection, table), *self._constraints(connection, table)]
-        # References to the table keep its name.
-        yield "PRAGMA legacy_alter_table = ON"
-        yield f"CREATE TABLE {new} ({', '.join(parts)})"
-        yield f"INSERT INTO {new} ({columns}) SELECT {columns} FROM {table.quoted}"
-        yield f"DROP TABLE {table.quoted}"
-        yield f"ALTER TABLE {new} RENAME TO {table.quoted}"
-        yield from carried
-        yield "PRAGMA legacy_alter_table = OFF"
+        return rewritten(connection, table.name, f"{_NEW_PREFIX}{table.name}", list(table.columns), parts)
 
     def _column_definitions(self, connection: Connection, table: ExistingTable) -> Iterator[str]:
         shapes = {column.name: column for column in table.shape.columns}
@@ -106,16 +95,7 @@ class SQLitePromotion(PromotionDialect):
             type_ = "INTEGER" if becomes_rowid else existing.type
             is_null = existing.nullable and (shape is None or shape.nullable or name in table.has_rows_without)
             default = missing.get(name) or existing.default
-            yield " ".join(
-                part
-                for part in (
-                    self.quote(connection, name),
-                    for_driver(connection, type_),
-                    "" if is_null else "NOT NULL",
-                    f"DEFAULT {for_driver(connection, default)}" if default else "",
-                )
-                if part
-            )
+            yield column_part(connection, name, type_, nullable=is_null, default=default)
 
     def _constraints(self, connection: Connection, table: ExistingTable) -> Iterator[str]:
         yield f"PRIMARY KEY ({self.quoted_list(connection, table.key)})"

@@ -10,17 +10,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from rowcast.consumer.replica.dialects.base import (
+    LOCK_S,
     WORKER_PREFIX,
     Fault,
     OrphanError,
-    ReplicaColumn,
     ReplicaDialect,
-    ReplicaTable,
-    TableName,
     TouchedKeys,
-    quoted_name,
 )
 from rowcast.consumer.replica.dialects.naming import LIVE, TableNaming
+from rowcast.consumer.replica.dialects.quoting import for_driver, for_people, quoted_name
+from rowcast.consumer.replica.dialects.replica_table import Loosening, ReplicaColumn, ReplicaTable, TableName
 from rowcast.consumer.replica.dialects.value_limits import PlannedColumn, ValueLimit
 from rowcast.shared.engine_registry import class_for_engine, engines_in
 from rowcast.shared.errors import ConfigurationError
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
 __all__ = [
     "GROUP",
     "LIVE",
+    "LOCK_S",
     "WORKER_PREFIX",
     "Fault",
+    "Loosening",
     "OrphanError",
     "PlannedColumn",
     "ReplicaColumn",
@@ -43,6 +44,8 @@ __all__ = [
     "TableNaming",
     "TouchedKeys",
     "ValueLimit",
+    "for_driver",
+    "for_people",
     "quoted_name",
     "replica_dialect",
 ]

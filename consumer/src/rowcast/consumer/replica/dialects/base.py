@@ -6,18 +6,20 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Dialect, Engine
+from sqlalchemy.schema import AddConstraint
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession
 from rowcast.consumer.replica.dialects.naming import LIVE, TableNaming
+from rowcast.consumer.replica.dialects.quoting import for_driver, quoted_name
+from rowcast.consumer.replica.dialects.replica_table import Loosening, ReplicaColumn, ReplicaTable, TableName
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.driver_messages import one_line
@@ -27,53 +29,14 @@ from rowcast.shared.tables.type_mapping import engine_family
 
 _log = logging.getLogger("rowcast.worker")
 
+LOCK_S = 5
+"""Seconds that a change of a table waits for readers of the table. The worker tries again."""
+
 WORKER_PREFIX = "rowcast_"
 """The prefix of the worker's constraints and indexes. The worker drops nothing without the prefix."""
 
-TableName = tuple[str | None, str]
-"""Schema and name of a table of the replica. The schema is None for the default schema."""
-
 PositionRow = tuple[str, str, int, int, int, str | None]
 """Source, topic, partition, next offset, lsn, the topic's id."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaColumn:
-    """A column of the replica.
-
-    ``type`` is the engine's own name of the type, in lower case. ``loose``: the column's collation may take two
-    different texts for equal, for example ``a`` and ``A``. ``stored``: the type that stores the values, if the name
-    does not say so: the base type of a domain, and ``enum('a','b')`` for an enum.
-    """
-
-    name: str
-    type: str
-    nullable: bool
-    generated: bool
-    loose: bool = False
-    stored: str = ""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplicaTable:
-    """A table of the replica.
-
-    ``quoted`` is its name, ready for SQL. ``other_unique``: the table has unique keys besides the primary key.
-    """
-
-    schema: str | None
-    name: str
-    quoted: str
-    columns: dict[str, ReplicaColumn]
-    key: tuple[str, ...]
-    other_unique: bool
-
-    def writable_columns(self, layout: RowLayout) -> list[str]:
-        """Return the columns to write of an event's row.
-
-        Generated columns are left out. Columns of an older shape are left out if the replica does not have the column.
-        """
-        return [name for name in layout.columns if name in self.columns and not self.columns[name].generated]
 
 
 class TouchedKeys(NamedTuple):
@@ -138,6 +101,8 @@ class ReplicaDialect(ABC):
     """The worker refuses each text and decimal that is too long for its column, before the engine could cut it."""
     has_concurrent_writers: ClassVar[bool] = True
     """Several sessions can write at the same time."""
+    rewrites_tables: ClassVar[bool] = False
+    """The engine loosens a table by writing the table again, without foreign keys in the session."""
     has_transactional_ddl: ClassVar[bool] = True
     """CREATE, DROP and RENAME roll back with their transaction."""
     naming: TableNaming = LIVE
@@ -193,16 +158,40 @@ class ReplicaDialect(ABC):
         """Return the capacity of a type's columns, or None if the engine refuses every unsuitable value by an error."""
         return None
 
-    def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:
-        """Return the statement that gives a column another type, or None if the engine has none. Names are quoted."""
+    def type_change(self, connection: Connection, table: str, column: ReplicaColumn, type_: str) -> str | None:
+        """Return the statement that gives a column another type, or None if the engine has none. The table is quoted.
+
+        The statement is ready for the driver.
+        """
         return None
 
-    def change_type(self, connection: Connection, table: str, column: str, statement: str) -> None:
-        """Execute a statement of ``type_change``. ``table`` and ``column`` are not quoted.
+    def column_obstacles(self, connection: Connection, table: str, column: str) -> list[str]:
+        """Return the statements that drop the worker's foreign keys which keep a column from being changed.
 
-        Foreign keys of the worker may be gone afterwards, until they are created again.
+        The worker creates the foreign keys again. ``table`` and ``column`` are not quoted.
         """
-        connection.exec_driver_sql(statement)
+        return []
+
+    def loosen(self, connection: Connection, loosening: Loosening) -> Iterator[str]:
+        """Yield the statements that take constraints and defaults from a table, ready for the driver.
+
+        Raise ConfigurationError if the engine cannot.
+        """
+        for name in loosening.foreign_keys:
+            yield self.foreign_key_drop(connection, loosening.table, name)
+        alter = f"ALTER TABLE {quoted_name(connection, *loosening.table)} ALTER COLUMN"
+        for name in loosening.nullable:
+            yield f"{alter} {quoted_name(connection, None, name)} DROP NOT NULL"
+        for name, sql in loosening.defaults.items():
+            yield f"{alter} {quoted_name(connection, None, name)} {default_change(connection, sql)}"
+
+    @contextmanager
+    def bounded_lock_waits(self, connection: Connection) -> Iterator[None]:
+        """Let a statement of the block wait for readers of its table for ``LOCK_S`` seconds at most.
+
+        Called within a transaction.
+        """
+        yield
 
     def triggers(self, connection: Connection, names: Collection[TableName]) -> dict[TableName, list[str]]:
         """Return the triggers and rules of these tables, without the triggers of rowcast's own capture.
@@ -293,14 +282,17 @@ class ReplicaDialect(ABC):
         """
         return True
 
-    def drop_foreign_key(self, connection: Connection, table: ReplicaTable, name: str) -> None:
-        """Drop a foreign key that the worker created."""
-        quote = connection.dialect.identifier_preparer.quote_identifier
-        connection.exec_driver_sql(f"ALTER TABLE {table.quoted} DROP CONSTRAINT {quote(name)}")
+    def foreign_key_addition(self, connection: Connection, key: sa.ForeignKeyConstraint) -> list[str]:
+        """Return the statements that add a foreign key to its table."""
+        return [str(AddConstraint(key, isolate_from_table=False).compile(dialect=connection.dialect))]
 
-    def drop_index(self, connection: Connection, table: ReplicaTable, name: str) -> None:
-        """Drop an index that the worker created."""
-        connection.exec_driver_sql(f"DROP INDEX {quoted_name(connection, table.schema, name)}")
+    def foreign_key_drop(self, connection: Connection, table: TableName, name: str) -> str:
+        """Return the statement that drops a foreign key."""
+        return f"ALTER TABLE {quoted_name(connection, *table)} DROP CONSTRAINT {quoted_name(connection, None, name)}"
+
+    def index_drop(self, connection: Connection, table: TableName, name: str) -> list[str]:
+        """Return the statements that drop an index, and the worker's foreign keys that need the index."""
+        return [f"DROP INDEX {quoted_name(connection, table[0], name)}"]
 
     def table_options(self, source_engine: str, dialect: Dialect) -> dict[str, Any]:
         """Return keyword arguments for the ``sa.Table`` of a source's table."""
@@ -317,6 +309,11 @@ class ReplicaDialect(ABC):
         return {}
 
 
+def default_change(connection: Connection, sql: str) -> str:
+    """Return what ALTER COLUMN says about a default. ``sql``: "" drops the default."""
+    return f"SET DEFAULT {for_driver(connection, sql)}" if sql else "DROP DEFAULT"
+
+
 def require_written(table: ReplicaTable, written: int, rows: int) -> None:
     """Raise DataError if the database has written fewer rows than it was given.
 
@@ -327,10 +324,3 @@ def require_written(table: ReplicaTable, written: int, rows: int) -> None:
             f"table {table.name}: the database has written {written} of {rows} rows, so a trigger or a rule of the "
             "replica's table drops rows. Drop the trigger or rule, and start the worker again."
         )
-
-
-def quoted_name(connection: Connection, schema: str | None, name: str) -> str:
-    """Return ``schema.table`` in the engine's quotes, ready for the driver. Names are quoted in any case."""
-    preparer = connection.dialect.identifier_preparer
-    parts = [preparer.quote_identifier(part) for part in (schema, name) if part]
-    return ".".join(parts)

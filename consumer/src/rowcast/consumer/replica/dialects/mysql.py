@@ -14,18 +14,15 @@ from sqlalchemy.engine import URL, Connection, Dialect, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import (
-    WORKER_PREFIX,
-    ReplicaColumn,
-    ReplicaTable,
-    TableName,
-    TouchedKeys,
-    quoted_name,
-)
+from rowcast.consumer.replica.dialects.base import LOCK_S, WORKER_PREFIX, TouchedKeys, default_change
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, MySQLClaim
+from rowcast.consumer.replica.dialects.default_sql import MYSQL_LONG
+from rowcast.consumer.replica.dialects.mysql_columns import column_definitions
 from rowcast.consumer.replica.dialects.mysql_packets import Packets
 from rowcast.consumer.replica.dialects.orphans import count_orphans, log_orphans
+from rowcast.consumer.replica.dialects.quoting import for_driver, quoted_name
+from rowcast.consumer.replica.dialects.replica_table import Loosening, ReplicaColumn, ReplicaTable, TableName
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
 from rowcast.consumer.replica.dialects.touched_foreign_keys import TouchedForeignKeys, TouchedRows, foreign_keys_of
 from rowcast.consumer.replica.dialects.type_capacities import mysql_capacity
@@ -162,17 +159,11 @@ class MySQLReplica(RowStatementReplica):
 
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name."""
-        rows = connection.execute(
-            sa.text(
-                "SELECT column_name, column_type, is_nullable, extra, collation_name FROM information_schema.columns "
-                "WHERE table_schema = database() AND table_name = :name ORDER BY ordinal_position"
-            ),
-            {"name": name},
-        )
         return {
-            r[0]: ReplicaColumn(r[0], r[1].lower(), r[2] == "YES", "GENERATED" in r[3].upper(), _is_loose(r[4]), r[1])
-            for r in rows
-        }
+            name: ReplicaColumn(name, c.type.lower(), c.nullable, c.is_generated, _is_loose(c.collation), c.type,
+                                "auto_increment" if c.is_numbered else c.default, c.attributes)
+            for name, c in column_definitions(connection, name).items()
+        }  # fmt: skip
 
     def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
         """Yield the triggers of these tables. The server shows triggers to users with the right TRIGGER only."""
@@ -189,18 +180,56 @@ class MySQLReplica(RowStatementReplica):
         """Return what a column of a type holds."""
         return mysql_capacity(column_type)
 
-    def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:
+    def type_change(self, connection: Connection, table: str, column: ReplicaColumn, type_: str) -> str | None:
         """Return the statement that gives a column another type."""
-        return f"ALTER TABLE {table} MODIFY COLUMN {column} {type_} {'NULL' if nullable else 'NOT NULL'}"
+        return self._modify(connection, table, column, type_, "NULL" if column.nullable else "NOT NULL", column.default)
 
-    def change_type(self, connection: Connection, table: str, column: str, statement: str) -> None:
-        """Drop the worker's foreign keys of the column, because the server refuses to change the column otherwise."""
-        quote = connection.dialect.identifier_preparer.quote_identifier
-        for key in foreign_keys_of(connection, table):
-            if key.name.startswith(WORKER_PREFIX) and key.has_column(table, column):
-                child = quoted_name(connection, key.schema, key.table)
-                connection.exec_driver_sql(f"ALTER TABLE {child} DROP FOREIGN KEY {quote(key.name)}")
-        connection.exec_driver_sql(statement)
+    @staticmethod
+    def _modify(connection: Connection, table: str, column: ReplicaColumn, type_: str, null: str, default: str) -> str:
+        more = f" DEFAULT {for_driver(connection, default)}" if default else ""
+        return f"ALTER TABLE {table} MODIFY COLUMN {quoted_name(connection, None, column.name)} {type_} {null}{more}"
+
+    def column_obstacles(self, connection: Connection, table: str, column: str) -> list[str]:
+        """Return the statements that drop foreign keys, because the server refuses to change the column otherwise."""
+        return self._foreign_key_drops(connection, table, [column])
+
+    def _foreign_key_drops(self, connection: Connection, table: str, columns: Collection[str]) -> list[str]:
+        """Return the statements that drop the worker's foreign keys with any of the columns, on either side."""
+        return [
+            self.foreign_key_drop(connection, (None, key.table), key.name)
+            for key in foreign_keys_of(connection, table)
+            if key.name.startswith(WORKER_PREFIX) and any(key.has_column(table, column) for column in columns)
+        ]
+
+    def loosen(self, connection: Connection, loosening: Loosening) -> Iterator[str]:
+        """Yield the statements. MODIFY needs the whole definition of a column."""
+        quoted = quoted_name(connection, *loosening.table)
+        drops = [self.foreign_key_drop(connection, loosening.table, name) for name in loosening.foreign_keys]
+        drops += self._foreign_key_drops(connection, loosening.table[1], loosening.nullable)
+        yield from dict.fromkeys(drops)
+        for name in loosening.nullable:
+            column = loosening.columns[name]
+            type_ = " ".join(filter(None, (for_driver(connection, column.stored), column.attributes)))
+            yield self._modify(connection, quoted, column, type_, "NULL", column.default)
+        for name, sql in loosening.defaults.items():
+            column = loosening.columns[name]
+            if sql and MYSQL_LONG.match(column.type):
+                # ALTER COLUMN takes a text in parentheses for something else.
+                type_ = " ".join(filter(None, (for_driver(connection, column.stored), column.attributes)))
+                yield self._modify(connection, quoted, column, type_, "NULL" if column.nullable else "NOT NULL", sql)
+            else:
+                change = default_change(connection, sql)
+                yield f"ALTER TABLE {quoted} ALTER COLUMN {quoted_name(connection, None, name)} {change}"
+
+    @contextmanager
+    def bounded_lock_waits(self, connection: Connection) -> Iterator[None]:
+        """Limit the wait for a metadata lock, because every later reader of the table waits behind the change."""
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_S:d}")
+        try:
+            yield
+        finally:
+            if not connection.invalidated:
+                connection.exec_driver_sql("SET SESSION lock_wait_timeout = DEFAULT")
 
     def set_consistency(self, connection: Connection, *, consistent: bool) -> None:
         """Switch foreign keys on or off."""
@@ -305,15 +334,16 @@ class MySQLReplica(RowStatementReplica):
                     satisfied = False
         return satisfied
 
-    def drop_foreign_key(self, connection: Connection, table: ReplicaTable, name: str) -> None:
-        """Drop a foreign key that the worker created."""
-        quote = connection.dialect.identifier_preparer.quote_identifier
-        connection.exec_driver_sql(f"ALTER TABLE {table.quoted} DROP FOREIGN KEY {quote(name)}")
+    def foreign_key_drop(self, connection: Connection, table: TableName, name: str) -> str:
+        """Return the statement that drops a foreign key."""
+        return f"ALTER TABLE {quoted_name(connection, *table)} DROP FOREIGN KEY {quoted_name(connection, None, name)}"
 
-    def drop_index(self, connection: Connection, table: ReplicaTable, name: str) -> None:
-        """Drop an index that the worker created."""
-        quote = connection.dialect.identifier_preparer.quote_identifier
-        connection.exec_driver_sql(f"DROP INDEX {quote(name)} ON {table.quoted}")
+    def index_drop(self, connection: Connection, table: TableName, name: str) -> list[str]:
+        """Return the statements that drop an index. The server refuses to drop the last index of a foreign key."""
+        index = next(index for index in sa.inspect(connection).get_indexes(table[1]) if index["name"] == name)
+        columns = [column for column in index["column_names"] if column]
+        drop = f"DROP INDEX {quoted_name(connection, None, name)} ON {quoted_name(connection, *table)}"
+        return [*self._foreign_key_drops(connection, table[1], columns), drop]
 
     def table_options(self, source_engine: str, dialect: Dialect) -> dict[str, Any]:
         """Return the storage engine, the character set, and a binary collation for tables of other engines."""

@@ -9,6 +9,7 @@ import base64
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -19,20 +20,13 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_limits
-from rowcast.consumer.replica.dialects.base import (
-    Fault,
-    PositionRow,
-    ReplicaColumn,
-    ReplicaDialect,
-    ReplicaTable,
-    TableName,
-    quoted_name,
-    require_written,
-)
+from rowcast.consumer.replica.dialects.base import LOCK_S, Fault, PositionRow, ReplicaDialect, require_written
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
 from rowcast.consumer.replica.dialects.postgresql_copy import COPIED_ROWS, RowCopy
 from rowcast.consumer.replica.dialects.postgresql_fields import REFUSED, record_of
+from rowcast.consumer.replica.dialects.quoting import quoted_name
+from rowcast.consumer.replica.dialects.replica_table import ReplicaColumn, ReplicaTable, TableName
 from rowcast.consumer.replica.dialects.type_capacities import postgresql_capacity
 from rowcast.consumer.replica.dialects.value_converters import hex_uuid, is_hex_uuid
 from rowcast.consumer.replica.dialects.value_limits import ValueLimit
@@ -88,9 +82,11 @@ _COLUMNS = sa.text(
         CASE t.typtype WHEN 'e' THEN (
             SELECT 'enum(' || string_agg(quote_literal(l.enumlabel), ',') || ')'
             FROM pg_enum l WHERE l.enumtypid = t.oid
-        ) ELSE format_type(b.type, b.modifier) END
+        ) ELSE format_type(b.type, b.modifier) END,
+        CASE WHEN a.attidentity <> '' THEN 'identity' ELSE coalesce(pg_get_expr(d.adbin, d.adrelid), '') END
     FROM wanted w JOIN base b ON b.place = w.place JOIN pg_attribute a ON a.attrelid = w.id AND a.attnum = b.attnum
         JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'
+        LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
     ORDER BY b.place, b.attnum
     """
 )
@@ -167,9 +163,9 @@ class PostgreSQLReplica(ReplicaDialect):
         in_order = list(names)
         found: dict[TableName, dict[str, ReplicaColumn]] = {name: {} for name in in_order}
         rows = connection.execute(_COLUMNS, {"quoted": _quoted_names(connection, in_order)})
-        for place, column, type_, nullable, generated, stored in rows:
+        for place, column, type_, nullable, generated, stored, default in rows:
             found[in_order[place - 1]][column] = ReplicaColumn(
-                column, type_.lower(), nullable, generated, stored=stored
+                column, type_.lower(), nullable, generated, stored=stored, default=default
             )
         return found
 
@@ -187,9 +183,16 @@ class PostgreSQLReplica(ReplicaDialect):
         """Return what a column of a type holds."""
         return postgresql_capacity(column_type)
 
-    def type_change(self, table: str, column: str, type_: str, *, nullable: bool) -> str | None:
+    def type_change(self, connection: Connection, table: str, column: ReplicaColumn, type_: str) -> str | None:
         """Return the statement that gives a column another type."""
-        return f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {type_}"
+        return f"ALTER TABLE {table} ALTER COLUMN {quoted_name(connection, None, column.name)} TYPE {type_}"
+
+    @contextmanager
+    def bounded_lock_waits(self, connection: Connection) -> Iterator[None]:
+        """Limit the wait for a lock, because every later reader of the table waits behind the change."""
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_S:d}s'")
+        yield
+        connection.exec_driver_sql("SET LOCAL lock_timeout TO DEFAULT")
 
     def defer_foreign_keys(self, connection: Connection) -> None:
         """Check foreign keys at the end of the transaction."""

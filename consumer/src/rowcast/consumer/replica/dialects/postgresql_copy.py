@@ -19,8 +19,9 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects.base import ReplicaTable, require_written
+from rowcast.consumer.replica.dialects.base import require_written
 from rowcast.consumer.replica.dialects.postgresql_fields import ROUNDING, field_of
+from rowcast.consumer.replica.dialects.replica_table import ReplicaTable
 from rowcast.shared.tables.json_types import is_loosely_typed
 
 _log = logging.getLogger("rowcast.worker")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects.base import ReplicaTable
+from rowcast.consumer.replica.dialects.replica_table import ReplicaTable
 from rowcast.consumer.replica.dialects.value_converters import is_hex_uuid
 from rowcast.shared.tables.shape import PortableType
 

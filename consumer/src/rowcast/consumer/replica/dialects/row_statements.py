@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, ReplicaTable, require_written
+from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, require_written
+from rowcast.consumer.replica.dialects.replica_table import ReplicaTable
 from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
 from rowcast.shared.tables.shape import PortableType
 

@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import event, exc
+from sqlalchemy import ForeignKeyConstraint, event, exc
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_converters, value_limits
-from rowcast.consumer.replica.dialects.base import ReplicaColumn, ReplicaTable, TableName, quoted_name
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, NoClaim, SQLiteClaim
 from rowcast.consumer.replica.dialects.orphans import log_orphans
+from rowcast.consumer.replica.dialects.quoting import quoted_name
+from rowcast.consumer.replica.dialects.replica_table import Loosening, ReplicaColumn, ReplicaTable, TableName
 from rowcast.consumer.replica.dialects.row_statements import RowStatementReplica, Statement
+from rowcast.consumer.replica.dialects.sqlite_rewrite import foreign_key_part, loosened_table
 from rowcast.consumer.replica.dialects.type_capacities import sqlite_capacity
 from rowcast.consumer.replica.dialects.value_converters import Converter
 from rowcast.shared.images import register_functions
@@ -31,6 +33,7 @@ class SQLiteReplica(RowStatementReplica):
     has_concurrent_writers = False
     folds_table_names = True
     counts_written_rows = True
+    rewrites_tables = True
     write_position = (
         "INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn, topic_id) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (source, topic, partition) DO UPDATE "
@@ -91,7 +94,28 @@ class SQLiteReplica(RowStatementReplica):
     def read_columns(self, connection: Connection, schema: str | None, name: str) -> dict[str, ReplicaColumn]:
         """Return the table's columns by name."""
         rows = connection.exec_driver_sql(f"PRAGMA table_xinfo({quoted_name(connection, None, name)})")
-        return {r[1]: ReplicaColumn(r[1], r[2].lower(), not r[3] and not r[5], r[6] in (2, 3)) for r in rows}
+        return {
+            r[1]: ReplicaColumn(r[1], r[2].lower(), not r[3] and not r[5], r[6] in (2, 3), default=r[4] or "")
+            for r in rows
+        }
+
+    def loosen(self, connection: Connection, loosening: Loosening) -> Iterator[str]:
+        """Yield the statements that write the table again. Raise ConfigurationError for a table with more definitions.
+
+        The worker's tables have columns with types, NOT NULL and defaults, a primary key and foreign keys.
+        """
+        yield from loosened_table(connection, loosening)
+
+    def foreign_key_addition(self, connection: Connection, key: ForeignKeyConstraint) -> list[str]:
+        """Return the statements that write the table again with a foreign key. Raise ConfigurationError as ``loosen``.
+
+        SQLite does not check the rows.
+        """
+        name = key.table.name
+        loosening = Loosening((None, name), self.read_columns(connection, None, name))
+        referred = [element.column.name for element in key.elements]
+        new = foreign_key_part(connection, str(key.name), key.column_keys, key.referred_table.name, referred)
+        return loosened_table(connection, loosening, [new])
 
     def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
         """Yield the triggers of these tables."""

@@ -16,16 +16,21 @@ _ALIKE = (
 
 def require_compatible(before: TableShape, shape: TableShape) -> None:
     """Raise DataError if the primary key or the type of a column has changed."""
+    require_same_key(before, shape)
+    for name, type_before, type_after in _changed_types(before, shape):
+        raise DataError(
+            f"column {name} of table {shape.full_name} has changed from {type_before} to {type_after}, which the "
+            f"replica cannot follow. {REBUILD_WITH_SNAPSHOT}"
+        )
+
+
+def require_same_key(before: TableShape, shape: TableShape) -> None:
+    """Raise DataError if the primary key has changed."""
     if before.primary_key != shape.primary_key:
         raise DataError(
             f"the primary key of table {shape.full_name} has changed from ({', '.join(before.primary_key)}) to "
             f"({', '.join(shape.primary_key)}), which the replica cannot follow. "
             f"{REBUILD_WITH_SNAPSHOT}"
-        )
-    for name, type_before, type_after in _changed_types(before, shape):
-        raise DataError(
-            f"column {name} of table {shape.full_name} has changed from {type_before} to {type_after}, which the "
-            f"replica cannot follow. {REBUILD_WITH_SNAPSHOT}"
         )
 
 
