@@ -14,6 +14,8 @@ from rowcast.shared.tables.shape import PortableType, TableShape
 from support.direct_replica import DirectReplica, direct_replica
 from support.kafka_source import column, shape
 
+pytestmark = pytest.mark.shared_dialect
+
 CODE = PortableType("string", length=10)
 LONG = PortableType("string", length=40)
 BEFORE = shape("thing", column("gone", nullable=False), column("code", CODE), unique=[("code",)])
@@ -77,7 +79,7 @@ def test_a_table_of_the_users_gets_new_columns_and_keeps_its_constraints(new_dat
         assert sa.inspect(replica.database.engine).get_unique_constraints("thing")
 
 
-@pytest.mark.parametrize("engine", ["postgresql", "mariadb", "mysql"])
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
 def test_a_change_waits_for_readers_for_a_while_only(
     engine: str, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

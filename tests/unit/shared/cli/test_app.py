@@ -15,7 +15,8 @@ from rowcast.shared.cli import app
 from support.command_line import environment, rowcast
 
 COMMANDS = (
-    "demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "promote", "verify", "status", "trace", "replay",
+    "demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "migrate", "promote", "verify", "status",
+    "trace", "replay",
 )  # fmt: skip
 GROUPS = {
     "topics": ("list", "tail", "search", "show"),

@@ -31,8 +31,3 @@ def notes_of(table: ExistingTable, engine: str) -> Iterator[str]:
                 f"{where}: the foreign key ({', '.join(key.columns)}) to {key.referred_schema}.{key.referred_table} "
                 "is not here"
             )
-
-
-def printable(text: str) -> str:
-    """Return text of a message without characters that a terminal would obey."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)

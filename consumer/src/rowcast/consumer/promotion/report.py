@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from rowcast.consumer.promotion.notes import printable
 from rowcast.consumer.promotion.promote import PromotionResult
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.printable import printable
 
 _WIDTH = 80
 

@@ -22,7 +22,7 @@ from rowcast.consumer.replica.applier import Applier
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import LIVE, Fault, TableNaming, replica_dialect
-from rowcast.consumer.replica.evolution.steps import require_no_statements
+from rowcast.consumer.replica.evolution.steps import Step, carry_out, require_no_statements
 from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.consumer.replica.part import Part, require_undivided
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
@@ -244,16 +244,29 @@ class Replica:
     def _prepare_tables(
         self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()
     ) -> None:
-        """Create or change the tables, in one transaction where the engine can."""
+        with self._changing_tables(connection):
+            self._tables.prepare(connection, shapes, layouts)
+
+    @contextmanager
+    def _changing_tables(self, connection: Connection) -> Iterator[None]:
+        """Change tables in one transaction where the engine can, without foreign keys where the engine needs this."""
         is_suspended = self._dialect.rewrites_tables and self.state == "consistent"
         if is_suspended:
             self._dialect.set_consistency(connection, consistent=False)
         try:
             with self._positions.transaction(connection):
-                self._tables.prepare(connection, shapes, layouts)
+                yield
         finally:
             if is_suspended and not connection.invalidated:
                 self._dialect.set_consistency(connection, consistent=True)
+
+    def carry_out(self, steps_of: Callable[[Connection], Iterable[Step]]) -> None:
+        """Change tables as a command wants. ``steps_of``: yields the steps, in the transaction that changes the tables.
+
+        Raise ConfigurationError for a refused statement, and the errors of ``steps_of``.
+        """
+        with self._connected() as connection, self._changing_tables(connection):
+            carry_out(connection, self._dialect, steps_of(connection))
 
     def _create_new_constraints(self, connection: Connection) -> bool:
         """Return whether the rows satisfy the constraints of new shapes, as far as the settings create them."""

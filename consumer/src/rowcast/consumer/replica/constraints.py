@@ -38,7 +38,9 @@ class Constraints:
         definitions = self._tables.definitions(connection.dialect)
         create_key = self._add_to_table if self._replica.foreign_keys_in_table else self._create_foreign_key
         with connection.begin():
-            missing = list(self._missing(connection, definitions, only))
+            own = self._tables.created_by_worker(connection)
+            own = own if only is None else own.intersection(only)
+            missing = list(missing_constraints(connection, definitions, own))
         found = [
             create_key(connection, name, new)
             if isinstance(new, sa.ForeignKeyConstraint)
@@ -57,32 +59,8 @@ class Constraints:
         """Return the statements that would create the missing constraints. ``but``: leave out these tables."""
         with connection.begin():
             own = self._tables.created_by_worker(connection).difference(but)
-            missing = list(self._missing(connection, self._tables.definitions(connection.dialect), own))
-            statements = [statement for _, new in missing for statement in self._statements(connection, new)]
-        return [for_people(connection, statement) for statement in statements]
-
-    def _statements(self, connection: Connection, new: sa.Index | sa.ForeignKeyConstraint) -> list[str]:
-        if isinstance(new, sa.ForeignKeyConstraint):
-            return self._replica.foreign_key_addition(connection, new)
-        return [str(CreateIndex(new).compile(dialect=connection.dialect))]
-
-    def _missing(
-        self, connection: Connection, definitions: TableDefinitions, only: Collection[str] | None
-    ) -> Iterator[tuple[str, sa.Index | sa.ForeignKeyConstraint]]:
-        """Yield the missing constraints of the worker's tables, indexes first."""
-        own = self._tables.created_by_worker(connection)
-        own = own if only is None else own.intersection(only)
-        tables = {name: table for name, table in definitions.tables.items() if name in own}
-        existing = _existing_names(connection, tables.values())
-        for name in tables:
-            shape = definitions.shapes[name]
-            for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
-                if constraint_base(index.name) not in existing:
-                    yield name, index
-        for name, table in tables.items():
-            for key in table.foreign_key_constraints:
-                if constraint_base(str(key.name)) not in existing:
-                    yield name, key
+            missing = list(missing_constraints(connection, self._tables.definitions(connection.dialect), own))
+            return [statement for _, new in missing for statement in creation(connection, self._replica, new)]
 
     def drop(self, connection: Connection) -> None:
         """Drop what ``create`` has created, while the replica loads."""
@@ -168,6 +146,35 @@ class Constraints:
             return False
         _log.warning("table %s: %s is left out, because this engine does not support it: %s", table, constraint, reason)
         return True
+
+
+NewConstraint = sa.Index | sa.ForeignKeyConstraint
+
+
+def missing_constraints(
+    connection: Connection, definitions: TableDefinitions, names: Collection[str]
+) -> Iterator[tuple[str, NewConstraint]]:
+    """Yield the unique keys, indexes and foreign keys that these tables of the worker lack, indexes first."""
+    tables = {name: table for name, table in definitions.tables.items() if name in names}
+    existing = _existing_names(connection, tables.values())
+    for name in tables:
+        shape = definitions.shapes[name]
+        for index in (*definitions.unique_indexes(shape), *definitions.foreign_key_indexes(shape)):
+            if constraint_base(index.name) not in existing:
+                yield name, index
+    for name, table in tables.items():
+        for key in table.foreign_key_constraints:
+            if constraint_base(str(key.name)) not in existing:
+                yield name, key
+
+
+def creation(connection: Connection, replica: ReplicaDialect, new: NewConstraint) -> list[str]:
+    """Return the statements that create a constraint, as a person would type them."""
+    if isinstance(new, sa.ForeignKeyConstraint):
+        statements = replica.foreign_key_addition(connection, new)
+    else:
+        statements = [str(CreateIndex(new).compile(dialect=connection.dialect))]
+    return [for_people(connection, statement) for statement in statements]
 
 
 def _existing_names(connection: Connection, tables: Iterable[sa.Table]) -> set[str | None]:

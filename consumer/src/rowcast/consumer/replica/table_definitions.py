@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Dialect
+from sqlalchemy.schema import CreateSchema, CreateTable, ExecutableDDLElement
 
 from rowcast.consumer.replica.dialects import WORKER_PREFIX, ReplicaDialect
 from rowcast.consumer.replica.shared_defaults import shared_default
@@ -95,6 +96,13 @@ class TableDefinitions:
             for key in self.foreign_keys(shape):
                 tables[name].append_constraint(self._foreign_key(tables, shape, key))
         return tables
+
+    def creation(self, shape: TableShape) -> list[ExecutableDDLElement]:
+        """Return the statements that create the table of a shape, and its schema if it may be missing."""
+        table = self.tables[shape.full_name]
+        keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
+        schema = [] if table.schema is None else [CreateSchema(table.schema, if_not_exists=True)]
+        return [*schema, CreateTable(table, include_foreign_key_constraints=list(keys))]
 
     def _require_different_names(self) -> None:
         """Raise ConfigurationError if two tables of the source would be the same table of the replica."""

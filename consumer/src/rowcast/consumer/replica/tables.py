@@ -8,7 +8,6 @@ from itertools import chain
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Inspector
-from sqlalchemy.schema import CreateSchema, CreateTable
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import ReplicaDialect, ReplicaTable, TableName, quoted_name
@@ -158,7 +157,10 @@ class ReplicaTables:
     ) -> EvolvingTable | None:  # fmt: skip
         """Return the table if it may have to follow its shape. Return None for a table that was just created."""
         if not columns.of(self._name(shape)):
-            self._create(connection, shape)
+            assert self._definitions is not None
+            with table_limits_named(shape, self._replica):
+                for statement in self._definitions.creation(shape):
+                    connection.execute(statement)
             columns.forget(self._name(shape))
             self._record(connection, shape, created=True)
             self.just_created.add(shape.full_name)
@@ -235,15 +237,6 @@ class ReplicaTables:
 
     def _name(self, shape: TableShape) -> TableName:
         return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
-
-    def _create(self, connection: Connection, shape: TableShape) -> None:
-        assert self._definitions is not None
-        table = self._definitions.tables[shape.full_name]
-        if table.schema is not None:
-            connection.execute(CreateSchema(table.schema, if_not_exists=True))
-        keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
-        with table_limits_named(shape, self._replica):
-            connection.execute(CreateTable(table, include_foreign_key_constraints=list(keys)))
 
     def _check(self, connection: Connection, columns: KnownColumns, shape: TableShape) -> None:
         """Raise ConfigurationError unless the user's table has every column and the same primary key."""

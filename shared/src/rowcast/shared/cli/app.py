@@ -31,6 +31,7 @@ _ORDER = (
     "worker",
     "snapshot",
     "rebuild",
+    "migrate",
     "promote",
     "verify",
     "status",

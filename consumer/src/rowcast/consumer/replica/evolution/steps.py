@@ -58,7 +58,8 @@ def require_no_statements(statements: Sequence[str]) -> None:
         script = ";\n".join(statements)
         raise ConfigurationError(
             "the replica's tables are not as the source has them now, and no worker may change them "
-            f'(evolution = "validate"). Run the statements, and start the worker again:\n{script}'
+            '(evolution = "validate"). Run the statements, or rowcast migrate REPLICA --apply, and start the worker '
+            f"again:\n{script}"
         )
 
 

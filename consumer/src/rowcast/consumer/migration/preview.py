@@ -1,0 +1,137 @@
+"""Find what a worker would do with the tables of a replica for given shapes, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rowcast.consumer.replica.constraints import NewConstraint, creation, missing_constraints
+from rowcast.consumer.replica.dialects import ReplicaDialect, for_people, quoted_name
+from rowcast.consumer.replica.evolution.evolving_table import EvolvingTable
+from rowcast.consumer.replica.evolution.planner import Planner
+from rowcast.consumer.replica.evolution.shape_changes import require_compatible
+from rowcast.consumer.replica.evolution.steps import Step
+from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.shared.errors import ConfigurationError, DataError
+from rowcast.shared.tables.shape import TableShape
+
+Recorded = Mapping[str, tuple[TableShape, bool]]
+"""The shape that the worker has recorded for each table, and whether a worker created the table."""
+
+
+@dataclass(slots=True)
+class TablePreview:
+    """What happens to a table.
+
+    ``changes``: each change in words, with its statements. ``kept``: the columns that the source does not have.
+    ``stop``: why the worker cannot follow, or "".
+    """
+
+    table: str
+    created: bool = True
+    changes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    kept: tuple[str, ...] = ()
+    stop: str = ""
+
+
+class Preview:
+    """Compare the tables of a replica with shapes, in the caller's transaction.
+
+    ``drop``: shell patterns over ``schema.table.column`` of kept columns that are to be dropped. ``is_consistent``: the
+    worker creates missing constraints. A loading replica gets them later. ``is_asked``: somebody wants tables of the
+    user's to follow too.
+    """
+
+    def __init__(
+        self, connection: Connection, replica: ReplicaDialect, recorded: Recorded, shapes: Iterable[TableShape], *,
+        drop: Iterable[str] = (), is_consistent: bool = True, is_asked: bool = False,
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._replica = replica
+        self._recorded = recorded
+        self._drop = tuple(drop)
+        self._is_consistent = is_consistent
+        self._is_asked = is_asked
+        self._definitions = TableDefinitions(shapes, replica, connection.dialect)
+        self._tables = {name: self._evolving(shape) for name, shape in self._definitions.shapes.items()}
+
+    def _evolving(self, shape: TableShape) -> EvolvingTable:
+        name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+        before, created = self._recorded.get(shape.full_name, (shape, False))
+        return EvolvingTable(
+            shape, before, created or self._is_asked, name, self._replica.read_columns(self._connection, *name)
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps for tables that exist, each planned when the steps before it are done.
+
+        Raise DataError for a table that cannot follow, and ConfigurationError for a column that cannot.
+        """
+        tables = [table for table in self._tables.values() if table.columns]
+        for table in tables:
+            require_compatible(table.before, table.shape)
+        yield from self._steps(tables)
+
+    def _steps(self, tables: list[EvolvingTable]) -> Iterator[Step]:
+        planner = Planner(self._connection, sa.inspect(self._connection), self._replica, self._definitions)
+        yield from planner.steps(tables)
+        for table in tables:
+            yield from self._dropped_columns(table)
+
+    def _dropped_columns(self, table: EvolvingTable) -> Iterator[Step]:
+        for name in self._kept(table):
+            if any(fnmatchcase(f"{table.shape.full_name}.{name}", pattern) for pattern in self._drop):
+                quoted = quoted_name(self._connection, *table.name)
+                drop = f"ALTER TABLE {quoted} DROP COLUMN {quoted_name(self._connection, None, name)}"
+                yield Step(table.shape, f"column {name} dropped with its values", (drop,))
+                del table.columns[name]
+
+    def tables(self) -> list[TablePreview]:
+        """Return the tables in the order of their names, with what happens to each."""
+        return [self._preview(table) for _, table in sorted(self._tables.items())]
+
+    def _preview(self, table: EvolvingTable) -> TablePreview:
+        if not table.columns:
+            return self._creation(table)
+        found, said = TablePreview(table.shape.full_name, self._is_created(table)), set[str]()
+        try:
+            require_compatible(table.before, table.shape)
+            for step in self._steps([table]):
+                statements = (for_people(self._connection, statement) for statement in step.statements)
+                found.changes.append((step.what, tuple(s for s in statements if s not in said)))
+                said.update(found.changes[-1][1])
+            if self._is_consistent and found.created:
+                found.changes += self._new_constraints(table)
+        except (ConfigurationError, DataError) as error:
+            found.stop = str(error)
+        found.kept = tuple(self._kept(table))
+        return found
+
+    def _creation(self, table: EvolvingTable) -> TablePreview:
+        ddl = (str(one.compile(dialect=self._connection.dialect)) for one in self._definitions.creation(table.shape))
+        statements = tuple(for_people(self._connection, " ".join(statement.split())) for statement in ddl)
+        return TablePreview(table.shape.full_name, changes=[("table created", statements)])
+
+    def _is_created(self, table: EvolvingTable) -> bool:
+        """Return whether a worker created the table."""
+        return self._recorded.get(table.shape.full_name, (table.shape, False))[1]
+
+    def _kept(self, table: EvolvingTable) -> list[str]:
+        """Return the columns that the source does not have, in a table that a worker created."""
+        names = {column.name for column in table.shape.columns}
+        return [name for name in table.columns if name not in names] if self._is_created(table) else []
+
+    def _new_constraints(self, table: EvolvingTable) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for _, new in missing_constraints(self._connection, self._definitions, [table.shape.full_name]):
+            yield _description(new), tuple(creation(self._connection, self._replica, new))
+
+
+def _description(new: NewConstraint) -> str:
+    if isinstance(new, sa.ForeignKeyConstraint):
+        return f"foreign key ({', '.join(new.column_keys)}) to {new.referred_table.fullname} created"
+    kind = "unique key" if new.unique else "index"
+    return f"{kind} ({', '.join(column.name for column in new.columns)}) created"
