@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from rowcast.shared.cli.app import application
 from rowcast.shared.cli.status_document import status_schema
 from rowcast.shared.config import settings, table_settings
+from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.section import Section
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -44,6 +45,7 @@ SECTIONS: dict[str, tuple[type[Any], str | None]] = {
     "topics": (settings.TopicSettings, "TOPICS__"),
     "topics.tables": (settings.TableTopicSettings, None),
     "relay": (settings.RelaySettings, "RELAY__"),
+    "alerts": (AlertSettings, "ALERTS__"),
     "watchdog": (settings.WatchdogSettings, "WATCHDOG__"),
 }
 

@@ -9,14 +9,14 @@ from .process import unprivileged
 from .server import ServerError
 
 
-def run(command: list[str], home: Path | None = None) -> str:
+def run(command: list[str], home: Path | None = None, *, cwd: Path | None = None) -> str:
     """Run a command and return its output. Raises ServerError with the end of the output if the command fails.
 
-    ``home``: run it in this folder as the user of a server.
+    ``home``: run it in this folder as the user of a server. ``cwd``: run it in this folder as the present user.
     """
     done = subprocess.run(
         command,
-        cwd=home,
+        cwd=home or cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

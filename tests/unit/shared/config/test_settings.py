@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.settings import (
     RelaySettings,
     ReplicaSettings,
@@ -247,6 +248,7 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
     sections: dict[str, type[BaseModel]] = {
         "TOPICS": TopicSettings,
         "RELAY": RelaySettings,
+        "ALERTS": AlertSettings,
         "WATCHDOG": WatchdogSettings,
         "REPLICAS__NAME": ReplicaSettings,
         "TABLES__NAME": TableSettings,

@@ -33,13 +33,22 @@ def report(settings: Settings, *, as_json: bool, max_behind_s: float) -> int:
     parts = _read(settings, max_behind_s)
     code = _exit_code(parts)
     if as_json:
-        document = {"source": settings.source, "ok": code == 0, "problems": _problems(parts)}
-        print_json(StatusDocument(**document, **_data(parts)).model_dump(exclude_unset=True))
+        print_json(_document(settings, parts).model_dump(exclude_unset=True))
     else:
         console = Console(highlight=False)
         for line in _page(parts):
             console.print(line, soft_wrap=True)
     return code
+
+
+def read_document(settings: Settings) -> StatusDocument:
+    """Read the status of both sides."""
+    return _document(settings, _read(settings, 0.0))
+
+
+def _document(settings: Settings, parts: Sequence[SideStatus]) -> StatusDocument:
+    document = {"source": settings.source, "ok": _exit_code(parts) == 0, "problems": _problems(parts)}
+    return StatusDocument(**document, **_data(parts))
 
 
 def watch(settings: Settings, stop: threading.Event, *, max_behind_s: float, interval_s: float) -> int:

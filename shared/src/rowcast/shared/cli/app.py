@@ -35,6 +35,7 @@ _ORDER = (
     "promote",
     "verify",
     "status",
+    "alerts",
     "trace",
     "replay",
     "topics",

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.mistakes import describe_mistake, describe_syntax
 from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
 from rowcast.shared.config.section import Section
@@ -368,6 +369,7 @@ class Settings(BaseSettings):
     )
     topics: TopicSettings = Field(default=TopicSettings(), description="How topics are named and created.")
     relay: RelaySettings = Field(default=RelaySettings(), description="The relay's pace, and the form of its messages.")
+    alerts: AlertSettings = Field(default=AlertSettings(), description="When `rowcast alerts` sends what to whom.")
     watchdog: WatchdogSettings = Field(
         default=WatchdogSettings(), description="When a process that does not move counts as stuck."
     )

@@ -1,0 +1,75 @@
+"""Find in a status what somebody should hear of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rowcast.shared.cli.durations import duration_text
+from rowcast.shared.cli.status_document import NoAnswer, OutboxDocument, ReplicaDocument, StatusDocument
+from rowcast.shared.config.alert_settings import AlertSettings
+from rowcast.shared.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that is not as it should be. ``kind`` and ``subject`` identify it, and ``message`` may change."""
+
+    kind: str
+    subject: str
+    message: str
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Return what stays the same while the condition holds."""
+        return self.kind, self.subject
+
+
+def conditions(settings: Settings, status: StatusDocument) -> list[Condition]:
+    """Return the conditions of a status."""
+    limits = settings.alerts
+    found: list[Condition] = []
+    match status.outbox:
+        case NoAnswer(error=error):
+            found.append(Condition("primary unreachable", "the primary", error))
+        case OutboxDocument() as outbox:
+            found += _of_outbox(limits, outbox)
+    for snapshot in status.snapshots:
+        if snapshot.state == "failed":
+            found.append(Condition("snapshot failed", f"table {snapshot.table}", f"{snapshot.reason}"))
+    for name, replica in status.replicas.items():
+        match replica:
+            case NoAnswer(error=error):
+                found.append(Condition("replica unreachable", f"replica {name}", error))
+            case ReplicaDocument():
+                due_after_s = settings.replica(name).due_after_s
+                found += _of_replica(limits, f"replica {name}", replica, due_after_s)
+    return found
+
+
+def _of_outbox(limits: AlertSettings, outbox: OutboxDocument) -> Iterator[Condition]:
+    subject = "the outbox"
+    oldest_ms = outbox.oldest_ms or 0
+    if outbox.rows and not outbox.leading:
+        yield Condition("no relay", subject, f"no relay leads, and {outbox.rows:,} rows wait. Start `rowcast relay`")
+    if limits.outbox_age and oldest_ms > limits.outbox_age * 1_000:
+        yield Condition("outbox age", subject, f"a commit has waited for {duration_text(oldest_ms)}")
+    if limits.outbox_rows and outbox.rows >= limits.outbox_rows:
+        yield Condition("outbox rows", subject, f"{outbox.rows:,} rows wait")
+    if outbox.parked:
+        parked = f"{outbox.parked:,} transactions are parked: `rowcast dlq list`"
+        yield Condition("parked transactions", subject, parked)
+
+
+def _of_replica(
+    limits: AlertSettings, subject: str, replica: ReplicaDocument, due_after_s: float
+) -> Iterator[Condition]:
+    if replica.state in ("stopped", "suspect"):
+        yield Condition(f"replica {replica.state}", subject, replica.reason or f"it is {replica.state}")
+    elif replica.workers == 0 and replica.records:
+        yield Condition("no worker", subject, f"no worker runs, and {replica.records:,} records wait")
+    if limits.behind and replica.behind_ms > (limits.behind + due_after_s) * 1_000:
+        yield Condition("replica behind", subject, f"it lacks a commit of {duration_text(replica.behind_ms)} ago")
+    if replica.verified is not None and replica.verified.differing:
+        rows = f"{replica.verified.differing:,} rows differed from the primary at the last comparison"
+        yield Condition("rows differ", subject, rows)

@@ -1,0 +1,44 @@
+"""Remember which alerts have fired, so that each fires once and clears once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rowcast.consumer.alerts.conditions import Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A message about a condition. ``since_s``: when it began, in seconds since 1970. ``clears``: it holds no more."""
+
+    condition: Condition
+    since_s: float
+    clears: bool = False
+
+
+class AlertMemory:
+    """Turn the conditions of each look into alerts. ``after_s``: how long a condition must hold before it fires."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._began: dict[tuple[str, str], float] = {}
+        self._fired: dict[tuple[str, str], Alert] = {}
+
+    def look(self, conditions: Iterable[Condition], now_s: float) -> list[Alert]:
+        """Return the alerts that fire or clear now. ``now_s``: the time in seconds since 1970."""
+        present = {condition.identity: condition for condition in conditions}
+        # A condition that was gone between two looks begins again.
+        self._began = {identity: self._began.get(identity, now_s) for identity in present}
+        alerts = [
+            Alert(fired.condition, fired.since_s, clears=True)
+            for identity, fired in self._fired.items()
+            if identity not in present
+        ]
+        for cleared in alerts:
+            del self._fired[cleared.condition.identity]
+        for identity, began_s in self._began.items():
+            if identity not in self._fired and now_s - began_s >= self._after_s:
+                self._fired[identity] = Alert(present[identity], began_s)
+                alerts.append(self._fired[identity])
+        return alerts
