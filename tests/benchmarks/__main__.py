@@ -33,7 +33,11 @@ def main() -> int:
         "worker": [[replica, bootstrap]],
         "worker_start": [[replica, bootstrap]],
         "worker_parts": [[replica]],
-        "rebuild": [[replica, bootstrap]],
+        "rebuild": [
+            [replica, bootstrap],
+            [replica, bootstrap, "--tables", "4"],
+            [replica, bootstrap, "--tables", "4", "--indexes"],
+        ],
         "relay": [[primary, bootstrap]],
         "snapshot": [[primary, bootstrap]],
         "batches": [[primary, replica, bootstrap]],

@@ -1,27 +1,35 @@
 """Measure how fast `rowcast rebuild` makes a replica again, beside the worker that loads the same topics.
 
-    python -m benchmarks.bench_rebuild URL BOOTSTRAP [--events N] [--rounds N]
+    python -m benchmarks.bench_rebuild URL BOOTSTRAP [--events N] [--rounds N] [--tables N] [--partitions N]
+                                       [--processes N] [--indexes]
 
-The topics and the table are those of `bench_worker`. In each round a worker loads an empty replica, and a rebuild then
-replaces the replica's table. Both times run from the call to the end, with the start, the constraints and, for the
-rebuild, the swap and the drop of the old table. Nothing is compared with a primary.
+The topics and the tables are those of `bench_worker`. In each round a worker loads an empty replica, and a rebuild then
+replaces the replica's tables. Both times run from the call to the end, with the start, the constraints and, for the
+rebuild, the swap and the drop of the old tables. Nothing is compared with a primary. ``--indexes``: each table has two
+indexes of the user's, which the rebuild creates again.
+
+The CPU time of an event hardly depends on what else the machine does: that of this process and of the processes that
+the rebuild starts, and that of PostgreSQL's sessions.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.bench_worker import Bench
+from benchmarks.bench_worker import ORDERS, OTHERS, Bench
+from benchmarks.harness import ended_sessions_s
 from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.rebuild import rebuild
-from support.worker_runs import NAME, settings_for, work_once
+from support.worker_runs import NAME, Database, settings_for, work_once
 
 
 def main() -> None:
@@ -31,27 +39,67 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mix", choices=("A", "B"), default="A")
+    parser.add_argument("--tables", type=int, default=1)
+    parser.add_argument("--partitions", type=int, default=1)
+    parser.add_argument("--processes", type=int)
+    parser.add_argument("--indexes", action="store_true")
     options = parser.parse_args()
-    bench = Bench(options.url, options.bootstrap, options.events)
+    bench = Bench(options.url, options.bootstrap, options.events, options.tables, options.partitions)
     rates: dict[str, list[float]] = {"worker": [], "rebuild": []}
+    cpu: dict[str, list[str]] = {"worker": [], "rebuild": []}
     for _ in range(options.rounds):
         source = bench.prepare(options.mix, consistent=False)
         settings = settings_for(source.name, options.bootstrap, options.url)
+        how = RebuildOptions(is_verified=False, processes=options.processes)
         bench.empty()
         time.sleep(1)  # Give the broker time to write the messages.
-        began = time.perf_counter()
-        work_once(settings)
-        loaded = time.perf_counter()
-        rebuild(settings, NAME, RebuildOptions(is_verified=False), stop=threading.Event())
-        ended = time.perf_counter()
+
+        def load() -> None:
+            work_once(settings)  # noqa: B023  # called in this round
+
+        def replace() -> None:
+            rebuild(settings, NAME, how, stop=threading.Event())  # noqa: B023  # called in this round
+
+        _measure("worker", load, bench, rates, cpu)
+        if options.indexes:
+            _create_indexes(options.url, options.tables)
+        _measure("rebuild", replace, bench, rates, cpu)
         bench.check(options.mix)
-        rates["worker"].append(options.events / (loaded - began))
-        rates["rebuild"].append(options.events / (ended - loaded))
-    print(f"mix {options.mix}, {options.events:,} events, {options.rounds} rounds: events/s")
+    what = f"{options.tables} tables, {options.partitions} partitions"
+    print(f"mix {options.mix}, {options.events:,} events, {what}, {options.rounds} rounds: events/s")
     for name, measured in rates.items():
         print(f"  {name:8} median {statistics.median(measured):10,.0f}   {min(measured):,.0f}–{max(measured):,.0f}")
+        print(f"  {name:8} CPU of an event, Python + PostgreSQL: {', '.join(cpu[name])} µs")
     ratios = [a / b for a, b in zip(rates["rebuild"], rates["worker"], strict=True)]
     print(f"  rebuild / worker: {statistics.median(ratios):.2f}")
+
+
+def _measure(
+    name: str, work: Callable[[], None], bench: Bench, rates: dict[str, list[float]], cpu: dict[str, list[str]]
+) -> None:
+    sessions_s, python_s, began = ended_sessions_s(bench.url), _python_s(), time.perf_counter()
+    work()
+    rates[name].append(bench.events / (time.perf_counter() - began))
+    spent = [(_python_s() - python_s) / bench.events * 1e6]
+    time.sleep(0.2)  # Give the server time to end the sessions.
+    if sessions_s is not None and (after_s := ended_sessions_s(bench.url)) is not None:
+        spent.append((after_s - sessions_s) / bench.events * 1e6)
+    cpu[name].append(" + ".join(f"{us:.1f}" for us in spent))
+
+
+def _python_s() -> float:
+    """Return the CPU seconds of this process and of its processes that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _create_indexes(url: str, tables: int) -> None:
+    """Create the indexes of a user on each table."""
+    for table in (ORDERS, *OTHERS[: tables - 1]):
+        Database(url).execute(
+            f"CREATE INDEX {table.name}_customer ON {table.name} (customer_id)",
+            f"CREATE INDEX {table.name}_created ON {table.name} (created_at)",
+        )
 
 
 if __name__ == "__main__":

@@ -38,18 +38,21 @@ from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.kafka.messages import TransactionEvent, transaction_value
 from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
-from rowcast.shared.tables.shape import PortableType
+from rowcast.shared.tables.shape import PortableType, TableShape
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, settings_for, work_once
 
-ORDERS = shape(
-    "orders",
-    column("customer_id"),
-    column("status", "text"),
-    column("amount", PortableType("decimal", precision=12, scale=2)),
-    column("note", "text"),
-    column("created_at", "timestamptz"),
-    column("updated_at", "timestamptz"),
+ORDERS, *OTHERS = (
+    shape(
+        name,
+        column("customer_id"),
+        column("status", "text"),
+        column("amount", PortableType("decimal", precision=12, scale=2)),
+        column("note", "text"),
+        column("created_at", "timestamptz"),
+        column("updated_at", "timestamptz"),
+    )
+    for name in ("orders", *(f"orders{n}" for n in range(2, 10)))
 )
 COLUMNS = tuple(c.name for c in ORDERS.columns)
 PER_TRANSACTION = 10
@@ -58,6 +61,8 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 STATUS = ("new", "paid", "packed", "shipped", "done")
 
 Operation = tuple[str, tuple[Any, ...]]
+
+IMAGE = '{"id":%d,"customer_id":%d,"status":"%s","amount":"%s","note":"%s","created_at":"%s","updated_at":"%s"}'
 
 
 def row(chance: random.Random, id: int, n: int) -> tuple[Any, ...]:
@@ -96,15 +101,9 @@ def operations(mix: str, events: int) -> Iterator[Operation]:
 
 
 def fill(source: Source, mix: str, events: int) -> None:
-    """Write the topics like a relay, quickly."""
-    topic, marks = table_topic(source.name, "public", "orders"), transaction_topic(source.name)
-    # A message of the tests' source becomes a template, with placeholders for the parts that differ between events.
-    image = '{"id":%d,"customer_id":%d,"status":"%s","amount":"%s","note":"%s","created_at":"%s","updated_at":"%s"}'
-    sample = source.envelope("u", ORDERS, '{"IMAGE":0}', 987654321, "TX", 123456789, 123456789).decode()
-    template = (
-        sample.replace("%", "%%").replace('{"IMAGE":0}', "%s").replace("987654321", "%d").replace('"TX"', '"%s"')
-        .replace("123456789", "%d").replace('"op":"u"', '"op":"%s"')
-    )  # fmt: skip
+    """Write the topics of the source's tables like a relay, quickly. The key chooses the table."""
+    tables = [(table_topic(source.name, one.schema, one.name), template(source, one)) for one in source.shapes.values()]
+    marks = transaction_topic(source.name)
     block: list[Operation] = []
     for operation in operations(mix, events):
         block.append(operation)
@@ -115,19 +114,33 @@ def fill(source: Source, mix: str, events: int) -> None:
         identity, ts_ms = str(source.transactions), int(time.time() * 1000)
         begin = TransactionEvent("BEGIN", identity, ts_ms, source.lsn)
         source.send(marks, transaction_value(begin), b'{"id":"%s"}' % identity.encode(), 0)
+        counts = dict.fromkeys(source.shapes, 0)
+        names = list(counts)
         for order, (op, values) in enumerate(block, 1):
             source.lsn += 1
-            after = "null" if op == "d" else image % values
+            place = values[0] % len(tables)
+            topic, text = tables[place]
+            counts[names[place]] += 1
+            after = "null" if op == "d" else IMAGE % values
             key = b'{"id":%d}' % values[0]
-            value = template % (after, identity, source.lsn, op, identity, order, order)
+            value = text % (after, identity, source.lsn, op, identity, order, counts[names[place]])
             source.send(topic, value.encode(), key)
             if op == "d":
                 source.send(topic, None, key)
         source.lsn += 1
-        end = TransactionEvent("END", identity, ts_ms, source.lsn, len(block), {"public.orders": len(block)})
+        end = TransactionEvent("END", identity, ts_ms, source.lsn, len(block), {t: n for t, n in counts.items() if n})
         source.send(marks, transaction_value(end), b'{"id":"%s"}' % identity.encode(), 0)
         block.clear()
     source.flush()
+
+
+def template(source: Source, table: TableShape) -> str:
+    """Return a message of the tests' source, with placeholders for the parts that differ between events."""
+    sample = source.envelope("u", table, '{"IMAGE":0}', 987654321, "TX", 123456789, 123456789).decode()
+    return (
+        sample.replace("%", "%%").replace('{"IMAGE":0}', "%s").replace("987654321", "%d").replace('"TX"', '"%s"')
+        .replace("123456789", "%d").replace('"op":"u"', '"op":"%s"')
+    )  # fmt: skip
 
 
 @dataclass
@@ -135,14 +148,16 @@ class Bench:
     url: str
     bootstrap: str
     events: int
+    tables: int = 1
+    partitions: int = 1
     worker_us: list[float] = field(default_factory=list)
     """The CPU microseconds of each event in the worker's process, for each run."""
     session_us: list[float] = field(default_factory=list)
     """The CPU microseconds of each event in the session of a PostgreSQL replica, for each run."""
 
     def prepare(self, mix: str, *, consistent: bool) -> Source:
-        source = Source(self.bootstrap, f"bench-{mix.lower()}-{uuid.uuid4().hex[:8]}")
-        source.add(ORDERS)
+        source = Source(self.bootstrap, f"bench-{mix.lower()}-{uuid.uuid4().hex[:8]}", self.partitions)
+        source.add(ORDERS, *OTHERS[: self.tables - 1])
         if consistent:
             self.empty()
             work_once(settings_for(source.name, self.bootstrap, self.url))
@@ -152,7 +167,7 @@ class Bench:
     def empty(self) -> None:
         engine = open_engine(self.url, "replica", pooled=False)
         metadata = sa.MetaData()
-        metadata.reflect(engine, only=lambda name, _: name == "orders")
+        metadata.reflect(engine, only=lambda name, _: name in {one.name for one in (ORDERS, *OTHERS)})
         metadata.drop_all(engine)
 
     def make_table(self) -> None:
@@ -190,7 +205,11 @@ class Bench:
             else:
                 expected[values[0]] = values[4]
         with open_engine(self.url, "replica", pooled=False).connect() as connection:
-            there = {row.id: row.note for row in connection.execute(sa.text("SELECT id, note FROM orders"))}
+            there = {
+                row.id: row.note
+                for table in (ORDERS, *OTHERS[: self.tables - 1])
+                for row in connection.execute(sa.text(f"SELECT id, note FROM {table.name}"))
+            }
         assert there == expected, f"{len(there)} rows, not {len(expected)}"
 
     def copy(self, mix: str) -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from confluent_kafka import Producer
 
+from rowcast.consumer.reading import message_router
+from rowcast.consumer.rebuild.last_end import last_committed_end
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import register_from
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.kafka.messages import TransactionEvent, parse_transaction
 from servers import Broker
 from support.kafka_source import Source
 from support.rebuilds import rebuilt
@@ -59,6 +63,44 @@ def test_a_rebuild_replaces_wrong_rows_and_the_worker_goes_on(
     source.transaction(("c", "orders", {"id": 11, "customer_id": 2, "note": "second", "amount": "2.50"}))
     assert work_once(settings).state == "consistent"
     assert replica.rows("orders", "note") == [("first",), ("second",)]
+
+
+@pytest.mark.parametrize("replica", ["sqlite"], indirect=True)
+def test_a_rebuild_reads_no_more_ends_than_it_needs(
+    settings: Settings, source: Source, replica: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        source.put(("c", "customer", {"id": 100 + number, "email": f"{number}@example.com"}))
+    source.flush()
+    read: list[int] = []
+
+    def parse(value: bytes) -> TransactionEvent:
+        event = parse_transaction(value)
+        read.append(event.lsn)
+        return event
+
+    monkeypatch.setattr(message_router, "parse_transaction", parse)
+    rebuilt(settings)
+    assert set(read) == {source.lsn}
+    assert len(replica.rows("customer")) == 102
+    source.transaction(("u", "customer", {"id": 100, "email": "new@example.com"}))
+    assert work_once(settings).state == "consistent"
+    assert ("new@example.com",) in replica.rows("customer", "email")
+
+
+@pytest.mark.parametrize("replica", ["sqlite"], indirect=True)
+def test_a_transaction_that_kafka_has_not_committed_is_read_whole(source: Source, settings: Settings) -> None:
+    before = last_committed_end(settings)
+    open_one = Source(source.bootstrap, source.name, lsn=source.lsn, transactions=source.transactions)
+    open_one.shapes = source.shapes
+    open_one.producer = Producer({"bootstrap.servers": source.bootstrap, "transactional.id": source.name})
+    open_one.producer.init_transactions(30)
+    open_one.producer.begin_transaction()
+    open_one.transaction(("c", "customer", {"id": 3, "email": "c@example.com"}))
+    assert last_committed_end(settings) == before
+    open_one.producer.commit_transaction(30)
+    (after,) = last_committed_end(settings).values()
+    assert [after] > list(before.values())
 
 
 @pytest.mark.shared_dialect

@@ -13,6 +13,8 @@ from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.rebuild.first_pass.load import FirstPass
+from rowcast.consumer.rebuild.first_pass.target import FreshTarget
+from rowcast.consumer.rebuild.last_end import last_committed_end
 from rowcast.consumer.rebuild.progress import ReadRecords, RebuildStoppedError
 from rowcast.consumer.rebuild.topics import read_topics
 from rowcast.consumer.replica.dialects import TableNaming
@@ -24,6 +26,7 @@ from rowcast.consumer.worker.main_loop import run_assigned
 from rowcast.consumer.worker.progress import OnWorkerProgress, WorkerProgress
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.topic_names import transaction_topic
 
 _log = logging.getLogger("rowcast.rebuild")
 
@@ -59,7 +62,7 @@ class FreshTables:
         self._records = records
         self._stop = stop
         self._skip = skip
-        self._first_pass = FirstPass(settings, replica, source, naming, records, stop, skip, processes)
+        self._first_pass = FirstPass(FreshTarget(settings, replica, source, naming, skip), records, stop, processes)
         self._assignment = Assignment(
             source,
             naming,
@@ -88,10 +91,14 @@ class FreshTables:
 
     def catch_up(self, engine: Engine, *, first: bool = False, until_lsn: int | None = None) -> ReplicaRow:
         """Read the topics up to the present ends, or to an lsn. Return the row of the fresh tables, now consistent."""
-        layouts = RowLayouts(self._settings.replica(self._replica).tables)
-        self._records.resume(self._positions(engine))
+        layouts, positions = RowLayouts(self._settings.replica(self._replica).tables), self._positions(engine)
+        self._records.resume(positions)
         self._records.begin("loading" if first else "catching up", read_topics(self._settings, layouts))
-        self._run(replace(self._assignment, until_lsn=until_lsn), once=True, stop=self._stop)
+        # A load up to the present ends needs no END from before.
+        needs_ends = until_lsn is not None or (transaction_topic(self._settings.source), 0) in positions
+        first_positions = {} if needs_ends else last_committed_end(self._settings)
+        assignment = replace(self._assignment, until_lsn=until_lsn, first_positions=first_positions)
+        self._run(assignment, once=True, stop=self._stop)
         if self._stop.is_set():
             raise RebuildStoppedError(self._replica)
         with engine.connect() as connection:

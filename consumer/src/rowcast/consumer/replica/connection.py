@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Literal
@@ -180,10 +180,6 @@ class Replica:
         """Yield the connection in a transaction that commits only if the replica is as this worker left it."""
         with self._connected() as connection, self._positions.transaction(connection):
             yield connection
-
-    def write_positions(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
-        """Write positions in a ``transaction``."""
-        self._positions.write(connection, positions)
 
     def follow_timeline(self, source: int) -> None:
         """Record the source's timeline for a new replica.

@@ -36,7 +36,8 @@ class Assignment:
     messages. ``rebuild_command``: the command line that makes the tables again. ``is_shared``: whether more workers
     stand by. ``until_lsn``: apply no transaction of a greater lsn. ``pace``: how fast the worker applies. ``schedule``:
     when the worker catches up, or None for all the time. ``part``: the part of the worker in a divided load, and
-    ``share``: the partitions to read then. None: the worker does everything.
+    ``share``: the partitions to read then. None: the worker does everything. ``first_positions``: where to begin
+    to read the partitions without a position, if not at their first offsets.
     """
 
     source: str
@@ -50,3 +51,4 @@ class Assignment:
     schedule: Schedule | None = None
     part: Part | None = None
     share: Share | None = None
+    first_positions: Mapping[Partition, Position] = field(default_factory=dict)

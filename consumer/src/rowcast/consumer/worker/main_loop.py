@@ -312,7 +312,7 @@ class _Worker:
         context = ReaderContext(
             self._settings,
             self._layouts,
-            positions,
+            {**self._assignment.first_positions, **positions},
             loading=row.state == "loading",
             last_transaction=row.tx,
             # A consistent replica knows all deletes of the transactions that were applied.

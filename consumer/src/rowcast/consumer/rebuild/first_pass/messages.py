@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.reading.share import Share
-from rowcast.consumer.replica.dialects import TableNaming
+from rowcast.consumer.rebuild.first_pass.target import FreshTarget
 from rowcast.consumer.replica.part import Part
-from rowcast.shared.config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a process is to do. ``source``: the value of ``source`` in the worker's tables for the share.
 
-    ``commands``: the command lines that go on with the rebuild and that begin it again, for messages. ``log_level``:
-    the level of the parent's log.
+    ``log_level``: the level of the rebuild's log.
     """
 
-    settings: Settings
-    replica: str
+    target: FreshTarget
     source: str
-    naming: TableNaming
     part: Part
     share: Share
-    skip: Sequence[str]
-    commands: tuple[str, str]
     log_level: int
 
 

@@ -10,6 +10,9 @@ from rowcast.consumer.reading.share import Share
 from rowcast.shared.tables.json_types import is_loosely_typed
 from rowcast.shared.tables.shape import INTEGER_TYPES, TableShape
 
+Ends = Mapping[Partition, tuple[int, int]]
+"""The first offset and the end of each partition."""
+
 # A value of these types has a single text, and an engine never takes two different values for equal. Deletes and
 # inserts of equal keys would need an order.
 _EXACT_TYPES = INTEGER_TYPES | {"date"}
@@ -24,9 +27,7 @@ def is_divisible(shape: TableShape) -> bool:
     return bool(types) and types <= _EXACT_TYPES and not is_loosely_typed(shape.engine)
 
 
-def divide(
-    ends: Mapping[Partition, tuple[int, int]], divisible: Collection[str], processes: int
-) -> list[frozenset[Partition]]:
+def divide(ends: Ends, divisible: Collection[str], processes: int) -> list[frozenset[Partition]]:
     """Return the partitions of each process, with about as many records for each. No process is without partitions.
 
     ``ends``: the first offset and the end of each partition. ``divisible``: the topics whose partitions may be read by
@@ -41,9 +42,7 @@ def divide(
     return [frozenset(partitions) for _, _, partitions in sorted(shares, key=lambda share: share[1]) if partitions]
 
 
-def _units(
-    ends: Mapping[Partition, tuple[int, int]], divisible: Collection[str]
-) -> Iterator[tuple[int, tuple[Partition, ...]]]:
+def _units(ends: Ends, divisible: Collection[str]) -> Iterator[tuple[int, tuple[Partition, ...]]]:
     """Yield what one process must read: a partition of a divisible topic, or all partitions of another topic."""
     whole: dict[str, list[Partition]] = {}
     for partition, (first, end) in ends.items():
@@ -55,7 +54,7 @@ def _units(
         yield sum(ends[partition][1] - ends[partition][0] for partition in partitions), tuple(partitions)
 
 
-def is_worth_it(shares: Iterable[frozenset[Partition]], ends: Mapping[Partition, tuple[int, int]]) -> bool:
+def is_worth_it(shares: Iterable[frozenset[Partition]], ends: Ends) -> bool:
     """Return whether several processes save more time than their start takes."""
     records = [sum(ends[partition][1] - ends[partition][0] for partition in share) for share in shares]
     return bool(records) and sum(records) - max(records) >= _WORTH_RECORDS

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import IO, Any
 
 from rowcast.consumer.rebuild.first_pass.messages import Ended, Failed, Filled, Job, Report
@@ -21,7 +22,7 @@ _CODE_S = 1.0
 
 
 class Processes:
-    """Run jobs in ``count`` processes, each job in the next free process.
+    """Run jobs in ``count`` processes during the block, each job in the next free process.
 
     ``driver``: the module of the database's driver, which the processes import before they are forked.
     """
@@ -60,6 +61,15 @@ class Processes:
         for number, (reading, _) in enumerate(reports):
             _run(_read_reports, number, os.fdopen(reading, "rb"), self._codes[number], self._reports)
         _run(_read_codes, self._forking.stdout, self._codes)
+
+    def __enter__(self) -> Processes:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
 
     def begin(self, jobs: Sequence[Job]) -> None:
         """Begin the jobs, after the end of all earlier jobs."""

@@ -159,19 +159,19 @@ def _fail() -> NoReturn:
 
 def _fill(job: Job, reports: Reports) -> Report:
     logging.getLogger().setLevel(job.log_level)
-    command, rebuild_command = job.commands
+    target = job.target
     assignment = Assignment(
         job.source,
-        job.naming,
+        target.naming,
         lambda: reports,
-        command=command,
-        rebuild_command=rebuild_command,
+        command=target.command,
+        rebuild_command=f"{target.command} --restart",
         is_shared=False,
         part=job.part,
         share=job.share,
     )
     try:
-        run_assigned(job.settings, job.replica, assignment, once=True, skip=job.skip)
+        run_assigned(target.settings, target.replica, assignment, once=True, skip=target.skip)
     except RowcastError as error:
         return Failed(error, "")
     except Exception:  # noqa: BLE001  # the rebuild raises it

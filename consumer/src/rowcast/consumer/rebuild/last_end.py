@@ -1,4 +1,4 @@
-"""Find the place in the transaction topic from which the pass after the first pass reads."""
+"""Find the place in the transaction topic from which a load needs to read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def last_committed_end(settings: Settings) -> dict[Partition, Position]:
     """Return a position before the last END that Kafka has committed. Empty if the last records have no END.
 
     When a committed reader gets an END, all events of a smaller lsn are in their partitions. Whoever looks for the
-    partitions' ends later reads the events of all transactions before the END, and needs none of their ENDs.
+    partitions' ends later, and loads by key up to them, needs none of the ENDs before.
     """
     place = transaction_topic(settings.source), 0
     signatures = SignatureCheck(settings.signature_keys)
