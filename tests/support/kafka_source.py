@@ -137,9 +137,14 @@ class Source:
             self.lsn += 1
             self.event(op, name, row, self.lsn, identity, order, counts[name])
         if end:
-            self.lsn += 1
-            self._mark(TransactionEvent("END", identity, ts_ms, self.lsn, len(lines), counts))
+            self.end(identity, counts)
         return identity
+
+    def end(self, identity: str, counts: dict[str, int]) -> None:
+        """Send the END of a transaction with these numbers of events by table."""
+        self.lsn += 1
+        ts_ms = int(time.time() * 1000)
+        self._mark(TransactionEvent("END", identity, ts_ms, self.lsn, sum(counts.values()), counts))
 
     def event(
         self, op: str, name: str, row: Row, lsn: int, transaction: str | None, order: int = 1, nth: int = 1

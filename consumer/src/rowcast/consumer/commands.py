@@ -40,6 +40,16 @@ SkipOption = Annotated[
     ),
 ]
 
+SkipTransactionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip-transaction",
+        envvar="ROWCAST_SKIP_TRANSACTION",
+        metavar="TX",
+        help="The same as --skip TX. May be repeated.",
+    ),
+]
+
 
 @command()
 def worker(
@@ -50,6 +60,7 @@ def worker(
         typer.Option("--once", envvar="ROWCAST_ONCE", help="Apply up to the present ends of the topics, then exit."),
     ] = False,
     skip: SkipOption = None,
+    skip_transaction: SkipTransactionOption = None,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
     metrics: MetricsOption = None,
 ) -> None:
@@ -58,11 +69,13 @@ def worker(
     Start as many workers as you like. For each replica, a single worker is active. The rest stand by and take over when
     the active worker ends. SIGTERM and Ctrl-C finish the current batch.
     """
+    from rowcast.consumer.reading.skips import transactions_of
     from rowcast.consumer.worker import run_worker
     from rowcast.shared.vitals import Vitals
     from rowcast.shared.watchdog import watchdog
 
     settings = invocation.settings()
+    skipped = [*(skip or ()), *transactions_of(skip_transaction or ())]
     vitals = Vitals(f"the worker of replica {replica!r}", {"source": settings.source, "replica": replica})
     with (
         progress(
@@ -72,7 +85,7 @@ def worker(
         _with_metrics(metrics, settings, replica, shown, dog) as on_progress,
         stop_on_signals() as stop,
     ):
-        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip or ())
+        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skipped)
 
 
 @contextmanager

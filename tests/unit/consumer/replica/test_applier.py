@@ -20,8 +20,8 @@ from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica import applier
-from rowcast.consumer.replica.applier import ConflictError, ValueRefusedError
 from rowcast.consumer.replica.positions import read_row
+from rowcast.consumer.replica.refusals import ConflictError, ValueRefusedError
 from rowcast.shared.errors import FencedError, RetriableError
 from support.kafka_source import column, shape
 from support.memory_replica import MemoryReplica, memory_replica

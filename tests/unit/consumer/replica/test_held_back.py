@@ -10,8 +10,8 @@ from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica import held_back
-from rowcast.consumer.replica.applier import ConflictError
 from rowcast.consumer.replica.held_back import HeldBack
+from rowcast.consumer.replica.refusals import ConflictError
 from rowcast.shared.errors import RetriableError
 from support.kafka_source import column, shape
 

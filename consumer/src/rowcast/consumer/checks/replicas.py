@@ -15,9 +15,10 @@ from rowcast.consumer.checks.tables import recorded_shapes, table_findings, trig
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
+from rowcast.consumer.replica.letter_rows import count_letters
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
 from rowcast.consumer.replica.type_limits import type_limits
-from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE, missing_columns
+from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_DEAD_LETTER, ROWCAST_TABLE, missing_columns
 from rowcast.consumer.status.lag import replica_status, shown_state
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.settings import ReplicaSettings, Settings
@@ -61,7 +62,8 @@ def replicas(settings: Settings) -> Iterator[Finding]:
 def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
     """Yield what the worker's tables in the replica say."""
     inspector = sa.inspect(engine)
-    if not all(inspector.has_table(table.name) for table in METADATA.sorted_tables):
+    # The dead letters have a table since a later version, and the next worker creates it.
+    if not all(inspector.has_table(t.name) for t in METADATA.sorted_tables if t is not ROWCAST_DEAD_LETTER):
         yield Finding(
             area, Verdict.warning, "no worker has run yet", f"start `rowcast worker {name}`: it creates its tables"
         )
@@ -75,7 +77,7 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
         )
     with engine.connect() as connection:
         row, applied = read_row(connection, source), read_positions(connection, source)
-        shapes = recorded_shapes(connection, source)
+        shapes, letters = recorded_shapes(connection, source), count_letters(connection, source)
         dialect = replica_dialect(engine.dialect.name)
         faults = [
             *table_findings(connection, dialect, shapes, name, area),
@@ -87,6 +89,11 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
         )
         return
     yield _state_finding(row, applied, [shape.full_name for shape in shapes], name, area)
+    if letters.events:
+        waiting = (
+            f"lacks {letters.transactions:,} transactions, with {letters.events:,} events in the dead letter topic"
+        )
+        yield Finding(area, Verdict.missing, waiting, f"see `rowcast dlq list {name}`")
     yield from faults
 
 

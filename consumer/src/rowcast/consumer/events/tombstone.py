@@ -46,7 +46,7 @@ class TombstoneReader:
         if message.key() is None or (previous is not None and _is_delete(previous, message.key())):
             return None
         shape = self._shape(partition[0])
-        key = _columns(message.key())
+        key = key_columns(message.key())
         # A tombstone of an earlier primary key, or of a topic with several tables, names no row of the replica.
         if shape is None or key is None or key.keys() != set(shape.primary_key):
             return None
@@ -83,7 +83,7 @@ def _lsn(message: Any) -> int | None:
     return None
 
 
-def _columns(key: bytes) -> dict[str, Any] | None:
+def key_columns(key: bytes) -> dict[str, Any] | None:
     """Return the columns of a key, or None if the key is no object."""
     try:
         columns = orjson.loads(plain_key(key) if key.startswith(WITH_SCHEMA) else key)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rowcast.consumer.events.change import Change, layout_of
+from rowcast.consumer.events.dead_letter import LetterEvent, UnreadEvent
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
@@ -17,7 +18,9 @@ class Transaction:
 
     ``by_key``: the changes are not a source transaction but events in the order of the partitions, read while the
     replica loads. After the changes, the replica is not in a state of the primary. ``lsn`` is the lsn of END, or the
-    greatest lsn of the events if ``by_key`` is set.
+    greatest lsn of the events if ``by_key`` is set. ``unread``: events that cannot be read, which are not among the
+    changes. ``letters``: events that have gone to the dead letter topic, to be recorded with the positions.
+    ``settled``: letters whose record is removed, because the changes apply them.
     """
 
     id: str | None
@@ -26,6 +29,9 @@ class Transaction:
     changes: list[Change] | SpilledChanges = field(default_factory=list)
     positions: dict[Partition, Position] = field(default_factory=dict)
     by_key: bool = False
+    unread: Sequence[UnreadEvent] = ()
+    letters: Sequence[LetterEvent] = ()
+    settled: Sequence[LetterEvent] = ()
 
     def layouts(self) -> set[RowLayout]:
         """Return the layouts of all changes."""

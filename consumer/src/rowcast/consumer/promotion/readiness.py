@@ -73,6 +73,11 @@ def _refusal(status: ReplicaStatus, accepted: int | None, *, has_unpublished: bo
     name = status.replica
     if accepted is None:
         return None
+    if status.letters.events:
+        return (
+            f"{status.letters.transactions:,} transactions wait in its dead letter topic. Settle them with "
+            f"`rowcast dlq retry {name}`, or lose them with `rowcast dlq drop {name} --all`."
+        )
     if status.records > accepted:
         lag = ", ".join(f"{lag.topic} {lag.records:,}" for lag in status.topics if lag.records)
         stopped = f" Its worker has stopped: {status.reason}" if status.state == "stopped" else ""

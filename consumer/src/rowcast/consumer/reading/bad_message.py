@@ -10,9 +10,11 @@ from rowcast.shared.errors import DataError, SuspectError
 class BadMessageError(Exception):
     """The message at ``offset`` is not valid. The messages before it have been taken."""
 
-    def __init__(self, offset: int, error: DataError) -> None:
+    def __init__(self, offset: int, error: DataError, *, is_unreadable: bool = False) -> None:
         self.offset = offset
         self.error = error
+        self.is_unreadable = is_unreadable
+        """Whether the event cannot be read. If not, its lsn or another rule is the fault."""
 
     def to_data_error(self, stream: PartitionStream) -> DataError:
         """Return the error with topic, partition and offset, and with the value of ``--skip``."""

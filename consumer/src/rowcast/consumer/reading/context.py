@@ -25,7 +25,8 @@ class ReaderContext:
     ``until_lsn``: leave out the messages of greater lsns. The reader then reads committed messages. ``first_lsns``: the
     lsn before which events are left out, by topic. ``ignores_truncates``: an event that empties a table has no effect.
     ``share``: read only these partitions of the tables' topics, by key and up to their ends, and leave the cutover to a
-    later reader. None: read all.
+    later reader. None: read all. ``sets_unread_aside``: an event that cannot be read does not stop the
+    reader.
     """
 
     settings: Settings
@@ -45,3 +46,4 @@ class ReaderContext:
     first_lsns: Mapping[str, int] = field(default_factory=dict)
     share: Share | None = None
     ignores_truncates: bool = False
+    sets_unread_aside: bool = False

@@ -19,6 +19,7 @@ from rowcast.consumer.reading.new_shapes import NewShapes
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.table_events import TableEvents
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
+from rowcast.consumer.reading.unread_events import UnreadEvents
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import parse_transaction
 from rowcast.shared.kafka.signature import SignatureCheck
@@ -48,6 +49,7 @@ class MessageRouter:
         self._tables = TableEvents(context, self.cutover, self.assembler, self._rules, self.new_shapes)
         self._by_key = self._tables.by_key_events
         self.history = self._tables.history
+        self._unread = UnreadEvents(context, self.cutover, self.assembler, self._rules, self.history)
         self.merge = self._by_key.merge
         self.lost_deletes = LostDeletes(context.settings, context.positions.keys(), fetch_delete_retention)
         self.lost_deletes.known_ms = context.deletes_known_ms
@@ -63,11 +65,19 @@ class MessageRouter:
         if self.cutover.by_key and stream.kind == "table":
             self.lost_deletes.examine(stream, messages)
         take = self._tables.take if stream.kind == "table" else self._take_others
-        try:
-            take(stream, self._tables.without_skipped(stream, messages))
-        except BadMessageError as bad:
-            stream.next_offset = bad.offset
-            raise bad.to_data_error(stream) from bad.error
+        wanted = self._tables.without_skipped(stream, messages)
+        while wanted:
+            try:
+                take(stream, wanted)
+                break
+            except BadMessageError as bad:
+                stream.next_offset = bad.offset
+                place = next(place for place, message in enumerate(wanted) if message.offset() == bad.offset)
+                error = bad.to_data_error(stream)
+                if not (bad.is_unreadable and self._unread.take(stream, wanted[place], error)):
+                    raise error from bad.error
+                stream.last_message = wanted[place]
+                wanted = wanted[place + 1 :]
         stream.next_offset = messages[-1].offset() + 1
         stream.last_message = messages[-1]
         stream.at_end = False
@@ -126,6 +136,7 @@ class MessageRouter:
             # own pace. The relay writes a BEGIN and an END after the rows of each chunk.
             up_to_lsn = min((stream.lsn for stream in streams if stream.kind == "transaction"), default=math.inf)
             transactions += self.assembler.pop_complete(up_to_lsn)
+        transactions += self._unread.pop()
         for transaction in transactions:
             self._returned.update(transaction.positions)
             if not transaction.by_key:

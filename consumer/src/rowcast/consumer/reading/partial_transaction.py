@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rowcast.consumer.events.change import Change, layout_of
+from rowcast.consumer.events.dead_letter import UnreadEvent
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 
@@ -24,6 +25,8 @@ class PartialTransaction:
     first: Change
     changes: list[Change] | SpilledChanges = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    unread: list[UnreadEvent] = field(default_factory=list)
+    """The events left out because they cannot be read."""
     last: dict[Partition, Change] = field(default_factory=dict)
     """The last change from each partition."""
     measured: int = 0

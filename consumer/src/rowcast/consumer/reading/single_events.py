@@ -67,7 +67,7 @@ class SingleEvents:
             except UnknownShapeError:
                 return self._shapes.read_event(message, stream.partition)
         except DataError as error:
-            raise BadMessageError(message.offset(), error) from error
+            raise BadMessageError(message.offset(), error, is_unreadable=True) from error
 
     def _take(self, change: Change, taken: _TakenEvents) -> None:
         stream, lsn = taken.stream, change.lsn

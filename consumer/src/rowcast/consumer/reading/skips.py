@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rowcast.consumer.events.position import Partition
 from rowcast.shared.errors import ConfigurationError
@@ -33,6 +33,16 @@ class Skips:
     def offsets(self, partition: Partition) -> set[int]:
         """Return the offsets to leave out of a partition."""
         return self._offsets.get(partition, set())
+
+
+def transactions_of(ids: Iterable[str]) -> Iterator[str]:
+    """Yield the values of ``--skip-transaction``. Raise ConfigurationError for a value that is no id."""
+    for id_ in ids:
+        if not id_ or ":" in id_:
+            raise ConfigurationError(
+                f"--skip-transaction {id_}: give the id of a transaction. To leave out a message: --skip {id_}"
+            )
+        yield id_
 
 
 NO_SKIPS = Skips()

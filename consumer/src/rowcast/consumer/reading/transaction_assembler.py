@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from itertools import groupby
 
 from rowcast.consumer.events.change import Change, transaction_of
+from rowcast.consumer.events.dead_letter import UnreadEvent
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND
 from rowcast.consumer.events.transactions import Transaction
@@ -95,6 +96,11 @@ class TransactionAssembler:
         partial.left_out[change.layout.table] = partial.left_out.get(change.layout.table, 0) + 1
         partial.last[change.partition] = change
 
+    def leave_out_unread(self, change: Change, unread: UnreadEvent) -> None:
+        """Count the next event of a partition, which cannot be read and goes with its transaction."""
+        self.leave_out(change)
+        self._partial[change.transaction or ""].unread.append(unread)
+
     def _begin(self, identity: str, change: Change) -> PartialTransaction:
         if identity not in self._end_ids:
             heappush(self._open, (change.lsn, identity))
@@ -137,6 +143,7 @@ class TransactionAssembler:
             self._dropped = {}
             if partial is not None:
                 transaction.changes = partial.changes
+                transaction.unread = partial.unread
                 transaction.positions.update(partial.positions())
                 del self._partial[end.id]
                 self.pending_events -= len(partial.changes)

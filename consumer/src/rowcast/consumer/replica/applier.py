@@ -21,34 +21,31 @@ from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
 
-from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.change import Change, lsn_of
-from rowcast.consumer.events.position import message_target
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
-from rowcast.consumer.replica.dialects import Fault, OrphanError, ReplicaDialect, TouchedKeys
+from rowcast.consumer.replica.dialects import OrphanError, ReplicaDialect, TouchedKeys
 from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
 from rowcast.consumer.replica.pieces import pieces, runs_in_order
 from rowcast.consumer.replica.positions import LastApplied, Positions
-from rowcast.consumer.replica.tables import ReplicaTables
-from rowcast.shared.errors import DataError, RetriableError
-from rowcast.shared.row_values import value_error
+from rowcast.consumer.replica.refusals import (
+    ConflictError,
+    RefusedError,
+    ValueRefusedError,
+    refusals_of,
+    translated_errors,
+)
+from rowcast.consumer.replica.refused_changes import find_refused
+from rowcast.consumer.replica.tables import NotReplaceableError, ReplicaTables
+from rowcast.shared.errors import DataError
 from rowcast.shared.tables.table_order import parents_first
 
 _log = logging.getLogger("rowcast.worker")
 
 _PIECE_EVENTS = 10_000
-
-
-class ConflictError(DataError):
-    """A constraint of the replica refuses these changes, in every order."""
-
-
-class ValueRefusedError(DataError):
-    """The table or the engine cannot hold a value."""
 
 
 class Applier:
@@ -82,7 +79,8 @@ class Applier:
         """
         if any(isinstance(t.changes, SpilledChanges) for t in run.transactions):
             for transaction in run.transactions:
-                self._apply_any_size(connection, transaction, complete)
+                with refusals_of(transaction):
+                    self._apply_any_size(connection, transaction, complete)
             return
         try:
             self.apply_folded(connection, run)
@@ -90,7 +88,8 @@ class Applier:
             if isinstance(error, ConflictError) and not complete:
                 raise
             if len(run.transactions) == 1:
-                self._apply_single(connection, run.transactions[0], error)
+                with refusals_of(run.transactions[0]):
+                    self._apply_single(connection, run.transactions[0], error)
                 return
             middle = len(run.transactions) // 2
             self.apply(connection, Run(run.transactions[:middle]), complete=complete)
@@ -108,6 +107,24 @@ class Applier:
         """
         with self._replica_transaction(connection, Run([transaction])):
             self._write_in_order(connection, transaction)
+
+    def find_refused(
+        self, connection: Connection, changes: Sequence[Change], *, complete: bool = True
+    ) -> list[tuple[Change, RefusedError]]:
+        """Return the last change of each row that the replica refuses, with the error. Write nothing.
+
+        ``complete``: as in ``apply``. If not, only values are refused. Foreign keys are checked at once, not at the end
+        of the transaction.
+        """
+
+        def write(part: Sequence[Change]) -> None:
+            with translated_errors(self._replica):
+                self._write_folded(connection, part)
+
+        with connection.begin():
+            self._positions.compare(connection)
+            found = find_refused(connection, changes, self.table_order(), write)
+        return [(change, error) for change, error in found if complete or isinstance(error, ValueRefusedError)]
 
     def _apply_single(self, connection: Connection, transaction: Transaction, first_error: DataError) -> None:
         """Apply a transaction after the fast path has failed."""
@@ -128,6 +145,8 @@ class Applier:
             try:
                 with self._replica_transaction(connection, Run([transaction])):
                     write(connection, transaction)
+            except NotReplaceableError as error:
+                error_to_raise = error
             except (ConflictError, ValueRefusedError) as error:
                 # The error of the writing in order names the event. An orphan is there at the end of every order.
                 if write == self._write_in_order or isinstance(error.__cause__, OrphanError):
@@ -216,7 +235,7 @@ class Applier:
     def _write_changes_in_order(self, connection: Connection, changes: Iterable[Change]) -> None:
         # A transaction in a file comes in this order, and does not fit into memory.
         for change in changes if isinstance(changes, SpilledChanges) else sorted(changes, key=lsn_of):
-            with self._errors_naming(change):
+            with translated_errors(self._replica, change):
                 table = self._tables.table(change.layout.table)
                 if change.is_truncate:
                     self._replica.empty(connection, table)
@@ -271,45 +290,10 @@ class Applier:
         """Commit rows and positions together, or neither. Turn the driver's errors into errors of this module."""
         last = run.last
         applied = LastApplied(last.lsn, last.id, last.ts_ms) if last.lsn > self.lsn else None
-        try:
-            with self._positions.transaction(connection, applied):
-                self._replica.defer_foreign_keys(connection)
-                yield
-                self._positions.write(connection, run.positions())
-        except exc.DBAPIError as error:
-            raise self._to_rowcast_error(error) from error
-        except OrphanError as error:
-            raise ConflictError(f"a constraint of the replica refuses the change: {error}") from error
-        except (ValueError, OverflowError) as error:
-            raise ValueRefusedError(value_error(error)) from error
-        self.lsn = max(self.lsn, last.lsn)
-
-    @contextmanager
-    def _errors_naming(self, change: Change) -> Iterator[None]:
-        """Name the event in errors about its values or constraints."""
-        try:
+        with translated_errors(self._replica), self._positions.transaction(connection, applied):
+            self._replica.defer_foreign_keys(connection)
             yield
-        except exc.DBAPIError as error:
-            rowcast_error = self._to_rowcast_error(error)
-            if isinstance(rowcast_error, DataError):
-                raise _naming(change, rowcast_error) from error
-            raise rowcast_error from error
-        except (ValueError, OverflowError) as error:
-            raise _naming(change, ValueRefusedError(value_error(error))) from error
-
-    def _to_rowcast_error(self, error: exc.DBAPIError) -> DataError | RetriableError:
-        reason = self._replica.reason(error)
-        match self._replica.classify(error):
-            case Fault.LOST | Fault.TRANSIENT:
-                return RetriableError(f"the replica did not apply a batch: {reason}")
-            case Fault.CONFLICT:
-                return ConflictError(f"a constraint of the replica refuses the change: {reason}")
-            case Fault.DATA:
-                return ValueRefusedError(f"the replica refuses a value: {reason}")
-
-
-def _naming(change: Change, error: DataError) -> DataError:
-    """Return the error with the place of the event."""
-    named = type(error)(f"{change.where()}: {error}")
-    named.skip = message_target(change.partition, change.offset)
-    return named
+            self._positions.write(connection, run.positions())
+            for transaction in run.transactions:
+                self._positions.write_letters(connection, transaction.letters, transaction.settled)
+        self.lsn = max(self.lsn, last.lsn)

@@ -6,27 +6,28 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Literal
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
+from rowcast.consumer.events.dead_letter import DeadLetterTopic
 from rowcast.consumer.events.position import Partition, Position, StoredState
 from rowcast.consumer.events.rebuild_hint import REBUILD
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 from rowcast.consumer.events.source_notes import other_timeline
-from rowcast.consumer.events.transactions import Run
+from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.applier import Applier
+from rowcast.consumer.replica.bad_rows import BadRows
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.constraints import Constraints
 from rowcast.consumer.replica.dialects import LIVE, Fault, TableNaming, replica_dialect
 from rowcast.consumer.replica.evolution.steps import Step, carry_out, require_no_statements
-from rowcast.consumer.replica.held_back import HeldBack
 from rowcast.consumer.replica.part import Part, require_undivided
 from rowcast.consumer.replica.positions import Positions, ReplicaRow
 from rowcast.consumer.replica.promoted import PROMOTED_STATES, PromotedError, promoted_error
+from rowcast.consumer.replica.run_writer import RunWriter
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
@@ -57,8 +58,12 @@ class Replica:
         layouts: RowLayouts,
         naming: TableNaming = LIVE,
         part: Part | None = None,
+        dead_letters: DeadLetterTopic | None = None,
     ) -> None:
-        """Connect once. ``part``: the part in a divided load. Raise UnreachableError and ConfigurationError."""
+        """Connect once. Raise UnreachableError and ConfigurationError.
+
+        ``part``: the part in a divided load. ``dead_letters``: where refused rows go, for a replica that applies runs.
+        """
         self._name, self._label = name, f"replica {name!r}"
         self._source = source
         self._part = part
@@ -77,9 +82,10 @@ class Replica:
         self._constraints = Constraints(self._dialect, self._tables)
         self._positions = Positions(source, 0, 0, self._dialect)
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
+        self._dead_letters, self._settings = dead_letters, settings
+        self._writer = self._new_writer()
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
-        self._held_back = HeldBack()
         self._may_end_others: Callable[[], bool] = lambda: False
         self._timeline = 0
         self.state: StoredState = "loading"
@@ -98,6 +104,14 @@ class Replica:
         with self._translated_errors():
             self._may_end_others = lambda: claim.is_held
             return claim.take()
+
+    def _new_writer(self) -> RunWriter:
+        settings = self._settings
+        bad_rows = BadRows(
+            self._applier, self._positions, topic=self._dead_letters, sets_aside=settings.on_bad_row == "dlq",
+            whole=settings.dlq_unit == "transaction",
+        )  # fmt: skip
+        return RunWriter(self._applier, bad_rows)
 
     def _call_between_pieces(self) -> None:
         self.between_pieces()
@@ -123,7 +137,6 @@ class Replica:
         primary now.
         """
         self.close()
-        self._held_back.clear()
         with self._translated_errors():
             create_tables(self._engine, self._dialect)
         if not self._dialect.has_transactional_ddl:
@@ -146,6 +159,7 @@ class Replica:
         self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
         self._applier.lsn = row.lsn
+        self._writer = self._new_writer()
         self._in_doubt = False
         if row.state == "suspect":
             raise SuspectError(row.reason or f"the replica is suspect. {REBUILD}")
@@ -292,16 +306,15 @@ class Replica:
                 run = self._without_applied(connection, run)
                 self._in_doubt = False
             if run.transactions:
-                self._apply_with_held_back(connection, run)
+                self._writer.apply(connection, run)
         return run.event_count
 
-    def _apply_with_held_back(self, connection: Connection, run: Run) -> None:
-        if run.transactions[0].by_key:
-            apply = partial(self._applier.apply, connection, complete=False)
-            self._held_back.apply(run, apply, self._applier.table_order)
-        else:
-            self._applier.apply(connection, self._held_back.before(run))
-            self._held_back.clear()
+    def settle(self, transaction: Transaction) -> None:
+        """Apply the changes of letters and remove their records. Raise DataError if a change is refused."""
+        if unfit := [layout for layout in transaction.layouts() if not self._tables.fits(layout)]:
+            self.prepare(unfit)
+        with self._connected() as connection:
+            self._applier.apply(connection, Run([transaction]))
 
     def _without_applied(self, connection: Connection, run: Run) -> Run:
         """Return the run without the transactions that the replica's positions already include."""
@@ -315,15 +328,15 @@ class Replica:
                 if applied.get(partition, start).next_offset < position.next_offset:
                     remaining.append(transaction)
                     break
+            else:
+                if transaction.unread and not transaction.positions:
+                    remaining.append(transaction)
         return Run(remaining)
 
     def become_consistent(self) -> bool:
         """Create and check the constraints. Return False if rows violate one: the replica stays in loading then."""
-        if self._held_back:
-            with self._connected() as connection:
-                self._applier.apply(connection, Run([self._held_back.merged()]))
-            # Not before, because a lost connection must not lose the changes.
-            self._held_back.clear()
+        with self._connected() as connection:
+            self._writer.write_held_back(connection)
         self.prepare()
         with self._connected() as connection:
             # First, because the server is to check the rows when constraints are created.
@@ -420,6 +433,7 @@ class Replica:
 
     def _drop_connection(self) -> None:
         self._in_doubt = True
+        self._writer.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             try:

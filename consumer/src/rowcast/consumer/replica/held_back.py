@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.dead_letter import LetterEvent
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
-from rowcast.consumer.replica.applier import ConflictError
+from rowcast.consumer.replica.refusals import ConflictError
 
 _GROWTH = 2
 # The conflict of a table with foreign keys may be another one, which the table's own rows resolve.
@@ -99,6 +100,12 @@ class HeldBack:
                 held[topic] = extended.refused()
         self._topics = held
 
+    def replace(self, replacement: Callable[[Transaction], Transaction]) -> None:
+        """Replace each held transaction by another with a part of its changes."""
+        for topic, held in self._topics.items():
+            transactions = [replacement(transaction) for transaction in held.transactions]
+            self._topics[topic] = _HeldTopic(()).extended(transactions, others_applied=True)
+
     def merged(self) -> Transaction:
         """Return one transaction of all held changes, which is complete at the end of the load."""
         return merge(self._transactions())
@@ -124,6 +131,7 @@ def merge(transactions: Sequence[Transaction]) -> Transaction:
     merged = Transaction(last.id, last.lsn, last.ts_ms, changes, by_key=True)
     for transaction in transactions:
         merged.positions |= transaction.positions
+        merged.letters = [*merged.letters, *transaction.letters]
     return merged
 
 
@@ -184,9 +192,14 @@ def _split_by_topic(transactions: Sequence[Transaction], order: Sequence[str]) -
             tables.setdefault(change.partition[0], rank.get(change.layout.table, 0))
         for partition, position in transaction.positions.items():
             positions[partition[0]][partition] = position
-        for topic in changes | positions:
+        letters: defaultdict[str, list[LetterEvent]] = defaultdict(list)
+        for letter in transaction.letters:
+            letters[letter.event.partition[0]].append(letter)
+        for topic in changes | positions | letters:
             last = max(changes[topic], key=lambda change: change.lsn, default=None)
             lsn, ts_ms = (0, 0) if last is None else (last.lsn, last.ts_ms)
-            part = Transaction(transaction.id, lsn, ts_ms, changes[topic], positions[topic], by_key=True)
+            part = Transaction(
+                transaction.id, lsn, ts_ms, changes[topic], positions[topic], by_key=True, letters=letters[topic]
+            )
             pieces.setdefault(topic, []).append(part)
     return {topic: pieces[topic] for topic in sorted(pieces, key=lambda topic: tables.get(topic, 0))}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,8 +23,10 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
+from rowcast.consumer.events.dead_letter import LetterEvent, RowKey
 from rowcast.consumer.events.position import Partition, Position, StoredState
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
+from rowcast.consumer.replica.letter_rows import add_letters, blocked_keys, remove_letters
 from rowcast.consumer.replica.worker_tables import MAX_REASON, ROWCAST_POSITION, ROWCAST_REPLICA, select_rows
 from rowcast.shared.errors import FencedError, RowcastError
 
@@ -285,6 +287,17 @@ class Positions:
             ids = self._topic_ids
             rows = [(self._source, *place, *position, ids.get(place[0])) for place, position in positions.items()]
             self._replica.write_positions(connection, rows)
+
+    def write_letters(
+        self, connection: Connection, letters: Sequence[LetterEvent], settled: Sequence[LetterEvent]
+    ) -> None:
+        """Record events that have gone to the dead letter topic, and remove settled ones, in the ``transaction``."""
+        add_letters(connection, self._source, letters)
+        remove_letters(connection, self._source, settled)
+
+    def blocked_keys(self, connection: Connection) -> set[RowKey]:
+        """Return the rows whose events follow into the dead letter topic."""
+        return blocked_keys(connection, self._source)
 
     def _swap_stamp(self, connection: Connection, applied: LastApplied | None) -> None:
         parameters = {"s": self._source, "e": self._epoch, "old": self._stamp, "new": self._stamp + 1}

@@ -21,7 +21,12 @@ from sqlalchemy.engine import Connection
 
 from rowcast.consumer.replica.dialects.naming import fresh_source, old_source, part_source
 from rowcast.consumer.replica.positions import read_row
-from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA, ROWCAST_TABLE
+from rowcast.consumer.replica.worker_tables import (
+    ROWCAST_DEAD_LETTER,
+    ROWCAST_POSITION,
+    ROWCAST_REPLICA,
+    ROWCAST_TABLE,
+)
 from rowcast.shared.kafka.topic_names import transaction_topic
 
 _log = logging.getLogger("rowcast.worker")
@@ -57,6 +62,8 @@ def move_rows(connection: Connection, source: str) -> None:
         sa.update(ROWCAST_TABLE).where(shapes.source == source, shapes.created).values(source=old_source(source))
     )
     connection.execute(sa.update(ROWCAST_TABLE).where(shapes.source == fresh_name).values(source=source))
+    # The fresh tables have all rows, also those that the replaced tables refused.
+    connection.execute(sa.delete(ROWCAST_DEAD_LETTER).where(ROWCAST_DEAD_LETTER.c.source == source))
     connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == source))
     connection.execute(sa.update(ROWCAST_POSITION).where(places.source == fresh_name).values(source=source))
     _replace_row(connection, source, fresh_name)
@@ -72,6 +79,9 @@ def _move_part(connection: Connection, source: str, fresh_name: str) -> None:
     is_replaced = (shapes.source == source) & shapes.created & shapes.table_name.in_(names)
     connection.execute(sa.update(ROWCAST_TABLE).where(is_replaced).values(source=old_source(source)))
     connection.execute(sa.update(ROWCAST_TABLE).where(shapes.source == fresh_name).values(source=source))
+    letters = ROWCAST_DEAD_LETTER.c
+    is_settled = (letters.source == source) & letters.table_name.in_(names)
+    connection.execute(sa.delete(ROWCAST_DEAD_LETTER).where(is_settled))
     is_shared = places.topic == transaction_topic(source)
     connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == fresh_name, is_shared))
     topics = connection.scalars(sa.select(places.topic).where(places.source == fresh_name).distinct()).all()

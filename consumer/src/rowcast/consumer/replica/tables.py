@@ -30,6 +30,10 @@ _log = logging.getLogger("rowcast.worker")
 _CASCADE_FREE_ACTIONS = ("NO ACTION", "RESTRICT")
 
 
+class NotReplaceableError(DataError):
+    """A unique value moves between rows of a table whose rows cannot be deleted and written again."""
+
+
 class ReplicaTables:
     """Know the replica's table for each table of the source.
 
@@ -186,12 +190,12 @@ class ReplicaTables:
         return EvolvingTable(shape, before, created, name, dict(columns.of(name)))
 
     def require_replaceable(self, connection: Connection, layout: RowLayout) -> None:
-        """Raise DataError if deleting rows of the layout's table and writing them again would lose anything."""
+        """Raise NotReplaceableError if deleting rows of the table and writing them again would lose anything."""
         table = self.table(layout.table)
         reason = f"table {table.name}: a unique value moves between rows, so the rows must be deleted and written again"
         written = {name for name, column in table.columns.items() if not column.generated}
         if others := written - layout.names:
-            raise DataError(
+            raise NotReplaceableError(
                 f"{reason}, but the source has no value for their columns {', '.join(sorted(others))}. "
                 "Drop the unique key."
             )
@@ -203,7 +207,7 @@ class ReplicaTables:
                 action = key.get("options", {}).get("ondelete", "NO ACTION")
                 refers = key["referred_table"] == table.name and key["referred_schema"] in (table.schema, None)
                 if refers and action not in _CASCADE_FREE_ACTIONS:
-                    raise DataError(
+                    raise NotReplaceableError(
                         f"{reason}, but foreign key {key['name']} of {other.name} would {action} then. "
                         "Make it ON DELETE NO ACTION DEFERRABLE, because cascades come as events."
                     )

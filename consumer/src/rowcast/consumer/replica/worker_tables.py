@@ -91,6 +91,36 @@ ROWCAST_TABLE = sa.Table(
     mariadb_engine="InnoDB",
 )
 
+# The events that the replica did not apply, and that wait in the dead letter topic. Later events of the same rows
+# follow them there.
+ROWCAST_DEAD_LETTER = sa.Table(
+    "rowcast_dead_letter",
+    METADATA,
+    sa.Column("source", _name_type(100), primary_key=True),
+    # The place of the event in its own topic. An event that was written twice to the dead letter topic has one row.
+    sa.Column("topic", _name_type(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("event_offset", sa.BigInteger, primary_key=True, autoincrement=False),
+    # The events of a letter are applied together or not at all.
+    sa.Column("letter", _name_type(300), nullable=False),
+    sa.Column("lsn", sa.BigInteger, nullable=False),
+    sa.Column("tx", _name_type(255)),
+    # NULL: the event cannot be read so far.
+    sa.Column("table_name", _name_type(255)),
+    sa.Column("row_key", sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")),
+    sa.Column("reason", _name_type(MAX_REASON), nullable=False),
+    sa.Column("exception", _name_type(255), nullable=False),
+    sa.Column("stage", _name_type(40), nullable=False),
+    # False: the event itself was not refused. It follows another one.
+    sa.Column("is_cause", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("dlq_topic", _name_type(249), nullable=False),
+    sa.Column("dlq_partition", sa.Integer, nullable=False),
+    sa.Column("dlq_offset", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    mysql_engine="InnoDB",
+    mariadb_engine="InnoDB",
+)
+
 
 def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
     """Create missing tables of this module, and add missing columns. Two workers may call this at the same time.

@@ -15,6 +15,7 @@ from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, partitions_of, read_shapes
 from rowcast.consumer.reading.unapplied import Rest, commit_times
 from rowcast.consumer.replica import positions
+from rowcast.consumer.replica.letter_rows import NO_LETTERS, LetterCounts, count_letters
 from rowcast.consumer.replica.positions import ReplicaRow, Verified
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
 from rowcast.consumer.status.workers import worker_hosts
@@ -44,7 +45,7 @@ class ReplicaStatus:
     stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of running workers, or
     None if Kafka does not show them, on ``worker_hosts``. ``epoch``: the number of takeovers. ``next_offsets``: the sum
     of the positions in all partitions, and the difference of two readings is the number of applied records.
-    ``verified``: the last comparison with the primary, or None.
+    ``verified``: the last comparison with the primary, or None. ``letters``: what waits in the dead letter topic.
     """
 
     replica: str
@@ -63,6 +64,7 @@ class ReplicaStatus:
     epoch: int = 0
     next_offsets: int = 0
     verified: Verified | None = None
+    letters: LetterCounts = NO_LETTERS
 
     @property
     def records(self) -> int:
@@ -76,7 +78,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     Raise ConfigurationError if the configuration has no such replica. Raise UnreachableError if the replica's database
     or Kafka does not answer.
     """
-    row, applied = _read(settings, name)
+    row, applied, letters = _read(settings, name)
     if row is None:
         return ReplicaStatus(name, None)
     lags, oldest_ms = _lags(settings, name, applied)
@@ -101,6 +103,7 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
         row.epoch,
         sum(position.next_offset for position in applied.values()),
         row.verified,
+        letters,
     )
 
 
@@ -115,15 +118,16 @@ def shown_state(row: ReplicaRow, applied: Mapping[Partition, Position]) -> Repli
     return "waiting"
 
 
-def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partition, Position]]:
+def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partition, Position], LetterCounts]:
     label = f"replica {name!r}"
     engine = open_engine(settings.replica(name).sqlalchemy_url, label, pooled=False)
     try:
         with engine.connect() as connection:
             if not sa.inspect(connection).has_table(ROWCAST_REPLICA.name):
-                return None, {}
+                return None, {}, NO_LETTERS
             row = positions.read_row(connection, settings.source)
-            return row, positions.read_positions(connection, settings.source)
+            letters = count_letters(connection, settings.source)
+            return row, positions.read_positions(connection, settings.source), letters
     except exc.DBAPIError as error:
         raise unreachable(engine, label, error) from error
 

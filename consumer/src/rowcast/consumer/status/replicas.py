@@ -11,12 +11,13 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
+from rowcast.consumer.replica.letter_rows import LetterCounts
 from rowcast.consumer.replica.promoted import PROMOTED_STATES
 from rowcast.consumer.status.lag import ReplicaStatus, replica_status
 from rowcast.shared.cli import exit_codes, logs
 from rowcast.shared.cli.contributions import SideStatus, StatusBlock
 from rowcast.shared.cli.durations import duration_text
-from rowcast.shared.cli.status_document import NoAnswer, ReplicaDocument, VerifiedDocument
+from rowcast.shared.cli.status_document import DeadLettersDocument, NoAnswer, ReplicaDocument, VerifiedDocument
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import RowcastError
 
@@ -123,6 +124,7 @@ def _document(status: ReplicaStatus, rate: Rate | None) -> ReplicaDocument:
         behind_ms=status.behind_ms,
         outbox_read=status.outbox_read,
         verified=None if status.verified is None else VerifiedDocument(**status.verified._asdict()),
+        dead_letters=DeadLettersDocument(**status.letters._asdict()),
         topics={lag.topic: lag.records for lag in status.topics},
     )
 
@@ -131,7 +133,7 @@ def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]
     if status.state is None:
         yield "state", "no worker has run yet"
         return
-    yield "state", status.state + (f" up to lsn {status.lsn:,}" if status.lsn else "")
+    yield "state", _state(status)
     if status.state in PROMOTED_STATES:
         yield "since", _time(status.since_ms)
         return
@@ -152,6 +154,15 @@ def _lines(status: ReplicaStatus, rate: Rate | None) -> Iterator[tuple[str, str]
     if status.verified is not None:
         last = status.verified
         yield "verified", f"{_time(last.at_ms)}: {last.verdict}, {last.rows:,} rows, {last.differing:,} differ"
+
+
+def _state(status: ReplicaStatus) -> str:
+    but = f" but for {_counted(status.letters)}" if status.letters.events else ""
+    return f"{status.state}{but}" + (f" up to lsn {status.lsn:,}" if status.lsn else "")
+
+
+def _counted(letters: LetterCounts) -> str:
+    return "1 transaction" if letters.transactions == 1 else f"{letters.transactions:,} transactions"
 
 
 def _pace(options: ReplicaSettings) -> Iterator[tuple[str, str]]:
@@ -199,6 +210,9 @@ def _problems(status: ReplicaStatus, max_behind_s: float) -> Iterator[str]:
         yield f"no worker of replica {name} runs, and {status.records:,} records wait: {start}"
     elif status.behind_ms > max_behind_s * 1_000:
         yield f"replica {name} is behind: a commit of {duration_text(status.behind_ms)} ago is not visible there"
+    if status.letters.events:
+        waits = f"{_counted(status.letters)} ({status.letters.events:,} events) in the dead letter topic"
+        yield f"replica {name} lacks {waits}: see `rowcast dlq list {name}`"
     if status.verified is not None and status.verified.differing:
         last = status.verified
         differed = f"replica {name} differed from the primary in {last.differing:,} rows at {_time(last.at_ms)}"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rowcast.consumer.dead_letters.letter_topic import LetterTopic
 from rowcast.consumer.events.position import Partition, Position, are_of_applied_events
 from rowcast.consumer.events.rebuild_hint import with_command
 from rowcast.consumer.events.row_layout import RowLayouts
@@ -24,6 +25,7 @@ from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
 from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.dialects import LIVE
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.apply_loop import ApplyLoop
@@ -132,6 +134,9 @@ class _Worker:
         self._name = name
         self._assignment = assignment
         self._options = settings.replica(name)
+        if assignment.naming != LIVE:
+            # The letters of the replaced tables are settled by the swap, so the fresh tables must lack nothing.
+            self._options = self._options.model_copy(update={"on_bad_row": "stop"})
         self._schedule = assignment.schedule
         # With a schedule, the worker catches up again and again.
         self._once = once or self._schedule is not None
@@ -149,8 +154,15 @@ class _Worker:
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
         require_primary(settings, name)
+        self._dead_letters = LetterTopic(settings, name)
         self._replica = Replica(
-            assignment.source, name, self._options, self._layouts, assignment.naming, assignment.part
+            assignment.source,
+            name,
+            self._options,
+            self._layouts,
+            assignment.naming,
+            assignment.part,
+            self._dead_letters,
         )
 
     def run(self) -> WorkerProgress:
@@ -193,6 +205,7 @@ class _Worker:
             raise
         finally:
             self._replica.close()
+            self._dead_letters.close()
         return self._report.progress
 
     def _take_a_turn(self) -> bool:
@@ -293,6 +306,9 @@ class _Worker:
         asker: Any,
     ) -> bool:
         read_shapes(asker, self._settings, self._layouts, self._skips)
+        self._dead_letters.require_own(
+            [self._settings.topic_of(s.schema, s.name) for s in self._layouts.latest_shapes()]
+        )
         timeline = self._layouts.notes.timeline
         self._patience.retry(lambda: self._replica.follow_timeline(timeline))
         self._patience.retry(self._replica.prepare)
@@ -331,6 +347,7 @@ class _Worker:
                 self._settings.topic_of(shape.schema, shape.name): first_lsns.get(shape.full_name, 0)
                 for shape in self._layouts.latest_shapes()
             },
+            sets_unread_aside=self._options.on_bad_row == "dlq",
         )
         reader = ReaderThread(context, consumer, asker, self._vitals)
         try:

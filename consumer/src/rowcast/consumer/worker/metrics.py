@@ -75,6 +75,16 @@ class WorkerMetrics(Collector):
             gauges += [
                 ("rowcast_replica_behind_seconds", status.behind_ms / 1000, "The age of the oldest commit not applied"),
                 ("rowcast_replica_records", status.records, "The records that are not applied"),
+                (
+                    "rowcast_replica_dead_transactions",
+                    status.letters.transactions,
+                    "The transactions that wait in the dead letter topic, whole or in part",
+                ),
+                (
+                    "rowcast_replica_dead_events",
+                    status.letters.events,
+                    "The events that wait in the dead letter topic",
+                ),
             ]
         if status is not None and (last := status.verified) is not None:
             gauges += [

@@ -1,97 +1,56 @@
-"""Define the commands of ``rowcast dlq``: list, show, retry, drop. Commands import their modules when they run."""
+"""Handle the parked transactions of the relay for ``rowcast dlq --source``."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from rowcast.shared.cli.command import Invocation, command, command_group
-from rowcast.shared.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from rowcast.producer.parking.parked import ParkedTransactions
+from rowcast.producer.parking.parked import ParkedTransactions
+from rowcast.producer.parking.report import report_rows, report_transactions
+from rowcast.shared.config.settings import Settings
 
 _log = logging.getLogger("rowcast.dlq")
 
-dlq = command_group("dlq", "Handle the transactions that the relay could not publish and parked.")
 
-SourceOption = Annotated[
-    bool,
-    typer.Option("--source", envvar="ROWCAST_DLQ_SOURCE", help="The parked transactions of the relay, in the primary."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the result as JSON.")]
-Transactions = Annotated[
-    list[str],
-    typer.Argument(metavar="TX...", envvar="ROWCAST_TX", help="Ids, from rowcast dlq list --source."),
-]
+class ParkedQueue:
+    """Handle parked transactions by id, as ``rowcast.shared.cli.dlq.DeadLetterQueue`` describes."""
 
+    def __init__(self, parked: ParkedTransactions) -> None:
+        self._parked = parked
 
-@dlq.command("list")
-@command()
-def list_(invocation: Invocation, source: SourceOption = False, as_json: JsonOption = False) -> int:
-    """List the parked transactions with the reasons.
+    def print_list(self, ids: Sequence[str], *, as_json: bool) -> int:
+        """Print the parked transactions with the reasons. Return 1 if there are any, else 0."""
+        found = [one for one in self._parked.all() if not ids or one.tx in ids]
+        return report_transactions(found, as_json=as_json)
 
-    Exit code 1: at least one transaction is parked.
-    """
-    from rowcast.producer.parking.report import report_transactions
+    def print_whole(self, ids: Sequence[str], *, as_json: bool) -> None:
+        """Print the changes of parked transactions as the capture wrote them."""
+        rows = [row for tx in ids or self._all() for row in self._parked.rows(tx)]
+        report_rows(rows, as_json=as_json)
 
-    with _parked(invocation, source) as parked:
-        return report_transactions(parked.all(), as_json=as_json)
-
-
-@dlq.command("show")
-@command()
-def show(
-    invocation: Invocation,
-    tx: Annotated[str, typer.Argument(metavar="TX", envvar="ROWCAST_TX", help="Id, from rowcast dlq list.")],
-    source: SourceOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the changes of a parked transaction as the capture wrote them."""
-    from rowcast.producer.parking.report import report_rows
-
-    with _parked(invocation, source) as parked:
-        report_rows(parked.rows(tx), as_json=as_json)
-
-
-@dlq.command("retry")
-@command()
-def retry(invocation: Invocation, tx: Transactions, source: SourceOption = False) -> None:
-    """Publish the current state of the rows that parked transactions changed.
-
-    The parked row images may be older than the published ones, so the command locks each row and reads it again. The
-    relay publishes the rows as a new transaction after all others.
-    """
-    with _parked(invocation, source) as parked:
-        for one in tx:
-            rows = parked.retry(one)
+    def retry(self, ids: Sequence[str]) -> int:
+        """Publish the current state of the rows that parked transactions changed."""
+        for one in ids:
+            rows = self._parked.retry(one)
             _log.info("transaction %s: the current state of %d rows is in the outbox", one, rows, extra={"tx": one})
+        return 0
 
+    def drop(self, ids: Sequence[str]) -> None:
+        """Delete parked transactions."""
+        dropped = ids or self._all()
+        self._parked.drop(dropped)
+        _log.info("dropped: %s", ", ".join(dropped) or "nothing is parked")
 
-@dlq.command("drop")
-@command()
-def drop(invocation: Invocation, tx: Transactions, source: SourceOption = False) -> None:
-    """Delete parked transactions. Their changes will be missing on the replicas."""
-    with _parked(invocation, source) as parked:
-        parked.drop(tx)
-    _log.info("dropped: %s", ", ".join(tx))
+    def _all(self) -> Sequence[str]:
+        return [one.tx for one in self._parked.all()]
 
 
 @contextmanager
-def _parked(invocation: Invocation, source: bool) -> Iterator[ParkedTransactions]:
-    if not source:
-        raise ConfigurationError(
-            "missing option --source. Only parked transactions of the relay can be handled, because replicas have no "
-            "dead letter queue yet."
-        )
-    from rowcast.producer.parking.parked import ParkedTransactions
-
-    parked = ParkedTransactions(invocation.settings())
+def parked_queue(settings: Settings) -> Iterator[ParkedQueue]:
+    """Open the parked transactions of the primary. See ``ParkedTransactions`` for the errors."""
+    parked = ParkedTransactions(settings)
     try:
-        yield parked
+        yield ParkedQueue(parked)
     finally:
         parked.close()

@@ -4,7 +4,7 @@ The sides never import each other. They contribute functions through entry point
 yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``. A
 snapshot function publishes all rows of tables again, and returns the first lsn from which on they are. A repair
 function sends rows again for ``rowcast verify --repair``. A promotion function creates the outbox tables in a replica
-that becomes a primary.
+that becomes a primary. A dead letter function opens a queue for ``rowcast dlq``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SNAPSHOTS = "rowcast.snapshots"
 REPAIR = "rowcast.repair"
 TRACE = "rowcast.trace"
 PROMOTION = "rowcast.promotion"
+DEAD_LETTERS = "rowcast.dead_letters"
 
 Check = Callable[[Settings], Iterator[Finding]]
 Status = Callable[[Settings, float], "SideStatus"]

@@ -54,6 +54,14 @@ class VerifiedDocument(_Part):
     differing: int = Field(description="Rows that differed.")
 
 
+class DeadLettersDocument(_Part):
+    """What a replica refused, and what follows it."""
+
+    transactions: int = Field(description="Transactions that wait in the dead letter topic, whole or in part.")
+    events: int = Field(description="Events that wait there.")
+    oldest_ms: int | None = Field(description="Since when the first waits, as a time since 1970. Null if none waits.")
+
+
 class ReplicaDocument(_Part):
     """The state and the lag of one replica. Times since 1970 are in milliseconds."""
 
@@ -74,6 +82,7 @@ class ReplicaDocument(_Part):
     behind_ms: int = Field(description="Age of the oldest commit that is not visible in the replica, or 0.")
     outbox_read: bool = Field(description="Whether behind_ms includes the commits in the primary's outbox.")
     verified: VerifiedDocument | None = Field(description="The last comparison, or null.")
+    dead_letters: DeadLettersDocument = Field(description="What waits in the replica's dead letter topic.")
     topics: dict[str, int] = Field(description="Records that are not applied, by topic.")
 
 

@@ -30,7 +30,7 @@ from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
 from rowcast.shared.config.section import Section
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.kafka.topic_names import TABLE_TOPIC, check_template, table_topic
+from rowcast.shared.kafka.topic_names import TABLE_TOPIC, check_template, dead_letter_topic, table_topic
 from rowcast.shared.suggestions import did_you_mean
 from rowcast.shared.tables.shape import TableShape
 
@@ -102,6 +102,23 @@ class ReplicaSettings(DatabaseSettings):
         default=200_000,
         ge=1,
         description="Read at most this many events ahead of the end of their transaction, then pause partitions.",
+    )
+
+    on_bad_row: Literal["stop", "dlq"] = Field(
+        default="stop",
+        description="What to do with a row that the replica refuses, and with an event that cannot be read. `stop`: "
+        "the worker ends before it and names it. `dlq`: the worker writes it to the dead letter topic and goes on. "
+        "Later events of the same rows follow it there until `rowcast dlq retry` or `drop`.",
+    )
+    dlq_unit: Literal["transaction", "event"] = Field(
+        default="transaction",
+        description="How much goes to the dead letter topic with a bad row. `transaction`: its whole transaction, so "
+        "that the replica never has a part of one. `event`: the events of the row alone.",
+    )
+    dlq_topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] | None = Field(
+        default=None,
+        description="Name of the dead letter topic. Without a value: `<source>.<replica>.dlq`. The worker creates it, "
+        "and Kafka keeps its messages for ever.",
     )
 
     lease_ms: int = Field(
@@ -415,6 +432,10 @@ class Settings(BaseSettings):
                 f"{did_you_mean(name, self.replicas) or f' Add a [replicas.{name}] section with its url.'}"
             )
         return self.replicas[name]
+
+    def dead_letter_topic(self, replica: str) -> str:
+        """Return the dead letter topic of a replica. Raises ConfigurationError if the replica is unknown."""
+        return self.replica(replica).dlq_topic or dead_letter_topic(self.source, replica)
 
     def require_primary(self) -> PrimarySettings:
         """Return the primary's settings. Raises ConfigurationError if the primary is not configured."""

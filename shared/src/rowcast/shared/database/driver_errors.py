@@ -135,6 +135,32 @@ def is_transient(error: exc.DBAPIError) -> bool:
     return error.connection_invalidated or server_fault(error) in _TRANSIENT
 
 
+# PostgreSQL's classes of errors about the values of a row, constraints, views with a check option, and rows and index
+# entries that are too long. P0 is PL/pgSQL's RAISE, and 09, 27 and 38 are functions and triggers.
+_POSTGRESQL_ROW_CLASSES = frozenset(("09", "22", "23", "27", "38", "44", "54", "P0"))
+# Duplicate entries, NULL, missing and referring rows, checks on MySQL and MariaDB. Out of range, too long, truncated,
+# wrong values, wrong JSON, wrong geometry. No default, no partition, a row that is too long. An error of a trigger.
+_MYSQL_ROW_NUMBERS = frozenset(
+    (
+        1022, 1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 3819, 4025, 1263, 1264, 1265, 1292,
+        1366, 1367, 1406, 1411, 1416, 1441, 1525, 1690, 3140, 3141, 3156, 3157, 1364, 1526, 1748, 139, 1118, 1644,
+    )
+)  # fmt: skip
+# Constraint, string or blob too large, datatype mismatch.
+_SQLITE_ROW_CODES = frozenset((19, 18, 20))
+
+
+def is_row_fault(error: exc.DBAPIError) -> bool:
+    """Return whether the values of the row are at fault, and not the whole table, a right, or the server."""
+    if isinstance(error, exc.IntegrityError | exc.DataError):
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_ROW_CODES
+    if number := mysql_number(error):
+        return number in _MYSQL_ROW_NUMBERS
+    return sqlstate(error)[:2] in _POSTGRESQL_ROW_CLASSES
+
+
 # Access denied to a database, a table, a column, a routine, and for want of a global right.
 _MYSQL_RIGHTS = frozenset((1044, 1142, 1143, 1227, 1370))
 _INSUFFICIENT_PRIVILEGE = "42501"

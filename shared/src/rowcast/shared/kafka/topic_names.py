@@ -52,3 +52,8 @@ def marker_topic(source: str) -> str:
     The name does not begin with ``<source>.``, because consumers look for tables there.
     """
     return f"__rowcast.{_ILLEGAL.sub('_', source)}"
+
+
+def dead_letter_topic(source: str, replica: str) -> str:
+    """Return the topic of the events that a replica refused, unless the configuration names another topic."""
+    return _ILLEGAL.sub("_", f"{source}.{replica}.dlq")
