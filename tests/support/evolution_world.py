@@ -67,6 +67,8 @@ def _parent(**options: Any) -> sa.Column[Any]:
     return sa.Column("parent_id", sa.ForeignKey("parent.id", name=options.pop("name")), **options)
 
 
+_TITLE = Unique("title", "column_renamed_n")
+
 CHANGES: dict[str, Change] = {
     "column_added": Change(
         [], [_column("more")], ["ALTER TABLE {t} ADD more varchar(20)"],
@@ -88,6 +90,13 @@ CHANGES: dict[str, Change] = {
     "column_dropped": Change(
         [_column("gone", nullable=False), _column("kept")], [_column("kept")], ["ALTER TABLE {t} DROP gone"],
         [{"id": 1, "gone": "a", "kept": "b"}], [{"id": 2, "kept": "c"}], {"gone": True, "kept": True},
+    ),
+    "column_renamed": Change(
+        [_column("name", nullable=False), Unique("name", "column_renamed_n"), _column("kept")],
+        [_column("kept"), _column("title", nullable=False, info={"rowcast": {"was": "name"}}), _TITLE],
+        ["ALTER TABLE {t} RENAME name TO title"],
+        [{"id": 1, "name": "a", "kept": "k"}], [{"id": 2, "title": "b", "kept": "l"}],
+        {"title": False, "kept": True}, unique=["title"],
     ),
     "column_relaxed": Change(
         [_column("note", nullable=False)], [_column("note")], ["ALTER TABLE {t} ALTER note DROP NOT NULL"],

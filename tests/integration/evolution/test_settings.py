@@ -140,6 +140,27 @@ def test_rows_of_older_shapes_follow_the_newest(engine: str, new_database: NewDa
         assert columns(replica) == {"id": False, "n": False, "when": True, "note": True}
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_rows_with_the_former_name_of_a_column_follow(engine: str, new_database: NewDatabase) -> None:
+    """Old and new processes write side by side, and a large value passes unchanged."""
+    old = shape("thing", column("name", LONG, nullable=False), column("n"), unique=[("name",)])
+    new = shape("thing", column("n"), replace(column("title", LONG, nullable=False), was=("label", "name")))
+    with direct_replica(new_database(engine), old) as replica:
+        replica.apply(("c", "thing", {"id": 1, "name": "a", "n": 1}))
+        early = [
+            replica.change("u", "thing", {"id": 1, "name": "b", "n": 2**62}),
+            replica.change("c", "thing", {"id": 3, "name": "d", "n": None}),
+        ]
+        replica.add(replace(new, unique=(("title",),)))
+        replica.apply(("c", "thing", {"id": 2, "title": "c", "n": 2}))
+        assert columns(replica) == {"id": False, "n": True, "title": False}
+        replica.apply_changes(*early, replica.change("u", "thing", {"id": 2, "title": "e", "n": 2}))
+        # The values move between rows of both shapes.
+        swap = early[0]._replace(after=b'{"id":1,"name":"e","n":4}')
+        replica.apply_changes(swap, replica.change("u", "thing", {"id": 2, "title": "b", "n": 2}))
+        assert replica.rows("thing", "id", "title", "n") == [(1, "e", 4), (2, "b", 2), (3, "d", None)]
+
+
 def test_sqlite_does_not_write_a_table_again_that_has_more_than_a_worker_writes(new_database: NewDatabase) -> None:
     with direct_replica(new_database("sqlite"), BEFORE) as replica:
         replica.database.execute("ALTER TABLE thing ADD COLUMN mine INTEGER CHECK (mine > 0)")

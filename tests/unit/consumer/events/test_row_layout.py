@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rowcast.consumer.events.row_layout import RowLayout, RowLayouts, matches_any
@@ -58,3 +60,13 @@ def test_patterns_match_whole_names() -> None:
     assert matches_any("public.orders", ["stock.*", "public.ord*"])
     assert not matches_any("public.orders", ["public.ord"])
     assert not matches_any("public.orders", [])
+
+
+def test_a_lost_layout_keeps_the_former_names_of_columns() -> None:
+    """The row of an older shape is read by the names of its time, and translated when it is written."""
+    layouts = RowLayouts()
+    title = replace(column("title", "text"), was=("name",))
+    layouts.add("2", shape("thing", title, column("n"), unique=[("title",)]), 0)
+    found = layouts.infer("public.thing", "1", ["id", "name"])
+    assert found.columns == ("id", "name")
+    assert found.shape.column("name").type.name == "text"

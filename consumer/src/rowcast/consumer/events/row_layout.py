@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from rowcast.consumer.events.row_decoders import RowDecoders
@@ -117,6 +117,7 @@ class RowLayouts:
         if shape is None:
             raise DataError(self.no_shape(table))
         names = frozenset(columns)
+        shape = _with_former_names(shape, names)
         dropped = ", ".join(sorted(names - {c.name for c in shape.columns}))
         fault = ""
         if not names.issuperset(shape.primary_key):
@@ -138,6 +139,14 @@ class RowLayouts:
             layout = RowLayout(shape, tuple(c.name for c in shape.columns if c.name in names))
             self._inferred[shape, names] = layout
         return layout
+
+
+def _with_former_names(shape: TableShape, names: frozenset[str]) -> TableShape:
+    """Return the shape with the names that its columns had in a row with these columns."""
+    former = {new: old for old, new in shape.new_names(names).items()}
+    if not former:
+        return shape
+    return shape.with_columns(replace(column, name=former.get(column.name, column.name)) for column in shape.columns)
 
 
 def matches_any(table: str, patterns: Iterable[str]) -> bool:

@@ -27,7 +27,7 @@ from rowcast.consumer.events.change import Change, lsn_of
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
-from rowcast.consumer.replica.dialects import OrphanError, ReplicaDialect, TouchedKeys
+from rowcast.consumer.replica.dialects import OrphanError, ReplicaDialect, ReplicaTable, TouchedKeys
 from rowcast.consumer.replica.fold import TableChanges, fold, group_by_table
 from rowcast.consumer.replica.pieces import pieces, runs_in_order
 from rowcast.consumer.replica.positions import LastApplied, Positions
@@ -242,7 +242,7 @@ class Applier:
                 elif change.after is None:
                     self._replica.delete(connection, table, change.layout, [change.key])
                 else:
-                    self._replica.upsert(connection, table, change.layout, [change.after])
+                    self._write(connection, table, change.layout, [change.after])
 
     def _write_with_suspended_constraints(self, connection: Connection, transaction: Transaction) -> None:
         groups = group_by_table(fold(transaction.changes), self.table_order())
@@ -275,7 +275,14 @@ class Applier:
         for group in groups:
             for layout, images in group.upserts.items():
                 table, create = self._tables.table(group.table), group.create[layout]
-                self._replica.upsert(connection, table, layout, images, create)
+                self._write(connection, table, layout, images, create)
+
+    def _write(
+        self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes],
+        create: Sequence[bool] = (),
+    ) -> None:  # fmt: skip
+        renamed = self._tables.renamed
+        self._replica.upsert(connection, table, renamed.layout(layout), renamed.images(layout, images), create)
 
     def table_order(self) -> list[str]:
         """Return the names of the tables, parents first."""

@@ -17,6 +17,7 @@ from rowcast.consumer.replica.evolution.shape_changes import require_compatible,
 from rowcast.consumer.replica.evolution.steps import Step, carry_out, require_no_steps
 from rowcast.consumer.replica.known_columns import KnownColumns
 from rowcast.consumer.replica.part import TablesChangedError
+from rowcast.consumer.replica.renamed_columns import RenamedColumns
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
@@ -59,6 +60,8 @@ class ReplicaTables:
         self._fitting: set[RowLayout] = set()
         self._definitions: TableDefinitions | None = None
         self._trigger_warnings = TriggerWarnings(replica)
+        self.renamed = RenamedColumns()
+        """The names that the columns of older shapes have now."""
 
     def shapes(self) -> list[TableShape]:
         """Return the shapes of the tables that are ready."""
@@ -117,6 +120,7 @@ class ReplicaTables:
         self._inspect(connection, inspector, columns, wanted)
         self._trigger_warnings.warn_of_new(connection, [self._name(shape) for shape in wanted])
         self._shapes |= {shape.full_name: shape for shape in wanted}
+        self.renamed.add(wanted)
         self._prepare_layouts(connection, layouts)
 
     def _evolve(
@@ -146,11 +150,11 @@ class ReplicaTables:
         created = self.created_by_worker(connection)
         for layout in layouts:
             if layout.table in created and layout.table in self._shapes:
-                columns = self._read_columns(connection, [layout.shape])
-                table = self._evolving(columns, layout.shape, layout.shape, created=True)
+                columns, renamed = self._read_columns(connection, [layout.shape]), self.renamed.layout(layout)
+                table = self._evolving(columns, renamed.shape, renamed.shape, created=True)
                 inspector, definitions = sa.inspect(connection), self.definitions(connection.dialect)
                 planner = Planner(connection, inspector, self._replica, definitions)
-                if self._change(connection, chain(planner.widened(table), planner.relaxed(table, layout))):
+                if self._change(connection, chain(planner.widened(table), planner.relaxed(table, renamed))):
                     columns.forget(table.name)
                     self._inspect(connection, sa.inspect(connection), columns, [self._shapes[layout.table]])
             self._fitting.add(layout)
@@ -191,13 +195,13 @@ class ReplicaTables:
 
     def require_replaceable(self, connection: Connection, layout: RowLayout) -> None:
         """Raise NotReplaceableError if deleting rows of the table and writing them again would lose anything."""
-        table = self.table(layout.table)
+        table, layout = self.table(layout.table), self.renamed.layout(layout)
         reason = f"table {table.name}: a unique value moves between rows, so the rows must be deleted and written again"
         written = {name for name, column in table.columns.items() if not column.generated}
         if others := written - layout.names:
             raise NotReplaceableError(
                 f"{reason}, but the source has no value for their columns {', '.join(sorted(others))}. "
-                "Drop the unique key."
+                "Drop the columns, as with rowcast migrate REPLICA --drop, or the unique key."
             )
         if self._replica.suspends_foreign_keys:
             return

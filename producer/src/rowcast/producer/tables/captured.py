@@ -207,6 +207,7 @@ def _check_foreign_keys(table: sa.Table) -> None:
 
 def _masked(shape: TableShape, column: ColumnShape, settings: ColumnSettings) -> ColumnShape:
     form = _form(settings)
+    column = replace(column, was=settings.was)
     if not form:
         return column
     # A default could say what the mask hides.

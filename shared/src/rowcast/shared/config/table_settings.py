@@ -41,6 +41,16 @@ class ColumnSettings(Section):
     salt: Annotated[SecretStr, Field(min_length=1)] | None = Field(
         default=None, description="Salt of the hash. Keep it secret, because it allows to try out values."
     )
+    was: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(),
+        description="The former name of a renamed column, or a list of all former names that events may have. Replicas "
+        "rename the column too. Without it, they keep the former column and add a new one.",
+    )
+
+    @field_validator("was", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("mask")
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import orjson
@@ -84,7 +85,7 @@ class ColumnShape:
 
     ``generated``: the primary computes the column, and a replica stores its value. ``type`` is the type of the
     published value, which is text for a masked column. ``identity``: the primary numbers the rows. ``default``: the
-    primary fills the column of a new row.
+    primary fills the column of a new row. ``was``: the former names of the column.
     """
 
     name: str
@@ -94,6 +95,7 @@ class ColumnShape:
     masking: Masking | None = None
     identity: IdentityShape | None = None
     default: ServerDefault | None = None
+    was: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +153,31 @@ class TableShape:
                 return column
         raise KeyError(name)
 
+    def new_names(self, names: Collection[str]) -> dict[str, str]:
+        """Return the present name of each of these columns that has been renamed since.
+
+        A name that another column has now is not a former name any more. A renamed column of the primary key makes
+        another key, so it is left out.
+        """
+        present = {column.name for column in self.columns}
+        return {
+            former: column.name
+            for column in self.columns
+            for former in column.was
+            if column.name not in (*names, *self.primary_key) and former in names and former not in present
+        }
+
+    def with_columns(self, columns: Iterable[ColumnShape]) -> TableShape:
+        """Return the shape with other columns, without the constraints besides the primary key, which name columns."""
+        return replace(self, columns=tuple(columns), unique=(), foreign_keys=(), indexes=())
+
     def to_json(self) -> bytes:
         """Return the value of a message on the schema topic, without its ``lsn``. ``parse_shape`` is the inverse."""
         return orjson.dumps(self, _members, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS)
 
 
 # Left out of the document when empty, so that a shape without them has the version that earlier releases gave it.
-_LATER_MEMBERS = frozenset(("identity", "default", "on_delete", "on_update", "indexes"))
+_LATER_MEMBERS = frozenset(("identity", "default", "was", "on_delete", "on_update", "indexes"))
 
 
 def _members(described: Any) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class _Column(StrictForm):
     masking: _Masking | None = None
     identity: _Identity | None = None
     default: _Default | None = None
+    was: tuple[Name, ...] = ()
 
     def column(self) -> ColumnShape:
         return ColumnShape(
@@ -105,6 +106,7 @@ class _Column(StrictForm):
             None if self.masking is None else Masking(**dict(self.masking)),
             None if self.identity is None else IdentityShape(**dict(self.identity)),
             None if self.default is None else self.default.default(),
+            self.was,
         )
 
 

@@ -46,6 +46,8 @@ class Planner:
         fit the table at their time. If not, a statement may come twice.
         """
         for table in tables:
+            if table.created:
+                yield from self._renamed(table)
             yield from self._added(table)
             yield from self.widened(table)
         own = [table for table in tables if table.created]
@@ -55,6 +57,18 @@ class Planner:
             yield from self._loosened(table)
         for table in own:
             yield from self._dropped_indexes(table)
+
+    def _renamed(self, table: EvolvingTable) -> Iterator[Step]:
+        """Yield the columns that the source has renamed. Events of older shapes are read by the new names."""
+        quoted = quoted_name(self._connection, *table.name)
+        for old, new in table.shape.new_names(table.columns.keys()).items():
+            pair = (quoted_name(self._connection, None, name) for name in (old, new))
+            statement = f"ALTER TABLE {quoted} RENAME COLUMN {' TO '.join(pair)}"
+            yield Step(table.shape, f"column {old} renamed to {new}", (statement,))
+            table.columns = {
+                new if name == old else name: replace(column, name=new) if name == old else column
+                for name, column in table.columns.items()
+            }
 
     def _added(self, table: EvolvingTable) -> Iterator[Step]:
         """Yield the new columns, which may be NULL, because existing rows may have no value for them yet.
