@@ -46,7 +46,7 @@ def expressions() -> list[str]:
 
 
 def test_the_rules_are_valid_and_fire_when_they_should(tool: str) -> None:
-    assert "10 rules found" in check(tool, "check", "rules", "--lint-fatal", str(RULES))
+    assert "11 rules found" in check(tool, "check", "rules", "--lint-fatal", str(RULES))
     check(tool, "test", "rules", str(RULES.with_suffix(".test.yml")))
 
 

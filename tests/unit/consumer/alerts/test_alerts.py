@@ -28,7 +28,7 @@ OUTBOX: dict[str, Any] = {
 REPLICA: dict[str, Any] = {
     "state": "consistent", "reason": None, "since_ms": 0, "workers": 1, "worker_hosts": [], "owner": "b", "epoch": 1,
     "lsn": 1, "tx": "1", "applied_ts_ms": 1, "records": 0, "records_per_s": None, "behind_ms": 0, "outbox_read": True,
-    "verified": None, "topics": {},
+    "verified": None, "topics": {}, "dead_letters": {"transactions": 0, "events": 0, "oldest_ms": None},
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def settings(**replica: Any) -> Settings:
     return Settings(source="shop", replicas={"copy": options}, alerts=AlertSettings(behind=300.0))
 
 
+LETTERS = {"transactions": 2, "events": 5, "oldest_ms": 1}
 VERIFIED = {"at_ms": 1, "verdict": "different", "rows": 9, "differing": 2}
 SNAPSHOT = {"table": "public.orders", "state": "failed", "rows": 3, "reason": "no such column"}
 
@@ -63,6 +64,7 @@ SNAPSHOT = {"table": "public.orders", "state": "failed", "rows": 3, "reason": "n
         (status(replica={"state": "suspect", "reason": "restored"}), "replica suspect", "replica copy", "restored"),
         (status(replica={"workers": 0, "records": 7}), "no worker", "replica copy", "no worker runs, and 7 records"),
         (status(replica={"behind_ms": 301_000}), "replica behind", "replica copy", "a commit of 5 min 1 s ago"),
+        (status(replica={"dead_letters": LETTERS}), "dead letters", "replica copy", "lacks 2 transactions (5 events)"),
         (status(replica={"verified": VERIFIED}), "rows differ", "replica copy", "2 rows differed"),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",

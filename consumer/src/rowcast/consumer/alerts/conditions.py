@@ -70,6 +70,10 @@ def _of_replica(
         yield Condition("no worker", subject, f"no worker runs, and {replica.records:,} records wait")
     if limits.behind and replica.behind_ms > (limits.behind + due_after_s) * 1_000:
         yield Condition("replica behind", subject, f"it lacks a commit of {duration_text(replica.behind_ms)} ago")
+    if replica.dead_letters.events:
+        letters = replica.dead_letters
+        lacks = f"it lacks {letters.transactions:,} transactions ({letters.events:,} events), which it refused"
+        yield Condition("dead letters", subject, f"{lacks}: `rowcast dlq list`")
     if replica.verified is not None and replica.verified.differing:
         rows = f"{replica.verified.differing:,} rows differed from the primary at the last comparison"
         yield Condition("rows differ", subject, rows)
