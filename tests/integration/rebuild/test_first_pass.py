@@ -15,19 +15,17 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.progress import OnRebuildProgress, RebuildProgress, RebuildStoppedError
 from rowcast.consumer.rebuild.rebuild import rebuild
-from rowcast.consumer.replica.connection import Replica
-from rowcast.consumer.replica.dialects.naming import fresh_naming, fresh_source
+from rowcast.consumer.rebuild.rebuild_elsewhere import rebuild_into
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import ConfigurationError, RetriableError
+from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
 from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from servers.guard import Guard
 from support.forked_python import ForkedPython
-from support.kafka_source import Source
+from support.kafka_source import Source, column, shape
 from support.project import TESTS
 from support.rebuilds import Writer, rebuilt
 from support.worker_runs import CUSTOMER, NAME, ORDERS, Database, settings_for, work_once
@@ -181,27 +179,58 @@ def test_keys_that_partitions_were_added_between_are_read_in_order(
     assert f"topic {topic} has a key in another partition or form" in caplog.text
 
 
-def test_an_interrupted_load_notices_partitions_that_were_added_since(
-    settings: Settings, source: Source, replica: Database, caplog: pytest.LogCaptureFixture
+def test_only_the_same_command_goes_on_with_an_interrupted_load_and_it_notices_new_partitions(
+    settings: Settings,
+    source: Source,
+    replica: Database,
+    new_database: Callable[[str], str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     for n in range(50):
         source.put(("c", "customer", {"id": n, "email": f"old {n}"}))
     source.flush()
-
-    def stop() -> None:
-        raise RebuildStoppedError(NAME)
-
+    url, stop = new_database("postgresql"), threading.Event()
+    options = RebuildOptions(is_verified=False, processes=2)
+    # Before the processes have their jobs.
     with pytest.raises(RebuildStoppedError):
-        _rebuild(settings, act=stop)
-    fresh = Replica(fresh_source(source.name), NAME, settings.replica(NAME), RowLayouts(), fresh_naming())
-    with pytest.raises(ConfigurationError, match="interrupted while several processes"):
-        fresh.take_over()
-    fresh.close()
+        rebuild_into(settings, NAME, url, options, stop=stop, on_progress=_at_first("loading", stop.set))
+    assert not _processes(source.name)
+    elsewhere = settings_for(source.name, source.bootstrap, url)
+    with pytest.raises(ConfigurationError, match="interrupted while several processes filled the tables"):
+        work_once(elsewhere)
     topic = table_topic(source.name, "public", "customer")
     admin = AdminClient({"bootstrap.servers": source.bootstrap})
     [added] = admin.create_partitions([NewPartitions(topic, 3)]).values()
     added.result(10)
-    _rebuild(settings)
-    assert len(replica.rows("customer")) == 50
+    rebuild_into(settings, NAME, url, options, stop=threading.Event())
     assert f"topic {topic} has other partitions than before" in caplog.text
+    assert work_once(elsewhere).state == "consistent"
+    assert len(Database(url).rows("customer")) == 50
+
+
+def test_the_error_of_a_process_is_that_of_the_rebuild_and_tables_follow_their_shapes(
+    settings: Settings, source: Source, replica: Database
+) -> None:
+    for n in range(50):
+        source.put(("c", "customer", {"id": n, "email": f"{n}"}))
+    topic = table_topic(source.name, "public", "customer")
+    source.send(topic, b"no event", b'{"id":0}', 1)
+    source.flush()
+    said = rf"topic {topic}, partition 1, offset \d+.*rowcast rebuild copy --skip"
+    with pytest.raises(DataError, match=said) as error:
+        _rebuild(settings)
+    assert not _processes(source.name)
+    assert len(_shares(replica)) == 2
+    assert error.value.skip is not None
+
+    def change() -> None:
+        source.add(shape("customer", column("email", "text"), column("name", "text"), unique=[("email",)]))
+        source.transaction(("c", "customer", {"id": 50, "email": "50", "name": "new"}))
+
+    # A restart discards all shares.
+    options = RebuildOptions(is_verified=False, processes=2, restart=True, skip=[error.value.skip])
+    rebuild(settings, NAME, options, stop=threading.Event(), on_progress=_at_first("loading", change))
+    assert len(replica.rows("customer")) == 51
+    assert ("new",) in replica.rows("customer", "name")
+    assert not _shares(replica)

@@ -50,6 +50,8 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=theirs,
+                # Ctrl-C goes to all processes of a terminal's group. The rebuild decides when its processes end.
+                process_group=0,
             )
         finally:
             for descriptor in theirs:

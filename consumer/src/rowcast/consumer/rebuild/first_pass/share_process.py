@@ -39,8 +39,6 @@ def main() -> None:
     """Fork a process for each pair of pipes, and report how each has ended."""
     driver, *descriptors = sys.argv[1:]
     pipes = list(zip(map(int, descriptors[::2]), map(int, descriptors[1::2]), strict=True))
-    # Ctrl-C goes to all processes of a terminal. The rebuild decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import_module(driver)
     numbers = {_fork(pipes, number): number for number in range(len(pipes))}
     for pipe in pipes:
