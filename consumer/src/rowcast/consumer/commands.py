@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, serve_metrics
-from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress
+from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress, progress_of_each
 from rowcast.shared.cli.signals import stop_on_signals
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.process_end import end_process_soon
@@ -54,7 +55,13 @@ SkipTransactionOption = Annotated[
 @command()
 def worker(
     invocation: Invocation,
-    replica: ReplicaArgument,
+    replica: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REPLICA...", envvar="ROWCAST_REPLICA", help=r"\[replicas.NAME] in the configuration."),
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", envvar="ROWCAST_ALL", help="Apply to every replica of the configuration.")
+    ] = False,
     once: Annotated[
         bool,
         typer.Option("--once", envvar="ROWCAST_ONCE", help="Apply up to the present ends of the topics, then exit."),
@@ -63,51 +70,69 @@ def worker(
     skip_transaction: SkipTransactionOption = None,
     progress_interval: IntervalOption = DEFAULT_INTERVAL_S,
     metrics: MetricsOption = None,
-) -> None:
-    """Apply the topics to a replica.
+) -> int:
+    """Apply the topics to a replica, or to several.
 
     Start as many workers as you like. For each replica, a single worker is active. The rest stand by and take over when
     the active worker ends. SIGTERM and Ctrl-C finish the current batch.
     """
     from rowcast.consumer.reading.skips import transactions_of
     from rowcast.consumer.worker import run_worker
+    from rowcast.consumer.worker.multi_replica import run_workers
     from rowcast.shared.vitals import Vitals
-    from rowcast.shared.watchdog import watchdog
+    from rowcast.shared.watchdog import watchdogs
 
+    if not replica and not all_:
+        raise ConfigurationError("Missing argument 'REPLICA'. Name a replica of the configuration, or give --all.")
+    if replica and all_:
+        raise ConfigurationError("--all is every replica. Leave the names out, or leave --all out.")
     settings = invocation.settings()
+    names = replica or list(settings.replicas)
+    if not names:
+        raise ConfigurationError("no replica is configured. Add a [replicas.NAME] section with its url.")
     skipped = [*(skip or ()), *transactions_of(skip_transaction or ())]
-    vitals = Vitals(f"the worker of replica {replica!r}", {"source": settings.source, "replica": replica})
+    if skipped and len(names) > 1:
+        raise ConfigurationError("--skip is for a single replica. Name one.")
+    vitals = [Vitals(f"the worker of replica {name!r}", {"source": settings.source, "replica": name}) for name in names]
     with (
-        progress(
-            "applied", figures_of, log=_log, log_format=invocation.log_format, interval=progress_interval
+        progress_of_each(
+            "applied", figures_of, len(names), log=_log, log_format=invocation.log_format, interval=progress_interval
         ) as shown,
-        watchdog(vitals, settings.watchdog, end_process_soon) as dog,
-        _with_metrics(metrics, settings, replica, shown, dog) as on_progress,
+        watchdogs(((one, settings.watchdog) for one in vitals), end_process_soon) as dogs,
+        _with_metrics(metrics, settings, names, shown, dogs) as on_progress,
         stop_on_signals() as stop,
     ):
-        run_worker(settings, replica, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skipped)
+        if len(names) > 1:
+            return run_workers(settings, names, once=once, stop=stop, on_progress=on_progress, vitals=vitals)
+        (name,), (moved,), (beat,) = names, on_progress, vitals
+        run_worker(settings, name, once=once, stop=stop, on_progress=moved, vitals=beat, skip=skipped)
+    return 0
 
 
 @contextmanager
 def _with_metrics(
-    address: str | None, settings: Settings, replica: str, shown: Callable[[WorkerProgress], None], dog: Watchdog
-) -> Iterator[Callable[[WorkerProgress], None]]:
-    """Yield a callback that shows progress. With an address, serve metrics and the health of the process too."""
+    address: str | None,
+    settings: Settings,
+    names: Sequence[str],
+    shown: Sequence[Callable[[WorkerProgress], None]],
+    dogs: Sequence[Watchdog],
+) -> Iterator[Sequence[Callable[[WorkerProgress], None]]]:
+    """Yield a callback for each replica that shows progress. With an address, serve metrics and the health too."""
     if address is None:
         yield shown
         return
     require_metrics()
     from rowcast.consumer.status.lag import replica_status
-    from rowcast.consumer.worker.metrics import WorkerMetrics
+    from rowcast.consumer.worker.metrics import WorkerMetrics, together
 
-    metrics = WorkerMetrics(settings.source, replica, lambda: replica_status(settings, replica))
+    metrics = [WorkerMetrics(settings.source, name, partial(replica_status, settings, name)) for name in names]
 
-    def show_and_serve(progress: WorkerProgress) -> None:
-        shown(progress)
-        metrics.moved(progress)
+    def both(show: Callable[[WorkerProgress], None], own: WorkerMetrics, progress: WorkerProgress) -> None:
+        show(progress)
+        own.moved(progress)
 
-    with serve_metrics(address, metrics, [dog]):
-        yield show_and_serve
+    with serve_metrics(address, together(metrics), dogs):
+        yield [partial(both, show, own) for show, own in zip(shown, metrics, strict=True)]
 
 
 @command()

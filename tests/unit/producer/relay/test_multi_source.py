@@ -15,12 +15,12 @@ from rowcast.shared.config.settings import Settings
 def test_a_failure_stays_if_the_relay_is_asked_to_stop_while_it_tries_again() -> None:
     stop, failure = threading.Event(), Failure("the outbox is damaged", 1)
     settings = Settings(source="shop", kafka={"bootstrap.servers": "127.0.0.1:1"}, primary={"url": "sqlite://"})
-    source = _Source(settings, sa.create_engine("sqlite://"), False, stop, lambda _: None, lambda: None)
+    source = _Source(settings, sa.create_engine("sqlite://"), False, stop, lambda _: None)
     leading = RelayProgress("shop", state="leading")
-    source.failure = failure
+    source.work.failure = failure
     stop.set()
     source._moved(leading)
-    assert source.failure is failure
+    assert source.work.failure is failure
     stop.clear()
     source._moved(leading)
-    assert source.failure is None
+    assert source.work.failure is None

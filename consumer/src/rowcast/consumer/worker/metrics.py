@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import get_args
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -96,3 +97,21 @@ class WorkerMetrics(Collector):
             gauge = GaugeMetricFamily(name, description, labels=_LABELS)
             gauge.add_metric(self._names, value)
             yield gauge
+
+
+def together(collectors: Sequence[WorkerMetrics]) -> Collector:
+    """Return a collector of the metrics of several workers, each metric once with the samples of all."""
+    return collectors[0] if len(collectors) == 1 else _Together(collectors)
+
+
+class _Together(Collector):
+    def __init__(self, collectors: Sequence[WorkerMetrics]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        found: dict[str, Metric] = {}
+        for metric in chain.from_iterable(collector.collect() for collector in self._collectors):
+            known = found.setdefault(metric.name, metric)
+            if known is not metric:
+                known.samples += metric.samples
+        yield from found.values()

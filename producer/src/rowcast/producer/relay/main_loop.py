@@ -27,7 +27,7 @@ from rowcast.producer.relay.upkeep.stall_warnings import StallWarnings
 from rowcast.producer.relay.upkeep.vacuum import Vacuum
 from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
-from rowcast.shared.cli.logs import name_source
+from rowcast.shared.cli.logs import named
 from rowcast.shared.config.settings import RelaySettings, Settings
 from rowcast.shared.database.driver_errors import ServerFault, has_known_fault, server_fault
 from rowcast.shared.database.driver_messages import first_line
@@ -123,7 +123,12 @@ class Relay:
 
     def _run(self, run: _Run) -> None:
         shown = row_values.shown_if(self._settings.log_values)
-        with name_source(self._settings.source), watched_connections(), shown, self.vitals.pulse("publishing") as pulse:
+        with (
+            named({"source": self._settings.source}),
+            watched_connections(),
+            shown,
+            self.vitals.pulse("publishing") as pulse,
+        ):
             self._beat = pulse.beat
             self._retry_until_done(run)
 

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
@@ -136,26 +136,25 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-_source: ContextVar[str | None] = ContextVar("rowcast_source", default=None)
+_names: ContextVar[Mapping[str, str]] = ContextVar("rowcast_names", default={})  # noqa: B039  # never changed
 
 
 @contextmanager
-def name_source(name: str) -> Iterator[None]:
-    """Add the source to all log lines of this thread until the block ends."""
-    token = _source.set(name)
+def named(names: Mapping[str, str]) -> Iterator[None]:
+    """Add names, such as the source, to all log lines of this thread until the block ends."""
+    token = _names.set({**_names.get(), **names})
     try:
         yield
     finally:
-        _source.reset(token)
+        _names.reset(token)
 
 
-class SourceFilter(logging.Filter):
-    """Add the source of ``name_source`` to each record."""
+class NameFilter(logging.Filter):
+    """Add the names of ``named`` to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        name = _source.get()
-        if name is not None:
-            record.source = name
+        for name, value in _names.get().items():
+            setattr(record, name, value)
         return True
 
 
@@ -192,7 +191,7 @@ def configure(log_format: LogFormat, level: LogLevel) -> None:
         handler = _ConsoleHandler()
         handler.setFormatter(TextFormatter())
     handler.addFilter(RepeatFilter())
-    handler.addFilter(SourceFilter())
+    handler.addFilter(NameFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -1,0 +1,61 @@
+"""Run the workers of several replicas in one process, each in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.worker.progress import OnWorkerProgress, WorkerProgress
+from rowcast.shared.cli.side_by_side import Work, run_side_by_side
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.vitals import Vitals
+
+_log = logging.getLogger("rowcast.worker")
+
+
+def run_workers(
+    settings: Settings,
+    replicas: Sequence[str],
+    *,
+    once: bool,
+    stop: threading.Event,
+    on_progress: Sequence[OnWorkerProgress],
+    vitals: Sequence[Vitals],
+) -> int:
+    """Run a worker for each replica until ``stop`` is set, or to the present ends of the topics if ``once``.
+
+    Each worker reads the topics by itself, because replicas are at different positions. A replica that stops does not
+    stop the others. Return the exit code: 0, or the code of the worst failure. Return early if all have failed. Raise
+    ConfigurationError for a replica that is named twice or not configured.
+    """
+    if len(set(replicas)) < len(replicas):
+        raise ConfigurationError(f"a replica is named twice: {', '.join(replicas)}. Name each once.")
+    for name in replicas:
+        settings.replica(name)
+    workers = [
+        _worker(settings, name, once, stop, moved, beat)
+        for name, moved, beat in zip(replicas, on_progress, vitals, strict=True)
+    ]
+    return run_side_by_side(workers, once=once, stop=stop, log=_log)
+
+
+def _worker(
+    settings: Settings, name: str, once: bool, stop: threading.Event, on_progress: OnWorkerProgress, vitals: Vitals
+) -> Work:
+    run: Callable[..., WorkerProgress] = partial(run_worker, settings, name, once=once, stop=stop, vitals=vitals)
+    work = Work(lambda: None, {"replica": name})
+
+    def moved(progress: WorkerProgress) -> None:
+        if progress.active and progress.state not in ("stopped", "suspect") and not stop.is_set():
+            work.failure = None
+        on_progress(progress)
+
+    def apply() -> None:
+        run(on_progress=moved)
+
+    work.run = apply
+    return work
