@@ -77,7 +77,7 @@ def loosened_table(connection: Connection, loosening: Loosening, more: Sequence[
     if words := sorted(set(_own_words(connection, name))):
         raise ConfigurationError(
             f"table {name}: SQLite changes NOT NULL, defaults and foreign keys only by writing the table again, and "
-            f"its definition has {', '.join(words)}, which would be lost. {REBUILD} --tables {name}"
+            f"its definition has {', '.join(words)}, which would be lost. {REBUILD}"
         )
     parts = [
         column_part(
