@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from support.relay.threads import running_thread
 from support.worker_runs import NAME, Database, settings_for, work_once
 
 
-def models(amount: sa.types.TypeEngine[object], *, key: bool = False) -> sa.MetaData:
+def models(amount: Any, *, key: bool = False) -> sa.MetaData:
     metadata = sa.MetaData()
     sa.Table("shop", metadata, sa.Column("id", sa.Integer, primary_key=True))
     sa.Table(

@@ -65,7 +65,7 @@ def _open(settings: Settings, name: str) -> Engine:
         # Connecting would create an empty file.
         raise ConfigurationError(f"{label}: there is no file {url.database}. Start `rowcast worker {name}`.")
     engine = open_engine(url, label, pooled=False)
-    replica_dialect(engine.dialect.name).configure(engine)
+    replica_dialect(engine.dialect.name).configure_reader(engine)
     reach(engine, label)
     inspector = sa.inspect(engine)
     if not all(inspector.has_table(table.name) for table in METADATA.sorted_tables):

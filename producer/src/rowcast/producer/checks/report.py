@@ -7,15 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
+import sqlalchemy as sa
 from rich.console import Console
 from rich.text import Text
 
+from rowcast.producer.checks.planned_shapes import planned_shapes
 from rowcast.shared.cli import logs
 from rowcast.shared.cli.app import option_variables
-from rowcast.shared.cli.contributions import CHECKS, load_contributions
+from rowcast.shared.cli.contributions import CHECKS, PLANNED_CHANGES, load_contributions
 from rowcast.shared.cli.output import print_json
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import ConfigurationError, UnreachableError
 from rowcast.shared.findings import Finding, Verdict
 
 # The order in which a row passes the areas.
@@ -36,12 +40,15 @@ _WIDEST_AREA = 24
 _EXIT_CODES = ((Verdict.configuration, 2), (Verdict.unreachable, 3), (Verdict.missing, 1))
 
 
-def report(settings: Settings, *, as_json: bool) -> int:
-    """Print the findings to standard output, and return the exit code."""
+def report(settings: Settings, *, as_json: bool, models: sa.MetaData | None = None) -> int:
+    """Print the findings to standard output, and return the exit code.
+
+    ``models``: also say what the replicas will do when the primary has these tables.
+    """
     console = Console(highlight=False)
     lines = _Lines(console, settings)
     seen = []
-    for found in _findings(settings):
+    for found in chain(_findings(settings), _planned(settings, models)):
         finding = replace(found, message=logs.mask(found.message), hint=logs.mask(found.hint))
         seen.append(finding)
         if not as_json:
@@ -63,6 +70,22 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     checks = dict(load_contributions(CHECKS))
     for name in sorted(checks, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER)):
         yield from checks[name](settings)
+
+
+def _planned(settings: Settings, models: sa.MetaData | None) -> Iterator[Finding]:
+    """Yield what a migration to these models will do to the replicas."""
+    if models is None:
+        return
+    try:
+        shapes = planned_shapes(settings, models)
+    except ConfigurationError as error:
+        yield Finding("models", Verdict.configuration, str(error))
+        return
+    except UnreachableError as error:
+        yield Finding("models", Verdict.unreachable, str(error))
+        return
+    for _, planned_changes in load_contributions(PLANNED_CHANGES):
+        yield from planned_changes(settings, shapes)
 
 
 def _configuration(settings: Settings) -> Iterator[Finding]:

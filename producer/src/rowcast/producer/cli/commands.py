@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rowcast.producer.cli.metadata_option import METADATA, load_metadata
 from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.cli.metrics_server import MetricsOption, require_metrics, serve_metrics
 from rowcast.shared.cli.progress import DEFAULT_INTERVAL_S, IntervalOption, figures_of, progress, progress_of_each
@@ -178,6 +179,16 @@ def snapshot(
 def check(
     invocation: Invocation,
     as_json: Annotated[bool, typer.Option("--json", envvar="ROWCAST_JSON", help="Print the findings as JSON.")] = False,
+    metadata: Annotated[
+        str | None,
+        typer.Option(
+            METADATA[0],
+            envvar=METADATA[1],
+            metavar=METADATA[2],
+            help="The application's MetaData or declarative base after a migration: say what the migration will do to "
+            "each replica.",
+        ),
+    ] = None,
 ) -> int:
     """Check all databases and Kafka of the configuration, and say what is missing and how to add it.
 
@@ -186,7 +197,8 @@ def check(
     """
     from rowcast.producer.checks.report import report
 
-    return report(invocation.settings(), as_json=as_json)
+    models = None if metadata is None else load_metadata(metadata)
+    return report(invocation.settings(), as_json=as_json, models=models)
 
 
 @command(config="none")

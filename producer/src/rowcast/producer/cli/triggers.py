@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rowcast.producer.cli.metadata_option import METADATA, load_metadata
 from rowcast.shared.cli.command import Invocation, command, command_group
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
     from sqlalchemy.engine import Engine
 
     from rowcast.producer.triggers.reflected_tables import ReflectedTables
@@ -36,9 +35,9 @@ Tables = Annotated[
 MetadataOption = Annotated[
     str | None,
     typer.Option(
-        "--metadata",
-        envvar="ROWCAST_METADATA",
-        metavar="MODULE:ATTRIBUTE",
+        METADATA[0],
+        envvar=METADATA[1],
+        metavar=METADATA[2],
         help="The application's MetaData or declarative base (default: the tables as the database describes them).",
     ),
 ]
@@ -143,19 +142,10 @@ def _primary(settings: Settings, metadata: str | None) -> Iterator[tuple[Engine,
     from rowcast.producer.triggers.reflected_tables import ReflectedTables
     from rowcast.shared.database.engines import open_engine, reach
 
-    definitions = ReflectedTables(None if metadata is None else _load_metadata(metadata), settings.tables)
+    definitions = ReflectedTables(None if metadata is None else load_metadata(metadata), settings.tables)
     engine = open_engine(settings.require_primary().sqlalchemy_url, "primary", pooled=False)
     try:
         reach(engine, "primary")
         yield engine, definitions
     finally:
         engine.dispose()
-
-
-def _load_metadata(name: str) -> sa.MetaData:
-    from rowcast.producer.tables.named_metadata import named_metadata
-
-    # Modules in the working directory can be imported, as in a script.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    return named_metadata(name)

@@ -1,10 +1,11 @@
 """Load the contributions of both sides to common commands: ``rowcast check``, ``status``, ``verify`` and ``rebuild``.
 
 The sides never import each other. They contribute functions through entry points: a check takes the settings and
-yields findings, a status function takes the settings and the bound on a commit's age, and returns a ``SideStatus``. A
-snapshot function publishes all rows of tables again, and returns the first lsn from which on they are. A repair
-function sends rows again for ``rowcast verify --repair``. A promotion function creates the outbox tables in a replica
-that becomes a primary. A dead letter function opens a queue for ``rowcast dlq``.
+yields findings. A check of planned changes takes the shapes of the application's models too. A status function takes
+the settings and the bound on a commit's age, and returns a ``SideStatus``. A snapshot function publishes all rows of
+tables again, and returns the first lsn from which on they are. A repair function sends rows again for ``rowcast verify
+--repair``. A promotion function creates the outbox tables in a replica that becomes a primary. A dead letter function
+opens a queue for ``rowcast dlq``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rowcast.shared.errors import ConfigurationError, UnreachableError
 from rowcast.shared.findings import Finding, Verdict
 
 CHECKS = "rowcast.checks"
+PLANNED_CHANGES = "rowcast.planned_changes"
 STATUS = "rowcast.status"
 SNAPSHOTS = "rowcast.snapshots"
 REPAIR = "rowcast.repair"

@@ -1,0 +1,85 @@
+"""Say what a migration will do to each replica, for ``rowcast check --metadata``, before anything is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND, with_command
+from rowcast.consumer.events.row_layout import matches_any
+from rowcast.consumer.migration.migrate import recorded_tables
+from rowcast.consumer.migration.preview import Preview, Recorded, TablePreview
+from rowcast.consumer.replica.dialects import replica_dialect
+from rowcast.consumer.replica.positions import read_row
+from rowcast.consumer.replica.worker_tables import METADATA
+from rowcast.shared.cli.contributions import open_for_check
+from rowcast.shared.config.settings import Evolution, Settings
+from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.tables.shape import TableShape
+
+
+def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterator[Finding]:
+    """Yield what happens to each table of each replica when the source has these shapes."""
+    for name, replica in settings.replicas.items():
+        area = f"replica {name!r}"
+        # The other checks have reported a replica that does not answer.
+        engine = _result_of(open_for_check(replica.sqlalchemy_url, area))
+        if engine is None or not all(sa.inspect(engine).has_table(table.name) for table in METADATA.sorted_tables):
+            continue
+        wanted = [shape for shape in shapes if matches_any(shape.full_name, replica.tables)]
+        dialect = replica_dialect(engine.dialect.name)
+        dialect.configure_reader(engine)
+        with engine.connect() as connection, connection.begin():
+            recorded, row = recorded_tables(connection, settings.source), read_row(connection, settings.source)
+            is_consistent = row is not None and row.state == "consistent"
+            preview = Preview(connection, dialect, recorded, wanted, is_consistent=is_consistent)
+            for table in preview.tables():
+                yield from _of_table(table, recorded, replica.evolution, name, area)
+        engine.dispose()
+
+
+def _result_of(steps: Iterator[Finding]) -> Engine | None:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            engine: Engine | None = end.value
+            return engine
+
+
+def _of_table(
+    table: TablePreview, recorded: Recorded, evolution: Evolution, name: str, area: str
+) -> Iterator[Finding]:  # fmt: skip
+    if table.stop:
+        stop = with_command(table.stop, REBUILD_COMMAND.replace("REPLICA", name))
+        fault, _, hint = stop.partition(". ")
+        yield Finding(area, Verdict.missing, f"the worker will stop: {fault}", hint.removesuffix("."), table.table)
+        return
+    what = ", ".join(what for what, _ in table.changes)
+    is_new = table.table not in recorded
+    if what and (evolution == "evolve" or is_new):
+        yield Finding(area, Verdict.ok, f"will change with the models: {table.table}: {what}", table=table.table)
+    elif what and evolution == "validate":
+        fault = f'the worker will stop (evolution = "validate"): {table.table}: {what}'
+        yield Finding(area, Verdict.missing, fault, f"after the migration: rowcast migrate {name} --apply", table.table)
+    elif what:
+        fault = f'will stay behind the models (evolution = "none"): {table.table}: {what}'
+        yield Finding(area, Verdict.warning, fault, f"after the migration: rowcast migrate {name} --apply", table.table)
+    if dropped := _dropped_now(table, recorded):
+        yield Finding(
+            area,
+            Verdict.warning,
+            f"{table.table}: {', '.join(dropped)} will be kept, because the models have no such column",
+            'if a column was renamed, say so: Column(info={"rowcast": {"was": "FORMER NAME"}})',
+            table.table,
+        )
+
+
+def _dropped_now(table: TablePreview, recorded: Recorded) -> list[str]:
+    """Return the kept columns that the source still has."""
+    if table.table not in recorded:
+        return []
+    before = {column.name for column in recorded[table.table][0].columns}
+    return [column for column in table.kept if column in before]

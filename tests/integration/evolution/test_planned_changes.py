@@ -1,0 +1,79 @@
+"""`rowcast check --metadata` says before a migration what each replica will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from fixtures.databases import NewDatabase
+from rowcast.consumer.checks.planned_changes import planned_changes
+from rowcast.producer import Capture
+from rowcast.producer.checks.planned_shapes import planned_shapes
+from rowcast.producer.relay import Relay
+from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.database.engines import open_engine
+from rowcast.shared.findings import Verdict
+from servers import Broker
+from support.command_line import environment, rowcast
+from support.worker_runs import NAME, settings_for, work_once
+
+MODELS = """
+import sqlalchemy as sa
+metadata = sa.MetaData()
+sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(20)))
+"""
+
+
+def models(*columns: sa.Column[int] | sa.Column[str]) -> sa.MetaData:
+    metadata = sa.MetaData()
+    sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), *columns)
+    return metadata
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "sqlite"])
+def test_what_each_replica_will_do(
+    engine: str, kafka: Broker, source_name: str, new_database: NewDatabase, tmp_path: Path
+) -> None:
+    url = new_database("sqlite")
+    settings = settings_for(source_name, kafka.bootstrap_servers, new_database(engine), url)
+    primary = open_engine(url, "primary", pooled=False)
+    before = models(sa.Column("name", sa.String(20), nullable=False), sa.Column("n", sa.Integer, unique=True))
+    capture = Capture(before, source=source_name)
+    capture.create_outbox(primary)
+    before.create_all(primary)
+    capture.install(primary)
+    with primary.begin() as connection:
+        connection.execute(sa.insert(before.tables["item"]), {"id": 1, "name": "a", "n": 1})
+    Relay(settings, primary).run_once()
+    work_once(settings)
+
+    def found(after: sa.MetaData, **options: str) -> list[tuple[Verdict, str]]:
+        replica = ReplicaSettings(url=settings.replicas[NAME].url, **options)
+        asked = settings.model_copy(update={"replicas": {NAME: replica}})
+        return [(f.verdict, f.message) for f in planned_changes(asked, planned_shapes(asked, after))]
+
+    assert found(before) == []
+    migrated = models(sa.Column("title", sa.String(20)), sa.Column("n", sa.Integer))
+    sa.Table("tag", migrated, sa.Column("id", sa.Integer, primary_key=True))
+    changes = found(migrated)
+    assert [verdict for verdict, _ in changes] == [Verdict.ok, Verdict.warning, Verdict.ok]
+    assert "main.item: column title added, NOT NULL of column name dropped, index rowcast_uq_" in changes[0][1]
+    assert "main.item: name will be kept" in changes[1][1]
+    assert changes[2][1].endswith("main.tag: table created")
+    assert found(migrated, evolution="validate")[0][0] is Verdict.missing
+    assert found(migrated, evolution="none")[0][0] is Verdict.warning
+    renamed = models(sa.Column("title", sa.String(20), info={"rowcast": {"was": "name"}}), sa.Column("n", sa.Integer))
+    assert "column name renamed to title" in found(renamed)[0][1]
+    ((verdict, message),) = found(models(sa.Column("name", sa.Integer), sa.Column("n", sa.Integer, unique=True)))
+    assert verdict is Verdict.missing
+    assert "the worker will stop: column name of table main.item has changed from string to int32" in message
+
+    (tmp_path / "shop_models.py").write_text(MODELS)
+    (tmp_path / "rowcast.toml").write_text(
+        f'source = "{source_name}"\n[kafka]\n"bootstrap.servers" = "{kafka.bootstrap_servers}"\n'
+        f'[primary]\nurl = "{url}"\n[replicas.copy]\nurl = "{settings.replicas[NAME].url.get_secret_value()}"\n'
+    )
+    result = rowcast("check", "--metadata", "shop_models:metadata", cwd=tmp_path, env=environment())
+    assert "will change with the models: main.item: NOT NULL of column name dropped" in result.stdout
