@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from rowcast.consumer.rebuild import rebuild as rebuild_module
+from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.dialects import mysql
+from rowcast.consumer.replica.taken import restore_foreign_keys
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError
 from servers import Broker
 from support.kafka_source import Source, column, shape
 from support.rebuilds import rebuilt
+from support.relay.threads import wait_until
 from support.worker_runs import CUSTOMER, ORDERS, Database, running_worker, settings_for, work_once
 
 SERVERS = ["postgresql", "mariadb", "mysql"]
@@ -207,6 +213,38 @@ def test_a_table_that_refers_to_itself_still_does_afterwards(
 
 
 @pytest.mark.shared_dialect
+@pytest.mark.parametrize("engine", ["mariadb", "mysql"])
+def test_readers_wait_no_longer_than_a_limit_behind_the_creation_of_foreign_keys(
+    new: NewShop, engine: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shop = new(engine)
+    keys, waited_s = shop.keys(), []
+    monkeypatch.setattr(mysql, "LOCK_S", 1)
+
+    def read() -> None:
+        wait_until(lambda: "are not created yet" in caplog.text)
+        began = time.monotonic()
+        shop.replica.rows("orders")
+        waited_s.append(time.monotonic() - began)
+        holder.rollback()
+
+    def restore(live: Replica, stop: threading.Event) -> None:
+        holder.exec_driver_sql("SELECT * FROM orders")
+        reader.start()
+        restore_foreign_keys(live, stop)
+
+    reader = threading.Thread(target=read, daemon=True)
+    monkeypatch.setattr(rebuild_module, "restore_foreign_keys", restore)
+    with shop.replica.engine.connect() as holder:
+        rebuilt(shop.settings, tables=["orders"])
+        reader.join(30)
+    assert waited_s
+    assert waited_s[0] < 5
+    assert shop.keys() == keys
+
+
+@pytest.mark.shared_dialect
 @pytest.mark.parametrize("engine", SERVERS)
 def test_a_worker_creates_the_foreign_keys_after_a_kill_between_swap_and_creation(new: NewShop, engine: str) -> None:
     shop = new(engine)
@@ -215,7 +253,7 @@ def test_a_worker_creates_the_foreign_keys_after_a_kill_between_swap_and_creatio
     class Killed(BaseException):
         pass
 
-    def kill(_: object) -> None:
+    def kill(*_: object) -> None:
         raise Killed
 
     with pytest.MonkeyPatch.context() as patched:

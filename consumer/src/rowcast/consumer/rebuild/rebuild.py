@@ -240,7 +240,7 @@ class _Rebuild:
                 return False
             if self._scope.is_part:
                 read_topics(self._settings, layouts)
-                restore_foreign_keys(live)
+                restore_foreign_keys(live, self._stop)
             return True
 
     def _catch_up_with(self, live: Replica) -> ReplicaRow:

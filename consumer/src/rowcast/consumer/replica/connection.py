@@ -86,6 +86,7 @@ class Replica:
         self._writer = self._new_writer()
         # Set after a fault, because the last transaction may or may not have been committed.
         self._in_doubt = False
+        self._lacks_constraints = False
         self._may_end_others: Callable[[], bool] = lambda: False
         self._timeline = 0
         self.state: StoredState = "loading"
@@ -241,15 +242,18 @@ class Replica:
         A consistent replica is loading afterwards if rows violate a constraint of a new shape.
         """
         shapes = self._layouts.latest_shapes()
-        if not layouts and not self._tables.needs_prepare(shapes):
+        if not layouts and not self._lacks_constraints and not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
             self._prepare_tables(connection, shapes, layouts)
+            # If a reader holds a table, the next call creates the constraints.
+            self._lacks_constraints = self.state == "consistent"
             if self.state == "consistent" and not self._create_new_constraints(connection):
                 # Not suspect: the rows may be from before the primary had the constraint.
                 self._positions.lose_consistency(connection)
                 self.state = "loading"
                 self._dialect.set_consistency(connection, consistent=False)
+            self._lacks_constraints = False
 
     def _prepare_tables(
         self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()

@@ -106,7 +106,8 @@ class Constraints:
 
     def _create_foreign_key(self, connection: Connection, full_name: str, key: sa.ForeignKeyConstraint) -> bool:
         try:
-            with connection.begin():
+            # A reader may hold one of both tables for long, and later readers wait behind the creation.
+            with connection.begin(), self._replica.bounded_lock_waits(connection):
                 for statement in self._replica.foreign_key_addition(connection, key):
                     connection.exec_driver_sql(statement)
         except exc.DBAPIError as error:

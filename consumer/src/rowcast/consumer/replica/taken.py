@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.promoted import PromotedError
+from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import RetriableError, SuspectError
 
@@ -56,13 +57,22 @@ def taken_replica(
         claim.release()
 
 
-def restore_foreign_keys(replica: Replica) -> None:
+def restore_foreign_keys(replica: Replica, stop: threading.Event) -> None:
     """Create the foreign keys between rebuilt tables and the other tables, which the swap has dropped.
 
-    A worker that takes the replica over after a kill does the same.
+    Try again while readers hold the tables, until ``stop`` is set. A worker that takes the replica over after a stop or
+    a kill does the same.
     """
-    replica.take_over()
-    replica.prepare()
+    backoff = Backoff(0.2, 10.0)
+    while True:
+        try:
+            replica.take_over()
+            replica.prepare()
+            return
+        except RetriableError as error:
+            _log.info("the foreign keys of the rebuilt tables are not created yet: %s", error)
+            if stop.wait(backoff.next_pause()):
+                return
 
 
 def _fence(replica: Replica) -> None:
