@@ -1,4 +1,4 @@
-"""Run Kafka Connect with Debezium's JDBC sink in a process without permanent data.
+"""Run Kafka Connect with Debezium's JDBC sink and PostgreSQL source in a process without permanent data.
 
 Tests define connectors by its API.
 """

@@ -16,7 +16,8 @@ from .run import run
 from .server import DatabaseServer
 
 # Two-phase commit is off by default. A parametrised suite sometimes holds more than the default of 100 connections.
-_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "20"}
+# Debezium's source reads the logical log.
+_SETTINGS = {"max_connections": "300", "max_prepared_transactions": "20", "wal_level": "logical"}
 # The data survive a killed server, but not a loss of power. synchronous_commit stays on, because a killed server would
 # otherwise forget confirmed transactions.
 _FAST = {"fsync": "off", "full_page_writes": "off"}
