@@ -26,6 +26,7 @@ from rowcast.shared.cli.app import application
 from rowcast.shared.cli.status_document import status_schema
 from rowcast.shared.config import settings, table_settings
 from rowcast.shared.config.alert_settings import AlertSettings
+from rowcast.shared.config.debezium_settings import DebeziumSettings
 from rowcast.shared.config.section import Section
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -47,6 +48,7 @@ SECTIONS: dict[str, tuple[type[Any], str | None]] = {
     "relay": (settings.RelaySettings, "RELAY__"),
     "alerts": (AlertSettings, "ALERTS__"),
     "watchdog": (settings.WatchdogSettings, "WATCHDOG__"),
+    "debezium": (DebeziumSettings, "DEBEZIUM__"),
 }
 
 

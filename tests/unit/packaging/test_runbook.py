@@ -24,6 +24,7 @@ _CODE = re.compile(r"`([^`\n]+)`")
 # The errors that stop a worker or relay, by the folders that raise them.
 _DATA = {"DataError", "SuspectError", "ConflictError", "ValueRefusedError", "OrphanError"}
 _STOPS = {
+    "consumer/src/rowcast/consumer/debezium": _DATA,
     "consumer/src/rowcast/consumer/events": _DATA,
     "consumer/src/rowcast/consumer/reading": _DATA,
     "consumer/src/rowcast/consumer/replica": {*_DATA, "ConfigurationError"},

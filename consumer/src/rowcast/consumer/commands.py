@@ -197,7 +197,7 @@ def verify(
 
     if dry_run and not repair:
         raise ConfigurationError("--dry-run belongs to --repair. Add --repair, or leave --dry-run out.")
-    settings = invocation.settings()
+    settings = invocation.relay_settings()
     with progress(
         "comparing", progress_figures, log=_verify_log, log_format=invocation.log_format, interval=progress_interval
     ) as on_progress:

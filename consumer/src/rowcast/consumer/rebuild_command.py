@@ -104,7 +104,7 @@ def rebuild(
     from rowcast.consumer.rebuild.rebuild import rebuild as rebuild_beside
     from rowcast.consumer.rebuild.rebuild_elsewhere import rebuild_into
 
-    settings = invocation.settings()
+    settings = invocation.relay_settings()
     if drop_old:
         dropped = drop_old_tables(settings, replica)
         typer.echo(f"dropped: {', '.join(dropped)}" if dropped else "no old tables")

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from rowcast.shared.config.alert_settings import AlertSettings
+from rowcast.shared.config.debezium_settings import DebeziumSettings
 from rowcast.shared.config.settings import (
     RelaySettings,
     ReplicaSettings,
@@ -250,6 +251,7 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
         "RELAY": RelaySettings,
         "ALERTS": AlertSettings,
         "WATCHDOG": WatchdogSettings,
+        "DEBEZIUM": DebeziumSettings,
         "REPLICAS__NAME": ReplicaSettings,
         "TABLES__NAME": TableSettings,
         "TABLES__NAME__COLUMNS__COLUMN": ColumnSettings,
@@ -265,5 +267,5 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
             else:
                 expected = "none" if field.default is None else json.dumps(field.default)
             assert default.split(" (")[0].strip("`") == expected, key
-    top_level = {"ROWCAST_SOURCE", "ROWCAST_LOG_VALUES", "ROWCAST_SIGNATURE_KEYS"}
+    top_level = {"ROWCAST_SOURCE", "ROWCAST_FORMAT", "ROWCAST_LOG_VALUES", "ROWCAST_SIGNATURE_KEYS"}
     assert set(rows) == {*top_level, "ROWCAST_PRIMARY__URL", "ROWCAST_KAFKA__BOOTSTRAP_SERVERS"}

@@ -127,6 +127,8 @@ def _state_finding(
             hint = f"let `rowcast worker {name}` run until it is consistent"
             return Finding(area, Verdict.warning, "loading: not yet a state that the primary had", hint)
     names = ", ".join(tables) or "none yet"
+    if row.state == "following":
+        return Finding(area, Verdict.ok, f"following: each row by itself, without transactions, tables: {names}")
     return Finding(area, Verdict.ok, f"consistent up to lsn {row.lsn}, tables: {names}")
 
 

@@ -32,8 +32,8 @@ def plain_message(key: bytes | None, value: bytes) -> tuple[bytes | None, bytes]
     if key is None:
         raise DataError("not a change event: the message has no key")
     try:
-        key_schema, key = _split(key)
-        schema, value = _split(value)
+        key_schema, key = split_schema(key)
+        schema, value = split_schema(value)
         key_decoders, row_decoders = _key_decoders(key_schema), _row_decoders(schema)
         if key_decoders:
             key = orjson.dumps(_decode(orjson.loads(key), key_decoders))
@@ -52,15 +52,15 @@ def plain_message(key: bytes | None, value: bytes) -> tuple[bytes | None, bytes]
 def plain_key(key: bytes) -> bytes:
     """Return the key of a tombstone without its schema. Raise DataError if the schema is invalid."""
     try:
-        schema, key = _split(key)
+        schema, key = split_schema(key)
         decoders = _key_decoders(schema)
         return orjson.dumps(_decode(orjson.loads(key), decoders)) if decoders else key
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not a key with a schema in Kafka Connect's form: {error!r}") from error
 
 
-def _split(message: bytes) -> tuple[bytes, bytes]:
-    """Return schema and payload."""
+def split_schema(message: bytes) -> tuple[bytes, bytes]:
+    """Return schema and payload of a message. Raise ValueError or KeyError if it has another form."""
     at = message.find(_PAYLOAD)
     if message.startswith(WITH_SCHEMA) and at > 0 and message[-1:] == b"}":
         return message[len(WITH_SCHEMA) : at], message[at + len(_PAYLOAD) : -1]

@@ -9,7 +9,7 @@ Partition = tuple[str, int]
 """A topic and the number of one of its partitions."""
 
 
-StoredState = Literal["loading", "consistent", "suspect", "promoting", "promoted"]
+StoredState = Literal["loading", "consistent", "following", "suspect", "promoting", "promoted"]
 """The values of ``rowcast_replica.state``."""
 
 
@@ -18,13 +18,16 @@ def message_target(partition: Partition, offset: int) -> str:
     return f"{partition[0]}:{partition[1]}:{offset}"
 
 
-ReplicaState = Literal["waiting", "loading", "consistent", "stopped", "suspect", "promoting", "promoted"]
+ReplicaState = Literal[
+    "waiting", "loading", "consistent", "following", "stopped", "suspect", "promoting", "promoted"
+]  # fmt: skip
 """The state of a replica as it is shown.
 
 ``waiting``: nothing has been applied yet. ``loading``: rows are missing, or come before the rows that they refer to.
-``consistent``: the rows are a state that the primary had. ``stopped``: the worker has ended with an error. ``suspect``:
-the rows are not those of the source any more. ``promoting``: `rowcast promote` was interrupted. ``promoted``: the
-replica is a primary now.
+``consistent``: the rows are a state that the primary had. ``following``: each row is as the source had it, and not all
+rows at the same moment, because the worker applies rows without their transactions. ``stopped``: the worker has ended
+with an error. ``suspect``: the rows are not those of the source any more. ``promoting``: `rowcast promote` was
+interrupted. ``promoted``: the replica is a primary now.
 """
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from rowcast.consumer.events.row_decoders import RowDecoders
 from rowcast.consumer.events.source_notes import SourceNotes
@@ -19,10 +20,14 @@ _log = logging.getLogger("rowcast.worker")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowLayout:
-    """A table's shape, and the columns of the shape that an event carries, in the order of the shape."""
+    """A table's shape, and the columns of the shape that an event carries, in the order of the shape.
+
+    ``keeps_others``: the replica keeps its values of the columns that the event leaves out, so the row must exist.
+    """
 
     shape: TableShape
     columns: tuple[str, ...]
+    keeps_others: bool = False
     table: str = field(init=False)
     """``schema.table``."""
     key: tuple[str, ...] = field(init=False)
@@ -41,6 +46,13 @@ class RowLayout:
         nulls = frozenset() if is_loosely_typed(self.shape.engine) else frozenset((type(None),))
         key_types = {name: types[name] - nulls for name in self.key}
         object.__setattr__(self, "decoders", RowDecoders({name: types[name] for name in self.columns}, key_types))
+
+
+@lru_cache(1_000)
+def layout_of_columns(shape: TableShape, names: frozenset[str]) -> RowLayout:
+    """Return the layout of a row with some columns of a shape. The replica keeps its values of the others."""
+    columns = tuple(column.name for column in shape.columns if column.name in names)
+    return RowLayout(shape, columns, keeps_others=len(columns) < len(shape.columns))
 
 
 class RowLayouts:

@@ -47,7 +47,7 @@ def promote(
     from rowcast.consumer.promotion.promote import promote as promote_replica
     from rowcast.consumer.promotion.report import report
 
-    settings = invocation.settings()
+    settings = invocation.relay_settings()
     options = PromotionOptions(accept_lost, accept_partial, dry_run)
     with stop_on_signals() as stop:
         result = promote_replica(settings, replica, options, stop=stop)

@@ -15,6 +15,7 @@ class Signal(Enum):
     """What the reader reports between transactions."""
 
     LOADED = "every event up to the topics' ends is in the queue"
+    FOLLOWING = "every event up to the topics' ends is in the queue, and everything goes by key"
     GAP = "events are lost for good, so everything that follows goes by key"
     DONE = "nothing follows"
 

@@ -59,7 +59,7 @@ def replay(
     from rowcast.consumer.replay.topic_output import to_topics
     from rowcast.consumer.topics.selection import Selection, parse_since
 
-    settings = invocation.settings()
+    settings = invocation.relay_settings()
     selection = Selection(tuple(table or ("*",)), key)
     wanted = WantedTransactions(
         0 if since is None else parse_since(since), None if until is None else parse_since(until), transaction

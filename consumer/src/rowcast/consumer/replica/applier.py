@@ -282,7 +282,11 @@ class Applier:
         create: Sequence[bool] = (),
     ) -> None:  # fmt: skip
         renamed = self._tables.renamed
-        self._replica.upsert(connection, table, renamed.layout(layout), renamed.images(layout, images), create)
+        written, renamed_images = renamed.layout(layout), renamed.images(layout, images)
+        if layout.keeps_others:
+            self._replica.update(connection, table, written, renamed_images)
+        else:
+            self._replica.upsert(connection, table, written, renamed_images, create)
 
     def table_order(self) -> list[str]:
         """Return the names of the tables, parents first."""

@@ -328,13 +328,11 @@ class Replica:
         start = Position(0, 0)
         remaining = []
         for transaction in run.transactions:
-            for partition, position in transaction.positions.items():
-                if applied.get(partition, start).next_offset < position.next_offset:
-                    remaining.append(transaction)
-                    break
-            else:
-                if transaction.unread and not transaction.positions:
-                    remaining.append(transaction)
+            places = transaction.positions.items()
+            is_new = any(applied.get(partition, start).next_offset < place.next_offset for partition, place in places)
+            # Without a position of its own, the changes are read again after a restart too.
+            if is_new or not places:
+                remaining.append(transaction)
         return Run(remaining)
 
     def become_consistent(self) -> bool:
@@ -364,6 +362,18 @@ class Replica:
         """Write that the replica is being promoted, so that no worker writes to it any more, or is a primary now."""
         with self._connected() as connection:
             self._positions.record_promotion(connection, state, time.time_ns() // 1_000_000)
+
+    def follow_rows(self) -> None:
+        """Write that every row is up to date by itself. No constraint between rows is created."""
+        with self._connected() as connection:
+            self._positions.change_state(connection, "following")
+        self.state = "following"
+        _log.info("%s is following: each row is as the source had it, and not all rows at the same moment", self._label)
+
+    def recorded_shapes(self) -> list[TableShape]:
+        """Return the last shapes of the tables that a worker has created or used."""
+        with self._connected() as connection, connection.begin():
+            return self._tables.recorded_shapes(connection)
 
     def begin_loading(self, deletes_known_ms: int = 0) -> None:
         """Drop the constraints, because the next events go by key.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, groupby, repeat
 from operator import is_not, not_
 
+import orjson
+
 from rowcast.consumer.events.change import TRUNCATE_KEY, Change, creates_of, image_of, key_of, layout_of, lsn_of
-from rowcast.consumer.events.row_layout import RowLayout
+from rowcast.consumer.events.row_layout import RowLayout, layout_of_columns
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ def fold(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
     for layout, group in groupby(changes, layout_of):
         run = list(group)
         runs.append(run)
+        if layout.keeps_others:
+            run = _completed(last.get(layout.table, {}), run)
         # An update keeps the place of a key in the order.
         last.setdefault(layout.table, {}).update(zip(map(key_of, run), run, strict=True))
     if any(TRUNCATE_KEY in rows for rows in last.values()):
@@ -51,8 +55,34 @@ def _fold_with_truncates(changes: Iterable[Change]) -> dict[str, dict[bytes, Cha
         rows = last.setdefault(change.layout.table, {})
         if change.is_truncate:
             rows.clear()
-        rows[change.key] = change
+        rows[change.key] = _completed(rows, [change])[0] if change.layout.keeps_others else change
     return last
+
+
+def _completed(before: Mapping[bytes, Change], run: Iterable[Change]) -> list[Change]:
+    """Return changes that leave columns out, each with the columns of the changes of its key before it.
+
+    ``before``: the last changes before the run.
+    """
+    newest: dict[bytes, Change] = {}
+    completed = []
+    for change in run:
+        earlier = newest.get(change.key) or before.get(change.key)
+        if earlier is not None and earlier.after is not None and change.after is not None:
+            change = _merged(earlier, earlier.after, change.after, change)
+        newest[change.key] = change
+        completed.append(change)
+    return completed
+
+
+def _merged(earlier: Change, before: bytes, after: bytes, change: Change) -> Change:
+    image = orjson.loads(before) | orjson.loads(after)
+    layout = earlier.layout
+    if not layout.names >= change.layout.names:
+        # A column was added in between, or another column is left out.
+        layout = layout_of_columns(change.layout.shape, frozenset(image))
+    image = {name: image[name] for name in layout.columns}
+    return change._replace(layout=layout, after=orjson.dumps(image), creates=earlier.creates)
 
 
 def group_by_table(folded: dict[str, dict[bytes, Change]], order: Sequence[str]) -> list[TableChanges]:

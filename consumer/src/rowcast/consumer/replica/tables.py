@@ -154,7 +154,9 @@ class ReplicaTables:
                 table = self._evolving(columns, renamed.shape, renamed.shape, created=True)
                 inspector, definitions = sa.inspect(connection), self.definitions(connection.dialect)
                 planner = Planner(connection, inspector, self._replica, definitions)
-                if self._change(connection, chain(planner.widened(table), planner.relaxed(table, renamed))):
+                # The rows of a layout that keeps values exist, with the columns that it leaves out.
+                relaxed = () if layout.keeps_others else planner.relaxed(table, renamed)
+                if self._change(connection, chain(planner.widened(table), relaxed)):
                     columns.forget(table.name)
                     self._inspect(connection, sa.inspect(connection), columns, [self._shapes[layout.table]])
             self._fitting.add(layout)
@@ -222,6 +224,11 @@ class ReplicaTables:
             sa.select(ROWCAST_TABLE.c.table_name).where(ROWCAST_TABLE.c.source == self._source, ROWCAST_TABLE.c.created)
         )
         return set(rows.scalars())
+
+    def recorded_shapes(self, connection: Connection) -> list[TableShape]:
+        """Return the shape of each recorded table."""
+        rows = connection.execute(sa.select(ROWCAST_TABLE.c.shape).where(ROWCAST_TABLE.c.source == self._source))
+        return [parse_shape(text) for text in rows.scalars()]
 
     def first_lsns(self, connection: Connection) -> dict[str, int]:
         """Return the lsn before which the events of each recorded table are left out, by ``schema.table``."""

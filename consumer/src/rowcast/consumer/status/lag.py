@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from rowcast.consumer.debezium.topics import find_topics
 from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, partitions_of, read_shapes
@@ -136,19 +138,18 @@ def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) 
     """Return the lag of each topic, and the time of the oldest unapplied commit."""
     from confluent_kafka import KafkaException
 
-    layouts = RowLayouts(settings.replica(name).tables)
     transactions = transaction_topic(settings.source)
     with new_asker(settings) as asker:
-        read_shapes(asker, settings, layouts, lenient=True)
-        topics = {transactions, *(settings.topic_of(shape.schema, shape.name) for shape in layouts.latest_shapes())}
-        records = dict.fromkeys(sorted(topics), 0)
         try:
-            found = partitions_of(asker, topics)
+            topics, found = _topics(asker, settings, name)
+            records = dict.fromkeys(sorted(topics), 0)
             partitions = [(t, n) for t, numbers in found.items() for n in (numbers if t != transactions else [0])]
             rests = {}
             for partition, (first, end) in partition_ends(asker, partitions).items():
                 position = applied.get(partition, Position(0, 0))
-                rests[partition] = Rest(max(first, position.next_offset), end, position.lsn)
+                # Debezium's lsns do not grow from event to event, so they say nothing of a message.
+                lsn = 0 if settings.format == "debezium" else position.lsn
+                rests[partition] = Rest(max(first, position.next_offset), end, lsn)
             times = commit_times(asker, rests, transactions)
         except KafkaException as error:
             raise kafka_unreachable(settings.kafka, error) from error
@@ -158,6 +159,20 @@ def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) 
     known = [ts_ms for ts_ms in times.values() if ts_ms is not None]
     oldest_ms = min(known, default=time.time_ns() // 1_000_000)
     return tuple(TopicLag(topic, count) for topic, count in records.items()), oldest_ms
+
+
+def _topics(asker: Any, settings: Settings, name: str) -> tuple[set[str], dict[str, list[int]]]:
+    """Return the topics that the replica follows, and the partitions of those that exist."""
+    layouts = RowLayouts(settings.replica(name).tables)
+    transactions = transaction_topic(settings.source)
+    if settings.format == "debezium":
+        found = find_topics(asker, settings, layouts)
+        if settings.replica(name).consistency == "row":
+            found.pop(transactions, None)
+        return set(found), found
+    read_shapes(asker, settings, layouts, lenient=True)
+    topics = {transactions, *(settings.topic_of(shape.schema, shape.name) for shape in layouts.latest_shapes())}
+    return topics, partitions_of(asker, topics)
 
 
 def outbox_ms(settings: Settings) -> int | None:

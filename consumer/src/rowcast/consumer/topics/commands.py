@@ -59,7 +59,7 @@ def list_(invocation: Invocation, table: TableOption = None, as_json: JsonOption
     from rowcast.consumer.topics.source_topics import source_topics
     from rowcast.shared.kafka.topic_names import marker_topic, schema_topic, transaction_topic
 
-    settings = invocation.settings()
+    settings = invocation.relay_settings()
     with source_topics(settings, table or ("*",)) as found:
         others = [name(settings.source) for name in (transaction_topic, schema_topic, marker_topic)]
         print_topics(found.topics, found.ends(), others, as_json=as_json)
@@ -87,7 +87,7 @@ def tail(
     from rowcast.consumer.topics.source_topics import source_topics
 
     selection = Selection(tuple(table or ("*",)), key, transaction)
-    with stop_on_signals() as stop, source_topics(invocation.settings(), selection.tables, follows=True) as found:
+    with stop_on_signals() as stop, source_topics(invocation.relay_settings(), selection.tables, follows=True) as found:
         ends = {place: end for place, (_, end) in found.ends().items()}
         for record in last_records(found, selection, last):
             print_record(record, as_json=as_json)
@@ -121,7 +121,7 @@ def search(
     from rowcast.consumer.topics.source_topics import source_topics
 
     selection = Selection(tuple(table or ("*",)), key, transaction, 0 if since is None else parse_since(since))
-    with source_topics(invocation.settings(), selection.tables) as found:
+    with source_topics(invocation.relay_settings(), selection.tables) as found:
         result = find(found, selection, limit)
     for record in result.newest:
         print_record(record, as_json=as_json)
@@ -151,7 +151,7 @@ def show(
     places = [parse_place(one) for one in place]
     if not places:
         raise ConfigurationError("name a record as TOPIC:PARTITION:OFFSET.")
-    settings = invocation.settings()
+    settings = invocation.relay_settings()
     for one in places:
         print_whole(record_at(settings, *one))
 
@@ -179,4 +179,4 @@ def trace(
     from rowcast.consumer.topics.report import print_trace
     from rowcast.consumer.topics.trace import trace as follow
 
-    return print_trace(list(follow(invocation.settings(), table, key)), as_json=as_json)
+    return print_trace(list(follow(invocation.relay_settings(), table, key)), as_json=as_json)

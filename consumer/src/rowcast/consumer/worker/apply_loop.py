@@ -7,7 +7,6 @@ import time
 
 from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.transactions import Run
-from rowcast.consumer.reading.reader_thread import ReaderThread
 from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.positions import ReplicaRow
@@ -15,6 +14,7 @@ from rowcast.consumer.worker.consistency_attempts import ConsistencyAttempts
 from rowcast.consumer.worker.pace import Pace
 from rowcast.consumer.worker.patience import Patience
 from rowcast.consumer.worker.progress import ProgressReport
+from rowcast.consumer.worker.source_format import SourceReader
 from rowcast.consumer.worker.turn import Turn
 from rowcast.shared.errors import RetriableError
 
@@ -69,7 +69,7 @@ class ApplyLoop:
         self._note_lost_consistency()
         report.change(active=True, state=self._shown_state(), lsn=row.lsn)
 
-    def run(self, reader: ReaderThread) -> bool:
+    def run(self, reader: SourceReader) -> bool:
         """Apply. Return True if done or stopped, False if the claim to the replica is lost."""
         while not self._patience.is_stopped:
             if reader.unanswered_s < _UNANSWERED_S:
@@ -84,6 +84,9 @@ class ApplyLoop:
                     self._apply(run)
                 case Signal.GAP:
                     self._begin_loading(reader.deletes_known_ms)
+                case Signal.FOLLOWING:
+                    self._patience.retry(self._replica.follow_rows)
+                    self._report.change(state=self._shown_state())
                 case Signal.LOADED:
                     self._consistency.request()
                 case Signal.DONE:

@@ -20,10 +20,9 @@ from rowcast.consumer.events.position import Partition, Position, are_of_applied
 from rowcast.consumer.events.rebuild_hint import with_command
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.context import ReaderContext
-from rowcast.consumer.reading.reader_thread import ReaderThread
 from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
-from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in, partitions_of, read_shapes
+from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import LIVE
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
@@ -35,6 +34,7 @@ from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
 from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
 from rowcast.consumer.worker.rest import rest
+from rowcast.consumer.worker.source_format import has_topics, is_debezium, new_source_reader, read_first_shapes
 from rowcast.consumer.worker.turn import Turn
 from rowcast.consumer.worker.verify_schedule import VerifySchedule, require_primary
 from rowcast.shared import row_values
@@ -147,9 +147,8 @@ class _Worker:
         self._report = ProgressReport(on_progress)
         self._standstill = StandstillLimit(self._options.lease_ms / 1000, settings.watchdog.stuck_after_s)
         self._layouts = RowLayouts(self._options.tables)
-        self._topic = transaction_topic(settings.source)
         metadata = reach(settings.require_kafka(), "worker")
-        self._topic_was_found = bool(partitions_in(metadata, [self._topic]))
+        self._topic_was_found = bool(partitions_in(metadata, [transaction_topic(settings.source)]))
         # The embedded Kafka has no ids.
         is_without_ids = is_embedded(metadata)
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
@@ -239,13 +238,13 @@ class _Worker:
         already_logged = False
         while not self._patience.is_stopped:
             self._patience.beat()
-            if partitions_of(admin, [self._topic]):
+            if has_topics(admin, self._settings, self._layouts):
                 return True
             if self._once:
-                _log.info("topic %s does not exist yet: nothing to apply", self._topic)
+                _log.info("there is no topic of source %s yet: nothing to apply", self._settings.source)
                 return False
             if not already_logged:
-                _log.info("topic %s does not exist: waiting for the relay to create it", self._topic)
+                _log.info("there is no topic of source %s: waiting for its first", self._settings.source)
                 self._patience.retry(self._replica.register)
                 already_logged = True
             self._patience.pause(_STAND_BY_POLL_S)
@@ -275,7 +274,7 @@ class _Worker:
                 )
             if self._once and already_logged:
                 status = replica_status(self._settings, self._name)
-                if status.state in ("waiting", "consistent") and status.records == 0:
+                if status.state in ("waiting", "consistent", "following") and status.records == 0:
                     _log.info("the active worker has applied everything")
                     return False
             self._patience.pause(_STAND_BY_POLL_S)
@@ -294,7 +293,9 @@ class _Worker:
         row, positions = self._patience.retry(self._replica.take_over)
         # The client for events is created first, because it connects while the client for shapes reads.
         is_limited = self._assignment.until_lsn is not None
-        with new_reader(self._settings, committed=is_limited) as consumer, new_asker(self._settings) as asker:
+        # A connector may write in Kafka's transactions, and what it has aborted comes again.
+        committed = is_limited or is_debezium(self._settings)
+        with new_reader(self._settings, committed=committed) as consumer, new_asker(self._settings) as asker:
             return self._read_and_apply(row, positions, turn, consumer, asker)
 
     def _read_and_apply(
@@ -305,7 +306,7 @@ class _Worker:
         consumer: Any,
         asker: Any,
     ) -> bool:
-        read_shapes(asker, self._settings, self._layouts, self._skips)
+        read_first_shapes(asker, self._settings, self._layouts, self._skips, self._replica)
         self._dead_letters.require_own(
             [self._settings.topic_of(s.schema, s.name) for s in self._layouts.latest_shapes()]
         )
@@ -329,7 +330,7 @@ class _Worker:
             self._settings,
             self._layouts,
             {**self._assignment.first_positions, **positions},
-            loading=row.state == "loading",
+            loading=row.state in ("loading", "following"),
             last_transaction=row.tx,
             # A consistent replica knows all deletes of the transactions that were applied.
             deletes_known_ms=row.deletes_known_ms if row.state == "loading" else row.ts_ms,
@@ -349,7 +350,7 @@ class _Worker:
             },
             sets_unread_aside=self._options.on_bad_row == "dlq",
         )
-        reader = ReaderThread(context, consumer, asker, self._vitals)
+        reader = new_source_reader(context, row.lsn, consumer, asker, self._vitals)
         try:
             reader.start()
             if self._once:

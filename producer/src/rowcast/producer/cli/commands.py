@@ -149,7 +149,7 @@ def snapshot(
     changes = [name for name, wanted in (("pause", pause), ("resume", resume), ("stop", stop)) if wanted]
     if len(changes) > 1:
         raise ConfigurationError(f"--{' and --'.join(changes)} exclude each other. Choose one.")
-    requests = SnapshotClient(invocation.settings())
+    requests = SnapshotClient(invocation.relay_settings())
     try:
         if changes:
             count = requests.change(changes[0], table or ())

@@ -80,6 +80,7 @@ class Relay:
         vitals: Vitals | None = None,
         new_timeline: int | None = None,
     ) -> None:
+        settings.require_relay()
         self._settings = settings
         self._properties = settings.require_kafka()
         clients.require_client("relay")

@@ -47,6 +47,12 @@ class Invocation:
         (settings,) = self.settings_of_each()
         return settings
 
+    def relay_settings(self) -> Settings:
+        """Read the configuration as ``settings`` does, for a command that needs the topics of rowcast's relay."""
+        settings = self.settings()
+        settings.require_relay()
+        return settings
+
     def settings_of_each(self) -> list[Settings]:
         """Read the configuration of each file. See ``settings``."""
         from rowcast.shared.config.settings import load

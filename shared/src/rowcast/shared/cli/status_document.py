@@ -65,9 +65,9 @@ class DeadLettersDocument(_Part):
 class ReplicaDocument(_Part):
     """The state and the lag of one replica. Times since 1970 are in milliseconds."""
 
-    state: Literal["waiting", "loading", "consistent", "suspect", "stopped", "promoting", "promoted"] | None = Field(
-        description="The state. Null if no worker has run yet."
-    )
+    state: (
+        Literal["waiting", "loading", "consistent", "following", "suspect", "stopped", "promoting", "promoted"] | None
+    ) = Field(description="The state. Null if no worker has run yet.")
     reason: str | None = Field(description="Why the replica is stopped or suspect, or null.")
     since_ms: int = Field(description="Since when, as a time since 1970.")
     workers: int | None = Field(description="Running workers. Null if Kafka does not show the consumer group.")

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from rowcast.shared.config.alert_settings import AlertSettings
+from rowcast.shared.config.debezium_settings import DebeziumSettings
 from rowcast.shared.config.mistakes import describe_mistake, describe_syntax
 from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
 from rowcast.shared.config.section import Section
@@ -84,7 +85,8 @@ class ReplicaSettings(DatabaseSettings):
     consistency: Literal["transaction", "row"] = Field(
         default="transaction",
         description="`transaction`: apply whole source transactions, in an order that respects every dependency. "
-        "`row` is not available yet.",
+        '`row`: apply the changes of each row in their order, without transactions, for `format = "debezium"` only. '
+        "The state of the replica is then *following*, and never *consistent*.",
     )
     evolution: Evolution = Field(
         default="evolve",
@@ -162,13 +164,6 @@ class ReplicaSettings(DatabaseSettings):
         ge=1,
         description="Let the worker apply at most this many events in a second. A larger transaction stays whole.",
     )
-
-    @field_validator("consistency")
-    @classmethod
-    def _consistency_is_built(cls, value: str) -> str:
-        if value == "row":
-            raise ValueError('consistency = "row" is not available yet. Use "transaction"')
-        return value
 
     @model_validator(mode="after")
     def _follows_all_the_time(self) -> ReplicaSettings:
@@ -363,6 +358,11 @@ class Settings(BaseSettings):
         description="Name of the primary: topics and events begin with it. Letters, digits, `.`, `_` and `-`, at most "
         "100, the first of them a letter, a digit or `_`. `Capture(…, source=…)` needs the same name.",
     )
+    format: Literal["rowcast", "debezium"] = Field(
+        default="rowcast",
+        description="Who writes the topics of the source. `rowcast`: its relay. `debezium`: a connector of Debezium, "
+        "and `source` is the connector's `topic.prefix`. Workers then apply its events, and there is no relay.",
+    )
     kafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict, repr=False, description="librdkafka's properties, under their own names."
     )
@@ -384,12 +384,30 @@ class Settings(BaseSettings):
         "transactions. Without it, messages name table, topic, partition and offset, and leave out what the database "
         "says of values.",
     )
+    debezium: DebeziumSettings = Field(
+        default=DebeziumSettings(), description='How the connector writes its messages, with `format = "debezium"`.'
+    )
     topics: TopicSettings = Field(default=TopicSettings(), description="How topics are named and created.")
     relay: RelaySettings = Field(default=RelaySettings(), description="The relay's pace, and the form of its messages.")
     alerts: AlertSettings = Field(default=AlertSettings(), description="When `rowcast alerts` sends what to whom.")
     watchdog: WatchdogSettings = Field(
         default=WatchdogSettings(), description="When a process that does not move counts as stuck."
     )
+
+    @model_validator(mode="after")
+    def _fits_the_format(self) -> Settings:
+        for name, replica in self.replicas.items():
+            if replica.verify_every is not None and self.format == "debezium":
+                raise ValueError(f"replicas.{name}: verify_every needs the topics of rowcast's relay. Leave it out")
+            if replica.on_bad_row == "dlq" and self.format == "debezium":
+                raise ValueError(
+                    f'replicas.{name}: on_bad_row = "dlq" is not available for format = "debezium" yet. Use "stop"'
+                )
+            if replica.consistency == "row" and self.format != "debezium":
+                raise ValueError(
+                    f'replicas.{name}: consistency = "row" is available for format = "debezium" only. Use "transaction"'
+                )
+        return self
 
     @field_validator("signature_keys")
     @classmethod
@@ -442,6 +460,15 @@ class Settings(BaseSettings):
         if self.primary is None:
             raise ConfigurationError("no primary database: set url in [primary], or ROWCAST_PRIMARY__URL.")
         return self.primary
+
+    def require_relay(self) -> None:
+        """Raise ConfigurationError if a connector of Debezium writes the topics, and not rowcast's relay."""
+        if self.format == "debezium":
+            raise ConfigurationError(
+                f'format = "debezium": a connector of Debezium writes the topics of source {self.source!r}, and this '
+                "command needs those of rowcast's relay. `rowcast worker`, `rowcast status` and `rowcast check` work "
+                "with both."
+            )
 
     def require_kafka(self) -> dict[str, str | int | float | bool]:
         """Return librdkafka's properties. Raises ConfigurationError if ``bootstrap.servers`` is not set."""

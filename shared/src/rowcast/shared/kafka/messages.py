@@ -161,6 +161,11 @@ def parse_transaction(value: bytes) -> TransactionEvent:
 def _parse_transaction_fully(value: bytes) -> TransactionEvent:
     """Parse a message in any allowed form, and name the fault. Full path of ``parse_transaction``."""
     document = payload_of(_json(value, _NO_TRANSACTION))
+    if isinstance(document, dict) and "lsn" not in document and "data_collections" in document:
+        raise DataError(
+            f"{_NO_TRANSACTION} of rowcast: a connector of Debezium wrote the message. Set format = 'debezium' in the "
+            "configuration, or give the source another name than the connector's topic.prefix"
+        )
     event = checked(_TransactionEvent.model_validate, document, _NO_TRANSACTION, DataError)
     context = event.context
     if isinstance(context, str):

@@ -236,6 +236,13 @@ class ReplicaDialect(ABC):
         """
 
     @abstractmethod
+    def update(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write the columns of the layout to existing rows by primary key, each key once at most.
+
+        Raise DataError if a row is missing, because the images do not have all of its values.
+        """
+
+    @abstractmethod
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key. A key without a row is not an error."""
 
@@ -323,4 +330,17 @@ def require_written(table: ReplicaTable, written: int, rows: int) -> None:
         raise DataError(
             f"table {table.name}: the database has written {written} of {rows} rows, so a trigger or a rule of the "
             "replica's table drops rows. Drop the trigger or rule, and start the worker again."
+        )
+
+
+def require_updated(table: ReplicaTable, layout: RowLayout, written: int, rows: int) -> None:
+    """Raise DataError if rows are missing that events have only in part.
+
+    ``written``: the number of rows found, or -1 if the driver does not count.
+    """
+    if 0 <= written < rows:
+        left_out = ", ".join(column.name for column in layout.shape.columns if column.name not in layout.names)
+        raise DataError(
+            f"table {table.name}: an event leaves out the unchanged value of column {left_out}, and the replica does "
+            "not have the row. Let the connector take a snapshot of the table."
         )

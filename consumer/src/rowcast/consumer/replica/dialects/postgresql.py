@@ -20,7 +20,14 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import value_limits
-from rowcast.consumer.replica.dialects.base import LOCK_S, Fault, PositionRow, ReplicaDialect, require_written
+from rowcast.consumer.replica.dialects.base import (
+    LOCK_S,
+    Fault,
+    PositionRow,
+    ReplicaDialect,
+    require_updated,
+    require_written,
+)
 from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
 from rowcast.consumer.replica.dialects.postgresql_copy import COPIED_ROWS, RowCopy
@@ -122,12 +129,14 @@ class PostgreSQLReplica(ReplicaDialect):
 
     def __init__(self) -> None:
         self._upserts: dict[tuple[ReplicaTable, RowLayout], str] = {}
+        self._updates: dict[tuple[ReplicaTable, RowLayout], str] = {}
         self._deletes: dict[tuple[ReplicaTable, RowLayout], str] = {}
         self._copies: dict[tuple[ReplicaTable, RowLayout], RowCopy] = {}
 
     def forget_tables(self) -> None:
         """Forget the statements of all tables."""
         self._upserts.clear()
+        self._updates.clear()
         self._deletes.clear()
         self._copies.clear()
 
@@ -227,6 +236,14 @@ class PostgreSQLReplica(ReplicaDialect):
             # ON CONFLICT DO NOTHING does not count rows that exist.
             require_written(table, written, len(images))
 
+    def update(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write the columns of the layout to existing rows, as JSON arrays."""
+        if len(table.writable_columns(layout)) > len(table.key):
+            statement = self._updates.get((table, layout))
+            if statement is None:
+                statement = self._updates[table, layout] = _update_statement(connection, table, layout)
+            require_updated(table, layout, _execute_in_pieces(connection, statement, images), len(images))
+
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key, as JSON arrays."""
         statement = self._deletes.get((table, layout))
@@ -316,6 +333,20 @@ def _upsert_statement(connection: Connection, table: ReplicaTable, layout: RowLa
         f"INSERT INTO {table.quoted} ({columns}) OVERRIDING SYSTEM VALUE "
         f"SELECT {values} FROM json_to_recordset(%s::json) AS r({record}) "
         f"ON CONFLICT ({', '.join(quote(name) for name in table.key)}) DO {action}"
+    )
+
+
+def _update_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> str:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    names = table.writable_columns(layout)
+    changed = [name for name in names if name not in table.key]
+    record, _ = record_of(connection, table, layout, names)
+    _, values = record_of(connection, table, layout, changed)
+    _, key = record_of(connection, table, layout, table.key)
+    return (
+        f"UPDATE {table.quoted} AS t SET ({', '.join(map(quote, changed))}) = ROW({values}) "
+        f"FROM json_to_recordset(%s::json) AS r({record}) "
+        f"WHERE ({', '.join(f't.{quote(name)}' for name in table.key)}) = ({key})"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.row_layout import RowLayout
-from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, require_written
+from rowcast.consumer.replica.dialects.base import PositionRow, ReplicaDialect, require_updated, require_written
 from rowcast.consumer.replica.dialects.replica_table import ReplicaTable
 from rowcast.consumer.replica.dialects.value_converters import Converter, RowReader
 from rowcast.shared.tables.shape import PortableType
@@ -30,11 +30,13 @@ class RowStatementReplica(ReplicaDialect):
 
     def __init__(self) -> None:
         self._upserts: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
+        self._updates: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
         self._deletes: dict[tuple[ReplicaTable, RowLayout], _Prepared] = {}
 
     def forget_tables(self) -> None:
         """Forget the statements of all tables."""
         self._upserts.clear()
+        self._updates.clear()
         self._deletes.clear()
 
     @abstractmethod
@@ -62,6 +64,12 @@ class RowStatementReplica(ReplicaDialect):
         if self.counts_written_rows and len(table.writable_columns(layout)) > len(table.key):
             # ON CONFLICT DO NOTHING does not count rows that exist.
             require_written(table, written, len(images))
+
+    def update(self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes]) -> None:
+        """Write the columns of the layout to existing rows, in one call of the driver."""
+        if len(table.writable_columns(layout)) > len(table.key):
+            written = self._execute(self._updates, _update_statement, connection, table, layout, images)
+            require_updated(table, layout, written, len(images))
 
     def delete(self, connection: Connection, table: ReplicaTable, layout: RowLayout, keys: Sequence[bytes]) -> None:
         """Delete rows by primary key, in one call of the driver."""
@@ -102,3 +110,13 @@ class RowStatementReplica(ReplicaDialect):
         # A dictionary, because a table may have thousands of columns.
         types = {column.name: column.type for column in shape.columns}
         return RowReader([(n, self.converter(types[n], table.columns[n].type, shape.engine)) for n in names])
+
+
+def _update_statement(connection: Connection, table: ReplicaTable, layout: RowLayout) -> Statement:
+    """Return an UPDATE of a single row. MySQL's drivers count the rows found, as SQLAlchemy sets them up."""
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    names = [name for name in table.writable_columns(layout) if name not in table.key]
+    changes = ", ".join(f"{quote(name)} = {mark}" for name in names)
+    where = " AND ".join(f"{quote(name)} = {mark}" for name in table.key)
+    return f"UPDATE {table.quoted} SET {changes} WHERE {where}", [*names, *table.key]
