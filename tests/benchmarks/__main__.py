@@ -36,7 +36,7 @@ def main() -> int:
         "rebuild": [
             [replica, bootstrap],
             [replica, bootstrap, "--tables", "4"],
-            [replica, bootstrap, "--tables", "4", "--indexes"],
+            [replica, bootstrap, "--tables", "4", "--indexes", "--primary", second_database(primary, "bench_rebuilt")],
         ],
         "relay": [[primary, bootstrap]],
         "snapshot": [[primary, bootstrap]],

@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,7 +148,7 @@ class Bench:
     url: str
     bootstrap: str
     events: int
-    tables: int = 1
+    shapes: Sequence[TableShape] = (ORDERS,)
     partitions: int = 1
     worker_us: list[float] = field(default_factory=list)
     """The CPU microseconds of each event in the worker's process, for each run."""
@@ -157,7 +157,7 @@ class Bench:
 
     def prepare(self, mix: str, *, consistent: bool) -> Source:
         source = Source(self.bootstrap, f"bench-{mix.lower()}-{uuid.uuid4().hex[:8]}", self.partitions)
-        source.add(ORDERS, *OTHERS[: self.tables - 1])
+        source.add(*self.shapes)
         if consistent:
             self.empty()
             work_once(settings_for(source.name, self.bootstrap, self.url))
@@ -207,7 +207,7 @@ class Bench:
         with open_engine(self.url, "replica", pooled=False).connect() as connection:
             there = {
                 row.id: row.note
-                for table in (ORDERS, *OTHERS[: self.tables - 1])
+                for table in self.shapes
                 for row in connection.execute(sa.text(f"SELECT id, note FROM {table.name}"))
             }
         assert there == expected, f"{len(there)} rows, not {len(expected)}"
