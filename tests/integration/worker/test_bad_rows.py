@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
+from rowcast.consumer.dead_letters.letter_topic import LetterTopic
 from rowcast.consumer.dead_letters.replica_queue import replica_queue
+from rowcast.consumer.events.dead_letter import LetterEvent, SetAside
+from rowcast.consumer.rebuild.options import RebuildOptions
+from rowcast.consumer.rebuild.rebuild import rebuild
 from rowcast.consumer.worker.main_loop import run_worker
-from rowcast.shared.errors import DataError
+from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
 from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
+from support.command_line import rowcast
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, Database, settings_for, work_once
 
@@ -33,14 +42,19 @@ def letters_in(bootstrap: str, topic: str) -> list[Any]:
 
 
 class Shop:
-    """A source, and a consistent replica whose own table refuses every n from 100 on."""
+    """A source, and a consistent replica whose own table refuses every n from 100 on.
 
-    def __init__(self, kafka: Broker, source_name: str, url: str, **options: Any) -> None:
+    ``is_new``: nothing is published yet, and the test creates the replica's own tables.
+    """
+
+    def __init__(self, kafka: Broker, source_name: str, url: str, *, is_new: bool = False, **options: Any) -> None:
         self.source = Source(kafka.bootstrap_servers, source_name)
         self.replica = Database(url)
-        self.replica.execute(OWN_ITEM)
         self.settings = settings_for(source_name, kafka.bootstrap_servers, url, **options)
         self.source.add(ITEM, CHILD)
+        if is_new:
+            return
+        self.replica.execute(OWN_ITEM)
         self.source.transaction(("c", "item", {"id": 1, "n": 1}), ("c", "item", {"id": 2, "n": 2}))
         self.work()
         assert self.replica.state() == "consistent"
@@ -190,3 +204,98 @@ def test_retry_applies_in_order_and_drop_releases_the_rows(kafka: Broker, source
     shop.work()
     assert set(shop.replica.rows("item", "id", "n")) == {(1, 51), (2, 3), (5, 5), (10, 2)}
     assert shop.letters() == {}
+
+
+@pytest.mark.parametrize("replica_url", ["sqlite"], indirect=True)
+def test_nothing_moves_before_kafka_has_a_letter(
+    kafka: Broker, source_name: str, replica_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shop = Shop(kafka, source_name, replica_url, on_bad_row="dlq")
+    before = shop.replica.rows("rowcast_position")
+    topic = f"{source_name}.{NAME}.dlq"
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    compacted = NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})
+    admin.create_topics([compacted])[topic].result(10)
+    shop.source.transaction(("c", "item", {"id": 3, "n": 500}), ("c", "item", {"id": 4, "n": 1}))
+    with pytest.raises(ConfigurationError, match="is compacted"):
+        shop.work()
+    assert shop.replica.rows("rowcast_position") == before
+    assert shop.letters() == {}
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
+    resource.add_incremental_config(entry)
+    admin.incremental_alter_configs([resource])[resource].result(10)
+    original, failures = LetterTopic.write, [RetriableError("no answer")] * 2
+
+    def write(self: LetterTopic, events: Sequence[SetAside]) -> list[LetterEvent]:
+        assert shop.replica.rows("rowcast_position") == before
+        if failures:
+            raise failures.pop()
+        return original(self, events)
+
+    monkeypatch.setattr(LetterTopic, "write", write)
+    shop.work()
+    assert list(shop.letters().values()) == [[("item", 3, True), ("item", 4, False)]]
+    assert shop.replica.rows("rowcast_position") != before
+    monkeypatch.undo()
+    _check_commands(shop, tmp_path)
+    # A rebuild makes a table without the constraint, as a worker does. It would not touch a table of the user's.
+    shop.replica.execute("UPDATE rowcast_table SET created = 1")
+    rebuild(shop.settings, NAME, RebuildOptions(is_verified=False, processes=1), stop=threading.Event())
+    assert shop.letters() == {}
+    assert shop.replica.rows("item", "id", "n") == [(1, 1), (2, 2), (3, 500), (4, 1)]
+
+
+def _check_commands(shop: Shop, folder: Path) -> None:
+    """Check what `rowcast dlq` and `rowcast status` show of a letter."""
+    text = f'source = "{shop.source.name}"\n[kafka]\n"bootstrap.servers" = "{shop.source.bootstrap}"\n'
+    url = shop.replica.engine.url.render_as_string(hide_password=False)
+    (folder / "rowcast.toml").write_text(f'{text}[replicas.{NAME}]\nurl = "{url}"\n')
+    shown = rowcast("dlq", "show", NAME, "--json", cwd=folder)
+    [letter] = orjson.loads(shown.stdout)
+    values = [orjson.loads(event["message"]["value"])["after"] for event in letter["events"]]
+    assert values == [{"id": 3, "n": 500}, {"id": 4, "n": 1}]
+    status = rowcast("status", cwd=folder)
+    assert status.returncode == 1
+    assert "consistent but for 1 transaction up to lsn" in status.stdout
+    assert "lacks 1 transaction (2 events) in the dead letter topic" in status.stdout
+
+
+@pytest.mark.parametrize(
+    ("replica_url", "has_own_child"),
+    [("postgresql", True), ("postgresql", False), ("sqlite", False)],
+    indirect=["replica_url"],
+)
+def test_a_replica_loads_around_a_bad_row(
+    kafka: Broker, source_name: str, replica_url: str, has_own_child: bool
+) -> None:
+    replica = Database(replica_url)
+    replica.execute(OWN_ITEM)
+    if has_own_child:
+        replica.execute("CREATE TABLE child (id bigint PRIMARY KEY, item_id bigint REFERENCES item (id))")
+    shop = Shop(kafka, source_name, replica_url, is_new=True, on_bad_row="dlq")
+    source = shop.source
+    source.put(
+        ("c", "item", {"id": 1, "n": 500}), ("c", "item", {"id": 2, "n": 2}), ("c", "child", {"id": 1, "item_id": 2})
+    )
+    source.put(("c", "child", {"id": 2, "item_id": 1}))
+    source.put(("u", "item", {"id": 1, "n": 600}), ("u", "item", {"id": 2, "n": 3}))
+    source.flush()
+    shop.work()
+    waiting = {place[:2] for places in shop.letters().values() for place in places}
+    assert replica.rows("item", "id", "n") == [(2, 3)]
+    if has_own_child:
+        # The foreign key has held the child back, and nothing else can resolve the conflict.
+        assert waiting == {("item", 1), ("child", 2)}
+        assert replica.state() == "consistent"
+    else:
+        # The foreign key cannot be created before the letter is settled.
+        assert waiting == {("item", 1)}
+        assert replica.state() == "loading"
+    shop.accept_large_numbers()
+    with replica_queue(shop.settings, NAME) as queue:
+        assert queue.retry([]) == 0
+    shop.work()
+    assert replica.state() == "consistent"
+    assert replica.rows("item", "id", "n") == [(1, 600), (2, 3)]
+    assert replica.rows("child", "id", "item_id") == [(1, 2), (2, 1)]

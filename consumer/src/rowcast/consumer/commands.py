@@ -190,6 +190,7 @@ def verify(
     not count. Exit code 0: the rows are equal, or equal after --repair. Exit code 1: rows differ and the output names
     them, the replica is behind, or no rows could be compared.
     """
+    from rowcast.consumer.status.lag import letters_of
     from rowcast.consumer.verification.comparison import verify as compare
     from rowcast.consumer.verification.recording import record_result
     from rowcast.consumer.verification.repair import repair_differences
@@ -208,6 +209,11 @@ def verify(
         result = repair_differences(settings, replica, result, dry_run=dry_run, wait_s=wait)
     if not table and (reason := record_result(settings, replica, result)) is not None:
         _verify_log.info("the result could not be stored in the replica, for rowcast status: %s", reason)
+    if not result.equal and (letters := letters_of(settings, replica)).events:
+        _verify_log.warning(
+            "%d events wait in the dead letter topic of replica %s. Their rows differ, also from what --repair sends, "
+            "until the letters are settled: rowcast dlq list %s", letters.events, replica, replica,
+        )  # fmt: skip
     return report(result, as_json=as_json)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rowcast.consumer.dead_letters.letters import Letter, to_letters
@@ -217,6 +217,14 @@ crashes = st.lists(st.sampled_from(["", "", "before", "after"]), max_size=6)
 @pytest.mark.campaign
 @pytest.mark.parametrize("unit", ["transaction", "event"])
 @given(steps=steps, crashes=crashes)
+# A transaction that follows a letter has another row too, and a later one has only this row.
+@example(
+    steps=[
+        [(("item", 1), 1), (("item", 2), 1)], [(("item", 1), SMALL)], "follow",
+        [(("item", 1), 2), (("item", 2), 2)], "follow", [(("item", 2), 1)], "retry",
+    ],
+    crashes=[],
+)  # fmt: skip
 def test_every_row_without_a_letter_is_as_on_the_primary(
     unit: Literal["transaction", "event"], steps: Sequence[Any], crashes: Sequence[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, RetriableError, UnreachableError
 from rowcast.shared.kafka.clients import is_embedded, new_admin, new_producer, reach
 from rowcast.shared.kafka.topic_names import heartbeat_topic, marker_topic, schema_topic, transaction_topic
+
+_log = logging.getLogger("rowcast.worker")
 
 _WRITTEN_TOGETHER = 1_000
 _TIMEOUT_S = 30.0
@@ -77,7 +80,10 @@ class LetterTopic:
         from confluent_kafka.admin import NewTopic
 
         metadata = reach(self._settings.require_kafka(), "worker")
-        if self._name in metadata.topics or is_embedded(metadata):
+        if is_embedded(metadata):
+            return
+        if self._name in metadata.topics:
+            self._require_kept()
             return
         copies = self._settings.topics.replication_factor
         new = NewTopic(self._name, num_partitions=1, replication_factor=copies, config=_TOPIC_CONFIG)
@@ -87,6 +93,32 @@ class LetterTopic:
         except KafkaException as error:
             if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                 raise
+
+    def _require_kept(self) -> None:
+        """Raise ConfigurationError if an existing topic is compacted. Warn if Kafka removes its messages after a time.
+
+        Events of the same row have the same key, so compaction would remove all letters of the row but the last.
+        """
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import ConfigResource
+
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self._name)
+        admin = new_admin(self._settings.require_kafka(), "worker")
+        try:
+            config = admin.describe_configs([resource], request_timeout=_TIMEOUT_S)[resource].result()
+        except KafkaException as error:
+            _log.warning("the settings of topic %s are not known (%s)", self._name, error.args[0].str())
+            return
+        if "compact" in config["cleanup.policy"].value:
+            raise ConfigurationError(
+                f"dead letter topic {self._name} is compacted, so Kafka would remove letters. Set its cleanup.policy "
+                f"to delete, or name another topic: dlq_topic in [replicas.{self._replica}]."
+            )
+        if (retention := config["retention.ms"].value) != "-1":
+            _log.warning(
+                "Kafka removes the messages of dead letter topic %s after %s ms, and such letters cannot be retried. "
+                "Set its retention.ms to -1", self._name, retention,
+            )  # fmt: skip
 
     def _write(self, events: Sequence[SetAside]) -> list[LetterEvent]:
         originals = original_messages(self._settings, [(event.partition, event.offset) for event in events])

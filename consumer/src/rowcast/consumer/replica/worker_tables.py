@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy.schema import CreateColumn, CreateTable
 
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
 from rowcast.shared.errors import ConfigurationError
@@ -134,10 +134,22 @@ def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
     try:
         METADATA.create_all(engine)
     except exc.DBAPIError:
-        # The other worker may have been faster. After an error of another cause, the second attempt raises again.
-        METADATA.create_all(engine)
+        # The other worker may have been faster.
+        _create_again(engine, replica)
     for statement in missing_columns(engine).values():
         _add_column(engine, replica, statement)
+
+
+def _create_again(engine: Engine, replica: ReplicaDialect) -> None:
+    """Create missing tables. Raise ConfigurationError if the user may not, and an earlier version created the rest."""
+    try:
+        METADATA.create_all(engine)
+    except exc.DBAPIError as error:
+        if replica.classify(error) in (Fault.LOST, Fault.TRANSIENT) or not sa.inspect(engine).has_table(
+            ROWCAST_REPLICA.name
+        ):
+            raise
+        raise _refusal(engine, replica, error, "create tables") from error
 
 
 def _are_complete(connection: Connection) -> bool:
@@ -170,17 +182,29 @@ def _add_column(engine: Engine, replica: ReplicaDialect, statement: str) -> None
         with engine.begin() as connection:
             connection.exec_driver_sql(statement)
     except exc.DBAPIError as error:
-        remaining = list(missing_columns(engine).values())
-        if statement not in remaining:
+        if statement not in missing_columns(engine).values():
             return  # The other worker was faster.
         if replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
             raise
-        statements = "\n".join(remaining)
-        raise ConfigurationError(
-            "the worker's tables in the replica are those of an earlier version, and the user of the replica's url may "
-            f"not add columns to them: {replica.reason(error)}. Give the user {replica.right_to_add_columns}, or run "
-            f"with another user:\n{statements}"
-        ) from error
+        raise _refusal(engine, replica, error, "add columns to them") from error
+
+
+def _refusal(engine: Engine, replica: ReplicaDialect, error: exc.DBAPIError, what: str) -> ConfigurationError:
+    """Return the error for a user who lacks a right, with all statements to run."""
+    statements = "\n".join([*_missing_tables(engine), *missing_columns(engine).values()])
+    return ConfigurationError(
+        "the worker's tables in the replica are those of an earlier version, and the user of the replica's url may "
+        f"not {what}: {replica.reason(error)}. Give the user {replica.right_to_add_columns} and the right to create "
+        f"tables, or run with another user:\n{statements}"
+    )
+
+
+def _missing_tables(engine: Engine) -> Iterator[str]:
+    """Yield the statements for missing tables, each in a line."""
+    inspector = sa.inspect(engine)
+    for table in METADATA.sorted_tables:
+        if not inspector.has_table(table.name):
+            yield " ".join(str(CreateTable(table).compile(dialect=engine.dialect)).split())
 
 
 def select_rows(connection: Connection, table: sa.Table) -> sa.Select[Any]:

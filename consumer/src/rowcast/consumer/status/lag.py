@@ -120,6 +120,11 @@ def shown_state(row: ReplicaRow, applied: Mapping[Partition, Position]) -> Repli
     return "waiting"
 
 
+def letters_of(settings: Settings, name: str) -> LetterCounts:
+    """Return how much waits in the dead letter topic of a replica. Raise UnreachableError."""
+    return _read(settings, name)[2]
+
+
 def _read(settings: Settings, name: str) -> tuple[ReplicaRow | None, dict[Partition, Position], LetterCounts]:
     label = f"replica {name!r}"
     engine = open_engine(settings.replica(name).sqlalchemy_url, label, pooled=False)
