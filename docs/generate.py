@@ -28,6 +28,7 @@ from rowcast.shared.config import settings, table_settings
 from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.debezium_settings import DebeziumSettings
 from rowcast.shared.config.section import Section
+from rowcast.shared.config.sink_settings import SinkSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = (REFERENCE / "commands.md", REFERENCE / "configuration.md")
@@ -47,6 +48,7 @@ SECTIONS: dict[str, tuple[type[Any], str | None]] = {
     "topics.tables": (settings.TableTopicSettings, None),
     "relay": (settings.RelaySettings, "RELAY__"),
     "alerts": (AlertSettings, "ALERTS__"),
+    "sinks": (SinkSettings, "SINKS__NAME__"),
     "watchdog": (settings.WatchdogSettings, "WATCHDOG__"),
     "debezium": (DebeziumSettings, "DEBEZIUM__"),
 }
@@ -81,13 +83,15 @@ def _section(name: str) -> Iterator[str]:
 def _is_section(field: FieldInfo) -> bool:
     """Return whether the key holds further keys, which have a table of their own."""
     kind = str(field.annotation)
-    return "Settings" in kind or kind.startswith("dict") or isinstance(field.default, Section)
+    return "Settings" in kind or (kind.startswith("dict") and "Any" not in kind) or isinstance(field.default, Section)
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
+    if field.default_factory is not None:
+        return "`{}`"
     if value is None:
         return "none"
     if isinstance(value, bool):

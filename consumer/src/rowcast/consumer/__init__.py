@@ -22,6 +22,9 @@ from rowcast.shared.late_names import late_names
 if TYPE_CHECKING:
     from rowcast.consumer.reads.read_replica import ReadReplica
     from rowcast.consumer.reads.routing_session import RoutingSession
+    from rowcast.consumer.sinks.run import SinkProgress, run_sink
+    from rowcast.consumer.sinks.sink import Changes, RowChange, Sink, SinkBatch, SinkTransaction
+    from rowcast.consumer.sinks.sqlalchemy_sink import SqlAlchemySink
     from rowcast.consumer.status.lag import ReplicaStatus, TopicLag, replica_status
     from rowcast.consumer.verification.comparison import verify
     from rowcast.consumer.verification.results import VerifyResult
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from rowcast.consumer.worker.progress import WorkerProgress
 
 __all__ = [
+    "Changes",
     "ConfigurationError",
     "DataError",
     "FencedError",
@@ -38,14 +42,21 @@ __all__ = [
     "ReplicaStatus",
     "RetriableError",
     "RoutingSession",
+    "RowChange",
     "RowcastError",
     "Settings",
+    "Sink",
+    "SinkBatch",
+    "SinkProgress",
+    "SinkTransaction",
+    "SqlAlchemySink",
     "TopicLag",
     "UnreachableError",
     "VerifyResult",
     "WorkerProgress",
     "load",
     "replica_status",
+    "run_sink",
     "run_worker",
     "verify",
 ]
@@ -54,6 +65,10 @@ __all__ = [
 _AT_FIRST_USE = {
     "ReadReplica": "rowcast.consumer.reads.read_replica",
     "RoutingSession": "rowcast.consumer.reads.routing_session",
+    "SinkProgress": "rowcast.consumer.sinks.run",
+    "run_sink": "rowcast.consumer.sinks.run",
+    **dict.fromkeys(("Changes", "RowChange", "Sink", "SinkBatch", "SinkTransaction"), "rowcast.consumer.sinks.sink"),
+    "SqlAlchemySink": "rowcast.consumer.sinks.sqlalchemy_sink",
     "ReplicaStatus": "rowcast.consumer.status.lag",
     "TopicLag": "rowcast.consumer.status.lag",
     "replica_status": "rowcast.consumer.status.lag",

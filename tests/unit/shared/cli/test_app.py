@@ -16,7 +16,7 @@ from support.command_line import environment, rowcast
 
 COMMANDS = (
     "demo", "init", "check", "relay", "worker", "snapshot", "rebuild", "migrate", "promote", "verify", "status",
-    "alerts", "trace", "replay",
+    "alerts", "sink", "trace", "replay",
 )  # fmt: skip
 GROUPS = {
     "topics": ("list", "tail", "search", "show"),

@@ -19,6 +19,7 @@ from rowcast.shared.config.settings import (
     WatchdogSettings,
     load,
 )
+from rowcast.shared.config.sink_settings import SinkSettings
 from rowcast.shared.config.table_settings import ColumnSettings, TableSettings
 from rowcast.shared.errors import ConfigurationError
 from support.project import REFERENCE
@@ -250,6 +251,7 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
         "TOPICS": TopicSettings,
         "RELAY": RelaySettings,
         "ALERTS": AlertSettings,
+        "SINKS__NAME": SinkSettings,
         "WATCHDOG": WatchdogSettings,
         "DEBEZIUM": DebeziumSettings,
         "REPLICAS__NAME": ReplicaSettings,
@@ -265,7 +267,8 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
             if field.is_required():
                 expected = "required"
             else:
-                expected = "none" if field.default is None else json.dumps(field.default)
+                value = field.get_default(call_default_factory=True)
+                expected = "none" if value is None else json.dumps(value)
             assert default.split(" (")[0].strip("`") == expected, key
     top_level = {"ROWCAST_SOURCE", "ROWCAST_FORMAT", "ROWCAST_LOG_VALUES", "ROWCAST_SIGNATURE_KEYS"}
     assert set(rows) == {*top_level, "ROWCAST_PRIMARY__URL", "ROWCAST_KAFKA__BOOTSTRAP_SERVERS"}

@@ -36,6 +36,7 @@ _ORDER = (
     "verify",
     "status",
     "alerts",
+    "sink",
     "trace",
     "replay",
     "topics",

@@ -29,6 +29,7 @@ from rowcast.shared.config.debezium_settings import DebeziumSettings
 from rowcast.shared.config.mistakes import describe_mistake, describe_syntax
 from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
 from rowcast.shared.config.section import Section
+from rowcast.shared.config.sink_settings import SinkSettings
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.kafka.topic_names import TABLE_TOPIC, check_template, dead_letter_topic, table_topic
@@ -368,6 +369,7 @@ class Settings(BaseSettings):
     )
     primary: PrimarySettings | None = Field(default=None, description="The application's database.")
     replicas: dict[str, ReplicaSettings] = Field(default_factory=dict, description="The replicas, by name.")
+    sinks: dict[str, SinkSettings] = Field(default_factory=dict, description="The sinks of `rowcast sink`, by name.")
     tables: dict[str, TableSettings] = Field(
         default_factory=dict,
         description="What is published of each table, by `schema.table`, or by `table` in the default schema.",

@@ -1,0 +1,1 @@
+"""Give whole transactions to something that is no replica database: a search index, a cache, another database."""
