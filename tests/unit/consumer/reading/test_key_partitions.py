@@ -71,6 +71,9 @@ def _loaded(source: MemorySource, divided: dict[str, int], order: Sequence[int])
             router.take(stream, messages)
         for transaction in router.pop_ready([stream]):
             for change in transaction.changes:
+                if change.is_truncate:
+                    rows.clear()
+                    continue
                 rows[int(change.key.decode().strip('{}"id:'))] = change.lsn
     return rows
 
@@ -102,6 +105,16 @@ def test_a_key_in_another_form_may_be_in_another_partition_too(key: bytes | None
     unchecked.require(stream, source.log[TOPIC, 0])
     with pytest.raises(ScatteredKeysError):
         checked.require(stream, source.log[TOPIC, 0])
+
+
+def test_a_topic_with_a_truncate_is_not_divided() -> None:
+    source = _source([1])
+    source.lsn += 1
+    value = source.envelope("d", A, {"id": 1}, source.lsn, "1", 1, 1).replace(b'"op":"d"', b'"op":"t"')
+    source.send(TOPIC, value, b'{"id":1}', 0)
+    assert _loaded(source, {}, [0]) == {}
+    with pytest.raises(ScatteredKeysError, match="truncate"):
+        _loaded(source, {TOPIC: 1}, [0])
 
 
 def test_the_error_crosses_to_another_process() -> None:

@@ -29,10 +29,12 @@ _LANE_BYTES = 8
 
 
 class ScatteredKeysError(RowcastError):
-    """Report a key in another partition than the partitioner's, so that the topic must be read as a whole."""
+    """Report a topic that must be read as a whole, because of a key in another partition, or of a truncate."""
 
     def __init__(self, topic: str) -> None:
-        super().__init__(f"topic {topic} has a key in another partition or form than the relay chooses now")
+        super().__init__(
+            f"topic {topic} has a key in another partition or form than the relay chooses now, or a truncate"
+        )
         self.topic = topic
 
     def __reduce__(self) -> tuple[type[ScatteredKeysError], tuple[str]]:

@@ -11,6 +11,7 @@ from rowcast.consumer.reading.bad_message import BadMessageError
 from rowcast.consumer.reading.by_key_events import ByKeyEvents
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.cutover import Cutover
+from rowcast.consumer.reading.key_partitions import ScatteredKeysError
 from rowcast.consumer.reading.lsn_rules import LsnRules, event_mark
 from rowcast.consumer.reading.new_shapes import NewShapes
 from rowcast.consumer.reading.partition_stream import PartitionStream
@@ -84,7 +85,8 @@ class SingleEvents:
         if not self._cutover.by_key:
             stream.memory.add((lsn,), (event_mark(change),))
         if change.is_truncate and stream.partition[0] in self._divided and not self._ignores_truncates:
-            raise BadMessageError(change.offset, _needs_one_process())
+            # Other processes read rows that the truncate deletes.
+            raise ScatteredKeysError(stream.partition[0])
         if change.is_truncate and self._ignores_truncates:
             if not self._cutover.includes(lsn, change.transaction):
                 taken.assembler.leave_out(change)
@@ -122,14 +124,6 @@ class SingleEvents:
             return self._rules.is_late(stream, change, self._history.applied_lsn)
         except DataError as error:
             raise BadMessageError(change.offset, error) from error
-
-
-def _needs_one_process() -> DataError:
-    """Return the error for a truncate in a topic that several processes read. It affects the rows of all partitions."""
-    return DataError(
-        "a truncate deletes rows of partitions that other processes read. Run the rebuild again with --restart "
-        "--processes 1"
-    )
 
 
 class _TakenEvents:

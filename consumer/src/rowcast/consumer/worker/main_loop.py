@@ -134,8 +134,9 @@ class _Worker:
         self._name = name
         self._assignment = assignment
         self._options = settings.replica(name)
-        if assignment.naming != LIVE:
-            # The letters of the replaced tables are settled by the swap, so the fresh tables must lack nothing.
+        if assignment.naming != LIVE or assignment.part is not None:
+            # The letters of the replaced tables are settled by the swap, so the fresh tables must lack nothing. The
+            # letters of a share would belong to no replica.
             self._options = self._options.model_copy(update={"on_bad_row": "stop"})
         self._schedule = assignment.schedule
         # With a schedule, the worker catches up again and again.
