@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 from sqlalchemy import exc
 
-from rowcast.consumer.dead_letters.letter_messages import changes_of, letter_messages
+from rowcast.consumer.dead_letters.letter_changes import LetterChanges
+from rowcast.consumer.dead_letters.letter_messages import letter_messages
 from rowcast.consumer.dead_letters.letters import Letter, chosen, to_letters
 from rowcast.consumer.dead_letters.report import report_letters, report_messages
 from rowcast.consumer.dead_letters.retry import retry
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Transaction
-from rowcast.consumer.reading.topic_metadata import new_asker, read_shapes
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.letter_rows import has_letter_table, read_letter_events
 from rowcast.consumer.replica.taken import taken_replica
@@ -47,15 +47,15 @@ class ReplicaQueue:
     def retry(self, ids: Sequence[str]) -> int:
         """Apply letters in order, while the workers stand by. Return 1 if any is still refused, else 0."""
         with self._taken("retry") as replica:
-            with new_asker(self._settings) as asker:
-                read_shapes(asker, self._settings, self._layouts)
+            reader = LetterChanges(self._settings, self._replica, self._layouts)
+            reader.read_shapes(replica)
             replica.prepare()
             letters = self._read()
             wanted = chosen(letters, ids)
             messages = letter_messages(self._settings, wanted)
 
             def settle(group: Sequence[Letter]) -> None:
-                changes = list(changes_of(group, messages, self._layouts))
+                changes = list(reader.read(group, messages))
                 replica.settle(_transaction(group, changes))
 
             result = retry(letters, wanted, settle)
@@ -82,7 +82,7 @@ class ReplicaQueue:
     def _taken(self, command: str) -> Iterator[Replica]:
         whole_command = f"rowcast dlq {command} {self._replica}"
         with taken_replica(self._settings, self._replica, self._layouts, threading.Event(), whole_command) as replica:
-            if replica.state not in ("loading", "consistent"):
+            if replica.state not in ("loading", "consistent", "following"):
                 raise DataError(
                     f"replica {self._replica!r} is {replica.state}, so its letters stay as they are. See rowcast "
                     "status."

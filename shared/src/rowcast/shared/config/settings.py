@@ -401,9 +401,9 @@ class Settings(BaseSettings):
         for name, replica in self.replicas.items():
             if replica.verify_every is not None and self.format == "debezium":
                 raise ValueError(f"replicas.{name}: verify_every needs the topics of rowcast's relay. Leave it out")
-            if replica.on_bad_row == "dlq" and self.format == "debezium":
+            if replica.on_bad_row == "dlq" and replica.consistency == "row":
                 raise ValueError(
-                    f'replicas.{name}: on_bad_row = "dlq" is not available for format = "debezium" yet. Use "stop"'
+                    f'replicas.{name}: on_bad_row = "dlq" is not available with consistency = "row" yet. Use "stop"'
                 )
             if replica.consistency == "row" and self.format != "debezium":
                 raise ValueError(
