@@ -15,6 +15,7 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient, NewPartitions
 
+from rowcast.consumer.reading.key_partitions import partitions_of_keys
 from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.progress import OnRebuildProgress, RebuildProgress, RebuildStoppedError
 from rowcast.consumer.rebuild.rebuild import rebuild
@@ -215,7 +216,8 @@ def test_the_error_of_a_process_is_that_of_the_rebuild_and_tables_follow_their_s
     for n in range(50):
         source.put(("c", "customer", {"id": n, "email": f"{n}"}))
     topic = table_topic(source.name, "public", "customer")
-    source.send(topic, b"no event", b'{"id":0}', 1)
+    key = next(key for key in (b'{"id":%d}' % n for n in range(50)) if partitions_of_keys([key], 2) == {1})
+    source.send(topic, b"no event", key, 1)
     source.flush()
     said = rf"topic {topic}, partition 1, offset \d+.*rowcast rebuild copy --skip"
     with pytest.raises(DataError, match=said) as error:
