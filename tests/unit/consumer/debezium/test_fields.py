@@ -40,6 +40,9 @@ def propagated(kind: str, source_type: str, name: str | None = None, **more: str
         (propagated("string", "DECIMAL(10,2)", length="10", scale="2"), "decimal", "-0.01", "-0.01"),
         (propagated("string", "NUMERIC", length="131089"), "decimal", "NaN", "NaN"),
         (field("double"), "float64", 0.1, 0.1),
+        # bigint.unsigned.handling.mode
+        (propagated("int64", "BIGINT UNSIGNED ZEROFILL"), "uint64", -1, 2**64 - 1),
+        (propagated("int64", "BIGINT"), "int64", -1, -1),
         # time.precision.mode
         (field("int32", DEBEZIUM + "time.Date"), "date", 20778, "2026-11-21"),
         (field("int32", DEBEZIUM + "time.Date"), "date", -719163, "0001-12-31 BC"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rowcast.consumer.dead_letters.letters import Letter, to_letters
 from rowcast.consumer.dead_letters.retry import retry
-from rowcast.consumer.events.change import TRUNCATE_KEY, Change
+from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.dead_letter import LetterEvent, SetAside
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayouts
@@ -106,16 +106,6 @@ class World:
         positions = {PARTITION: Position(self._lsn + 1, self._lsn)}
         self.history.append(Transaction(changes[0].transaction if changes else None, self._lsn, 1, changes, positions))
         self.primary = state
-
-    def truncate_items(self) -> None:
-        """Commit a truncate of the items."""
-        self._lsn += 2
-        change = self._change(("item", 0), None, is_new=False)._replace(key=TRUNCATE_KEY)
-        self.changes[change.lsn] = change
-        self._lsn += 1
-        positions = {PARTITION: Position(self._lsn + 1, self._lsn)}
-        self.history.append(Transaction(change.transaction, self._lsn, 1, [change], positions))
-        self.primary = {row: value for row, value in self.primary.items() if row[0] != "item"}
 
     def _change(self, row: Row, value: int | None, *, is_new: bool) -> Change:
         table, id_ = row
@@ -272,22 +262,4 @@ def test_a_crash_after_the_write_shows_a_letter_once(tmp_path: Path) -> None:
     [letter] = world.letters()
     # The record names the last copy.
     assert [one.place_offset for one in letter.events] == [4, 5]
-    world.close()
-
-
-@pytest.mark.parametrize("unit", ["transaction", "event"])
-def test_a_truncate_concerns_all_rows_of_its_table(tmp_path: Path, unit: Literal["transaction", "event"]) -> None:
-    world = World(str(tmp_path), unit, [])
-    world.commit([(("item", 1), 1), (("item", 2), 1)])
-    world.follow()
-    world.commit([(("item", 1), SMALL)])
-    world.follow()
-    world.truncate_items()
-    world.commit([(("item", 3), 1)])
-    world.follow()
-    assert world.stored() == {("item", 1): 1, ("item", 2): 1}
-    assert len(world.letters()) == 3
-    world.retry()
-    assert world.letters() == []
-    assert world.stored() == world.primary == {("item", 3): 1}
     world.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rowcast.consumer.debezium.event_reader import TableEvent
-from rowcast.consumer.debezium.transaction_record import End
+from rowcast.consumer.debezium.transaction_record import Begin, End
 from rowcast.consumer.events.change import Change, lsn_of
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.spilled_changes import SpilledChanges
@@ -59,10 +59,13 @@ class Assembly:
         """The transactions that were applied or left out lately, and the names of their ENDs."""
         self._waiting: list[tuple[Change, set[str]]] = []
         """Events outside transactions, and the open transactions with earlier events in the partition."""
+        self._begun: str | None = None
+        self._miscounted: set[str] = set()
         self.held_events = 0
 
     def note_applied(self, end: End) -> None:
         """Note a transaction that was applied before, by its END."""
+        self._forget_begin(end)
         self._applied[end.identity] = end.name
         self._applied.move_to_end(end.identity)
         if (found := self._open.pop(end.identity, None)) is not None:
@@ -119,8 +122,23 @@ class Assembly:
         transaction.counts[table] = transaction.counts.get(table, 0) + 1
         return transaction
 
+    def add_begin(self, begin: Begin) -> None:
+        """Add a BEGIN. A second one without an END between them: the connector began again in the transaction.
+
+        Connectors before Debezium's issue 633 then count the events from 1 again, so that END counts too few. Which
+        events are missing cannot be known, so everything that Kafka has must be read.
+        """
+        if begin.identity == self._begun:
+            self._miscounted.add(begin.identity)
+        self._begun = begin.identity
+
+    def _forget_begin(self, end: End) -> None:
+        if self._begun == end.identity:
+            self._begun = None
+
     def add_end(self, end: End, offset: int) -> None:
         """Add an END. An END that is repeated counts nothing."""
+        self._forget_begin(end)
         is_repeated = self._applied.get(end.identity) == end.name or any(p.end.name == end.name for p in self._ends)
         wanted = {table: n for table, n in end.counts.items() if n and self._is_wanted(table) and not is_repeated}
         if not is_repeated:
@@ -139,6 +157,8 @@ class Assembly:
             return {}
         head = self._ends[0]
         known = self._open.get(head.end.identity, _Open()).counts
+        if head.end.identity in self._miscounted:
+            return dict.fromkeys(head.wanted, 1)
         return {table: n - known.get(table, 0) for table, n in head.wanted.items() if n > known.get(table, 0)}
 
     @property
@@ -157,6 +177,7 @@ class Assembly:
         """Let the ENDs that were read count only the events that were read."""
         for pending in self._ends:
             pending.wanted = {}
+        self._miscounted.clear()
 
     def pop(self, transactions: Partition) -> Iterator[Transaction]:
         """Remove and yield the complete transactions in the order of their ENDs.

@@ -20,7 +20,7 @@ from rowcast.consumer.debezium.event_forms import EventForms
 from rowcast.consumer.debezium.event_reader import EventReader, TableEvent
 from rowcast.consumer.debezium.existing_tables import ExistingTables
 from rowcast.consumer.debezium.partitions import NEW_SNAPSHOT, FollowedPartition, Partitions
-from rowcast.consumer.debezium.transaction_record import read_end
+from rowcast.consumer.debezium.transaction_record import Begin, read_record
 from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position, message_target
 from rowcast.consumer.events.transactions import Transaction
@@ -73,6 +73,7 @@ class DebeziumReader:
         self._put_positions: dict[Partition, Position] = dict(context.positions)
         self._lacks_rows = False
         self._waiting_since: tuple[object, float] = (None, 0.0)
+        self._has_last_targets = False
         self._is_following = False
         self._stop = threading.Event()
         if self._by_row and not context.loading:
@@ -163,13 +164,16 @@ class DebeziumReader:
                 _log.warning("topic %s, partition %d: %s", topic, number, message.error().str())
 
     def _take_record(self, followed: FollowedPartition, message: Any) -> None:
-        if message.value() is None or (end := read_end(message.value(), self._connector)) is None:
+        if message.value() is None:
             return
-        if message.offset() < followed.applied_up_to:
-            self._assembly.note_applied(end)
+        record = read_record(message.value(), self._connector)
+        if isinstance(record, Begin):
+            self._assembly.add_begin(record)
+        elif message.offset() < followed.applied_up_to:
+            self._assembly.note_applied(record)
         else:
             self._lacks_rows = False
-            self._assembly.add_end(end, message.offset())
+            self._assembly.add_end(record, message.offset())
 
     def _take_event(self, followed: FollowedPartition, message: Any) -> None:
         event = self._events.read(message)
@@ -273,7 +277,7 @@ class DebeziumReader:
         if waits_for is None:
             self._finish_loading()
         elif waits_for != self._waiting_since[0]:
-            self._waiting_since = waits_for, time.monotonic()
+            self._waiting_since, self._has_last_targets = (waits_for, time.monotonic()), False
         elif self._is_over_due():
             self._give_up()
 
@@ -290,9 +294,14 @@ class DebeziumReader:
         return (self._assembly.first_end, tuple(missing.items())) if missing else None
 
     def _is_over_due(self) -> bool:
+        """Return whether everything was read that Kafka had after the grace period."""
         grace_s = _LOADING_GRACE_S if self._loading else _GRACE_S
-        is_at_end = all(one.at_end or one.is_paused for one in self._partitions.followed.values())
-        return is_at_end and time.monotonic() - self._waiting_since[1] > grace_s
+        if time.monotonic() - self._waiting_since[1] < grace_s:
+            return False
+        if not self._has_last_targets:
+            self._partitions.set_targets()
+            self._has_last_targets = True
+        return all(one.target_reached or one.is_paused for one in self._partitions.followed.values())
 
     def _give_up(self) -> None:
         """Go on without events that Kafka does not have."""

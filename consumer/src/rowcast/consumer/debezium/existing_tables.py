@@ -20,6 +20,7 @@ from rowcast.shared.tables.shape import ColumnShape, PortableType, TableShape
 from rowcast.shared.tables.type_mapping import shape_of
 
 _DIGITS = re.compile(r"\((\d)\)")
+_BITS = re.compile(r"BIT(?: VARYING)?\((\d+)\)", re.IGNORECASE)
 _MILLISECONDS = 3
 
 
@@ -54,7 +55,11 @@ class ExistingTables:
                 default = inspector.default_schema_name or "main"
                 for place in (schema, None):
                     if inspector.has_table(name, place):
-                        found = sa.Table(name, sa.MetaData(), schema=place, autoload_with=connection, resolve_fks=False)
+                        columns = [
+                            sa.Column(one["name"], one["type"], nullable=one["nullable"])
+                            for one in inspector.get_columns(name, place)
+                        ]
+                        found = sa.Table(name, sa.MetaData(), *columns, schema=place)
                         return shape_of(found, connection.dialect, default)
         except exc.DBAPIError as error:
             raise unreachable(connection_engine, self._label, error) from error
@@ -89,6 +94,8 @@ def _described(type_: PortableType, settings: DebeziumSettings, engine: str) -> 
             return _named("io.debezium.time.MicroDuration" if numeric else "io.debezium.time.Interval")
         case "date" | "time" | "timestamp":
             return _named(_time_name(type_, settings, engine))
+        case "native" if bits := _BITS.match(type_.native):
+            return _named("io.debezium.data.Bits") | {"parameters": {"length": bits[1]}}
         case "array" if type_.items is not None:
             return {"type": "array", "items": _described(type_.items, settings, engine)}
     return _SIMPLE.get(type_.name, {"type": "string"})
@@ -103,7 +110,7 @@ _SIMPLE: dict[str, dict[str, Any]] = {
     "int16": {"type": "int16"},
     "int32": {"type": "int32"},
     "int64": {"type": "int64"},
-    "uint64": {"type": "int64"},
+    "uint64": {"type": "int64", "parameters": {"__debezium.source.column.type": "BIGINT UNSIGNED"}},
     "float32": {"type": "float32"},
     "float64": {"type": "float64"},
     "timetz": _named("io.debezium.time.ZonedTime"),

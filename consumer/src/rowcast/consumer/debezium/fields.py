@@ -125,6 +125,9 @@ def _propagated(field: Field, settings: DebeziumSettings) -> FieldForm | None:
     length, scale = parameters.get(_SOURCE + "length"), parameters.get(_SOURCE + "scale")
     words = re.sub(r"\(.*\)", "", source_type).upper().split()
     name = words[0] if words else ""
+    # ZEROFILL implies UNSIGNED.
+    if field["type"] == "int64" and name in _LARGE_INTEGERS and {"UNSIGNED", "ZEROFILL"} & set(words):
+        return FieldForm(PortableType("uint64"), values.unsigned)
     if name in _DECIMALS and field["type"] in ("string", "double"):
         precision = int(length) if length and 0 < int(length) <= _MOST_DIGITS else None
         type_ = PortableType("decimal", precision=precision, scale=int(scale or 0) if precision else None)
@@ -145,6 +148,7 @@ def _bytes_decoder(field: Field, settings: DebeziumSettings) -> Decoder | None:
     return _BYTES_DECODERS[settings.binary_handling_mode]
 
 
+_LARGE_INTEGERS = frozenset(("BIGINT", "INT8"))
 _DECIMALS = frozenset(("NUMERIC", "DECIMAL", "MONEY"))
 _BYTES = frozenset(("BYTEA", "BINARY", "VARBINARY", "BLOB", "TINYBLOB", "MEDIUMBLOB", "LONGBLOB"))
 _TEXTS = {"VARCHAR": "string", "BPCHAR": "char", "CHAR": "char"}

@@ -15,6 +15,12 @@ from rowcast.shared.strict_form import Name, Number, StrictForm, checked
 _NO_RECORD = "not a transaction record of Debezium"
 
 
+class Begin(NamedTuple):
+    """A BEGIN. ``identity``: what the ids of all messages of the transaction have in common."""
+
+    identity: str
+
+
 class End(NamedTuple):
     """An END. ``name``: the whole id, which is the same when the record is repeated. ``counts``: events by table."""
 
@@ -37,8 +43,8 @@ class _Record(StrictForm):
     data_collections: list[_Count] | None = None
 
 
-def read_end(value: bytes, connector: str) -> End | None:
-    """Return the END, or None for a BEGIN. Raise DataError if the message is neither."""
+def read_record(value: bytes, connector: str) -> Begin | End:
+    """Return the BEGIN or END. Raise DataError if the message is neither."""
     try:
         document = payload_of(orjson.loads(value))
     except orjson.JSONDecodeError as error:
@@ -46,7 +52,8 @@ def read_end(value: bytes, connector: str) -> End | None:
     record = checked(_Record.model_validate, document, _NO_RECORD, DataError)
     if record.lsn is not None:
         raise DataError(WRITTEN_BY_RELAY)
+    identity = transaction_identity(record.id, connector)
     if record.status == "BEGIN":
-        return None
+        return Begin(identity)
     counts = {one.data_collection: one.event_count for one in record.data_collections or ()}
-    return End(transaction_identity(record.id, connector), record.id, record.ts_ms, counts)
+    return End(identity, record.id, record.ts_ms, counts)

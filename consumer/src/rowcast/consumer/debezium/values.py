@@ -77,9 +77,9 @@ def number_text(value: float | str) -> str:
     return value if isinstance(value, str) else format(Decimal(repr(value)), "f")
 
 
-def exact_number(value: float | str) -> int | str:
-    """Return an integer that came as a text, a decimal or a floating point number."""
-    return int(Decimal(str(value)))
+def unsigned(value: int) -> int:
+    """Return an unsigned integer of 64 bits, which came as a signed integer of the same bits."""
+    return value % 2**64
 
 
 def hex_bytes(value: str) -> str:

@@ -48,6 +48,7 @@ def migrate(
     ``drop``: shell patterns over ``schema.table.column`` of columns that the source does not have any more. Raise
     ConfigurationError, DataError and UnreachableError, and RetriableError if the active worker does not end.
     """
+    settings.require_relay()
     engine = _open(settings, name)
     layouts = RowLayouts(settings.replica(name).tables)
     with new_asker(settings) as asker:

@@ -1,4 +1,4 @@
-"""The partitions of one of several processes."""
+"""The partitions that one of several processes reads."""
 
 from __future__ import annotations
 

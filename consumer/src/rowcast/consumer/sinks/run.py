@@ -96,6 +96,7 @@ class _SinkRun:
         self._prepared: list[TableShape] = []
 
     def run(self, *, once: bool, batch_events: int, buffer_events: int) -> SinkProgress:
+        self._settings.require_relay()
         metadata = reach(self._settings.require_kafka(), "worker")
         if not self._wait_for_topic(metadata, once=once):
             return self._progress

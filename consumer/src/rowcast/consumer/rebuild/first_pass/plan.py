@@ -17,12 +17,12 @@ Ends = Mapping[Partition, tuple[int, int]]
 # inserts of equal keys would need an order.
 _EXACT_TYPES = INTEGER_TYPES | {"date"}
 
-# The start takes as much CPU as the load of 160,000 records.
-_WORTH_RECORDS = 200_000
+# A process starts in a second, and a process loads 100,000 records in a second.
+_WORTH_RECORDS = 100_000
 
 
 def is_divisible(shape: TableShape) -> bool:
-    """Return whether the partitions of the table's topic may be read independently, if no key is in two partitions."""
+    """Return whether the partitions of the table's topic may be read independently, if each key is in its partition."""
     types = {shape.column(name).type.name for name in shape.primary_key}
     return bool(types) and types <= _EXACT_TYPES and not is_loosely_typed(shape.engine)
 
@@ -43,7 +43,7 @@ def divide(ends: Ends, divisible: Collection[str], processes: int) -> list[froze
 
 
 def _units(ends: Ends, divisible: Collection[str]) -> Iterator[tuple[int, tuple[Partition, ...]]]:
-    """Yield the smallest shares: a partition of a divisible topic, or all partitions of any other topic."""
+    """Yield what one process must read: a partition of a divisible topic, or all partitions of another topic."""
     whole: dict[str, list[Partition]] = {}
     for partition, (first, end) in ends.items():
         if partition[0] in divisible:
@@ -61,7 +61,7 @@ def is_worth_it(shares: Iterable[frozenset[Partition]], ends: Ends) -> bool:
 
 
 def with_divided(shares: Collection[frozenset[Partition]]) -> list[Share]:
-    """Return the shares, with the topics of several shares."""
+    """Return the shares, with the topics of which other shares have partitions."""
     counts: dict[str, int] = {}
     holders: dict[str, int] = {}
     for partitions in shares:

@@ -24,7 +24,7 @@ _CODE_S = 1.0
 class Processes:
     """Run jobs in ``count`` processes during the block, each job in the next free process.
 
-    ``driver``: the module of the database's driver, to be imported before the fork.
+    ``driver``: the module of the database's driver, which the processes import before they are forked.
     """
 
     def __init__(self, count: int, driver: str) -> None:
@@ -39,7 +39,7 @@ class Processes:
         self._have_jobs = False
 
     def start(self) -> None:
-        """Start the processes. Do nothing if the processes run. A process imports rowcast and then waits for jobs."""
+        """Start the processes, which import rowcast and then wait for jobs. Do nothing if they are there."""
         if self._forking is not None:
             return
         jobs, reports = ([os.pipe() for _ in range(self._count)] for _ in range(2))
@@ -50,7 +50,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=theirs,
-                # Ctrl-C goes to all processes of a terminal's group. The rebuild decides when the processes end.
+                # Ctrl-C goes to all processes of a terminal's group. The rebuild decides when its processes end.
                 process_group=0,
             )
         finally:
@@ -81,7 +81,7 @@ class Processes:
 
     def _begin_next(self) -> None:
         stream = self._inputs[self._idle.pop()]
-        # The end of the reports shows that the process is gone.
+        # If the process is gone, the end of its reports says so.
         with suppress(OSError):
             stream.write(pickle.dumps(self._waiting.pop(0)))
             stream.flush()
