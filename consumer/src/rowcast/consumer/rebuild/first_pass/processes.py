@@ -20,6 +20,9 @@ _MODULE = "rowcast.consumer.rebuild.first_pass.share_process"
 # The exit code of a process comes right after the end of its reports.
 _CODE_S = 1.0
 
+# The first process kills suspended processes after five seconds.
+_END_S = 8.0
+
 
 class Processes:
     """Run jobs in ``count`` processes during the block, each job in the next free process.
@@ -110,7 +113,12 @@ class Processes:
         for stream in (*self._inputs, forking.stdin):
             with suppress(OSError):
                 stream.close()
-        forking.wait()
+        try:
+            forking.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            # Suspended. The other processes see the end of their pipes.
+            forking.kill()
+            forking.wait()
 
 
 def _run(target: Callable[..., None], *arguments: Any) -> None:
