@@ -63,7 +63,6 @@ SNAPSHOT = {"table": "public.orders", "state": "failed", "rows": 3, "reason": "n
         (status(replica={"state": "stopped", "reason": "a row"}), "replica stopped", "replica copy", "a row"),
         (status(replica={"state": "suspect", "reason": "restored"}), "replica suspect", "replica copy", "restored"),
         (status(replica={"workers": 0, "records": 7}), "no worker", "replica copy", "no worker runs, and 7 records"),
-        (status(replica={"state": None}), "no worker", "replica copy", "no worker has run yet"),
         (status(replica={"behind_ms": 301_000}), "replica behind", "replica copy", "a commit of 5 min 1 s ago"),
         (status(replica={"dead_letters": LETTERS}), "dead letters", "replica copy", "lacks 2 transactions (5 events)"),
         (status(replica={"verified": VERIFIED}), "rows differ", "replica copy", "2 rows differed"),

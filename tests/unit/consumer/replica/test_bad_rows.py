@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rowcast.consumer.dead_letters.letters import Letter, to_letters
 from rowcast.consumer.dead_letters.retry import retry
-from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.change import TRUNCATE_KEY, Change
 from rowcast.consumer.events.dead_letter import LetterEvent, SetAside
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayouts
@@ -24,7 +24,7 @@ from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.letter_rows import count_letters, read_letter_events
 from rowcast.consumer.replica.positions import read_positions
 from rowcast.shared.config.settings import ReplicaSettings
-from rowcast.shared.errors import RetriableError
+from rowcast.shared.errors import DataError, RetriableError
 from support.kafka_source import column, shape
 
 PARTITION = ("topic", 0)
@@ -61,6 +61,7 @@ class World:
     def __init__(self, folder: str, unit: Literal["transaction", "event"], crashes: Sequence[str]) -> None:
         self.engine = sa.create_engine(f"sqlite:///{folder}/replica.db")
         self.unit = unit
+        self.on_bad_row: Literal["stop", "dlq"] = "dlq"
         self.execute(f"CREATE TABLE item (id bigint PRIMARY KEY, n bigint CHECK (n < {SMALL}))")
         self.execute("CREATE TABLE child (id bigint PRIMARY KEY, item_id bigint REFERENCES item (id))")
         self.topic = MemoryTopic(crashes)
@@ -76,7 +77,7 @@ class World:
         assert self.replica.become_consistent()
 
     def _open(self) -> Replica:
-        settings = ReplicaSettings(url=str(self.engine.url), on_bad_row="dlq", dlq_unit=self.unit)
+        settings = ReplicaSettings(url=str(self.engine.url), on_bad_row=self.on_bad_row, dlq_unit=self.unit)
         replica = Replica("shop", "copy", settings, self.layouts, dead_letters=self.topic)
         replica.take_over()
         return replica
@@ -106,6 +107,16 @@ class World:
         positions = {PARTITION: Position(self._lsn + 1, self._lsn)}
         self.history.append(Transaction(changes[0].transaction if changes else None, self._lsn, 1, changes, positions))
         self.primary = state
+
+    def truncate_items(self) -> None:
+        """Commit a truncate of the items."""
+        self._lsn += 2
+        change = self._change(("item", 0), None, is_new=False)._replace(key=TRUNCATE_KEY)
+        self.changes[change.lsn] = change
+        self._lsn += 1
+        positions = {PARTITION: Position(self._lsn + 1, self._lsn)}
+        self.history.append(Transaction(change.transaction, self._lsn, 1, [change], positions))
+        self.primary = {row: value for row, value in self.primary.items() if row[0] != "item"}
 
     def _change(self, row: Row, value: int | None, *, is_new: bool) -> Change:
         table, id_ = row
@@ -140,9 +151,9 @@ class World:
             try:
                 self.replica.apply(Run(rest))
             except RetriableError:
-                self._restart()
+                self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
         self.replica.close()
         self.replica = self._open()
         self.replica.prepare()
@@ -153,11 +164,11 @@ class World:
 
     def retry(self) -> None:
         """Retry all letters, as a command that takes the replica over. The worker starts again afterwards."""
-        self._restart()
+        self.restart()
         letters = self.letters()
         result = retry(letters, letters, self._settle)
         assert {letter.id for letter in self.letters()} == {letter.id for letter, _ in result.left}
-        self._restart()
+        self.restart()
 
     def _settle(self, letters: Sequence[Letter]) -> None:
         settled = [one for letter in letters for one in letter.events]
@@ -262,4 +273,38 @@ def test_a_crash_after_the_write_shows_a_letter_once(tmp_path: Path) -> None:
     [letter] = world.letters()
     # The record names the last copy.
     assert [one.place_offset for one in letter.events] == [4, 5]
+    world.close()
+
+
+@pytest.mark.parametrize("unit", ["transaction", "event"])
+def test_a_truncate_concerns_all_rows_of_its_table(tmp_path: Path, unit: Literal["transaction", "event"]) -> None:
+    world = World(str(tmp_path), unit, [])
+    world.commit([(("item", 1), 1), (("item", 2), 1)])
+    world.follow()
+    world.commit([(("item", 1), SMALL)])
+    world.follow()
+    world.truncate_items()
+    world.commit([(("item", 3), 1)])
+    world.follow()
+    assert world.stored() == {("item", 1): 1, ("item", 2): 1}
+    assert len(world.letters()) == 3
+    world.retry()
+    assert world.letters() == []
+    assert world.stored() == world.primary == {("item", 3): 1}
+    world.close()
+
+
+def test_letters_are_followed_when_the_next_bad_row_stops_the_worker(tmp_path: Path) -> None:
+    world = World(str(tmp_path), "transaction", [])
+    world.commit([(("item", 1), SMALL)])
+    world.follow()
+    world.on_bad_row = "stop"
+    world.restart()
+    world.commit([(("item", 1), 1)])
+    world.commit([(("item", 2), 1)])
+    world.commit([(("item", 2), SMALL)])
+    with pytest.raises(DataError, match="CHECK constraint"):
+        world.follow()
+    assert [len(letter.events) for letter in world.letters()] == [1, 1]
+    assert world.stored() == {("item", 2): 1}
     world.close()

@@ -33,8 +33,6 @@ def test_a_duration_has_a_unit_or_counts_seconds(text: Any, seconds: float) -> N
         ("lag", float("nan"), "greater than or equal to 0"),
         ("lag", "inf", "finite"),
         ("schedule", "often", "'often' is no duration"),
-        ("schedule", "*/5 * * *", "no cron expression of five fields: wrong number of fields"),
-        ("schedule", "*", "no cron expression of five fields: wrong number of fields"),
         ("schedule", "0s", "an interval is a second at least"),
         ("schedule", "inf", "an interval is a second at least"),
         ("schedule", "61 * * * *", "no cron expression of five fields: bad minute"),

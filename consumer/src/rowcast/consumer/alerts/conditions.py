@@ -64,9 +64,7 @@ def _of_outbox(limits: AlertSettings, outbox: OutboxDocument) -> Iterator[Condit
 def _of_replica(
     limits: AlertSettings, subject: str, replica: ReplicaDocument, due_after_s: float
 ) -> Iterator[Condition]:
-    if replica.state is None:
-        yield Condition("no worker", subject, "no worker has run yet")
-    elif replica.state in ("stopped", "suspect"):
+    if replica.state in ("stopped", "suspect"):
         yield Condition(f"replica {replica.state}", subject, replica.reason or f"it is {replica.state}")
     elif replica.workers == 0 and replica.records:
         yield Condition("no worker", subject, f"no worker runs, and {replica.records:,} records wait")

@@ -305,6 +305,10 @@ class Applier:
             self._replica.defer_foreign_keys(connection)
             yield
             self._positions.write(connection, run.positions())
-            for transaction in run.transactions:
+            for transaction in filter(_has_letters, run.transactions):
                 self._positions.write_letters(connection, transaction.letters, transaction.settled)
         self.lsn = max(self.lsn, last.lsn)
+
+
+def _has_letters(transaction: Transaction) -> bool:
+    return bool(transaction.letters or transaction.settled)

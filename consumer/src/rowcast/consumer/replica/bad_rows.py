@@ -49,7 +49,7 @@ class BadRows:
         self._topic = topic
         self._sets_aside = sets_aside
         self._whole = whole
-        self._blocked: set[RowKey] | None = None
+        self._blocked: RowMap[bool] | None = None
         """The rows blocked by recorded letters, or None if they have not been read."""
 
     def forget(self) -> None:
@@ -81,7 +81,7 @@ class BadRows:
     def _apply(self, connection: Connection, run: Run, apply: ApplyRun, *, complete: bool) -> None:
         if self._blocked is None:
             with connection.begin():
-                self._blocked = self._positions.blocked_keys(connection)
+                self._blocked = _row_map(self._positions.blocked_keys(connection))
         rest = self._without_followers(run.transactions)
         while True:
             try:
@@ -129,17 +129,19 @@ class BadRows:
 
     def _without_followers(self, transactions: Iterable[Transaction]) -> list[Transaction]:
         """Set aside what cannot be read, and the changes of rows that an earlier letter blocks."""
-        assert self._blocked is not None
-        blocked, rest = set(self._blocked), []
+        # A copy of all blocked rows for each run would take long when many rows are blocked.
+        blocked_by_run: RowMap[bool] = RowMap()
+        rest = []
         for transaction in transactions:
-            rest.append(self._without_blocked(self._without_unread(transaction), blocked))
-            blocked |= _rows_of_letters(rest[-1])
+            rest.append(self._without_blocked(self._without_unread(transaction), blocked_by_run))
+            _add_rows(blocked_by_run, rest[-1])
         return rest
 
     def _note_applied(self, transactions: Iterable[Transaction]) -> None:
         """Take note of letters that the replica has recorded."""
         assert self._blocked is not None
-        self._blocked.update(*map(_rows_of_letters, transactions))
+        for transaction in transactions:
+            _add_rows(self._blocked, transaction)
 
     def _without_unread(self, transaction: Transaction) -> Transaction:
         if not transaction.unread:
@@ -147,19 +149,19 @@ class BadRows:
         goes_whole = self._is_whole(transaction) and transaction.id is not None
         return self._set_aside(transaction, transaction.changes if goes_whole else (), {}, unread=transaction.unread)
 
-    def _without_blocked(self, transaction: Transaction, blocked: set[RowKey]) -> Transaction:
-        own = _rows_of_letters(transaction)
-        blocked = blocked | own if own else blocked
+    def _without_blocked(self, transaction: Transaction, blocked_by_run: RowMap[bool]) -> Transaction:
+        assert self._blocked is not None
+        _add_rows(blocked_by_run, transaction)
+        blocked = [known for known in (self._blocked, blocked_by_run) if known]
         if not blocked or not len(transaction.changes):
             return transaction
-        known = _row_map(blocked)
-        rows = {row for row in map(_row_of, transaction.changes) if known.find(row)}
+        rows = {row for row in map(_row_of, transaction.changes) if any(known.find(row) for known in blocked)}
         if not rows:
             return transaction
         changes = transaction.changes
         chosen = changes if self._is_whole(transaction) else _of_rows(list(changes), rows)
         # The other halves of changed primary keys are blocked now too.
-        return self._without_blocked(self._set_aside(transaction, chosen, {}, follows=True), blocked)
+        return self._without_blocked(self._set_aside(transaction, chosen, {}, follows=True), blocked_by_run)
 
     def _set_aside(
         self,
@@ -220,10 +222,11 @@ def _row_map(rows: AbstractSet[RowKey]) -> RowMap[bool]:
     return RowMap((row, True) for row in rows)
 
 
-def _rows_of_letters(transaction: Transaction) -> set[RowKey]:
-    """Return the rows of a transaction's letters."""
-    events = (letter.event for letter in transaction.letters)
-    return {(event.table, event.key) for event in events if event.table is not None and event.key is not None}
+def _add_rows(rows: RowMap[bool], transaction: Transaction) -> None:
+    """Add the rows of a transaction's letters."""
+    for letter in transaction.letters:
+        if letter.event.table is not None and letter.event.key is not None:
+            rows.add((letter.event.table, letter.event.key), True)
 
 
 def _without(transaction: Transaction, rows: AbstractSet[RowKey]) -> list[Change] | SpilledChanges:

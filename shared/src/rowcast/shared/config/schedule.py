@@ -15,7 +15,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
-_WORDS_OF_A_DURATION = 2
 _GAPS = 50
 
 
@@ -48,7 +47,7 @@ class Schedule:
     @classmethod
     def parse(cls, text: str) -> Schedule:
         """Read a schedule. Raise ValueError if the text is neither form, or never begins."""
-        if len(text.split()) <= _WORDS_OF_A_DURATION and "*" not in text:
+        if len(text.split()) < 5:
             interval_s = seconds_of(text)
             if not 1 <= interval_s < math.inf:
                 raise ValueError("an interval is a second at least")
