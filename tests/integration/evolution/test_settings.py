@@ -161,11 +161,37 @@ def test_rows_with_the_former_name_of_a_column_follow(engine: str, new_database:
         assert replica.rows("thing", "id", "title", "n") == [(1, "e", 4), (2, "b", 2), (3, "d", None)]
 
 
-def test_sqlite_does_not_write_a_table_again_that_has_more_than_a_worker_writes(new_database: NewDatabase) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_column_whose_name_changes_in_case_is_the_same_column(engine: str, new_database: NewDatabase) -> None:
+    """Two columns with such names are impossible on most engines. The type changes too, and the default stays."""
+    seven = ServerDefault("number", "7")
+    old = shape("thing", column("Name", CODE), replace(column("n", "int32", nullable=False), default=seven))
+    new = shape("thing", column("name", CODE), replace(column("n", "int64", nullable=False), default=seven))
+    with direct_replica(new_database(engine), old) as replica:
+        early = replica.change("c", "thing", {"id": 1, "Name": "a", "n": 1})
+        replica.add(new)
+        replica.apply(("c", "thing", {"id": 2, "name": "b", "n": 2**40}))
+        replica.apply_changes(early)
+        assert replica.rows("thing", "id", "name", "n") == [(1, "a", 1), (2, "b", 2**40)]
+        assert list(columns(replica)) == ["id", "name", "n"]
+        replica.database.execute("INSERT INTO thing (id) VALUES (3)")
+        assert replica.rows("thing", "n")[-1] == (7,)
+
+
+@pytest.mark.parametrize(
+    ("ddl", "word"),
+    [
+        ("CREATE TABLE thing (id BIGINT PRIMARY KEY, gone INTEGER NOT NULL, code TEXT CHECK (code <> ''))", "CHECK"),
+        ("CREATE TABLE thing (id BIGINT PRIMARY KEY, gone INTEGER NOT NULL, code TEXT COLLATE NOCASE)", "COLLATE"),
+    ],
+)
+def test_sqlite_does_not_write_a_table_again_that_has_more_than_a_worker_writes(
+    ddl: str, word: str, new_database: NewDatabase
+) -> None:
     with direct_replica(new_database("sqlite"), BEFORE) as replica:
-        replica.database.execute("ALTER TABLE thing ADD COLUMN mine INTEGER CHECK (mine > 0)")
+        replica.database.execute("DROP TABLE thing", ddl)
         replica.add(AFTER)
-        with pytest.raises(ConfigurationError, match=r"has CHECK, which would be lost.*rowcast rebuild"):
+        with pytest.raises(ConfigurationError, match=rf"has {word}, which would be lost.*rowcast rebuild"):
             replica.restart()
 
 

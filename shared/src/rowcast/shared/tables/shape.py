@@ -156,16 +156,21 @@ class TableShape:
     def new_names(self, names: Collection[str]) -> dict[str, str]:
         """Return the present name of each of these columns that has been renamed since.
 
-        A name that another column has now is not a former name any more. A renamed column of the primary key makes
-        another key, so it is left out.
+        A name that differs only in case is a former name, because many engines take both for the same. A name that
+        another column has now is not a former name any more. A renamed column of the primary key makes another key, so
+        it is left out.
         """
         present = {column.name for column in self.columns}
-        return {
-            former: column.name
-            for column in self.columns
-            for former in column.was
-            if column.name not in (*names, *self.primary_key) and former in names and former not in present
-        }
+        gone = {name for name in names if name not in present}
+        folded = {name.lower(): name for name in gone}
+        found: dict[str, str] = {}
+        for column in self.columns if gone else ():
+            if column.name not in names and column.name not in self.primary_key:
+                formers = [name for name in column.was if name in gone]
+                if (name := folded.get(column.name.lower())) is not None:
+                    formers.append(name)
+                found |= dict.fromkeys(formers, column.name)
+        return found
 
     def with_columns(self, columns: Iterable[ColumnShape]) -> TableShape:
         """Return the shape with other columns, without the constraints besides the primary key, which name columns."""
