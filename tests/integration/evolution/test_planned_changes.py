@@ -32,7 +32,7 @@ def models(*columns: sa.Column[int] | sa.Column[str]) -> sa.MetaData:
     return metadata
 
 
-@pytest.mark.parametrize("engine", ["mariadb", "sqlite"])
+@pytest.mark.parametrize("engine", ["mariadb"])
 def test_what_each_replica_will_do(
     engine: str, kafka: Broker, source_name: str, new_database: NewDatabase, tmp_path: Path
 ) -> None:

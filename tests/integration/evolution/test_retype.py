@@ -34,7 +34,9 @@ def models(amount: Any, *, key: bool = False) -> sa.MetaData:
     return metadata
 
 
-@pytest.mark.parametrize(("kind", "engine"), [("type", "postgresql"), ("key", "sqlite")])
+@pytest.mark.parametrize(
+    ("kind", "engine"), [("type", "postgresql"), pytest.param("key", "sqlite", marks=pytest.mark.only_in_campaigns)]
+)
 def test_the_rebuild_that_the_error_names_leads_on(
     engine: str, kind: str, kafka: Broker, source_name: str, new_database: NewDatabase
 ) -> None:

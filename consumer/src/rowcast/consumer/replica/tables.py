@@ -20,9 +20,10 @@ from rowcast.consumer.replica.part import TablesChangedError
 from rowcast.consumer.replica.renamed_columns import RenamedColumns
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
+from rowcast.consumer.replica.users_tables import require_fitting
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.config.settings import Evolution
-from rowcast.shared.errors import ConfigurationError, DataError
+from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_document import parse_shape
 
@@ -180,7 +181,8 @@ class ReplicaTables:
             # MariaDB and MySQL keep a created table if the worker was killed before it recorded the table.
             created = bool(self._replica.naming.prefix)
             if not created:
-                self._check(connection, columns, shape)
+                name = self._name(shape)
+                require_fitting(connection, name, columns.of(name).keys(), shape)
                 _log.info("table %s exists already and is used as it is", shape.full_name)
             self._record(connection, shape, created=created)
         elif self.evolution == "none":
@@ -252,22 +254,6 @@ class ReplicaTables:
 
     def _name(self, shape: TableShape) -> TableName:
         return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
-
-    def _check(self, connection: Connection, columns: KnownColumns, shape: TableShape) -> None:
-        """Raise ConfigurationError unless the user's table has every column and the same primary key."""
-        schema, name = self._name(shape)
-        missing = {c.name for c in shape.columns} - columns.of((schema, name)).keys()
-        if missing:
-            raise ConfigurationError(
-                f"the replica's table {name} has no column {', '.join(sorted(missing))}, but the source's table "
-                f"{shape.full_name} has. Add the column, or drop the table so that the worker creates it."
-            )
-        key = sa.inspect(connection).get_pk_constraint(name, schema)["constrained_columns"]
-        if set(key) != set(shape.primary_key):
-            raise ConfigurationError(
-                f"the primary key of the replica's table {name} is ({', '.join(key)}), but that of {shape.full_name} "
-                f"is ({', '.join(shape.primary_key)}). Change it, or drop the table so that the worker creates it."
-            )
 
     def _record(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
         connection.execute(sa.delete(ROWCAST_TABLE).where(self._is_row_of(shape)))
