@@ -117,6 +117,11 @@ def test_a_tombstone_is_a_delete_of_a_known_table(value: bytes | None) -> None:
     assert (event.is_tombstone, event.change.key, event.change.after) == (True, b'{"id":1}', None)
 
 
+def test_a_connector_with_a_longer_prefix_is_another_source() -> None:
+    value = envelope("c", {"id": 1, "body": "x"}, {**POSTGRESQL, "name": "shop.eu"})
+    assert reader().read(message(value, topic="shop.eu.public.item")) is None
+
+
 def test_an_unwanted_table_is_left_out() -> None:
     assert reader("public.other").read(message(envelope("c", {"id": 1, "body": "x"}))) is None
 

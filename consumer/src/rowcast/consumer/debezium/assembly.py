@@ -79,6 +79,9 @@ class Assembly:
         transaction = self._take(event)
         if transaction is not None:
             transaction.is_straddling = True
+            if len(self._open) > _REMEMBERED:
+                # Kafka may have deleted the ENDs of old transactions.
+                del self._open[next(iter(self._open))]
         return transaction is not None
 
     def add(self, event: TableEvent) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -20,12 +21,17 @@ Decoders = Sequence[tuple[str, Decoder]]
 MOST_FORMS = 10_000
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class EventForm:
     """The form of a table's events: how values are decoded, and the layout of the whole row."""
 
     layout: RowLayout
     decoders: Decoders
+
+    @cached_property
+    def key_decoders(self) -> Decoders:
+        """Return the decoders of the key's columns."""
+        return [(name, decode) for name, decode in self.decoders if name in self.layout.key]
 
     def without(self, names: Iterable[str]) -> RowLayout:
         """Return the layout of a row that lacks columns. The replica's values of these columns stay."""
@@ -59,12 +65,14 @@ class EventForms:
                 self._by_schemas[identity] = form
         return form
 
-    def of_columns(self, table: tuple[str, str], engine: str, key: Sequence[str], names: Iterable[str]) -> EventForm:
-        """Return the form of a message without schemas. ``names``: the columns of the row."""
-        identity = ".".join(table), frozenset(names), tuple(key)
+    def of_columns(
+        self, table: tuple[str, str], engine: str, key: Sequence[str], names: Iterable[str] | None
+    ) -> EventForm:
+        """Return the form of a message without schemas. ``names``: the columns of the row, or None without a row."""
+        identity = ".".join(table), frozenset(names or ()), tuple(key)
         form = self._by_columns.get(identity)
         if form is None:
-            columns = self._existing.columns(table, engine, identity[1] | set(key))
+            columns = self._existing.columns(table, engine, identity[1] | set(key) if names else None)
             fields = [assumed_field(column, self._settings, engine) for column in columns]
             types = {column.name: column.type for column in columns}
             form = self._by_columns[identity] = self._new(table, engine, identity[2], fields, types)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from rowcast.consumer.debezium.event_forms import EventForm, EventForms
+from rowcast.consumer.debezium.event_forms import Decoders, EventForm, EventForms
 from rowcast.consumer.debezium.log_place import LogPlace, is_snapshot, log_place
 from rowcast.consumer.debezium.placeholders import Placeholders
 from rowcast.consumer.events.change import CREATING_OPS, TRUNCATE_KEY, Change
 from rowcast.consumer.events.connect_decoder import WITH_SCHEMA, split_schema
-from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.events.row_layout import RowLayout, RowLayouts
 from rowcast.consumer.events.value_types import require_types
 from rowcast.shared import row_values
 from rowcast.shared.config.settings import Settings
@@ -80,6 +80,8 @@ class EventReader:
 
     def _event(self, message: Any, schema: bytes, payload: bytes) -> TableEvent | None:
         document = self._document(orjson.loads(payload), message.topic())
+        if document is None:
+            return None
         if document.op not in _OPS:
             raise DataError(f"{_NO_EVENT}: op {document.op!r}")
         if not self._layouts.is_wanted(".".join(document.table)):
@@ -94,7 +96,8 @@ class EventReader:
             source.get("snapshot") == "last",
         )  # fmt: skip
 
-    def _document(self, value: dict[str, Any], topic: str) -> _Document:
+    def _document(self, value: dict[str, Any], topic: str) -> _Document | None:
+        """Return the members of a message, or None for one of a connector whose prefix begins with this prefix."""
         if not isinstance(value, dict):
             raise DataError(f"{_NO_EVENT}: the value is not an object")
         source = value.get("source")
@@ -102,6 +105,8 @@ class EventReader:
             return self._flattened(value, topic)
         if source["connector"] == "rowcast":
             raise DataError(WRITTEN_BY_RELAY)
+        if str(source["name"]).startswith(f"{self._source}."):
+            return None
         transaction = value.get("transaction") or {}
         table = str(source.get("schema") or source["db"]), str(source["table"])
         return _Document(
@@ -140,13 +145,12 @@ class EventReader:
         form = self._form(document, key_schema, schema, key)
         left_out = [] if row is None else self._placeholders.left_out(row)
         layout = form.without(left_out)
-        _decode(key, form)
+        _decode(key, form, form.key_decoders)
         if row is not None:
             for name in left_out:
                 del row[name]
-            _decode(row, form)
-        self._require_fit(form, key, row, layout.names)
-        require_types(layout.shape, layout.forms, key, row)
+            _decode(row, form, form.decoders)
+        self._require_fit(form, layout, key, row)
         image = None if row is None else orjson.dumps({name: row[name] for name in layout.columns})
         ordered_key = orjson.dumps({name: key[name] for name in layout.key})
         creates = document.op in CREATING_OPS
@@ -161,15 +165,23 @@ class EventReader:
             )
         if schema:
             return self._forms.of_schemas(document.table, engine, key_schema, schema)
-        return self._forms.of_columns(document.table, engine, list(key), document.row or key)
+        if document.op == "d" and (known := self._forms.of_key(document.table, engine, b"")) is not None:
+            return known
+        return self._forms.of_columns(document.table, engine, list(key), None if document.op == "d" else document.row)
 
     @staticmethod
-    def _require_fit(form: EventForm, key: dict[str, Any], row: dict[str, Any] | None, names: frozenset[str]) -> None:
-        layout = form.layout
-        if key.keys() != set(layout.key):
-            raise DataError(f"the key's columns are {sorted(key)}, but the key of {layout.table} is {list(layout.key)}")
-        if row is not None and row.keys() != names:
-            raise DataError(f"the row of {layout.table} does not have the columns of its schema")
+    def _require_fit(form: EventForm, layout: RowLayout, key: dict[str, Any], row: dict[str, Any] | None) -> None:
+        # A known form has the names and types of the layout.
+        is_known = (*key, *map(type, key.values())) in layout.forms.keys and (
+            row is None or (*row, *map(type, row.values())) in layout.forms.rows
+        )
+        if not is_known:
+            if key.keys() != set(layout.key):
+                columns = list(form.layout.key)
+                raise DataError(f"the key's columns are {sorted(key)}, but the key of {layout.table} is {columns}")
+            if row is not None and row.keys() != layout.names:
+                raise DataError(f"the row of {layout.table} does not have the columns of its schema")
+            require_types(layout.shape, layout.forms, key, row)
         if row is not None and not key.items() <= row.items():
             raise DataError(f"the row of {layout.table} has another key than the message")
 
@@ -182,7 +194,7 @@ class EventReader:
         # A table without a row in the replica has none to delete. Another key belongs to another program's message.
         if form is None or not isinstance(key, dict) or key.keys() != set(form.layout.key):
             return None
-        _decode(key, form)
+        _decode(key, form, form.decoders)
         ordered = orjson.dumps({column: key[column] for column in form.layout.key})
         partition = message.topic(), message.partition()
         change = Change(form.layout, ordered, None, 0, None, message.timestamp()[1], partition, message.offset())
@@ -216,10 +228,10 @@ def transaction_identity(transaction: str, connector: str) -> str:
     return transaction.partition(":")[0] if connector == "postgresql" else transaction
 
 
-def _decode(values: dict[str, Any], form: EventForm) -> None:
+def _decode(values: dict[str, Any], form: EventForm, decoders: Decoders) -> None:
     name = ""
     try:
-        for name, decode in form.decoders:
+        for name, decode in decoders:
             value = values.get(name)
             if value is not None:
                 values[name] = decode(value)

@@ -31,13 +31,13 @@ class ExistingTables:
         self._url = (settings.primary or replica).sqlalchemy_url
         self._label = "primary" if settings.primary else "replica"
 
-    def columns(self, table: tuple[str, str], engine: str, names: Collection[str]) -> list[ColumnShape]:
-        """Return these columns of a table of the source.
+    def columns(self, table: tuple[str, str], engine: str, names: Collection[str] | None) -> list[ColumnShape]:
+        """Return these columns of a table of the source, or all columns for None.
 
         Raise DataError if the table or a column does not exist, because then nothing says what the values mean.
         """
         shape = self._read(*table)
-        missing = set(names) - {column.name for column in shape.columns} if shape else set(names)
+        missing = set(names or ()) - {column.name for column in shape.columns} if shape else set[str]()
         if shape is None or missing:
             what = f"column {', '.join(sorted(missing))} of table" if shape else "table"
             raise DataError(
@@ -45,7 +45,9 @@ class ExistingTables:
                 "name the source's database in [primary], or set the connector's value.converter.schemas.enable and "
                 "key.converter.schemas.enable to true"
             )
-        return [_of_source(column, shape.engine, engine) for column in shape.columns if column.name in names]
+        return [
+            _of_source(column, shape.engine, engine) for column in shape.columns if not names or column.name in names
+        ]
 
     def _read(self, schema: str, name: str) -> TableShape | None:
         connection_engine = open_engine(self._url, self._label, pooled=False)

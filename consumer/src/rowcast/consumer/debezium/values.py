@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -22,6 +22,7 @@ _INFINITIES = {9223372036825200000: "infinity", -9223372036832400000: "-infinity
 _INFINITE_DAYS = {2147483647: "infinity", -2147483648: "-infinity"}
 
 
+@lru_cache(10_000)
 def day(value: int) -> str:
     """Return the text of a number of days since 1970."""
     return _INFINITE_DAYS.get(value) or date_text(value)
