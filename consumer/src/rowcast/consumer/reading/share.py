@@ -1,4 +1,4 @@
-"""The partitions that one of several processes reads."""
+"""The partitions of one of several processes."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ _LOOK_BACK = 1_000
 def last_committed_end(settings: Settings) -> dict[Partition, Position]:
     """Return a position before the last END that Kafka has committed. Empty if the last records have no END.
 
-    When a committed reader gets an END, all events of a smaller lsn are in their partitions. Whoever looks for the
-    partitions' ends later, and loads by key up to them, needs none of the ENDs before.
+    When a committed reader gets an END, all events of a smaller lsn are in their partitions. A later load by
+    key up to the partitions' ends needs no earlier END.
     """
     place = transaction_topic(settings.source), 0
     signatures = SignatureCheck(settings.signature_keys)

@@ -22,7 +22,7 @@ MOST_SHARES = 64
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one process of a divided load may do.
+    """The rights of one process of a divided load.
 
     ``tables_source``: the value of ``source`` in ``rowcast_table`` for the tables. ``epoch``: the epoch of the
     division, or None for the process that divides. Only this process creates and changes tables.
@@ -38,7 +38,7 @@ class Part:
 
 
 class TablesChangedError(RowcastError):
-    """Report a shape that the tables of a divided load do not have yet."""
+    """Report a shape newer than the tables of a divided load."""
 
 
 def share_sources(source: str) -> list[str]:
@@ -54,7 +54,7 @@ def is_divided(connection: Connection, source: str) -> bool:
 
 
 def require_undivided(connection: Connection, source: str, command: str) -> None:
-    """Raise ConfigurationError if the tables lack what other processes were to fill in."""
+    """Raise ConfigurationError if the shares of an interrupted load are not complete."""
     if is_divided(connection, source):
         raise ConfigurationError(
             f"a rebuild was interrupted while several processes filled the tables of source {source!r}, so a single "

@@ -1,4 +1,4 @@
-"""Hold the claim to the fresh tables while a load begins, or while processes fill them."""
+"""Hold the claim to the fresh tables while processes fill the tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClaimedReplica:
         raise ConfigurationError(f"another process runs {self._command}. Wait for its end, or stop it and try again.")
 
     def keep(self) -> None:
-        """Take the claim again if the server has ended the session. Raise FencedError if another process has it."""
+        """Take the claim again after the server has ended the session. Raise FencedError if the claim is taken."""
         if self._claim.is_held:
             return
         try:

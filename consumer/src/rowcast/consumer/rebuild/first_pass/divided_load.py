@@ -112,7 +112,7 @@ class DividedLoad:
         self._replica.prepare()
 
     def _begin_changed_topics_again(self, connection: Connection, ends: Ends) -> None:
-        """Read the divided topics again that have other partitions now, because keys may have moved between them."""
+        """Read divided topics with new partitions again, because keys may have moved between partitions."""
         shares = self._rows.read(connection)
         divided: dict[str, int] = {}
         for share in with_divided([frozenset(places) for places in shares.values()]):

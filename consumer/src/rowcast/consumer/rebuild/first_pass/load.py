@@ -25,7 +25,7 @@ from rowcast.consumer.replica.positions import read_positions
 class FirstPass:
     """Divide the load of a target, or go on with a divided load.
 
-    ``processes``: the number of processes at a time, or None for one process for each processor if this saves time.
+    ``processes``: the number of processes at a time, or None for a process for each processor if several save time.
     """
 
     def __init__(self, target: FreshTarget, records: ReadRecords, stop: threading.Event, processes: int | None) -> None:
@@ -37,7 +37,7 @@ class FirstPass:
         self._layouts = RowLayouts(target.settings.replica(target.replica).tables)
 
     def run(self, engine: Engine) -> bool:
-        """Return True after several processes have filled the tables, and False if a single worker is to do it.
+        """Return True after several processes have filled the tables, and False if a single worker is to.
 
         Raise the errors of the processes, and RebuildStoppedError.
         """
@@ -75,7 +75,7 @@ def _can_write_at_once(engine: Engine) -> bool:
 
 
 def _processors() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of processors for the rebuild."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

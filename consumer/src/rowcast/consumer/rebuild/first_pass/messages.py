@@ -1,4 +1,4 @@
-"""The messages between a rebuild and its processes."""
+"""The messages between a rebuild and the processes of its shares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rowcast.consumer.replica.part import Part
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a process is to do. ``source``: the value of ``source`` in the worker's tables for the share.
+    """The work of a process. ``source``: the value of ``source`` in the worker's tables for the share.
 
     ``log_level``: the level of the rebuild's log.
     """
@@ -48,7 +48,7 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Report the error that ends the process. ``traceback``: for an error that only a mistake in rowcast explains."""
+    """Report the error that ends the process. ``traceback``: for an error caused by a mistake in rowcast."""
 
     error: Exception | None
     traceback: str
@@ -56,7 +56,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Report the end of a process. ``code``: the exit code, negative for a signal, or None if it is not known."""
+    """Report the end of a process. ``code``: the exit code, negative for a signal, or None if unknown."""
 
     code: int | None
 

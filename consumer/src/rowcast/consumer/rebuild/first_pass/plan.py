@@ -22,7 +22,7 @@ _WORTH_RECORDS = 100_000
 
 
 def is_divisible(shape: TableShape) -> bool:
-    """Return whether the partitions of the table's topic may be read independently, if each key is in its partition."""
+    """Return whether the partitions of the table's topic may be read independently, if no key is in two partitions."""
     types = {shape.column(name).type.name for name in shape.primary_key}
     return bool(types) and types <= _EXACT_TYPES and not is_loosely_typed(shape.engine)
 
@@ -43,7 +43,7 @@ def divide(ends: Ends, divisible: Collection[str], processes: int) -> list[froze
 
 
 def _units(ends: Ends, divisible: Collection[str]) -> Iterator[tuple[int, tuple[Partition, ...]]]:
-    """Yield what one process must read: a partition of a divisible topic, or all partitions of another topic."""
+    """Yield the smallest shares: a partition of a divisible topic, or all partitions of any other topic."""
     whole: dict[str, list[Partition]] = {}
     for partition, (first, end) in ends.items():
         if partition[0] in divisible:
@@ -61,7 +61,7 @@ def is_worth_it(shares: Iterable[frozenset[Partition]], ends: Ends) -> bool:
 
 
 def with_divided(shares: Collection[frozenset[Partition]]) -> list[Share]:
-    """Return the shares, with the topics of which other shares have partitions."""
+    """Return the shares, with the topics of several shares."""
     counts: dict[str, int] = {}
     holders: dict[str, int] = {}
     for partitions in shares:

@@ -27,7 +27,7 @@ _END_S = 8.0
 class Processes:
     """Run jobs in ``count`` processes during the block, each job in the next free process.
 
-    ``driver``: the module of the database's driver, which the processes import before they are forked.
+    ``driver``: the module of the database's driver, to be imported before the fork.
     """
 
     def __init__(self, count: int, driver: str) -> None:
@@ -42,7 +42,7 @@ class Processes:
         self._have_jobs = False
 
     def start(self) -> None:
-        """Start the processes, which import rowcast and then wait for jobs. Do nothing if they are there."""
+        """Start the processes. Do nothing if the processes run. A process imports rowcast and then waits for jobs."""
         if self._forking is not None:
             return
         jobs, reports = ([os.pipe() for _ in range(self._count)] for _ in range(2))
@@ -53,7 +53,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=theirs,
-                # Ctrl-C goes to all processes of a terminal's group. The rebuild decides when its processes end.
+                # Ctrl-C goes to all processes of a terminal's group. The rebuild decides when the processes end.
                 process_group=0,
             )
         finally:
@@ -84,7 +84,7 @@ class Processes:
 
     def _begin_next(self) -> None:
         stream = self._inputs[self._idle.pop()]
-        # If the process is gone, the end of its reports says so.
+        # The end of the reports shows that the process is gone.
         with suppress(OSError):
             stream.write(pickle.dumps(self._waiting.pop(0)))
             stream.flush()

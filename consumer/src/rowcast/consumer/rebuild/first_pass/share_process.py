@@ -43,7 +43,7 @@ def main() -> None:
     numbers = {_fork(pipes, number): number for number in range(len(pipes))}
     for pipe in pipes:
         _close(pipe)
-    # After the forks, because a fork copies no other thread.
+    # After the forks, because a fork does not copy threads.
     threading.Thread(target=_kill_the_rest, args=(numbers,), daemon=True).start()
     while numbers:
         pid, status = os.wait()
@@ -69,7 +69,7 @@ def _report_code(number: int, code: int) -> None:
 
 
 def _fork(pipes: Sequence[tuple[int, int]], number: int) -> int:
-    """Return the id of a process that works for the pipes of this number, and has no other pipe open."""
+    """Return the id of a new process. The process works for the pipes of this number, and closes all other pipes."""
     if (pid := os.fork()) != 0:
         return pid
     for other, pipe in enumerate(pipes):
@@ -149,7 +149,7 @@ def _take_jobs(stream: BinaryIO, jobs: queue.SimpleQueue[Job]) -> NoReturn:
 
 
 def _fail() -> NoReturn:
-    """End a forked process with a traceback on standard error, and never return into the process that forks."""
+    """End a forked process with a traceback on standard error, and never return to the caller."""
     traceback.print_exc()
     sys.stderr.flush()
     os._exit(1)

@@ -24,7 +24,7 @@ _ROW, _PLACE = ROWCAST_REPLICA.c, ROWCAST_POSITION.c
 class ShareRows:
     """Read and write the rows of all shares. ``source``: the value of ``source`` for the fresh tables.
 
-    Every method that writes must be called in a transaction of the process that divides the load.
+    Call the writing methods in a transaction of the process that divides the load.
     """
 
     def __init__(self, source: str) -> None:
@@ -44,7 +44,7 @@ class ShareRows:
     ) -> None:
         """Write a division. ``shares``: the first offsets of the partitions of each share. ``row``: the fresh row.
 
-        The shares take the epoch of the row, so that the processes of an earlier division are fenced.
+        The shares take the epoch of the row, so processes of an earlier division are fenced.
         """
         for number, first_offsets in enumerate(shares, 1):
             source = share_source(self._source, number)
@@ -59,7 +59,7 @@ class ShareRows:
         connection.execute(sa.insert(ROWCAST_POSITION), rows)
 
     def adopt(self, connection: Connection, epoch: int) -> None:
-        """Give all shares another epoch, so that the processes of an earlier run are fenced."""
+        """Give all shares another epoch, so processes of an earlier run are fenced."""
         connection.execute(sa.update(ROWCAST_REPLICA).where(_row_of(self._sources)).values(epoch=epoch))
 
     def begin_again(self, connection: Connection, first_offsets: Mapping[Partition, int]) -> None:
