@@ -37,7 +37,7 @@ def test_the_shares_have_about_as_many_records() -> None:
 
 
 def test_several_processes_start_only_if_the_largest_share_leaves_enough_to_the_others() -> None:
-    ends = {("a", 0): (50, 1_000_050), ("b", 0): (0, 99_999), ("c", 0): (0, 1)}
+    ends = {("a", 0): (50, 1_000_050), ("b", 0): (0, 199_999), ("c", 0): (0, 1)}
     large, medium, small = (frozenset({place}) for place in ends)
     assert not is_worth_it([], ends)
     assert not is_worth_it([large], ends)
