@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 from sqlalchemy.engine import Connection
 
@@ -129,6 +130,10 @@ class BadRows:
 
     def _without_followers(self, transactions: Iterable[Transaction]) -> list[Transaction]:
         """Set aside what cannot be read, and the changes of rows that an earlier letter blocks."""
+        assert self._blocked is not None
+        transactions = list(transactions)
+        if not self._blocked and not any(map(_concerns_letters, transactions)):
+            return transactions  # The usual run.
         # A copy of all blocked rows for each run would take long when many rows are blocked.
         blocked_by_run: RowMap[bool] = RowMap()
         rest = []
@@ -140,7 +145,7 @@ class BadRows:
     def _note_applied(self, transactions: Iterable[Transaction]) -> None:
         """Take note of letters that the replica has recorded."""
         assert self._blocked is not None
-        for transaction in transactions:
+        for transaction in filter(_letters_of, transactions):
             _add_rows(self._blocked, transaction)
 
     def _without_unread(self, transaction: Transaction) -> Transaction:
@@ -208,6 +213,13 @@ def _of_rows(changes: Sequence[Change], rows: AbstractSet[RowKey]) -> list[Chang
     pairs = {place for place in places if {"delete", "create"} <= halves[place]}
     paired = _row_map({_row_of(c) for c in changes if (c.layout.table, c.transaction) in pairs and _half(c)})
     return [c for c, is_chosen in zip(changes, chosen, strict=True) if is_chosen or paired.find(_row_of(c))]
+
+
+_letters_of = attrgetter("letters")
+
+
+def _concerns_letters(transaction: Transaction) -> bool:
+    return bool(transaction.unread or transaction.letters)
 
 
 def _half(change: Change) -> str:
