@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fixtures.databases import NewDatabase
+from rowcast.consumer.debezium import debezium_reader
 from rowcast.consumer.status.lag import replica_status
 from rowcast.shared.config.settings import ReplicaSettings, Settings
 from rowcast.shared.errors import ConfigurationError, DataError
@@ -159,3 +160,28 @@ def test_events_without_transactions_need_consistency_row(
     work_once(debezium_settings(kafka, source_name, url, consistency="row"))
     assert Database(url).rows("item") == [(1, "x")]
     assert replica_status(debezium_settings(kafka, source_name, url, consistency="row"), NAME).state == "following"
+
+
+def test_a_transaction_whose_events_are_gone_does_not_stop_the_replica(
+    kafka: Broker, new_database: NewDatabase, source_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction, or a transformation that filters, removes events that an END counts."""
+    monkeypatch.setattr(debezium_reader, "_GRACE_S", 0.2)
+    monkeypatch.setattr(debezium_reader, "_LOADING_GRACE_S", 0.2)
+    source = DebeziumSource(kafka.bootstrap_servers, source_name)
+    source.table("item", text("body"))
+    for id in (1, 2):
+        source.transaction(("c", "item", {"id": id, "body": "old"}), end=False)
+        source.end({"item": 2, "never_seen": 1})
+    url = new_database("sqlite")
+    settings, replica = debezium_settings(kafka, source_name, url), Database(url)
+    work_once(settings)
+    assert (replica.state(), replica.rows("item")) == ("consistent", [(1, "old"), (2, "old")])
+    with running_worker(settings) as worker:
+        worker.until(lambda progress: progress.state == "consistent")
+        source.transaction(("u", "item", {"id": 1, "body": "new"}), end=False)
+        source.end({"item": 3})
+        source.transaction(("u", "item", {"id": 2, "body": "later"}))
+        worker.until(lambda progress: replica.rows("item") == [(1, "new"), (2, "later")])
+        worker.until(lambda progress: progress.state == "consistent")
+    assert replica_status(settings, NAME).records == 0

@@ -105,7 +105,7 @@ def test_a_connector_that_counts_again_after_a_restart_loses_no_event() -> None:
     world.add("7", "a", 30, order=1)
     world.add("7", "a", 40, order=2)
     assert world.popped() == []
-    world.assembly.give_up_missing()
+    world.assembly.give_up_missing(1)
     assert [len(keys) for _, keys in world.popped()] == [4]
 
 
@@ -116,6 +116,25 @@ def test_a_row_of_a_snapshot_comes_after_the_transactions_before_it() -> None:
     assert not world.add(None, "a", 0)
     world.end("7", a=1)
     assert world.popped() == [("7:0", [b'{"id":10}']), (None, [b'{"id":0}'])]
+
+
+def test_a_row_of_a_snapshot_does_not_wait_for_a_transaction_applied_before() -> None:
+    world = World()
+    world.add("7", "a", 10)
+    assert not world.add(None, "a", 0)
+    world.assembly.note_applied(End("7", "7:30", 1, {}))
+    assert world.popped() == [(None, [b'{"id":0}'])]
+
+
+def test_only_the_transactions_whose_events_cannot_come_are_given_up() -> None:
+    world = World()
+    world.add("7", "a", 10)
+    world.end("7", a=2)
+    world.end("8", a=1)
+    world.assembly.give_up_missing(1)
+    assert world.popped() == [("7:0", [b'{"id":10}'])]
+    world.add("8", "a", 20)
+    assert world.popped() == [("8:0", [b'{"id":20}'])]
 
 
 def test_a_transaction_that_began_by_key_is_finished_by_key() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from rowcast.consumer.debezium.event_reader import TableEvent
 from rowcast.consumer.debezium.transaction_record import Begin, End
@@ -176,17 +177,23 @@ class Assembly:
             del self._open[name]
         return names
 
-    def give_up_missing(self) -> None:
-        """Let the ENDs that were read count only the events that were read."""
-        for pending in self._ends:
+    @property
+    def pending_ends(self) -> int:
+        """Return the number of ENDs held."""
+        return len(self._ends)
+
+    def give_up_missing(self, ends: int) -> None:
+        """Let the first ENDs count only the events that were read. No event of them may follow."""
+        for pending in islice(self._ends, ends):
             pending.wanted = {}
-        self._miscounted.clear()
+            self._miscounted.discard(pending.end.identity)
 
     def pop(self, transactions: Partition) -> Iterator[Transaction]:
         """Remove and yield the complete transactions in the order of their ENDs.
 
         ``transactions``: the partition of the ENDs. The positions of the tables' partitions are not included.
         """
+        yield from self._pop_waiting()
         while self._ends and not self.missing():
             head = self._ends.popleft()
             found = self._open.pop(head.end.identity, None)
@@ -198,7 +205,7 @@ class Assembly:
                 self.held_events -= len(found.changes)
                 done.changes = self._in_order(found.changes)
             yield done
-            yield from self._pop_waiting(head.end.identity)
+            yield from self._pop_waiting()
 
     def _in_order(self, changes: list[Change] | SpilledChanges) -> list[Change] | SpilledChanges:
         if isinstance(changes, SpilledChanges):
@@ -207,10 +214,8 @@ class Assembly:
         changes.sort(key=lsn_of)
         return [change._replace(lsn=self._number()) for change in changes]
 
-    def _pop_waiting(self, identity: str) -> Iterator[Transaction]:
-        for _, before in self._waiting:
-            before.discard(identity)
-        while self._waiting and not self._waiting[0][1]:
+    def _pop_waiting(self) -> Iterator[Transaction]:
+        while self._waiting and not any(identity in self._open for identity in self._waiting[0][1]):
             change, _ = self._waiting.pop(0)
             self.held_events -= 1
             number = self._number()

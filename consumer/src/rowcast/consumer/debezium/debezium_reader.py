@@ -27,6 +27,7 @@ from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
 from rowcast.shared.errors import DataError
+from rowcast.shared.kafka.topic_names import table_topic
 from rowcast.shared.vitals import Vitals
 
 _log = logging.getLogger("rowcast.worker")
@@ -74,6 +75,7 @@ class DebeziumReader:
         self._lacks_rows = False
         self._waiting_since: tuple[object, float] = (None, 0.0)
         self._has_last_targets = False
+        self._overdue_ends = 0
         self._is_following = False
         self._stop = threading.Event()
         if self._by_row and not context.loading:
@@ -259,8 +261,12 @@ class DebeziumReader:
         if self._assembly.held_events < self._context.buffer_events:
             self._partitions.pause_all_but(None)
             return
-        settings = self._context.settings
-        self._partitions.pause_all_but({f"{settings.source}.{table}" for table in self._assembly.missing()})
+        self._partitions.pause_all_but(self._missing_topics())
+
+    def _missing_topics(self) -> set[str]:
+        """Return the topics of the events that the first transaction lacks."""
+        source, tables = self._context.settings.source, (table.partition(".") for table in self._assembly.missing())
+        return {table_topic(source, schema, name) for schema, _, name in tables}
 
     def _follow_up(self) -> None:
         """Go on to the next phase when the ends are reached, or when events are missing for too long."""
@@ -300,15 +306,16 @@ class DebeziumReader:
             return False
         if not self._has_last_targets:
             self._partitions.set_targets()
-            self._has_last_targets = True
-        return all(one.target_reached or one.is_paused for one in self._partitions.followed.values())
+            self._has_last_targets, self._overdue_ends = True, self._assembly.pending_ends
+        # The other partitions may be paused, because the first transaction needs none of their events.
+        topics = self._missing_topics() or {self._partitions.transactions[0]}
+        followed = self._partitions.followed.values()
+        return all(one.target_reached for one in followed if one.partition[0] in topics)
 
     def _give_up(self) -> None:
         """Go on without events that Kafka does not have."""
         if self._loading:
-            for name in self._assembly.drop_straddling():
-                _log.info("transaction %s has no END in Kafka, and was applied row by row", name)
-            self._assembly.give_up_missing()
+            self._give_up_while_loading()
             return
         end, missing = self._assembly.first_end, self._assembly.missing()
         assert end is not None
@@ -319,7 +326,16 @@ class DebeziumReader:
         )  # fmt: skip
         self.queue.put([Signal.GAP])
         self._loading = self._is_cutting_over = True
-        self._assembly.give_up_missing()
+        self._assembly.give_up_missing(1)
+
+    def _give_up_while_loading(self) -> None:
+        if not self._assembly.missing():
+            for name in self._assembly.drop_straddling():
+                _log.info("transaction %s has no END in Kafka, and was applied row by row", name)
+            return
+        # Many old transactions lack events after compaction. All ENDs from before the targets lack the same.
+        has_all = all(one.target_reached for one in self._partitions.followed.values())
+        self._assembly.give_up_missing(self._overdue_ends if has_all else 1)
 
     def _finish_loading(self) -> None:
         if self._loading:
