@@ -19,9 +19,9 @@ export UV
 # Tests start hundreds of Python processes. The processes must reuse compiled libraries, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 
-# The full run waits for servers much of its time, so it has one process more than the machine has processors.
+# The full run waits for servers much of its time, so it has two processes more than the machine has processors.
 MORE_PROCESSES = 0
-test-all coverage: MORE_PROCESSES = 1
+test-all coverage: MORE_PROCESSES = 2
 PROCESSES = $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + $(MORE_PROCESSES)))")
 # The folders of failed tests stay in .cache until the next run. The folders of passed tests are removed immediately.
 PYTEST_OPTIONS = --basetemp=.cache/pytest -o tmp_path_retention_policy=failed
