@@ -185,3 +185,22 @@ def test_a_transaction_whose_events_are_gone_does_not_stop_the_replica(
         worker.until(lambda progress: replica.rows("item") == [(1, "new"), (2, "later")])
         worker.until(lambda progress: progress.state == "consistent")
     assert replica_status(settings, NAME).records == 0
+
+
+def test_a_replica_is_not_consistent_with_a_part_of_a_transaction(
+    kafka: Broker, new_database: NewDatabase, source_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debezium_reader, "_LOADING_GRACE_S", 0.2)
+    source = DebeziumSource(kafka.bootstrap_servers, source_name)
+    source.table("item", text("body"))
+    source.transaction(("c", "item", {"id": 1, "body": "a part"}), end=False)
+    url = new_database("sqlite")
+    settings, replica = debezium_settings(kafka, source_name, url), Database(url)
+    work_once(settings)
+    assert (replica.state(), replica.rows("item")) == ("loading", [(1, "a part")])
+    # The next worker reads no event of the transaction.
+    work_once(settings)
+    assert replica.state() == "loading"
+    source.end({"item": 1})
+    work_once(settings)
+    assert replica.state() == "consistent"

@@ -143,8 +143,17 @@ def test_a_transaction_that_began_by_key_is_finished_by_key() -> None:
     assert world.assembly.has_straddling
     assert world.add("7", "a", 20, order=2)
     assert not world.add("7", "a", 20, order=2)
+    world.assembly.add_begin(Begin("7"))
+    assert world.assembly.drop_straddling() == []
     world.end("7", a=2)
     assert world.popped() == [("7:0", [])]
+    assert not world.assembly.has_straddling
+
+
+def test_a_transaction_applied_by_key_whose_end_was_deleted_is_forgotten() -> None:
+    world = World()
+    world.assembly.count(world.event("7", "a", 10))
+    assert world.assembly.drop_straddling() == ["7"]
     assert not world.assembly.has_straddling
 
 

@@ -170,9 +170,17 @@ class Assembly:
         """Return whether a transaction has events that were applied by key, and is not complete."""
         return any(one.is_straddling for one in self._open.values())
 
+    def straddle_begun(self) -> None:
+        """Let the transaction of the last BEGIN go by key, because an earlier worker may have applied a part of it."""
+        if self._begun is not None:
+            self._open.setdefault(self._begun, _Open(is_straddling=True))
+
     def drop_straddling(self) -> list[str]:
-        """Forget the transactions with events that were applied by key. Return their ids."""
-        names = [name for name, one in self._open.items() if one.is_straddling]
+        """Forget the transactions with events that were applied by key. Return their ids.
+
+        The transaction of the last BEGIN stays, because its END is sure to come.
+        """
+        names = [name for name, one in self._open.items() if one.is_straddling and name != self._begun]
         for name in names:
             del self._open[name]
         return names

@@ -76,6 +76,7 @@ class DebeziumReader:
         self._waiting_since: tuple[object, float] = (None, 0.0)
         self._has_last_targets = False
         self._overdue_ends = 0
+        self._awaits_end = False
         self._is_following = False
         self._stop = threading.Event()
         if self._by_row and not context.loading:
@@ -278,6 +279,8 @@ class DebeziumReader:
             return
         if self._loading and not self._is_cutting_over:
             self._is_cutting_over = has_caught_up and self._has_rows
+            if self._is_cutting_over:
+                self._assembly.straddle_begun()
             return
         waits_for = self._waits_for()
         if waits_for is None:
@@ -330,8 +333,10 @@ class DebeziumReader:
 
     def _give_up_while_loading(self) -> None:
         if not self._assembly.missing():
-            for name in self._assembly.drop_straddling():
+            dropped = self._assembly.drop_straddling()
+            for name in dropped:
                 _log.info("transaction %s has no END in Kafka, and was applied row by row", name)
+            self._awaits_end = not dropped
             return
         # Many old transactions lack events after compaction. All ENDs from before the targets lack the same.
         has_all = all(one.target_reached for one in self._partitions.followed.values())
@@ -349,6 +354,6 @@ class DebeziumReader:
         if self._by_row:
             return self._is_following or not self._partitions.followed
         if self._loading:
-            # Without a running connector, an interrupted snapshot never ends.
-            return not self._has_rows
+            # Without a running connector, an interrupted snapshot or transaction never ends.
+            return self._awaits_end or not self._has_rows
         return self._waits_for() is None
