@@ -26,9 +26,13 @@ from rowcast.shared.cli.app import application
 from rowcast.shared.cli.status_document import status_schema
 from rowcast.shared.config import settings, table_settings
 from rowcast.shared.config.alert_settings import AlertSettings
+from rowcast.shared.config.database_settings import PrimarySettings
 from rowcast.shared.config.debezium_settings import DebeziumSettings
+from rowcast.shared.config.relay_settings import RelaySettings, WatchdogSettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.section import Section
 from rowcast.shared.config.sink_settings import SinkSettings
+from rowcast.shared.config.topic_settings import TableTopicSettings, TopicSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = (REFERENCE / "commands.md", REFERENCE / "configuration.md")
@@ -40,16 +44,16 @@ _PART = re.compile(r"(<!-- generated: (?P<kind>\w+) (?P<name>.+?) -->\n).*?(<!--
 # have no variables of their own.
 SECTIONS: dict[str, tuple[type[Any], str | None]] = {
     "source": (settings.Settings, ""),
-    "primary": (settings.PrimarySettings, "PRIMARY__"),
-    "replicas": (settings.ReplicaSettings, "REPLICAS__NAME__"),
+    "primary": (PrimarySettings, "PRIMARY__"),
+    "replicas": (ReplicaSettings, "REPLICAS__NAME__"),
     "tables": (table_settings.TableSettings, "TABLES__NAME__"),
     "columns": (table_settings.ColumnSettings, "TABLES__NAME__COLUMNS__COLUMN__"),
-    "topics": (settings.TopicSettings, "TOPICS__"),
-    "topics.tables": (settings.TableTopicSettings, None),
-    "relay": (settings.RelaySettings, "RELAY__"),
+    "topics": (TopicSettings, "TOPICS__"),
+    "topics.tables": (TableTopicSettings, None),
+    "relay": (RelaySettings, "RELAY__"),
     "alerts": (AlertSettings, "ALERTS__"),
     "sinks": (SinkSettings, "SINKS__NAME__"),
-    "watchdog": (settings.WatchdogSettings, "WATCHDOG__"),
+    "watchdog": (WatchdogSettings, "WATCHDOG__"),
     "debezium": (DebeziumSettings, "DEBEZIUM__"),
 }
 

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import NewDatabase
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from servers import Broker, Connect
 from support.worker_runs import NAME, Database, running_worker
 

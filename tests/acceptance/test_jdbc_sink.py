@@ -18,7 +18,9 @@ from sqlalchemy.dialects import mysql, postgresql
 from fixtures.databases import NewDatabase
 from rowcast.producer import Capture
 from rowcast.producer.relay.embedded import run_relay
-from rowcast.shared.config.settings import PrimarySettings, RelaySettings, Settings
+from rowcast.shared.config.database_settings import PrimarySettings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from servers import Broker, Connect
 
 metadata = sa.MetaData()

@@ -15,7 +15,9 @@ from sqlalchemy.engine import Engine
 from rowcast.producer import Capture
 from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import RelaySettings, ReplicaSettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 
 Row = dict[str, Any]

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 
 from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.consumer.worker.progress import WorkerProgress
-from rowcast.shared.config.settings import PrimarySettings, ReplicaSettings, Settings
+from rowcast.shared.config.database_settings import PrimarySettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.images import RowImage, register_functions
 from rowcast.shared.tables.shape import PortableType, TableShape

@@ -21,7 +21,8 @@ from rowcast.producer import Capture
 from rowcast.producer.outbox.schema import OutboxTables, outbox_tables
 from rowcast.producer.parking.parked import ParkedTransactions
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
 from servers import Broker

@@ -12,7 +12,7 @@ from rowcast.consumer.checks.planned_changes import planned_changes
 from rowcast.producer import Capture
 from rowcast.producer.checks.planned_shapes import planned_shapes
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.findings import Verdict
 from servers import Broker

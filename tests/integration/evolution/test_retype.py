@@ -13,7 +13,7 @@ from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.rebuild import rebuild
 from rowcast.producer import Capture
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import DataError
 from servers import Broker

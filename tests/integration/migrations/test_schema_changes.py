@@ -24,7 +24,9 @@ from rowcast.producer.relay import Relay
 from rowcast.producer.relay.leader.work_loop import Leader
 from rowcast.producer.tables.captured import CapturedTable
 from rowcast.producer.triggers.install import install
-from rowcast.shared.config.settings import RelaySettings, ReplicaSettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import ChangeEvent

@@ -17,7 +17,8 @@ from rowcast.consumer.promotion.readiness import NotReadyError
 from rowcast.consumer.replica.promoted import PromotedError
 from rowcast.producer.relay.leader.timelines import NewTimelineNeededError
 from rowcast.producer.relay.main_loop import Relay
-from rowcast.shared.config.settings import PrimarySettings, Settings
+from rowcast.shared.config.database_settings import PrimarySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import SuspectError
 from servers import Broker
 from support.command_line import rowcast

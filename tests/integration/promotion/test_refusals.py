@@ -16,7 +16,8 @@ from rowcast.consumer.promotion.readiness import NotReadyError
 from rowcast.consumer.promotion.report import report
 from rowcast.consumer.reading import topic_metadata
 from rowcast.consumer.replica.promoted import PromotedError
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, RetriableError, UnreachableError
 from rowcast.shared.tables.server_defaults import ServerDefault
 from rowcast.shared.tables.shape import IdentityShape, IndexShape, Masking, TableShape
@@ -135,7 +136,7 @@ def test_workers_rebuilds_and_comparisons_refuse_a_promoted_replica(settings: Se
 
 def promoted_verify(settings: Settings) -> None:
     from rowcast.consumer.verification.comparison import verify
-    from rowcast.shared.config.settings import PrimarySettings
+    from rowcast.shared.config.database_settings import PrimarySettings
 
     url = settings.replica(NAME).url.get_secret_value()
     verify(settings.model_copy(update={"primary": PrimarySettings(url=url)}), NAME)

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 
 from rowcast.consumer.worker import run_worker
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.errors import ConfigurationError, LoginError
 from rowcast.shared.kafka.messages import ChangeEvent
 from rowcast.shared.kafka.topic_names import marker_topic

@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 
 from rowcast.producer.relay.kafka.marker import MarkerReader, Markers, marker_message
 from rowcast.producer.relay.kafka.topics import Topics
-from rowcast.shared.config.settings import TopicSettings
+from rowcast.shared.config.topic_settings import TopicSettings
 from rowcast.shared.errors import DataError
 from servers import Broker
 

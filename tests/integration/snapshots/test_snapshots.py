@@ -28,7 +28,8 @@ from rowcast.producer.outbox.snapshot_requests import OPEN_STATES, SnapshotReque
 from rowcast.producer.relay import Relay
 from rowcast.producer.relay.snapshots import chunk_reader, row_stream
 from rowcast.producer.relay.snapshots.chunk_reader import ChunkReader
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.config.table_settings import TableSettings, read_table_settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError

@@ -15,7 +15,8 @@ from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.verification.comparison import verify
 from rowcast.producer import Capture
 from rowcast.producer.relay import backlog, run_relay, running
-from rowcast.shared.config.settings import Settings, TopicSettings
+from rowcast.shared.config.settings import Settings
+from rowcast.shared.config.topic_settings import TopicSettings
 from rowcast.shared.kafka.messages import ChangeEvent
 from rowcast.shared.tables.own_tables import is_rowcast_table
 from servers import Broker

@@ -18,7 +18,8 @@ from rowcast.consumer.events.dead_letter import LetterEvent, SetAside
 from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.rebuild import rebuild
 from rowcast.consumer.worker.main_loop import run_worker
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError
 from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker

@@ -9,7 +9,8 @@ import pytest
 from fixtures.databases import NewDatabase
 from rowcast.consumer.debezium import debezium_reader
 from rowcast.consumer.status.lag import replica_status
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError
 from servers import Broker
 from support.debezium_source import DebeziumSource, decimal, text

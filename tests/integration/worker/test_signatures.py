@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.topic_names import schema_topic, transaction_topic
 from servers import Broker

@@ -19,7 +19,8 @@ from rowcast.producer.outbox.schema import outbox_tables
 from rowcast.producer.outbox.snapshot_requests import SnapshotRequests, SnapshotState
 from rowcast.producer.relay import Relay
 from rowcast.producer.relay.snapshots.runner import SnapshotRunner
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError, SuspectError
 from rowcast.shared.findings import Verdict

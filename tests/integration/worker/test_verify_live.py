@@ -26,7 +26,8 @@ from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.consumer.worker.metrics import WorkerMetrics
 from rowcast.producer import Capture
 from rowcast.producer.relay import Relay
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.errors import ConfigurationError
 from servers import Broker

@@ -14,7 +14,10 @@ from rowcast.consumer.verification.comparison import verify
 from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.producer import Capture
 from rowcast.producer.relay.embedded import run_relay
-from rowcast.shared.config.settings import PrimarySettings, RelaySettings, ReplicaSettings, Settings
+from rowcast.shared.config.database_settings import PrimarySettings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.tables.type_mapping import engine_family
 from support.fidelity.stored_values import READ_BACK, meaning, read_back, rows

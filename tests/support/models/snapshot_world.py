@@ -30,7 +30,7 @@ from rowcast.producer.relay.leader.work_loop import Leader
 from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.producer.relay.snapshots.chunk_reader import Chunk, ChunkReader
 from rowcast.producer.relay.snapshots.runner import SnapshotRunner
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 from rowcast.shared.errors import FencedError, RowcastError
 from rowcast.shared.kafka.messages import parse_change
 from rowcast.shared.kafka.topic_names import table_topic, transaction_topic

@@ -6,7 +6,8 @@ from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.claims.heartbeat import Heartbeat
 from rowcast.producer.relay.claims.lease import Destination, LeaseRow
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka.topic_names import TABLE_TOPIC
 from rowcast.shared.process_name import new_process_name
 from support.relay.primary import Primary

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from rowcast.shared import vitals as vitals_module
-from rowcast.shared.config.settings import WatchdogSettings
+from rowcast.shared.config.relay_settings import WatchdogSettings
 from rowcast.shared.database.sessions import SessionState
 from rowcast.shared.database.silence import SilenceWatch
 from rowcast.shared.vitals import Pulse, Vitals

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from rowcast.shared.config.settings import WatchdogSettings
+from rowcast.shared.config.relay_settings import WatchdogSettings
 from rowcast.shared.database.sessions import SessionState
 from rowcast.shared.database.silence import SilenceWatch, watched_connections
 from rowcast.shared.process_end import STUCK

@@ -19,7 +19,8 @@ from rowcast.consumer.alerts.conditions import Condition, conditions
 from rowcast.consumer.alerts.memory import Alert, AlertMemory
 from rowcast.shared.cli.status_document import StatusDocument
 from rowcast.shared.config.alert_settings import AlertSettings
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 
 OUTBOX: dict[str, Any] = {
     "rows": 0, "bytes": 0, "oldest_ms": None, "owner": "a", "epoch": 1, "expires_in_ms": 1, "lsn": 1, "next_lsn": 2,

@@ -13,7 +13,8 @@ from rowcast.consumer.debezium.existing_tables import ExistingTables
 from rowcast.consumer.debezium.log_place import LogPlace
 from rowcast.consumer.debezium.transaction_record import Begin, End, read_record
 from rowcast.consumer.events.row_layout import RowLayouts
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from support.debezium_source import ID, text, with_schema
 from support.memory_topics import Message

@@ -23,7 +23,7 @@ from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.letter_rows import count_letters, read_letter_events
 from rowcast.consumer.replica.positions import read_positions
-from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.errors import DataError, RetriableError
 from support.kafka_source import column, shape
 

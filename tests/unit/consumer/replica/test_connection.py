@@ -15,7 +15,7 @@ from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.connection import Replica
-from rowcast.shared.config.settings import ReplicaSettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.errors import ConfigurationError, RetriableError, UnreachableError
 from support.kafka_source import column, shape
 

@@ -17,7 +17,8 @@ from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.consumer.status import lag
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from support.kafka_source import column, shape
 from support.memory_consumer import MemoryBroker

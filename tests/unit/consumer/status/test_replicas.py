@@ -11,7 +11,8 @@ from rowcast.consumer.status import replicas
 from rowcast.consumer.status.lag import ReplicaStatus, TopicLag
 from rowcast.consumer.status.replicas import Rate
 from rowcast.shared.cli.contributions import SideStatus
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import UnreachableError
 
 _LAG = (TopicLag("shop.public.a", 3), TopicLag("shop.public.b", 0))

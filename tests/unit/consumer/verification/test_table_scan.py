@@ -16,7 +16,7 @@ from rowcast.consumer.verification.compared_table import ComparedTable
 from rowcast.consumer.verification.readers import DigestReader, ImageReader, Reader
 from rowcast.consumer.verification.row_forms import RowForms
 from rowcast.consumer.verification.table_scan import TableScan
-from rowcast.shared.config.settings import PrimarySettings
+from rowcast.shared.config.database_settings import PrimarySettings
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.tables.type_mapping import shape_of
 

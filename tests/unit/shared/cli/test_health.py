@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from rowcast.shared.cli.metrics_server import serve_metrics
-from rowcast.shared.config.settings import WatchdogSettings
+from rowcast.shared.config.relay_settings import WatchdogSettings
 from rowcast.shared.database.sessions import SessionState
 from rowcast.shared.database.silence import SilenceWatch
 from rowcast.shared.vitals import Pulse, Vitals

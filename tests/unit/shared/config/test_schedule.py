@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.schedule import Schedule, seconds_of
-from rowcast.shared.config.settings import ReplicaSettings
 
 NOON = datetime(2026, 12, 1, 12, 7, tzinfo=UTC)
 

@@ -11,16 +11,12 @@ from pydantic import BaseModel
 
 from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.debezium_settings import DebeziumSettings
-from rowcast.shared.config.settings import (
-    RelaySettings,
-    ReplicaSettings,
-    Settings,
-    TopicSettings,
-    WatchdogSettings,
-    load,
-)
+from rowcast.shared.config.relay_settings import RelaySettings, WatchdogSettings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings, load
 from rowcast.shared.config.sink_settings import SinkSettings
 from rowcast.shared.config.table_settings import ColumnSettings, TableSettings
+from rowcast.shared.config.topic_settings import TopicSettings
 from rowcast.shared.errors import ConfigurationError
 from support.project import REFERENCE
 

@@ -15,7 +15,8 @@ from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import read_row
 from rowcast.consumer.replica.worker_tables import METADATA
 from rowcast.shared.cli.contributions import open_for_check
-from rowcast.shared.config.settings import Evolution, Settings
+from rowcast.shared.config.replica_settings import Evolution
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.shape import TableShape
 

@@ -21,7 +21,8 @@ from rowcast.consumer.replica.type_limits import type_limits
 from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_DEAD_LETTER, ROWCAST_TABLE, missing_columns
 from rowcast.consumer.status.lag import replica_status, shown_state
 from rowcast.shared.cli.contributions import open_for_check
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.driver_errors import is_missing_right
 from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.engines import open_engine

@@ -13,7 +13,8 @@ from sqlalchemy import exc
 from rowcast.consumer.debezium.fields import Field
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.shared.config.debezium_settings import DebeziumSettings
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import ColumnShape, PortableType, TableShape

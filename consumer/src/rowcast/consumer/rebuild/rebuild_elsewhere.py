@@ -21,7 +21,8 @@ from rowcast.consumer.rebuild.whole_snapshot import is_from_snapshot, publish_al
 from rowcast.consumer.replica.dialects import LIVE, replica_dialect
 from rowcast.consumer.replica.positions import mark_suspect
 from rowcast.consumer.replica.worker_tables import create_tables
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError, DataError
 

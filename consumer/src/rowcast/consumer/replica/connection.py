@@ -31,7 +31,7 @@ from rowcast.consumer.replica.run_writer import RunWriter
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
-from rowcast.shared.config.settings import Evolution, ReplicaSettings
+from rowcast.shared.config.replica_settings import Evolution, ReplicaSettings
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.engines import open_engine, reach, unreachable
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError, RowcastError, SuspectError

@@ -22,7 +22,7 @@ from rowcast.consumer.replica.table_definitions import TableDefinitions, replica
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
 from rowcast.consumer.replica.users_tables import require_fitting
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
-from rowcast.shared.config.settings import Evolution
+from rowcast.shared.config.replica_settings import Evolution
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_document import parse_shape

@@ -18,7 +18,8 @@ from rowcast.shared.cli import exit_codes, logs
 from rowcast.shared.cli.contributions import SideStatus, StatusBlock
 from rowcast.shared.cli.durations import duration_text
 from rowcast.shared.cli.status_document import DeadLettersDocument, NoAnswer, ReplicaDocument, VerifiedDocument
-from rowcast.shared.config.settings import ReplicaSettings, Settings
+from rowcast.shared.config.replica_settings import ReplicaSettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import RowcastError
 
 _RATE_SAMPLE_S = 1.0

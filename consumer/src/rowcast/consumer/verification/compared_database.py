@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.replica.dialects import LIVE, ReplicaDialect, TableNaming, replica_dialect
 from rowcast.consumer.verification.dialects import VerifyDialect, verify_dialect
-from rowcast.shared.config.settings import DatabaseSettings
+from rowcast.shared.config.database_settings import DatabaseSettings
 from rowcast.shared.database.engines import open_engine, reach, unreachable
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rowcast.producer.database.dialects import capture_dialect
 from rowcast.producer.outbox.schema import outbox_tables
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 
 # The texts of a large backlog would be gigabytes to read.
 _MEASURED_ROWS = 5_000

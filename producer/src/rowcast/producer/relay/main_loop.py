@@ -28,7 +28,8 @@ from rowcast.producer.relay.upkeep.vacuum import Vacuum
 from rowcast.shared import row_values
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.cli.logs import named
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.driver_errors import ServerFault, has_known_fault, server_fault
 from rowcast.shared.database.driver_messages import first_line
 from rowcast.shared.database.engines import reach, unreachable

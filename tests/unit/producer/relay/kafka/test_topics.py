@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from rowcast.producer.relay.kafka import topics as module
 from rowcast.producer.relay.kafka.topics import EmbeddedTopics, Topics
-from rowcast.shared.config.settings import TableTopicSettings, TopicSettings
+from rowcast.shared.config.topic_settings import TableTopicSettings, TopicSettings
 from rowcast.shared.errors import ConfigurationError, UnreachableError
 
 ORDERS = "shop.public.orders"

@@ -15,7 +15,7 @@ from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.claims.epoch import Epoch
 from rowcast.producer.relay.kafka.size_limits import SizeLimits
 from rowcast.producer.relay.leader.work_loop import Leader
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 from support.relay.epochs import take_epoch
 from support.relay.primary import Primary, primary_at
 

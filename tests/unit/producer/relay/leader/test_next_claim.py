@@ -17,7 +17,7 @@ from rowcast.producer.relay.leader.row_loader import RowLoader
 from rowcast.producer.relay.messages.batch_rows import UnpublishableError
 from rowcast.producer.relay.messages.envelopes import Envelopes
 from rowcast.producer.relay.messages.table_versions import TableVersions
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 from rowcast.shared.errors import DataError, FencedError
 from support.relay.epochs import take_epoch
 from support.relay.primary import ORDERS, Primary, line, primary_at

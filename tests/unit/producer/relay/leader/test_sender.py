@@ -13,7 +13,7 @@ from rowcast.producer.outbox.line_parser import LineHead
 from rowcast.producer.relay.leader.sender import Sender
 from rowcast.producer.relay.messages.envelopes import Message
 from rowcast.producer.relay.messages.table_versions import TableVersion
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 from support.relay.primary import ORDERS
 
 EVENT: Message = ("shop.public.orders", b"{}", b'{"id":1}', -1)

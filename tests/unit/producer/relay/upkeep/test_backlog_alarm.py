@@ -16,7 +16,8 @@ from rowcast.producer.outbox.status import outbox
 from rowcast.producer.relay.metrics import RelayMetrics
 from rowcast.producer.relay.upkeep import backlog_alarm
 from rowcast.producer.relay.upkeep.backlog_alarm import BacklogAlarm
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 from rowcast.shared.findings import Verdict
 from support.relay.primary import ORDERS, Primary, line, primary_at
 

@@ -8,7 +8,8 @@ from rowcast.producer.outbox.schema import OutboxTables
 from rowcast.producer.relay.claims.connections import Connections
 from rowcast.producer.relay.claims.heartbeat import Heartbeat
 from rowcast.producer.relay.claims.lease import LeaseRow
-from rowcast.shared.config.settings import RelaySettings, Settings
+from rowcast.shared.config.relay_settings import RelaySettings
+from rowcast.shared.config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

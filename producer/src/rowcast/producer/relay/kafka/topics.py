@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from rowcast.producer.relay.kafka.errors import error_in, to_rowcast_error
 from rowcast.producer.relay.kafka.size_limits import SizeLimits
-from rowcast.shared.config.settings import TableTopicSettings, TopicSettings
+from rowcast.shared.config.topic_settings import TableTopicSettings, TopicSettings
 from rowcast.shared.kafka.clients import Properties, new_admin, unreachable
 from rowcast.shared.kafka.topic_names import marker_topic, schema_topic, table_topic, transaction_topic
 

@@ -9,7 +9,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Engine
 
 from rowcast.producer.outbox.backlog import EXCESS_HINT, backlog, excess
-from rowcast.shared.config.settings import RelaySettings
+from rowcast.shared.config.relay_settings import RelaySettings
 
 _log = logging.getLogger("rowcast.relay")
 
