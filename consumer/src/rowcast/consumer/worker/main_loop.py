@@ -33,7 +33,7 @@ from rowcast.consumer.worker.live_assignment import live_assignment
 from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
 from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
-from rowcast.consumer.worker.rest import rest
+from rowcast.consumer.worker.rest import Rest
 from rowcast.consumer.worker.source_format import has_topics, is_debezium, new_source_reader, read_first_shapes
 from rowcast.consumer.worker.turn import Turn
 from rowcast.consumer.worker.verify_schedule import VerifySchedule, require_primary
@@ -138,13 +138,13 @@ class _Worker:
             # The letters of the replaced tables are settled by the swap, so the fresh tables must lack nothing. The
             # letters of a share would belong to no replica.
             self._options = self._options.model_copy(update={"on_bad_row": "stop"})
-        self._schedule = assignment.schedule
         # With a schedule, the worker catches up again and again.
-        self._once = once or self._schedule is not None
+        self._once = once or assignment.schedule is not None
         self._vitals = vitals
         self._pulse = pulse
         self._silence = silence
         self._patience = Patience(stop, vitals, pulse)
+        self._rest = None if assignment.schedule is None else Rest(assignment.schedule, assignment, self._patience)
         self._report = ProgressReport(on_progress)
         self._standstill = StandstillLimit(self._options.lease_ms / 1000, settings.watchdog.stuck_after_s)
         self._layouts = RowLayouts(self._options.tables)
@@ -168,15 +168,15 @@ class _Worker:
     def run(self) -> WorkerProgress:
         backoff, fenced = Backoff(jitter=JITTER), Backoff(0.5, 60.0, jitter=JITTER)
         try:
-            if self._schedule is not None and self._schedule.interval_s is None:
-                rest(self._schedule, self._assignment, self._patience)
+            if self._rest is not None and not self._rest.begins_at_once:
+                self._rest.wait()
             while not self._patience.is_stopped:
                 self._patience.beat()
                 try:
                     if self._take_a_turn():
-                        if self._schedule is None:
+                        if self._rest is None:
                             break
-                        rest(self._schedule, self._assignment, self._patience)
+                        self._rest.wait()
                     backoff.reset()
                 except FencedError as error:
                     if self._assignment.part is not None:
@@ -189,7 +189,7 @@ class _Worker:
                     break
                 except UnreachableError as error:
                     # The server was reachable at the start, and will come back.
-                    if self._once and self._schedule is None:
+                    if self._once and self._rest is None:
                         raise
                     pause = backoff.next_pause()
                     _log.warning("%s Trying again in %.1f s", error, pause)
@@ -206,6 +206,8 @@ class _Worker:
         finally:
             self._replica.close()
             self._dead_letters.close()
+            if self._rest is not None:
+                self._rest.close()
         return self._report.progress
 
     def _take_a_turn(self) -> bool:
@@ -221,7 +223,8 @@ class _Worker:
         )
         events = self._report.progress.events
         claim = self._replica.new_claim(movement.is_moving)
-        turn = Turn(self._assignment.new_membership(), self._replica, claim)
+        membership = self._assignment.new_membership() if self._rest is None else self._rest.membership
+        turn = Turn(membership, self._replica, claim)
         try:
             return not self._stand_by(turn) or self._work_from_positions(turn)
         finally:
