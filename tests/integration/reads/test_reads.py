@@ -19,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 from fixtures.databases import NewDatabase
 from rowcast.consumer import ReadReplica, RoutingSession
+from rowcast.consumer.replica.worker_tables import ROWCAST_DEAD_LETTER
 from rowcast.producer import Capture
 from rowcast.producer.relay import running
 from rowcast.shared.database.engines import open_engine
@@ -121,6 +122,16 @@ def test_reads_follow_the_commits_of_their_token(world: World) -> None:
         with world.worker():
             assert world.replica.wait_for(second, SOON_S)
             assert routed(world, token=second) == world.version(world.copy) == 2
+    # The transaction of a token may be among the dead letters.
+    letter = {c.name: 0 if isinstance(c.type, sa.Integer) else "x" for c in ROWCAST_DEAD_LETTER.columns}
+    letter |= {"source": world.settings.source, "is_cause": True}
+    with world.copy.begin() as connection:
+        connection.execute(sa.insert(ROWCAST_DEAD_LETTER).values(letter))
+    time.sleep(1.1)  # An answer of the replica counts for a second.
+    assert not world.replica.has(second)
+    assert routed(world) == 2
+    with world.copy.begin() as connection:
+        connection.execute(sa.delete(ROWCAST_DEAD_LETTER))
     # Without a relay, a commit has no lsn.
     third = world.commit(3)
     assert not world.replica.has(third)

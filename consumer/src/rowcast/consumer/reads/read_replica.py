@@ -8,13 +8,14 @@ import math
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc, util
 from sqlalchemy.engine import Engine
 
-from rowcast.consumer.replica.worker_tables import ROWCAST_POSITION, ROWCAST_REPLICA
+from rowcast.consumer.replica.worker_tables import ROWCAST_DEAD_LETTER, ROWCAST_POSITION, ROWCAST_REPLICA
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.database.commit_tokens import CommitToken, lsn_of_token, take_token
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
@@ -31,6 +32,25 @@ _KNOWN_TOKENS = 10_000
 _LOG_S = 60.0
 # A replica only moves forward. After a restore from a backup it is behind its last answer, for this time at most.
 _ANSWER_S = 1.0
+
+
+_READ_TABLES = (ROWCAST_REPLICA, ROWCAST_POSITION, ROWCAST_DEAD_LETTER)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the replica said last. ``lsn``: it has every transaction up to here, -1 if it is not consistent.
+
+    ``has_letters``: it has refused some of them. ``at``: the monotonic time.
+    """
+
+    lsn: int = -1
+    has_letters: bool = False
+    at: float = -math.inf
+
+    @property
+    def is_old(self) -> bool:
+        return time.monotonic() - self.at > _ANSWER_S
 
 
 class ReadReplica:
@@ -52,12 +72,12 @@ class ReadReplica:
         """The monotonic time up to which the replica has every commit, as far as is proved."""
         self._probe: tuple[float, CommitToken] | None = None
         """A token that the replica did not have yet, and its time."""
-        self._answer = (-1, -math.inf)
-        """The replica's last lsn, or -1 if it was not consistent, and when it was asked."""
+        self._answer = _Answer()
         self._logged_at = -_LOG_S
-        row, position = ROWCAST_REPLICA.c, ROWCAST_POSITION.c
+        row, position, letter = ROWCAST_REPLICA.c, ROWCAST_POSITION.c, ROWCAST_DEAD_LETTER.c
         read = sa.select(sa.func.max(position.lsn)).where(position.source == source).scalar_subquery()
-        self._applied = sa.select(row.state, row.lsn, read).where(row.source == source)
+        letters = sa.select(sa.func.count()).select_from(ROWCAST_DEAD_LETTER).where(letter.source == source)
+        self._query = sa.select(row.state, row.lsn, read, letters.scalar_subquery()).where(row.source == source)
 
     def has(self, token: str) -> bool:
         """Return whether the replica has everything that the primary had committed when the token was taken.
@@ -139,48 +159,47 @@ class ReadReplica:
         lsn = self._lsn_of(token)
         if lsn is None:
             return False
-        applied, at = self._answer
-        if applied < lsn or time.monotonic() - at > _ANSWER_S:
-            applied = self._applied_lsn()
-        return applied >= lsn
+        answer = self._answer
+        if answer.lsn < lsn or answer.has_letters or answer.is_old:
+            answer = self._ask()
+        # The transaction of the token may be among the dead letters.
+        return answer.lsn >= lsn and not answer.has_letters
 
     def _is_consistent(self) -> bool:
-        applied, at = self._answer
-        return (applied if time.monotonic() - at <= _ANSWER_S else self._applied_lsn()) >= 0
+        answer = self._ask() if self._answer.is_old else self._answer
+        return answer.lsn >= 0
 
-    def _applied_lsn(self) -> int:
-        """Return the lsn up to which the replica has every transaction, or -1 if it is not consistent."""
+    def _ask(self) -> _Answer:
         at = time.monotonic()
-        lsn = self._read_lsn_if_there()
-        self._answer = (lsn, at)
-        return lsn
+        self._answer = replace(self._read_if_there(), at=at)
+        return self._answer
 
-    def _read_lsn_if_there(self) -> int:
+    def _read_if_there(self) -> _Answer:
         try:
-            return self._read_lsn()
+            return self._read()
         except exc.DBAPIError as error:
             if server_fault(error) is not ServerFault.LASTING:
                 raise
         with self.engine.connect() as connection:
             names = sa.inspect(connection).get_table_names()
-        if not {ROWCAST_REPLICA.name, ROWCAST_POSITION.name} <= set(names):
-            return -1  # No worker has begun.
+        if not {table.name for table in _READ_TABLES} <= set(names):
+            return _Answer()  # No worker of this version has begun.
         try:
-            return self._read_lsn()
+            return self._read()
         except exc.DBAPIError as error:
             if server_fault(error) is not ServerFault.LASTING:
                 raise
             raise ConfigurationError(
-                "reading from the replica needs the right to SELECT from rowcast_replica and rowcast_position: "
+                f"reading from the replica needs the right to SELECT from {', '.join(t.name for t in _READ_TABLES)}: "
                 f"{format_error(error)}"
             ) from error
 
-    def _read_lsn(self) -> int:
+    def _read(self) -> _Answer:
         with self.engine.connect() as connection:
-            row: Any = connection.execute(self._applied).one_or_none()
+            row: Any = connection.execute(self._query).one_or_none()
         if row is None or row[0] != "consistent":
-            return -1
-        return max(int(row[1]), int(row[2] or 0))
+            return _Answer()
+        return _Answer(max(int(row[1]), int(row[2] or 0)), row[3] > 0)
 
     def _lsn_of(self, token: CommitToken) -> int | None:
         with self._lock:
