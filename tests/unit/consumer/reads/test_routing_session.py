@@ -162,6 +162,8 @@ def test_tokens_and_ages_of_other_sessions_are_required(world: World) -> None:
     with world.sessions(token="7.0.0", max_age=3.0, wait=0.5) as session:
         session.require("8.0.0")
         session.scalar(NAME)
+        # The next session gets one token for both.
+        assert session.token == "1.0.0"
     world.replica.fresh = False
     with world.sessions(token="7.0.0", wait=0.5) as session:
         assert session.scalar(NAME) == "primary"

@@ -110,7 +110,7 @@ class ReadReplica:
         """
         if time.monotonic() - self._fresh_at > max_age / 2 and self._proving.acquire(blocking=False):
             try:
-                self._prove()
+                self._prove(max_age)
             finally:
                 self._proving.release()
         return time.monotonic() - self._fresh_at <= max_age
@@ -140,11 +140,15 @@ class ReadReplica:
         with self.primary.connect() as connection:
             return take_token(connection, self._source)
 
-    def _prove(self) -> None:
-        """Find out up to which time the replica has every commit. A token that it lacked is looked at again."""
-        if self._probe is None or self._has_probe(self._probe):
-            # The time comes first, because the token may include later commits and lack none.
-            now = time.monotonic()
+    def _prove(self, max_age: float) -> None:
+        """Find out up to which time the replica has every commit.
+
+        A token that the replica lacked is looked at again until it is too old to prove anything. The replica may never
+        have it, because one of its transactions was parked.
+        """
+        # The time comes first, because the token may include later commits and lack none.
+        now = time.monotonic()
+        if self._probe is None or now - self._probe[0] > max_age or self._has_probe(self._probe):
             self._probe = (now, self.take_token())
             self._has_probe(self._probe)
 

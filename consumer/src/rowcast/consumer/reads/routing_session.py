@@ -66,8 +66,10 @@ class RoutingSession(Session):
 
         Give it to the next session of the same user, for example in a cookie.
         """
+        # A token of now includes every commit of several earlier tokens.
+        self._lacks_token |= len(self._tokens) > 1
         self._take_token()
-        return self._tokens[-1] if self._tokens else None
+        return self._tokens[0] if self._tokens else None
 
     def require(self, token: str) -> None:
         """Let all later transactions see everything up to a token. Raise ValueError for a text that is no token."""
