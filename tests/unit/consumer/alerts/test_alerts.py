@@ -100,6 +100,20 @@ def test_an_alert_fires_once_after_its_time_and_clears_once() -> None:
     assert memory.look([], 95) == []
 
 
+def test_an_alert_does_not_clear_while_nothing_is_known_of_it() -> None:
+    memory = AlertMemory(0.0)
+    stopped = conditions(settings(), status({"parked": 1}, {"state": "stopped", "reason": "a row"}))
+    assert len(memory.look(stopped, 0)) == 2
+    lost = status(primary={"error": "gone"}, replicas={"copy": {"error": "gone"}})
+    kinds = [alert.condition.kind for alert in memory.look(conditions(settings(), lost), 10)]
+    assert kinds == ["primary unreachable", "replica unreachable"]
+    back = memory.look(conditions(settings(), status()), 20)
+    assert all(alert.clears for alert in back)
+    assert {alert.condition.kind for alert in back} == {
+        "parked transactions", "replica stopped", "primary unreachable", "replica unreachable",
+    }  # fmt: skip
+
+
 @contextmanager
 def server(answers: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Answer requests with these codes, and then with 200. Yield the URL and the accepted documents."""

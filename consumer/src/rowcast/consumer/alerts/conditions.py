@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rowcast.shared.cli.durations import duration_text
 from rowcast.shared.cli.status_document import NoAnswer, OutboxDocument, ReplicaDocument, StatusDocument
 from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.settings import Settings
 
+_PRIMARY = "the primary"
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is not as it should be. ``kind`` and ``subject`` identify it, and ``message`` may change."""
+    """Something that is not as it should be. ``kind`` and ``subject`` identify it, and ``message`` may change.
+
+    ``known_from``: the server that says so. ``is_silent``: this server does not answer, and nothing else is known from
+    there.
+    """
 
     kind: str
     subject: str
     message: str
+    known_from: str = ""
+    is_silent: bool = False
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -31,19 +39,21 @@ def conditions(settings: Settings, status: StatusDocument) -> list[Condition]:
     found: list[Condition] = []
     match status.outbox:
         case NoAnswer(error=error):
-            found.append(Condition("primary unreachable", "the primary", error))
+            found.append(Condition("primary unreachable", "the primary", error, is_silent=True))
         case OutboxDocument() as outbox:
             found += _of_outbox(limits, outbox)
     for snapshot in status.snapshots:
         if snapshot.state == "failed":
             found.append(Condition("snapshot failed", f"table {snapshot.table}", f"{snapshot.reason}"))
+    found = [replace(condition, known_from=_PRIMARY) for condition in found]
     for name, replica in status.replicas.items():
+        subject = f"replica {name}"
         match replica:
             case NoAnswer(error=error):
-                found.append(Condition("replica unreachable", f"replica {name}", error))
+                of_replica = [Condition("replica unreachable", subject, error, is_silent=True)]
             case ReplicaDocument():
-                due_after_s = settings.replica(name).due_after_s
-                found += _of_replica(limits, f"replica {name}", replica, due_after_s)
+                of_replica = list(_of_replica(limits, subject, replica, settings.replica(name).due_after_s))
+        found += [replace(condition, known_from=subject) for condition in of_replica]
     return found
 
 

@@ -26,14 +26,19 @@ class AlertMemory:
         self._fired: dict[tuple[str, str], Alert] = {}
 
     def look(self, conditions: Iterable[Condition], now_s: float) -> list[Alert]:
-        """Return the alerts that fire or clear now. ``now_s``: the time in seconds since 1970."""
+        """Return the alerts that fire or clear now. ``now_s``: the time in seconds since 1970.
+
+        An alert does not clear while the server that knows of it does not answer.
+        """
+        conditions = list(conditions)
+        silent = {condition.known_from for condition in conditions if condition.is_silent}
         present = {condition.identity: condition for condition in conditions}
         # A condition that was gone between two looks begins again.
         self._began = {identity: self._began.get(identity, now_s) for identity in present}
         alerts = [
             Alert(fired.condition, fired.since_s, clears=True)
             for identity, fired in self._fired.items()
-            if identity not in present
+            if identity not in present and fired.condition.known_from not in silent
         ]
         for cleared in alerts:
             del self._fired[cleared.condition.identity]
