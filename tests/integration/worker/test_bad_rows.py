@@ -186,7 +186,7 @@ def test_retry_applies_in_order_and_drop_releases_the_rows(kafka: Broker, source
     bad = source.transaction(("u", "item", {"id": 1, "n": 500}), ("u", "item", {"id": 2, "n": 3}))
     # A run that has the next transaction too would only write the last event of row 1.
     shop.work()
-    mended = source.put(("u", "item", {"id": 1, "n": 50}))
+    corrected = source.put(("u", "item", {"id": 1, "n": 50}))
     parent = source.put(("c", "item", {"id": 5, "n": 700}))
     child = source.put(("c", "child", {"id": 1, "item_id": 5}))
     shop.send_unreadable(9)
@@ -195,8 +195,8 @@ def test_retry_applies_in_order_and_drop_releases_the_rows(kafka: Broker, source
     shop.work()
     with replica_queue(shop.settings, NAME) as queue:
         assert queue.print_list([], as_json=True) == 1
-        assert queue.retry([mended]) == 1
-        assert set(shop.letters()) == {bad, mended, parent, child, unreadable}
+        assert queue.retry([corrected]) == 1
+        assert set(shop.letters()) == {bad, corrected, parent, child, unreadable}
         # Only the last event of row 1 is written, so the first two letters together are right.
         assert queue.retry([]) == 1
         assert set(shop.letters()) == {parent, child, unreadable}

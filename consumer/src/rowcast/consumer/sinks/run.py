@@ -124,6 +124,10 @@ class _SinkRun:
             try:
                 reader.start()
                 self._apply_all(reader, batch_events)
+            except RetriableError:
+                # The sink has not taken the batch before the stop, and gets it at the next start.
+                if not self._stop.is_set():
+                    raise
             finally:
                 reader.close()
         return self._progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from rowcast.consumer.worker.main_loop import run_worker
@@ -37,25 +37,36 @@ def run_workers(
     for name in replicas:
         settings.replica(name)
     workers = [
-        _worker(settings, name, once, stop, moved, beat)
+        _Worker(settings, name, once, stop, moved, beat)
         for name, moved, beat in zip(replicas, on_progress, vitals, strict=True)
     ]
-    return run_side_by_side(workers, once=once, stop=stop, log=_log)
+    return run_side_by_side([worker.work for worker in workers], once=once, stop=stop, log=_log)
 
 
-def _worker(
-    settings: Settings, name: str, once: bool, stop: threading.Event, on_progress: OnWorkerProgress, vitals: Vitals
-) -> Work:
-    run: Callable[..., WorkerProgress] = partial(run_worker, settings, name, once=once, stop=stop, vitals=vitals)
-    work = Work(lambda: None, {"replica": name})
+class _Worker:
+    """The worker of one replica. ``work.failure`` is None again when the worker applies."""
 
-    def moved(progress: WorkerProgress) -> None:
-        if progress.active and progress.state not in ("stopped", "suspect") and not stop.is_set():
-            work.failure = None
-        on_progress(progress)
+    def __init__(
+        self,
+        settings: Settings,
+        replica: str,
+        once: bool,
+        stop: threading.Event,
+        on_progress: OnWorkerProgress,
+        vitals: Vitals,
+    ) -> None:
+        self._stop = stop
+        self._on_progress = on_progress
+        self._apply = partial(
+            run_worker, settings, replica, once=once, stop=stop, on_progress=self._moved, vitals=vitals
+        )
+        self.work = Work(self._run, {"replica": replica})
 
-    def apply() -> None:
-        run(on_progress=moved)
+    def _run(self) -> None:
+        self._apply()
 
-    work.run = apply
-    return work
+    def _moved(self, progress: WorkerProgress) -> None:
+        # A worker that must stop during a retry applies nothing more. Therefore its failure stays.
+        if progress.active and progress.state not in ("stopped", "suspect") and not self._stop.is_set():
+            self.work.failure = None
+        self._on_progress(progress)
