@@ -32,13 +32,14 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from benchmarks.harness import Application, Command, Order, Probe, application, heading, observer, percentiles, values
 from rowcast.producer import relay
 from rowcast.producer.relay import RelayProgress, run_relay
 from rowcast.shared.config.settings import load
 from rowcast.shared.process_tuning import tune_interpreter
+from support.kafka_admin import create_topics
 
 SIZES = {"transactions of 10 rows": 10, "bulk transactions of 10,000": 10_000}
 _MULTIPLY = sa.text(
@@ -98,9 +99,7 @@ def produce(bootstrap: str, source: str, results: Connection) -> None:
         else:
             messages.append((f"raw-{message.topic()}", message.value(), message.key()))
     reader.close()
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    for made in admin.create_topics([NewTopic(f"raw-{name}", 1, 1) for name in names]).values():
-        made.result(30)
+    create_topics(bootstrap, *(NewTopic(f"raw-{name}", 1, 1) for name in names))
     producer = Producer(
         {"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, "linger.ms": 1,
          "queue.buffering.max.messages": 1_000_000, "queue.buffering.max.kbytes": 65_536}

@@ -14,6 +14,7 @@ from chaos.cluster import Cluster
 from chaos.databases import Wait
 from chaos.plan import Fault
 from servers import Server, ServerError
+from support.kafka_admin import finish
 
 _IN_SYNC_S = 60.0
 _STARTS = 5
@@ -153,7 +154,7 @@ def _add_partition(cluster: Cluster, fault: Fault, wait: Wait) -> None:
     partitions = admin.list_topics(topic, timeout=20).topics[topic].partitions
     if not partitions:
         raise NotInjectedError("the topic does not exist")
-    admin.create_partitions([NewPartitions(topic, len(partitions) + 1)])[topic].result(30)
+    finish(admin.create_partitions([NewPartitions(topic, len(partitions) + 1)]))
 
 
 _INJECTIONS: dict[str, Injection] = {

@@ -21,6 +21,7 @@ from servers import Broker, DatabaseServer, ServerError, install, sid
 from servers import guard as guard_module
 from servers.guard import Guard, is_alive, wait_until_gone
 from servers.paths import TESTS
+from support.kafka_admin import create_topics
 
 
 @contextlib.contextmanager
@@ -33,9 +34,7 @@ def engine_of(url: str) -> Iterator[sa.Engine]:
 
 
 def create_topic(kafka: Broker, topic: str) -> None:
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
-    for created in admin.create_topics([NewTopic(topic, 1, 1)]).values():
-        created.result(20)
+    create_topics(kafka.bootstrap_servers, NewTopic(topic, 1, 1))
 
 
 def produce(kafka: Broker, topic: str, value: bytes) -> None:

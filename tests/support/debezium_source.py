@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
+
+from support.kafka_admin import create_topics
 
 Fields = Sequence[Mapping[str, Any]]
 
@@ -49,7 +51,7 @@ class DebeziumSource:
         self._xid = 700
         self.sent: list[tuple[str, bytes | None, bytes]] = []
         """All messages in the order of their sending: topic, value and key. ``repeat`` sends some again."""
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._bootstrap = bootstrap
         self._producer = Producer(
             {"bootstrap.servers": bootstrap, "enable.idempotence": True, "max.in.flight.requests.per.connection": 1}
         )
@@ -97,8 +99,7 @@ class DebeziumSource:
     def send(self, topic: str, value: bytes | None, key: bytes) -> None:
         """Send any message to the first partition of a topic, which is created before its first message."""
         if topic not in self._made:
-            made = self._admin.create_topics([NewTopic(topic, 1, 1)])
-            made[topic].result(10)
+            create_topics(self._bootstrap, NewTopic(topic, 1, 1))
             self._made.add(topic)
         self._producer.produce(topic, value, key, partition=0)
         self.sent.append((topic, value, key))

@@ -13,11 +13,12 @@ from typing import Any
 
 import orjson
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from rowcast.shared.kafka.messages import TOMBSTONE_LSN, TransactionEvent, transaction_value
 from rowcast.shared.kafka.topic_names import schema_topic, table_topic, transaction_topic
 from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, PortableType, TableShape
+from support.kafka_admin import create_topics
 
 Row = dict[str, Any] | str
 """The columns of a row, or the text of a row image as a database wrote it."""
@@ -96,10 +97,7 @@ class Source:
         new = [t for t in topics if t not in self._made]
         if not new:
             return
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        made = admin.create_topics([NewTopic(t, partitions or self.partitions, 1) for t in new])
-        for future in made.values():
-            future.result(10)
+        create_topics(self.bootstrap, *(NewTopic(t, partitions or self.partitions, 1) for t in new))
         self._made.update(new)
 
     def add(self, *shapes: TableShape, topics: bool = True) -> None:

@@ -22,6 +22,7 @@ from rowcast.producer import Capture
 from servers.broker import Broker
 from servers.guard import Guard
 from support.command_line import rowcast
+from support.kafka_admin import finish
 
 May = AclOperation
 TOPIC, GROUP, ID = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
@@ -52,8 +53,7 @@ def grant(broker: Broker, user: str, kind: ResourceType, names: list[str], *oper
     literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
     acls = [AclBinding(kind, name, literal, f"User:{user}", "*", o, allow) for name in names for o in operations]
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-    for made in admin.create_acls(acls).values():
-        made.result(30)
+    finish(admin.create_acls(acls))
 
 
 @pytest.mark.only_in_campaigns

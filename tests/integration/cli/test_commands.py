@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 from jsonschema import Draft202012Validator, ValidationError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
@@ -22,6 +22,7 @@ from servers import Broker
 from servers.guard import Guard
 from support.command_line import environment, rowcast
 from support.forked_python import ForkedPython
+from support.kafka_admin import create_topics
 from support.relay.threads import wait_until
 
 STATUS_SCHEMA = json.loads((Path(__file__).parents[3] / "docs/reference/status.schema.json").read_text())
@@ -171,14 +172,12 @@ def test_check_names_topics_with_wrong_settings(
     place: Path, kafka: Broker, sessions: sessionmaker[Session], source_name: str
 ) -> None:
     write(sessions, 1)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     table, transactions = f"{source_name}.main.orders", f"{source_name}.transaction"
     wrong = [
         NewTopic(table, 1, 1, config={"cleanup.policy": "delete"}),
         NewTopic(transactions, 2, 1, config={"cleanup.policy": "delete"}),
     ]
-    for made in admin.create_topics(wrong).values():
-        made.result(30)
+    create_topics(kafka.bootstrap_servers, *wrong)
     result = rowcast("check", cwd=place)
     assert result.returncode == 1
     assert f"missing Kafka: topic {table} has cleanup.policy=delete, not compact" in " ".join(result.stdout.split())

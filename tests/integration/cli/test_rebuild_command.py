@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from rowcast.producer import Capture
@@ -17,6 +15,7 @@ from rowcast.producer.relay import running
 from rowcast.shared.config import load
 from servers import Broker
 from support.command_line import rowcast
+from support.kafka_admin import delete_records, set_config
 
 
 class Base(DeclarativeBase):
@@ -60,15 +59,10 @@ def change(file: Path, statement: str) -> None:
         connection.execute(statement)
 
 
-def delete_records(kafka: Broker, topic: str, before: int) -> None:
+def delete_first_records(kafka: Broker, topic: str, before: int) -> None:
     """Delete the first records of a topic, which Kafka refuses for topics that are only compacted."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    policy = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[policy])
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(30)
-    for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
-        future.result(30)
+    set_config(kafka.bootstrap_servers, topic, "cleanup.policy", "compact,delete")
+    delete_records(kafka.bootstrap_servers, topic, before)
 
 
 @pytest.mark.usefixtures("sessions")
@@ -114,7 +108,7 @@ def test_topics_without_their_beginning_need_a_snapshot(
         session.get_one(Order, 0).note = "changed"
         session.delete(session.get_one(Order, 1))
     done(place, "relay", "--once")
-    delete_records(kafka, f"{source_name}.main.orders", 4)
+    delete_first_records(kafka, f"{source_name}.main.orders", 4)
     refused = rowcast("rebuild", "r", cwd=place)
     assert refused.returncode == 2
     assert "begins at offset 4: Kafka has deleted earlier records of table main.orders" in refused.stderr
@@ -155,7 +149,7 @@ def test_a_table_whose_topic_has_lost_its_beginning_is_rebuilt_from_a_snapshot(
     done(place, "relay", "--once")
     done(place, "worker", "r", "--once")
     change(place / "replica.db", "UPDATE orders SET note = 'wrong'")
-    delete_records(kafka, f"{source_name}.main.orders", 4)
+    delete_first_records(kafka, f"{source_name}.main.orders", 4)
     refused = rowcast("rebuild", "r", "--tables", "orders", cwd=place)
     assert (refused.returncode, "rowcast rebuild r --tables orders --snapshot" in refused.stderr) == (2, True)
     with running(load(place / "rowcast.toml")):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 from pydantic import SecretStr
 
 from rowcast.consumer.replay.replay import replay
@@ -25,6 +25,7 @@ from rowcast.shared.kafka.messages import TransactionEvent
 from rowcast.shared.kafka.topic_names import marker_topic, table_topic, transaction_topic
 from servers import Broker
 from support.command_line import environment, rowcast, started
+from support.kafka_admin import create_topics
 from support.kafka_source import Source, column, shape
 from support.relay.primary import ORDERS, line, primary_at
 from support.relay.settings import settings_of
@@ -218,8 +219,7 @@ def test_topics_of_a_relay_are_not_written_to(place: Path, source: Source) -> No
     result = rowcast("replay", "--to-prefix", source.name, cwd=place)
     assert (result.returncode, f"topics of source {source.name} itself" in result.stderr) == (2, True)
     other = f"{source.name}-relay"
-    admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    admin.create_topics([NewTopic(marker_topic(other), 1, 1)])[marker_topic(other)].result(10)
+    create_topics(source.bootstrap, NewTopic(marker_topic(other), 1, 1))
     result = rowcast("replay", "--to-prefix", other, cwd=place)
     assert (result.returncode, "a relay publishes a source of this name" in result.stderr) == (2, True)
     assert load(place / "rowcast.toml").source == source.name

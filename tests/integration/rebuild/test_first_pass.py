@@ -13,7 +13,6 @@ from pathlib import Path
 
 import orjson
 import pytest
-from confluent_kafka.admin import AdminClient, NewPartitions
 
 from rowcast.consumer.reading.key_partitions import partitions_of_keys
 from rowcast.consumer.rebuild.options import RebuildOptions
@@ -26,6 +25,7 @@ from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from servers.guard import Guard
 from support.forked_python import ForkedPython
+from support.kafka_admin import create_partitions
 from support.kafka_source import Source, column, shape
 from support.project import TESTS
 from support.rebuilds import Writer, rebuilt
@@ -165,9 +165,7 @@ def test_keys_that_partitions_were_added_between_are_read_in_order(
         source.put(("c", "customer", {"id": n, "email": "old"}), ("c", "orders", order))
     source.flush()
     topic = table_topic(source.name, "public", "customer")
-    admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    [added] = admin.create_partitions([NewPartitions(topic, 3)]).values()
-    added.result(10)
+    create_partitions(source.bootstrap, topic, 3)
     # A producer that starts now knows all partitions.
     later = Source(source.bootstrap, source.name, lsn=source.lsn, transactions=source.transactions)
     later.shapes = source.shapes
@@ -201,9 +199,7 @@ def test_only_the_same_command_goes_on_with_an_interrupted_load_and_it_notices_n
     with pytest.raises(ConfigurationError, match="interrupted while several processes filled the tables"):
         work_once(elsewhere)
     topic = table_topic(source.name, "public", "customer")
-    admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    [added] = admin.create_partitions([NewPartitions(topic, 3)]).values()
-    added.result(10)
+    create_partitions(source.bootstrap, topic, 3)
     rebuild_into(settings, NAME, url, options, stop=threading.Event())
     assert f"topic {topic} has other partitions than before" in caplog.text
     assert work_once(elsewhere).state == "consistent"

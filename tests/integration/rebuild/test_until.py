@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from rowcast.consumer.rebuild.options import RebuildOptions, RebuildResult
 from rowcast.consumer.rebuild.rebuild_elsewhere import rebuild_into
@@ -18,6 +18,7 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
+from support.kafka_admin import create_topics
 from support.kafka_source import Line, Source, column, shape
 from support.worker_runs import CUSTOMER, NAME, ORDERS, Database, settings_for, work_once
 
@@ -162,8 +163,7 @@ def compacted(source: Source, **more: str) -> None:
     """Create the topic of items, for which Kafka may compact everything at once."""
     topic = table_topic(source.name, "public", "item")
     config = {"cleanup.policy": "compact", "min.compaction.lag.ms": "0", **more}
-    admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    admin.create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(10)
+    create_topics(source.bootstrap, NewTopic(topic, 1, 1, config=config))
     source._made.add(topic)
     source.add(ITEM)
 

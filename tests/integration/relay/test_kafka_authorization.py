@@ -24,6 +24,7 @@ from rowcast.shared.errors import ConfigurationError, LoginError
 from rowcast.shared.kafka.messages import ChangeEvent
 from rowcast.shared.kafka.topic_names import marker_topic
 from servers import Broker
+from support.kafka_admin import finish
 from support.relay.primary import ORDERS, Primary, line
 from support.relay.settings import settings_of
 from support.relay.topic_reader import assert_whole_transactions, read_topics
@@ -34,13 +35,11 @@ def forbidden(kafka: Broker, kind: ResourceType, name: str, operation: AclOperat
     """Grant the operation to every user."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     of = (kind, name, ResourcePatternType.LITERAL, "User:*", "*", operation, AclPermissionType.DENY)
-    for made in admin.create_acls([AclBinding(*of)]).values():
-        made.result(30)
+    finish(admin.create_acls([AclBinding(*of)]))
     try:
         yield
     finally:
-        for gone in admin.delete_acls([AclBindingFilter(*of)]).values():
-            gone.result(30)
+        finish(admin.delete_acls([AclBindingFilter(*of)]))
 
 
 @pytest.mark.parametrize(

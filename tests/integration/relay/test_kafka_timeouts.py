@@ -19,6 +19,7 @@ from rowcast.producer.relay.upkeep.stall_warnings import StallWarnings
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka.messages import ChangeEvent
 from servers import Broker
+from support.kafka_admin import finish
 from support.relay.primary import ITEMS, ORDERS, Primary, line
 from support.relay.settings import settings_of
 from support.relay.threads import running_thread, wait_until
@@ -123,8 +124,7 @@ def test_a_deleted_topic_is_created_again(lite: Primary, settings: Settings, kaf
     lite.add("a", line(ORDERS, "c", 1))
     with running_thread(Relay(settings, lite.engine)) as relay:
         wait_until(lambda: not lite.ids())
-        for gone in admin.delete_topics([f"{settings.source}.public.orders"]).values():
-            gone.result(30)
+        finish(admin.delete_topics([f"{settings.source}.public.orders"]))
         lite.add("b", line(ORDERS, "c", 2))
         wait_until(lambda: not lite.ids() or relay.ended_by is not None, seconds=120)
         assert relay.ended_by is None

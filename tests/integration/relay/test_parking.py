@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from confluent_kafka.admin import NewTopic
 from sqlalchemy.dialects import mysql
 
 from rowcast.producer.outbox.snapshot_requests import SnapshotRequests, SnapshotState
@@ -17,6 +17,7 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import ChangeEvent, TransactionEvent
 from servers import Broker
+from support.kafka_admin import create_topics, set_config
 from support.relay.fault_injection import CrashAt, CrashError, Faults
 from support.relay.primary import ITEMS, ORDERS, Primary, line, shape
 from support.relay.settings import NewSettings, settings_of
@@ -121,10 +122,8 @@ def test_a_message_larger_than_the_default_queue_is_published_if_kafka_accepts_i
     lite: Primary, new_settings: NewSettings, kafka: Broker
 ) -> None:
     settings = new_settings(lite, properties={"message.max.bytes": 40_000_000})
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     limited = NewTopic(f"{settings.source}.public.orders", 1, 1, config={"max.message.bytes": "40000000"})
-    for made in admin.create_topics([limited]).values():
-        made.result(30)
+    create_topics(kafka.bootstrap_servers, limited)
     lite.add_shapes(ORDERS)
     lite.add("a", line(ORDERS, "c", 1, "x" * 26_000_000))
     assert Relay(settings, lite.engine).run_once() == 1
@@ -134,9 +133,8 @@ def test_a_message_larger_than_the_default_queue_is_published_if_kafka_accepts_i
 def test_the_size_limit_of_a_topic_applies(lite: Primary, new_settings: NewSettings, kafka: Broker) -> None:
     settings = new_settings(lite, properties={"message.max.bytes": 4_000_000})
     lite.add_shapes(ORDERS, ITEMS)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     limited = NewTopic(f"{settings.source}.public.orders", 1, 1, config={"max.message.bytes": "2000"})
-    admin.create_topics([limited])[limited.topic].result()
+    create_topics(kafka.bootstrap_servers, limited)
     lite.add("a", line(ORDERS, "c", 1, "x" * 1_000))
     lite.add("b", line(ORDERS, "c", 2, "x" * 2_000))
     lite.add("c", line(ITEMS, "c", 3, "x" * 500_000))
@@ -145,12 +143,10 @@ def test_the_size_limit_of_a_topic_applies(lite: Primary, new_settings: NewSetti
     assert "the topic takes 2,000" in reasons(lite)
 
     # Raise the limit. A relay that has cached the old limit must notice the new limit.
-    raised = ConfigResource(ConfigResource.Type.TOPIC, limited.topic)
-    raised.add_incremental_config(ConfigEntry("max.message.bytes", "4000", incremental_operation=AlterConfigOpType.SET))
     relay = Relay(settings, lite.engine)
     lite.add("d", line(ORDERS, "c", 4, "x" * 1_000))
     relay.run_once()
-    admin.incremental_alter_configs([raised])[raised].result()
+    set_config(kafka.bootstrap_servers, limited.topic, "max.message.bytes", "4000")
     lite.add("e", line(ORDERS, "c", 5, "x" * 2_500))
     relay.run_once()
     assert keys(settings, "read_uncommitted") == [1, 3, 4, 5]
@@ -162,10 +158,9 @@ def test_kafka_accepts_every_message_that_the_relay_finds_small_enough(
     """The message sizes are at the edge of both limits, the client's and the topic's."""
     settings = new_settings(lite)
     lite.add_shapes(ORDERS, ITEMS)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     for table, limit in (("orders", 2_000_000), ("items", 1_000_000)):
         topic = NewTopic(f"{settings.source}.public.{table}", 1, 1, config={"max.message.bytes": str(limit)})
-        admin.create_topics([topic])[topic.topic].result()
+        create_topics(kafka.bootstrap_servers, topic)
     sizes = range(998_200, 1_000_100, 50)
     for size in sizes:
         lite.add(f"o{size}", line(ORDERS, "c", size, "x" * size))

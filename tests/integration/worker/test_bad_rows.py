@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from rowcast.consumer.dead_letters.letter_topic import LetterTopic
 from rowcast.consumer.dead_letters.replica_queue import replica_queue
@@ -25,6 +25,7 @@ from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from support.command_line import rowcast
 from support.debezium_source import DebeziumSource, text
+from support.kafka_admin import create_topics, set_config
 from support.kafka_source import Source, column, shape
 from support.worker_runs import NAME, Database, settings_for, work_once
 
@@ -223,18 +224,13 @@ def test_nothing_moves_before_kafka_has_a_letter(
     shop = Shop(kafka, source_name, replica_url, on_bad_row="dlq")
     before = shop.position()
     topic = f"{source_name}.{NAME}.dlq"
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    compacted = NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"})
-    admin.create_topics([compacted])[topic].result(10)
+    create_topics(kafka.bootstrap_servers, NewTopic(topic, 1, 1, config={"cleanup.policy": "compact"}))
     shop.source.transaction(("c", "item", {"id": 3, "n": 500}), ("c", "item", {"id": 4, "n": 1}))
     with pytest.raises(ConfigurationError, match="is compacted"):
         shop.work()
     assert shop.position() == before
     assert shop.letters() == {}
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-    entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
-    resource.add_incremental_config(entry)
-    admin.incremental_alter_configs([resource])[resource].result(10)
+    set_config(kafka.bootstrap_servers, topic, "cleanup.policy", "delete")
     original, failures = LetterTopic.write, [RetriableError("no answer")] * 2
 
     def write(self: LetterTopic, events: Sequence[SetAside]) -> list[LetterEvent]:

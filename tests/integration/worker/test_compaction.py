@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from fixtures.databases import NewDatabase
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
+from support.kafka_admin import create_topics
 from support.kafka_source import Source, column, shape
 from support.worker_runs import Database, settings_for, work_once
 
@@ -45,8 +46,7 @@ def test_deletes_that_were_compacted_while_the_worker_was_away(
     source = Source(kafka.bootstrap_servers, source_name)
     topic = table_topic(source_name, "public", "item")
     config = COMPACTED_AT_ONCE | {"delete.retention.ms": str(retention_ms)}
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(10)
+    create_topics(kafka.bootstrap_servers, NewTopic(topic, 1, 1, config=config))
     source._made.add(topic)
     source.add(ITEM)
     for key in range(4):

@@ -104,7 +104,7 @@ def members(settings: Settings) -> int:
     """Return the number of workers in the replica's group."""
     group = group_id(settings.source, NAME)
     admin = AdminClient({"bootstrap.servers": settings.kafka["bootstrap.servers"]})
-    return len(admin.describe_consumer_groups([group])[group].result(10).members)
+    return len(admin.describe_consumer_groups([group])[group].result(60).members)
 
 
 @pytest.mark.campaign

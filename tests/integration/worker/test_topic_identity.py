@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
 from servers import Broker
+from support.kafka_admin import create_topics, delete_records, finish
 from support.kafka_source import Source, column, shape
 from support.worker_runs import Database, RunningWorker, running_worker, settings_for, work_once
 
@@ -52,21 +53,15 @@ def topic_of(source: Source, kind: str) -> str:
 def create_again(source: Source, topic: str, partitions: int = 1) -> None:
     """Delete a topic and create it again at once."""
     admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    admin.delete_topics([topic])[topic].result(10)
-    deadline = time.monotonic() + 20
+    finish(admin.delete_topics([topic]))
+    deadline = time.monotonic() + 60
     while True:
         try:
-            admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(10)
+            create_topics(source.bootstrap, NewTopic(topic, partitions, 1))
             break
         except KafkaException:
             assert time.monotonic() < deadline
     source.producer = Producer({"bootstrap.servers": source.bootstrap, "linger.ms": 0})
-
-
-def delete_records(source: Source, topic: str, before: int) -> None:
-    admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    for future in admin.delete_records([TopicPartition(topic, 0, before)]).values():
-        future.result(10)
 
 
 @pytest.mark.parametrize("kind", ["table", "transaction"])
@@ -130,7 +125,7 @@ def test_a_table_topic_without_records_after_the_position(
     work_once(settings)
     put(source, 2, 3, 4)
     topic = topic_of(source, "table")
-    delete_records(source, topic, 4)
+    delete_records(source.bootstrap, topic, 4)
     for _ in range(2):
         with pytest.raises(DataError, match=f"topic {topic}, partition 0, offset 2 was.*begins at 4 now: 2 offsets"):
             work_once(settings)
@@ -142,7 +137,7 @@ def test_records_deleted_up_to_the_position_do_no_harm(source: Source, settings:
     put(source, 0, 1)
     work_once(settings)
     for kind, end in (("table", 2), ("transaction", 4)):
-        delete_records(source, topic_of(source, kind), end)
+        delete_records(source.bootstrap, topic_of(source, kind), end)
     put(source, 2)
     assert work_once(settings).transactions == 1
     assert ids(replica) == [0, 1, 2]
@@ -155,7 +150,7 @@ def test_a_transaction_topic_without_records_after_the_position_loses_no_row(
     put(source, 0)
     work_once(settings)
     put(source, 1, 2, 3)
-    delete_records(source, topic_of(source, "transaction"), 6)
+    delete_records(source.bootstrap, topic_of(source, "transaction"), 6)
     work_once(settings)
     assert "no longer holds the records that come next" in caplog.text
     assert (ids(replica), replica.state()) == ([0, 1, 2, 3], "consistent")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient
 
 from rowcast.consumer import replica_status
 from rowcast.consumer.reading import gap_detector, load, reader_thread, subscription
@@ -26,6 +26,7 @@ from rowcast.shared.kafka.messages import TransactionEvent, transaction_value
 from rowcast.shared.kafka.mock_cluster import embedded_kafka
 from rowcast.shared.kafka.topic_names import table_topic, transaction_topic
 from servers import Broker
+from support.kafka_admin import create_partitions
 from support.kafka_source import Source, column, shape
 from support.worker_runs import CUSTOMER, NAME, ORDERS, Database, running_worker, settings_for, work_once
 
@@ -87,8 +88,8 @@ def test_transactions_over_partitions_come_whole_and_in_order(
 def add_partitions(source: Source, table: str, total: int) -> None:
     """Add partitions to a table's topic. The source uses them at once."""
     topic = table_topic(source.name, "public", table)
+    create_partitions(source.bootstrap, topic, total)
     admin = AdminClient({"bootstrap.servers": source.bootstrap})
-    admin.create_partitions([NewPartitions(topic, total)])[topic].result(10)
     deadline = time.monotonic() + 10
     while len(admin.list_topics(topic, timeout=10).topics[topic].partitions) < total:
         assert time.monotonic() < deadline
