@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -66,6 +67,12 @@ def test_what_each_replica_will_do(
     assert found(migrated, evolution="none")[0][0] is Verdict.warning
     renamed = models(sa.Column("title", sa.String(20), info={"rowcast": {"was": "name"}}), sa.Column("n", sa.Integer))
     assert "column name renamed to title" in found(renamed)[0][1]
+    moved = sa.MetaData()
+    columns: list[sa.Column[Any]] = [sa.Column("id", sa.Integer, primary_key=True), sa.Column("title", sa.String(20))]
+    sa.Table("thing", moved, *columns, info={"rowcast": {"was": ["item"]}})
+    ((_, message), _) = found(moved)
+    assert "main.thing: column title added, " in message
+    assert "table main.item renamed to main.thing" in message
     ((verdict, message),) = found(models(sa.Column("name", sa.Integer), sa.Column("n", sa.Integer, unique=True)))
     assert verdict is Verdict.missing
     assert "the worker will stop: column name of table main.item has changed from string to int32" in message

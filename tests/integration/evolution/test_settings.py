@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_between_a_change_and_its_record_goes_on(
         replica.apply(("c", "thing", {"id": 1, "gone": 1, "code": "a"}))
         replica.add(AFTER)
         with monkeypatch.context() as patched:
-            patched.setattr("rowcast.consumer.replica.tables.ReplicaTables._update_shape", kill)
+            patched.setattr("rowcast.consumer.replica.table_records.TableRecords.update", kill)
             with pytest.raises(KilledError):
                 replica.restart()
         replica.restart()

@@ -71,3 +71,12 @@ def test_a_full_folder_of_temporary_files_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "pwrite", is_full)
     with pytest.raises(UnreachableError, match=rf"files, {tmp_path}: No space left on device\. Make room .*TMPDIR"):
         spilled.append(change("a", 1))
+
+
+def test_changes_of_a_renamed_table_get_its_present_name() -> None:
+    changes = [change("a", 1), change("b", 2), change("a", 3, delete=True), change("c", 4)]
+    spilled = SpilledChanges("7", changes)
+    spilled.replace_layouts(lambda layout: LAYOUTS["b"] if layout is LAYOUTS["a"] else layout)
+    assert list(spilled) == [c._replace(layout=LAYOUTS["b"]) if c.layout is LAYOUTS["a"] else c for c in changes]
+    assert spilled.counts == {"public.b": 3, "public.c": 1}
+    assert [c.lsn for c in spilled.of_table("public.b")] == [1, 2, 3]

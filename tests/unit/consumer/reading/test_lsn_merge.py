@@ -126,3 +126,21 @@ def test_in_a_single_partition_events_that_were_sent_again_stay_in_their_place()
     late(topic, 0, b"1", 5)
     late(topic, 0, b"1", 6)
     assert topic.release() == [5, 7, 5, 6]
+
+
+def test_the_topics_of_a_renamed_table_are_merged_like_one() -> None:
+    renamed: dict[str, str] = {}
+    topic = Topic(partitions=1)
+    topic.merge = LsnMerge(AppliedKeys(SETTINGS, RowLayouts(), {}, 1_000), lambda: renamed)
+    topic.streams.append(PartitionStream(("before", 0), "table", 0, target=3))
+    topic.read(1, 3)
+    # The new name becomes known while events of the former topic are held.
+    renamed["before"] = "a"
+    topic.read(0, 4, 9)
+    assert topic.release() == [3]
+    topic.read(1, 6)
+    assert topic.release() == [4, 6]
+    topic.read(1, 7)
+    # The former topic is read to its end.
+    assert topic.release() == [7, 9]
+    assert topic.merge.held_events == 0

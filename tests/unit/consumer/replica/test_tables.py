@@ -31,7 +31,7 @@ def test_a_missing_table_is_created() -> None:
         assert columns(replica, "thing") == ["id", "n", "note"]
         assert replica.tables.table("public.thing").key == ("id",)
         with replica.connection.begin():
-            assert replica.tables.created_by_worker(replica.connection) == {"public.thing"}
+            assert replica.tables.records.created_by_worker(replica.connection) == {"public.thing"}
 
 
 def test_a_table_of_another_schema_has_the_schema_in_its_name() -> None:
@@ -46,7 +46,7 @@ def test_a_table_of_the_users_is_used_if_it_fits() -> None:
         replica.prepare(THING)
         assert replica.tables.table("public.thing").other_unique
         with replica.connection.begin():
-            assert replica.tables.created_by_worker(replica.connection) == set()
+            assert replica.tables.records.created_by_worker(replica.connection) == set()
 
 
 @pytest.mark.parametrize(

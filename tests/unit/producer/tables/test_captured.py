@@ -78,3 +78,18 @@ def test_masked_columns_and_their_constraints_are_not_in_the_published_shape() -
 def test_a_captured_table_is_equal_only_to_itself() -> None:
     table = metadata().tables["person"]
     assert CapturedTable(table, DIALECT, "main") != CapturedTable(table, DIALECT, "main")
+
+
+def test_a_former_name_is_completed_with_the_schema_and_must_be_free() -> None:
+    tables = sa.MetaData()
+    sa.Table("person", tables, sa.Column("id", sa.Integer, primary_key=True), info={"rowcast": {"was": "customer"}})
+    captured = CapturedTables(tables).captured_table(tables.tables["person"], DIALECT, "main")
+    assert captured.shape.was == ("main.customer",)
+    configured = CapturedTables(tables, {"person": {"was": ["old.client", "customer"]}})
+    assert configured.captured_table(tables.tables["person"], DIALECT, "main").shape.was == (
+        "old.client",
+        "main.customer",
+    )
+    sa.Table("customer", tables, sa.Column("id", sa.Integer, primary_key=True))
+    with pytest.raises(ConfigurationError, match=r"names main\.customer, which is another table of the metadata now"):
+        CapturedTables(tables).captured_table(tables.tables["person"], DIALECT, "main")

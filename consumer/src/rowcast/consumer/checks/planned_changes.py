@@ -9,15 +9,16 @@ from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND, with_command
 from rowcast.consumer.events.row_layout import matches_any
-from rowcast.consumer.migration.migrate import recorded_tables
 from rowcast.consumer.migration.preview import Preview, Recorded, TablePreview
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import read_row
+from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.consumer.replica.worker_tables import METADATA
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.replica_settings import Evolution
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.findings import Finding, Verdict
+from rowcast.shared.tables.renamed_tables import renamed_tables
 from rowcast.shared.tables.shape import TableShape
 
 
@@ -33,11 +34,12 @@ def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterato
         dialect = replica_dialect(engine.dialect.name)
         dialect.configure_reader(engine)
         with engine.connect() as connection, connection.begin():
-            recorded, row = recorded_tables(connection, settings.source), read_row(connection, settings.source)
+            recorded, row = TableRecords(settings.source).read(connection), read_row(connection, settings.source)
             is_consistent = row is not None and row.state == "consistent"
-            preview = Preview(connection, dialect, recorded, wanted, is_consistent=is_consistent)
+            renamed = renamed_tables([*(record.shape for record in recorded.values()), *wanted])
+            preview = Preview(connection, dialect, recorded, wanted, is_consistent=is_consistent, renamed=renamed)
             for table in preview.tables():
-                yield from _of_table(table, recorded, replica.evolution, name, area)
+                yield from _of_table(table, preview.recorded, replica.evolution, name, area)
         engine.dispose()
 
 

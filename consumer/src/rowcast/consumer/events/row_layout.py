@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -13,6 +13,7 @@ from rowcast.consumer.events.source_notes import SourceNotes
 from rowcast.consumer.events.value_types import KnownForms, fitting_types
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.json_types import is_loosely_typed
+from rowcast.shared.tables.renamed_tables import renamed_tables
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.worker")
@@ -62,6 +63,8 @@ class RowLayouts:
         self._patterns = tuple(patterns)
         self.notes = SourceNotes()
         """What the schema topic says about the source besides shapes."""
+        self.renamed: Mapping[str, str] = {}
+        """The present name of each table that was renamed, by the former name. Their topics still have events."""
         self._latest: dict[str, TableShape] = {}
         self._latest_at: dict[str, int] = {}
         self._by_version: dict[tuple[str, str | None], RowLayout] = {}
@@ -90,15 +93,31 @@ class RowLayouts:
             return False
         is_news = known is None or self._latest[name] != shape
         self._latest[name], self._latest_at[name] = shape, offset
+        if is_news or shape.was:
+            self.renamed = renamed_tables(sorted(self._latest.values(), key=self._published_at))
         if known is None:
             layout = RowLayout(shape, tuple(c.name for c in shape.columns))
             self._by_version[name, version] = layout
             self.by_event_shape[shape.schema, shape.name, version] = layout
         return is_news
 
+    def _published_at(self, shape: TableShape) -> int:
+        return self._latest_at[shape.full_name]
+
     def latest_shapes(self) -> list[TableShape]:
-        """Return the latest shape of every wanted table in the source's present timeline."""
+        """Return the latest shape of every wanted table in the source's present timeline, under every name it had.
+
+        Each name has a topic.
+        """
         return [shape for name, shape in self._latest.items() if self.notes.is_present(name)]
+
+    def table_shapes(self) -> list[TableShape]:
+        """Return the latest shape of every wanted table, under its present name alone."""
+        return [shape for shape in self.latest_shapes() if shape.full_name not in self.renamed]
+
+    def tables_lacking_rows(self) -> list[str]:
+        """Return the tables whose initial snapshot Kafka does not have completely yet."""
+        return [table for table in self.notes.tables_lacking_rows() if table not in self.renamed]
 
     def latest(self, table: str) -> TableShape | None:
         """Return the latest shape of a table, or None if no shape has been read."""

@@ -10,7 +10,7 @@ import marshal
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -112,6 +112,20 @@ class SpilledChanges:
     def of_table(self, table: str) -> Iterator[Change]:
         """Return the changes of a table, in the order of their lsns."""
         return self._merged([series for series in self._series() if series[0] == table])
+
+    def replace_layouts(self, replacement: Callable[[RowLayout], RowLayout]) -> None:
+        """Give the changes other layouts, which may name other tables."""
+        tables = {layout.table: replacement(layout).table for layout in self._layouts}
+        self._layouts = {replacement(layout): number for layout, number in self._layouts.items()}
+        self._blocks = {(tables[table], partition): blocks for (table, partition), blocks in self._blocks.items()}
+        self._waiting = {
+            (tables[table], partition): [change._replace(layout=replacement(change.layout)) for change in changes]
+            for (table, partition), changes in self._waiting.items()
+        }
+        counts, self._counts = self._counts, {}
+        for table, count in counts.items():
+            self._counts[tables[table]] = self._counts.get(tables[table], 0) + count
+        self._upserted = {tables[table] for table in self._upserted}
 
     def _series(self) -> list[_Series]:
         return list(dict.fromkeys((*self._blocks, *self._waiting)))

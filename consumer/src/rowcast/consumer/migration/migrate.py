@@ -11,19 +11,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.consumer.events.row_layout import RowLayouts
-from rowcast.consumer.migration.preview import Preview, Recorded, TablePreview
+from rowcast.consumer.migration.preview import Preview, TablePreview
 from rowcast.consumer.reading.topic_metadata import new_asker, read_shapes
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.evolution.steps import Step
 from rowcast.consumer.replica.positions import read_row
 from rowcast.consumer.replica.promoted import require_not_promoted
+from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.consumer.replica.taken import taken_replica
-from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_TABLE
+from rowcast.consumer.replica.worker_tables import METADATA
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError
-from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.shape_document import parse_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def migrate(
     with new_asker(settings) as asker:
         read_shapes(asker, settings, layouts)
     with engine.connect() as connection, connection.begin():
-        before = tuple(_preview(connection, settings, layouts.latest_shapes(), drop).tables())
+        before = tuple(_preview(connection, settings, layouts, drop).tables())
     if apply and any(table.changes for table in before):
         _apply(settings, name, layouts, drop, stop)
     return Migration(name, before, apply)
@@ -75,23 +74,17 @@ def _open(settings: Settings, name: str) -> Engine:
     return engine
 
 
-def recorded_tables(connection: Connection, source: str) -> Recorded:
-    """Return the recorded shapes by ``schema.table``, each with whether a worker created the table."""
-    row = ROWCAST_TABLE.c
-    rows = connection.execute(sa.select(row.table_name, row.shape, row.created).where(row.source == source))
-    return {table: (parse_shape(shape), bool(created)) for table, shape, created in rows}
-
-
-def _preview(connection: Connection, settings: Settings, shapes: list[TableShape], drop: Sequence[str]) -> Preview:
+def _preview(connection: Connection, settings: Settings, layouts: RowLayouts, drop: Sequence[str]) -> Preview:
     row = read_row(connection, settings.source)
     return Preview(
         connection,
         replica_dialect(connection.dialect.name),
-        recorded_tables(connection, settings.source),
-        shapes,
+        TableRecords(settings.source).read(connection),
+        layouts.table_shapes(),
         drop=drop,
         is_consistent=row is not None and row.state == "consistent",
         is_asked=True,
+        renamed=layouts.renamed,
     )
 
 
@@ -101,7 +94,7 @@ def _apply(settings: Settings, name: str, layouts: RowLayouts, drop: Sequence[st
     asked = settings.model_copy(update={"replicas": {**settings.replicas, name: evolving}})
 
     def steps(connection: Connection) -> Iterator[Step]:
-        return _preview(connection, settings, layouts.latest_shapes(), drop).steps()
+        return _preview(connection, settings, layouts, drop).steps()
 
     with taken_replica(asked, name, layouts, stop, f"rowcast migrate {name} --apply") as replica:
         replica.carry_out(steps)

@@ -15,12 +15,15 @@ from rowcast.consumer.replica.evolution.evolving_table import EvolvingTable
 from rowcast.consumer.replica.evolution.planner import Planner
 from rowcast.consumer.replica.evolution.shape_changes import require_compatible
 from rowcast.consumer.replica.evolution.steps import Step
+from rowcast.consumer.replica.evolution.table_renaming import recorded_former, renaming
+from rowcast.consumer.replica.known_columns import KnownColumns
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
+from rowcast.consumer.replica.table_records import TableRecord
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
 
-Recorded = Mapping[str, tuple[TableShape, bool]]
-"""The shape that the worker has recorded for each table, and whether a worker created the table."""
+Recorded = Mapping[str, TableRecord]
+"""What the worker has recorded for each table."""
 
 
 @dataclass(slots=True)
@@ -43,16 +46,19 @@ class Preview:
 
     ``drop``: shell patterns over ``schema.table.column`` of kept columns that are to be dropped. ``is_consistent``: the
     worker creates missing constraints. A loading replica gets them later. ``is_asked``: somebody wants tables of the
-    user's to follow too.
+    user's to follow too. ``renamed``: the present name of each former name of a table.
     """
 
     def __init__(
         self, connection: Connection, replica: ReplicaDialect, recorded: Recorded, shapes: Iterable[TableShape], *,
-        drop: Iterable[str] = (), is_consistent: bool = True, is_asked: bool = False,
+        drop: Iterable[str] = (), is_consistent: bool = True, is_asked: bool = False, renamed: Mapping[str, str],
     ) -> None:  # fmt: skip
         self._connection = connection
         self._replica = replica
-        self._recorded = recorded
+        self.recorded = dict(recorded)
+        """The records, with the present names of renamed tables."""
+        self._renamed = renamed
+        self._formers: dict[str, TableShape] = {}
         self._drop = tuple(drop)
         self._is_consistent = is_consistent
         self._is_asked = is_asked
@@ -60,11 +66,22 @@ class Preview:
         self._tables = {name: self._evolving(shape) for name, shape in self._definitions.shapes.items()}
 
     def _evolving(self, shape: TableShape) -> EvolvingTable:
+        former = recorded_former(shape, self._renamed, self.recorded)
+        if former is not None:
+            return self._former(self.recorded.pop(former), shape)
         name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
-        before, created = self._recorded.get(shape.full_name, (shape, False))
-        return EvolvingTable(
-            shape, before, created or self._is_asked, name, self._replica.read_columns(self._connection, *name)
-        )
+        before, created = self.recorded.get(shape.full_name, (shape, False))
+        columns = self._replica.read_columns(self._connection, *name)
+        return EvolvingTable(shape, before, created or self._is_asked, name, columns)
+
+    def _former(self, record: TableRecord, shape: TableShape) -> EvolvingTable:
+        """Return a table that will be renamed, under the name that it has until then."""
+        self.recorded[shape.full_name] = renamed = record.renamed(shape)
+        self._formers[shape.full_name] = record.shape
+        names = [replica_name(s.schema, s.name, s.default_schema, self._replica) for s in (record.shape, shape)]
+        columns = {name: self._replica.read_columns(self._connection, *name) for name in names}
+        name = next((name for name in names if columns[name]), names[-1])
+        return EvolvingTable(shape, renamed.shape, record.created or self._is_asked, name, dict(columns[name]))
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps for tables that exist, each planned when the steps before it are done.
@@ -81,6 +98,11 @@ class Preview:
         yield from planner.steps(tables)
         for table in tables:
             yield from self._dropped_columns(table)
+            # Last, because the other steps name the table as it is.
+            if (former := self._formers.get(table.shape.full_name)) is not None:
+                columns = KnownColumns(self._replica, self._connection, ())
+                step = renaming(self._connection, self._replica, columns, former, table.shape)
+                yield from [] if step is None else [step]
 
     def _dropped_columns(self, table: EvolvingTable) -> Iterator[Step]:
         for name in self._kept(table):
@@ -118,7 +140,7 @@ class Preview:
 
     def _is_created(self, table: EvolvingTable) -> bool:
         """Return whether a worker created the table."""
-        return self._recorded.get(table.shape.full_name, (table.shape, False))[1]
+        return self.recorded.get(table.shape.full_name, (table.shape, False))[1]
 
     def _kept(self, table: EvolvingTable) -> list[str]:
         """Return the columns that the source does not have, in a table that a worker created."""

@@ -63,9 +63,9 @@ class AppliedKeys:
         """Note that events up to this lsn were released and not remembered, while the topic had a single partition."""
         self._topics.setdefault(topic, _Topic()).forget_up_to(lsn)
 
-    def is_outdated(self, change: Change, streams: Sequence[PartitionStream]) -> bool:
+    def is_outdated(self, topic: str, change: Change, streams: Sequence[PartitionStream]) -> bool:
         """Return whether a newer event of the key was released. ``streams``: all of the topic."""
-        of_topic = self._topics[change.partition[0]]
+        of_topic = self._topics[topic]
         if change.lsn <= of_topic.forgotten_lsn:
             self._read_again(of_topic, change, streams)
         known = (of_topic.newest, of_topic.before, of_topic.read_again)

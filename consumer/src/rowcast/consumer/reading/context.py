@@ -11,6 +11,7 @@ from rowcast.consumer.reading.share import Share
 from rowcast.consumer.reading.skips import Skips
 from rowcast.consumer.reading.topic_ids import TopicIds
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.tables.shape import TableShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,15 @@ class ReaderContext:
     share: Share | None = None
     ignores_truncates: bool = False
     sets_unread_aside: bool = False
+
+    def renamed_topics(self) -> Mapping[str, str]:
+        """Return the topic with the later events of a renamed table, by the topic with the earlier events."""
+        shapes = {shape.full_name: shape for shape in self.layouts.latest_shapes()} if self.layouts.renamed else {}
+        return {
+            self._topic_of(shapes[former]): self._topic_of(shapes[name])
+            for former, name in self.layouts.renamed.items()
+            if former in shapes and name in shapes
+        }
+
+    def _topic_of(self, shape: TableShape) -> str:
+        return self.settings.topic_of(shape.schema, shape.name)

@@ -27,7 +27,7 @@ class Load:
 
     def __init__(self, context: ReaderContext, subscription: Subscription, router: MessageRouter) -> None:
         self._settings = context.settings
-        self._notes = context.layouts.notes
+        self._layouts = context.layouts
         self._subscription = subscription
         self._router = router
         self._cutover = router.cutover
@@ -75,7 +75,7 @@ class Load:
         The relay reports a complete snapshot on the schema topic, after Kafka has committed the last chunk. The
         partitions are then read up to the present ends, behind all chunks.
         """
-        if tables := self._notes.tables_lacking_rows():
+        if tables := self._layouts.tables_lacking_rows():
             if not self._awaited_snapshots:
                 _log.info("loading until the snapshots of %s are complete", ", ".join(tables))
             self._awaited_snapshots = True

@@ -1,15 +1,15 @@
-"""Merge the partitions of a topic by lsn, for events that go by key.
+"""Merge the partitions of a table by lsn, for events that go by key.
 
 A key's events are in a single partition only as long as the number of partitions stays. After partitions were added,
 the older events of a key may be in another partition than the newer events. The lsn is the order of all events of the
-key.
+key. The topics of a renamed table, under its former names and the present one, are merged like one topic.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
 from rowcast.consumer.events.change import Change, lsn_of, offset_of
@@ -32,10 +32,13 @@ class LsnMerge:
     A tombstone that has neither an lsn nor its delete event waits for the next event of the partition, and is released
     just before this event. Until then, another partition may release an event of the key. If the event is younger than
     the tombstone, the row was created again, and the tombstone is dropped.
+
+    ``renamed``: returns the topic of a renamed table by each former topic. Below, a topic includes its former topics.
     """
 
-    def __init__(self, applied: AppliedKeys) -> None:
+    def __init__(self, applied: AppliedKeys, renamed: Callable[[], Mapping[str, str]] = dict) -> None:
         self._applied = applied
+        self._renamed = renamed
         self._waiting: dict[str, None] = {}
         self._tombstones: dict[str, dict[bytes, Tombstone]] = {}
         self.held_events = 0
@@ -84,8 +87,10 @@ class LsnMerge:
         """
         changes: list[Change] = []
         positions: dict[Partition, Position] = {}
+        renamed = self._renamed()
+        self._join(renamed)
         for topic in list(self._waiting):
-            of_topic = [stream for stream in streams if stream.partition[0] == topic]
+            of_topic = [stream for stream in streams if renamed.get(stream.partition[0], stream.partition[0]) == topic]
             # A single partition is in order by itself.
             watermark = min(map(_bound, of_topic)) if len(of_topic) > 1 else math.inf
             released = []
@@ -97,17 +102,27 @@ class LsnMerge:
                     self.held_events -= len(run) + len(late)
                     positions[stream.partition] = _position_after(stream, run, late, is_alone=is_alone)
             merged = released.pop() if len(released) == 1 else list(chain.from_iterable(released))
-            changes += self._in_order(merged, of_topic, is_sorted=not released)
+            changes += self._in_order(topic, merged, of_topic, is_sorted=not released)
             if not any(stream.held or stream.late for stream in of_topic):
                 del self._waiting[topic]
                 self._tombstones.pop(topic, None)
         return changes, positions
 
-    def _in_order(self, changes: list[Change], streams: Sequence[PartitionStream], *, is_sorted: bool) -> list[Change]:
+    def _join(self, renamed: Mapping[str, str]) -> None:
+        """Let what waits under former topics wait under the present topic."""
+        for former, topic in renamed.items():
+            if former in self._waiting:
+                del self._waiting[former]
+                self._waiting[topic] = None
+            if former in self._tombstones:
+                self._tombstones.setdefault(topic, {}).update(self._tombstones.pop(former))
+
+    def _in_order(
+        self, topic: str, changes: list[Change], streams: Sequence[PartitionStream], *, is_sorted: bool
+    ) -> list[Change]:
         """Return the released events of a topic in the order to apply."""
         if not changes:
             return changes
-        topic = streams[0].partition[0]
         if len(streams) == 1:
             # The last event of a key is the newest, wherever events were sent again.
             if not is_sorted:
@@ -118,7 +133,7 @@ class LsnMerge:
                 # Sorting a few sorted runs is a merge.
                 changes.sort(key=lsn_of)
             if changes[0].lsn <= self._applied.released_lsn(topic):
-                changes = self._without_outdated(changes, streams)
+                changes = self._without_outdated(topic, changes, streams)
             if changes:
                 self._applied.note(topic, changes)
         pending = self._tombstones.get(topic)
@@ -126,10 +141,11 @@ class LsnMerge:
             changes = _settle_tombstones(changes, pending, {s.partition: s.lsn for s in streams})
         return changes
 
-    def _without_outdated(self, changes: list[Change], streams: Sequence[PartitionStream]) -> list[Change]:
-        released_lsn = self._applied.released_lsn(streams[0].partition[0])
-        end = bisect_right(changes, released_lsn, key=lsn_of)
-        return [c for c in changes[:end] if not self._applied.is_outdated(c, streams)] + changes[end:]
+    def _without_outdated(
+        self, topic: str, changes: list[Change], streams: Sequence[PartitionStream]
+    ) -> list[Change]:  # fmt: skip
+        end = bisect_right(changes, self._applied.released_lsn(topic), key=lsn_of)
+        return [c for c in changes[:end] if not self._applied.is_outdated(topic, c, streams)] + changes[end:]
 
     def clear(self, streams: Collection[PartitionStream]) -> None:
         """Drop all held events, because the partitions will be read again from the streams' present positions."""

@@ -63,7 +63,7 @@ class ReaderThread:
         self._backpressure = Backpressure(
             self._subscription, self._router.assembler, self._router.merge, context.buffer_events
         )
-        self._notes = context.layouts.notes
+        self._layouts = context.layouts
         self._loading = context.loading
         self._is_part = context.share is not None
         self._limit = LsnLimit(context.until_lsn)
@@ -209,7 +209,7 @@ class ReaderThread:
         elif self._router.history.stale_partition is not None:
             topic = self._router.history.stale_partition[0]
             self._return_to_loading(f"topic {topic} has events from before the replica included its table")
-        elif tables := self._notes.tables_lacking_rows():
+        elif tables := self._layouts.tables_lacking_rows():
             self._return_to_loading(f"the snapshot of {', '.join(tables)} is not complete")
         elif (gap := self._gap_detector.find_gap()) is not None and not self._router.assembler.complete_skipped():
             first_end = self._router.assembler.first_end

@@ -103,7 +103,7 @@ class FreshTables:
             raise RebuildStoppedError(self._replica)
         with engine.connect() as connection:
             row = read_row(connection, self._source)
-        if row is None or not layouts.latest_shapes():
+        if row is None or not layouts.table_shapes():
             raise DataError(
                 f"the topics of source {self._settings.source} have no tables yet. Start the relay, and publish rows "
                 "with rowcast snapshot."

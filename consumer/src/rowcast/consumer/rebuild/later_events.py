@@ -68,7 +68,7 @@ def require_held(settings: Settings, replica: str, engine: Engine, moment: Momen
     ops = {"r"} if is_young else {"r", "u", "d"}
     copy = ComparedDatabase(settings.replica(replica), "copy")
     try:
-        for shape in layouts.latest_shapes():
+        for shape in layouts.table_shapes():
             found = later.first_of_keys.get(shape.full_name, {})
             first = {key: event for key, event in found.items() if event is not None and event.op in ops}
             _require_rows(ComparedTable(copy, shape, is_replica=True, settings=settings.table(shape)), shape, first)

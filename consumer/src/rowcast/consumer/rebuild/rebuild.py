@@ -134,7 +134,7 @@ class _Rebuild:
         """Return everything that prevents the rebuild."""
         layouts = RowLayouts(self._scope.settings.replica(self._name).tables)
         ends = read_topics(self._settings, layouts)
-        after = {shape.full_name: shape for shape in layouts.latest_shapes()}
+        after = {shape.full_name: shape for shape in layouts.table_shapes()}
         with self._engine.connect() as connection:
             worker_shapes = recorded_shapes(connection, self._settings.source, created=True)
             users = recorded_shapes(connection, self._settings.source, created=False)

@@ -117,7 +117,7 @@ def _require_whole_topics(settings: Settings, replica: str, engine: Engine) -> N
     """Raise ConfigurationError if the topics lack rows, or if the database has tables of somebody else."""
     layouts = RowLayouts(settings.replica(replica).tables)
     ends = read_topics(settings, layouts)
-    after = {shape.full_name: shape for shape in layouts.latest_shapes()}
+    after = {shape.full_name: shape for shape in layouts.table_shapes()}
     with engine.connect() as connection:
         own = recorded_shapes(connection, settings.source, created=True)
     reasons = [] if is_from_snapshot(engine, settings.source) else list(lacks(settings, layouts, ends, own))

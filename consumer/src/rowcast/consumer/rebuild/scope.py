@@ -57,7 +57,7 @@ def chosen_names(settings: Settings, replica: str, patterns: Sequence[str]) -> l
     """
     layouts = RowLayouts(settings.replica(replica).tables)
     read_topics(settings, layouts)
-    names = {shape.full_name: shape.name for shape in layouts.latest_shapes()}
+    names = {shape.full_name: shape.name for shape in layouts.table_shapes()}
     found: set[str] = set()
     for pattern in patterns:
         matching = {full for full, name in names.items() if matches_any(full if "." in pattern else name, [pattern])}

@@ -32,7 +32,7 @@ def publish_all_rows(
     layouts = RowLayouts(settings.replica(replica).tables)
     read_topics(settings, layouts)
     records.begin("publishing")
-    names = [shape.full_name for shape in layouts.latest_shapes()]
+    names = [shape.full_name for shape in layouts.table_shapes()]
     ((_, publish),) = load_contributions(SNAPSHOTS)
     first_lsn = publish(settings, names, stop, records.note_published)
     if stop.is_set():

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
-from operator import attrgetter
 
 from sqlalchemy.engine import Connection
 
@@ -41,7 +40,6 @@ from rowcast.consumer.replica.refusals import (
 from rowcast.consumer.replica.refused_changes import find_refused
 from rowcast.consumer.replica.tables import NotReplaceableError, ReplicaTables
 from rowcast.shared.errors import DataError
-from rowcast.shared.tables.table_order import parents_first
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -64,8 +62,6 @@ class Applier:
         self._replica = replica
         self._tables = tables
         self._positions = positions
-        self._order: list[str] = []
-        self._ordered_tables = 0
         self._between_pieces = between_pieces
         self.lsn = 0
         """The greatest lsn applied. While the replica loads by key, a later run may have a smaller lsn."""
@@ -290,11 +286,7 @@ class Applier:
 
     def table_order(self) -> list[str]:
         """Return the names of the tables, parents first."""
-        shapes = self._tables.shapes()
-        if len(shapes) != self._ordered_tables:
-            self._order = parents_first(sorted(shapes, key=attrgetter("full_name")))
-            self._ordered_tables = len(shapes)
-        return self._order
+        return self._tables.order()
 
     @contextmanager
     def _replica_transaction(self, connection: Connection, run: Run) -> Iterator[None]:

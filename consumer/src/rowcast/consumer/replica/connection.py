@@ -241,7 +241,7 @@ class Replica:
 
         A consistent replica is loading afterwards if rows violate a constraint of a new shape.
         """
-        shapes = self._layouts.latest_shapes()
+        shapes = self._layouts.table_shapes()
         if not layouts and not self._lacks_constraints and not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
@@ -259,7 +259,9 @@ class Replica:
         self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()
     ) -> None:
         with self._changing_tables(connection):
-            self._tables.prepare(connection, shapes, layouts)
+            self._tables.prepare(connection, shapes, layouts, self._layouts.renamed)
+        # The rows blocked by letters are known by the names of their tables.
+        self._writer.forget()
 
     @contextmanager
     def _changing_tables(self, connection: Connection) -> Iterator[None]:
@@ -294,7 +296,7 @@ class Replica:
     def first_lsns(self) -> dict[str, int]:
         """Return the lsn before which the events of each table are left out, by ``schema.table``."""
         with self._connected() as connection, connection.begin():
-            return self._tables.first_lsns(connection)
+            return self._tables.records.first_lsns(connection)
 
     def apply(self, run: Run) -> int:
         """Apply a run, whole or up to the transaction that raises ConflictError or DataError.
@@ -302,9 +304,7 @@ class Replica:
         Return the number of applied events. While the replica loads by key, changes that violate a constraint of the
         user's are held back until later changes resolve the conflict or ``become_consistent`` is called.
         """
-        layouts = dict.fromkeys(layout for t in run.transactions for layout in t.layouts())
-        if unfit := [layout for layout in layouts if not self._tables.fits(layout)]:
-            self.prepare(unfit)
+        run = self._prepared(run)
         with self._connected() as connection:
             if self._in_doubt:
                 run = self._without_applied(connection, run)
@@ -315,10 +315,19 @@ class Replica:
 
     def settle(self, transaction: Transaction) -> None:
         """Apply the changes of letters and remove their records. Raise DataError if a change is refused."""
-        if unfit := [layout for layout in transaction.layouts() if not self._tables.fits(layout)]:
-            self.prepare(unfit)
+        run = self._prepared(Run([transaction]))
         with self._connected() as connection:
-            self._applier.apply(connection, Run([transaction]))
+            self._applier.apply(connection, run)
+
+    def _prepared(self, run: Run) -> Run:
+        """Let the tables fit all layouts of a run. Return the run with the present names of its tables."""
+        run = self._tables.renamed_tables.run(run)
+        layouts = dict.fromkeys(layout for t in run.transactions for layout in t.layouts())
+        if unfit := [layout for layout in layouts if not self._tables.fits(layout)]:
+            self.prepare(unfit)
+            # A table may have been renamed now.
+            run = self._tables.renamed_tables.run(run)
+        return run
 
     def _without_applied(self, connection: Connection, run: Run) -> Run:
         """Return the run without the transactions that the replica's positions already include."""
@@ -373,7 +382,7 @@ class Replica:
     def recorded_shapes(self) -> list[TableShape]:
         """Return the last shapes of the tables that a worker has created or used."""
         with self._connected() as connection, connection.begin():
-            return self._tables.recorded_shapes(connection)
+            return self._tables.records.shapes(connection)
 
     def begin_loading(self, deletes_known_ms: int = 0) -> None:
         """Drop the constraints, because the next events go by key.

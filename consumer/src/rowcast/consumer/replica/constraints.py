@@ -38,7 +38,7 @@ class Constraints:
         definitions = self._tables.definitions(connection.dialect)
         create_key = self._add_to_table if self._replica.foreign_keys_in_table else self._create_foreign_key
         with connection.begin():
-            own = self._tables.created_by_worker(connection)
+            own = self._tables.records.created_by_worker(connection)
             own = own if only is None else own.intersection(only)
             missing = list(missing_constraints(connection, definitions, own))
         found = [
@@ -58,14 +58,14 @@ class Constraints:
     def missing(self, connection: Connection, *, but: Collection[str] = ()) -> list[str]:
         """Return the statements that would create the missing constraints. ``but``: leave out these tables."""
         with connection.begin():
-            own = self._tables.created_by_worker(connection).difference(but)
+            own = self._tables.records.created_by_worker(connection).difference(but)
             missing = list(missing_constraints(connection, self._tables.definitions(connection.dialect), own))
             return [statement for _, new in missing for statement in creation(connection, self._replica, new)]
 
     def drop(self, connection: Connection) -> None:
         """Drop what ``create`` has created, while the replica loads."""
         with connection.begin():
-            own = self._tables.created_by_worker(connection)
+            own = self._tables.records.created_by_worker(connection)
             definitions = self._tables.definitions(connection.dialect)
         names = own & definitions.tables.keys()
         if not self._replica.foreign_keys_in_table:

@@ -84,6 +84,12 @@ def remove_letters(connection: Connection, source: str, letters: Sequence[Letter
         connection.execute(_DELETE, places)
 
 
+def rename_letter_table(connection: Connection, source: str, former: str, name: str) -> None:
+    """Give the rows of a renamed table the present name, because later events of the same keys have it."""
+    renamed = sa.update(ROWCAST_DEAD_LETTER).where(_ROW.source == source, _ROW.table_name == former)
+    connection.execute(renamed.values(table_name=name))
+
+
 def _values(source: str, letter: LetterEvent) -> dict[str, Any]:
     event = letter.event
     topic, partition = event.partition

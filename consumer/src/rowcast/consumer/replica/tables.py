@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
+from operator import attrgetter
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Inspector
@@ -15,17 +16,19 @@ from rowcast.consumer.replica.evolution.evolving_table import EvolvingTable
 from rowcast.consumer.replica.evolution.planner import Planner
 from rowcast.consumer.replica.evolution.shape_changes import require_compatible, require_same_key
 from rowcast.consumer.replica.evolution.steps import Step, carry_out, require_no_steps
+from rowcast.consumer.replica.evolution.table_renaming import follow_renaming, recorded_former
 from rowcast.consumer.replica.known_columns import KnownColumns
 from rowcast.consumer.replica.part import TablesChangedError
 from rowcast.consumer.replica.renamed_columns import RenamedColumns
+from rowcast.consumer.replica.renamed_tables import RenamedTables
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name, table_limits_named
+from rowcast.consumer.replica.table_records import TableRecord, TableRecords
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
 from rowcast.consumer.replica.users_tables import require_fitting
-from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.config.replica_settings import Evolution
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.shape_document import parse_shape
+from rowcast.shared.tables.table_order import parents_first
 
 _log = logging.getLogger("rowcast.worker")
 
@@ -49,8 +52,7 @@ class ReplicaTables:
         self, source: str, replica: ReplicaDialect, first_lsn: int = 0, evolution: Evolution = "evolve", *,
         may_change: bool = True,
     ) -> None:  # fmt: skip
-        self._source = source
-        self._first_lsn = first_lsn
+        self.records = TableRecords(source, first_lsn)
         self._may_change = may_change
         self._replica = replica
         self.evolution = evolution
@@ -58,15 +60,24 @@ class ReplicaTables:
         """The tables that the last ``prepare`` has created."""
         self._tables: dict[str, ReplicaTable] = {}
         self._shapes: dict[str, TableShape] = {}
+        self._order: list[str] | None = None
         self._fitting: set[RowLayout] = set()
         self._definitions: TableDefinitions | None = None
         self._trigger_warnings = TriggerWarnings(replica)
         self.renamed = RenamedColumns()
         """The names that the columns of older shapes have now."""
+        self.renamed_tables = RenamedTables()
+        """The names that tables have now. Every layout below has its table's present name."""
 
     def shapes(self) -> list[TableShape]:
         """Return the shapes of the tables that are ready."""
         return list(self._shapes.values())
+
+    def order(self) -> list[str]:
+        """Return the names of the tables that are ready, parents first."""
+        if self._order is None:
+            self._order = parents_first(sorted(self._shapes.values(), key=attrgetter("full_name")))
+        return self._order
 
     def table(self, full_name: str) -> ReplicaTable:
         """Return the replica's table for ``schema.table``, which must be ready."""
@@ -92,21 +103,30 @@ class ReplicaTables:
             self._fitting.add(layout)
         return layout in self._fitting
 
-    def prepare(self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = ()) -> None:
+    def prepare(
+        self, connection: Connection, shapes: Iterable[TableShape], layouts: Iterable[RowLayout] = (),
+        renamed: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
         """Create the tables of these shapes, or adapt existing tables.
 
-        ``layouts``: layouts of events with shapes possibly wider than the latest shape.
+        ``layouts``: layouts of events with shapes possibly wider than the latest shape. ``renamed``: the present name
+        of each former name of a table.
 
         Raise ConfigurationError if a table of the user's does not fit. Raise DataError if the replica cannot follow a
         changed shape.
         """
         wanted = list(shapes)
         self._replica.require_transactions(connection, [self._name(shape)[1] for shape in wanted])
-        known = {**self._shapes, **{shape.full_name: shape for shape in wanted}}
+        # A table that was renamed back has its former name again.
+        formers = renamed.keys() - {shape.full_name for shape in wanted}
+        known = {name: shape for name, shape in self._shapes.items() if name not in formers}
+        self._tables = {name: table for name, table in self._tables.items() if name not in formers}
+        known |= {shape.full_name: shape for shape in wanted}
         self._definitions = TableDefinitions(known.values(), self._replica, connection.dialect)
         columns = self._read_columns(connection, wanted)
-        rows = connection.execute(sa.select(ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == self._source))
-        recorded = {row.table_name: (parse_shape(row.shape), bool(row.created)) for row in rows}
+        recorded = self.records.read(connection)
+        if self._may_change:
+            self._rename(connection, columns, recorded, renamed, wanted)
         self.just_created.clear()
         followed = []
         for shape in wanted:
@@ -120,9 +140,24 @@ class ReplicaTables:
             self._evolve(connection, inspector, columns, followed)
         self._inspect(connection, inspector, columns, wanted)
         self._trigger_warnings.warn_of_new(connection, [self._name(shape) for shape in wanted])
-        self._shapes |= {shape.full_name: shape for shape in wanted}
+        self._shapes, self._order = known, None
         self.renamed.add(wanted)
+        self.renamed_tables.set(renamed, known)
         self._prepare_layouts(connection, layouts)
+
+    def _rename(
+        self, connection: Connection, columns: KnownColumns, recorded: dict[str, TableRecord],
+        renamed: Mapping[str, str], shapes: Iterable[TableShape],
+    ) -> None:  # fmt: skip
+        """Give tables the names that the source has given them, and change the records so."""
+        for shape in shapes:
+            former = recorded_former(shape, renamed, recorded)
+            if former is not None:
+                record = recorded.pop(former)
+                may_rename = record.created and self.evolution == "evolve"
+                record = follow_renaming(connection, self._replica, columns, record, shape, may_rename=may_rename)
+                self.records.rename(connection, former, record)
+                recorded[shape.full_name] = record
 
     def _evolve(
         self, connection: Connection, inspector: Inspector, columns: KnownColumns, tables: list[EvolvingTable]
@@ -136,7 +171,7 @@ class ReplicaTables:
             if table.shape.full_name in changed:
                 columns.forget(table.name)
             if table.before != table.shape:
-                self._update_shape(connection, table.shape)
+                self.records.update(connection, table.shape)
 
     def _change(self, connection: Connection, steps: Iterable[Step]) -> set[str]:
         """Return ``schema.table`` of the changed tables."""
@@ -148,8 +183,8 @@ class ReplicaTables:
 
     def _prepare_layouts(self, connection: Connection, layouts: Iterable[RowLayout]) -> None:
         """Widen and relax columns for events of other shapes than the latest. Tables of the user's are left alone."""
-        created = self.created_by_worker(connection)
-        for layout in layouts:
+        created = self.records.created_by_worker(connection)
+        for layout in map(self.renamed_tables.layout, layouts):
             if layout.table in created and layout.table in self._shapes:
                 columns, renamed = self._read_columns(connection, [layout.shape]), self.renamed.layout(layout)
                 table = self._evolving(columns, renamed.shape, renamed.shape, created=True)
@@ -173,7 +208,7 @@ class ReplicaTables:
                 for statement in self._definitions.creation(shape):
                     connection.execute(statement)
             columns.forget(self._name(shape))
-            self._record(connection, shape, created=True)
+            self.records.add(connection, shape, created=True)
             self.just_created.add(shape.full_name)
             _log.info("table %s created", shape.full_name)
             return None
@@ -184,7 +219,7 @@ class ReplicaTables:
                 name = self._name(shape)
                 require_fitting(connection, name, columns.of(name).keys(), shape)
                 _log.info("table %s exists already and is used as it is", shape.full_name)
-            self._record(connection, shape, created=created)
+            self.records.add(connection, shape, created=created)
         elif self.evolution == "none":
             require_same_key(before, shape)
         else:
@@ -220,24 +255,6 @@ class ReplicaTables:
                         "Make it ON DELETE NO ACTION DEFERRABLE, because cascades come as events."
                     )
 
-    def created_by_worker(self, connection: Connection) -> set[str]:
-        """Return ``schema.table`` of the tables that a worker created."""
-        rows = connection.execute(
-            sa.select(ROWCAST_TABLE.c.table_name).where(ROWCAST_TABLE.c.source == self._source, ROWCAST_TABLE.c.created)
-        )
-        return set(rows.scalars())
-
-    def recorded_shapes(self, connection: Connection) -> list[TableShape]:
-        """Return the shape of each recorded table."""
-        rows = connection.execute(sa.select(ROWCAST_TABLE.c.shape).where(ROWCAST_TABLE.c.source == self._source))
-        return [parse_shape(text) for text in rows.scalars()]
-
-    def first_lsns(self, connection: Connection) -> dict[str, int]:
-        """Return the lsn before which the events of each recorded table are left out, by ``schema.table``."""
-        table = ROWCAST_TABLE.c
-        rows = connection.execute(sa.select(table.table_name, table.first_lsn).where(table.source == self._source))
-        return {row.table_name: row.first_lsn for row in rows}
-
     def refresh(self, connection: Connection) -> None:
         """Inspect the tables again, after their constraints have changed."""
         columns = self._read_columns(connection, self.shapes())
@@ -254,25 +271,6 @@ class ReplicaTables:
 
     def _name(self, shape: TableShape) -> TableName:
         return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
-
-    def _record(self, connection: Connection, shape: TableShape, *, created: bool) -> None:
-        connection.execute(sa.delete(ROWCAST_TABLE).where(self._is_row_of(shape)))
-        connection.execute(
-            sa.insert(ROWCAST_TABLE).values(
-                source=self._source,
-                table_name=shape.full_name,
-                created=created,
-                shape=shape.to_json().decode(),
-                first_lsn=self._first_lsn,
-            )
-        )
-
-    def _update_shape(self, connection: Connection, shape: TableShape) -> None:
-        values = {"shape": shape.to_json().decode()}
-        connection.execute(sa.update(ROWCAST_TABLE).where(self._is_row_of(shape)).values(values))
-
-    def _is_row_of(self, shape: TableShape) -> sa.ColumnElement[bool]:
-        return (ROWCAST_TABLE.c.source == self._source) & (ROWCAST_TABLE.c.table_name == shape.full_name)
 
     def _inspect(
         self, connection: Connection, inspector: Inspector, columns: KnownColumns, shapes: Iterable[TableShape]

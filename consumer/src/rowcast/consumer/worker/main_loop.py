@@ -349,7 +349,9 @@ class _Worker:
             share=self._assignment.share,
             ignores_truncates=self._options.on_truncate == "ignore",
             first_lsns={
-                self._settings.topic_of(shape.schema, shape.name): first_lsns.get(shape.full_name, 0)
+                self._settings.topic_of(shape.schema, shape.name): first_lsns.get(
+                    self._layouts.renamed.get(shape.full_name, shape.full_name), 0
+                )
                 for shape in self._layouts.latest_shapes()
             },
             sets_unread_aside=self._options.on_bad_row == "dlq",

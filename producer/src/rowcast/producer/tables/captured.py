@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, exc
 from sqlalchemy.engine import Dialect
 
+from rowcast.producer.tables.former_names import require_free
 from rowcast.producer.tables.stored_keys import StoredKeys
 from rowcast.shared.config.table_settings import (
     ColumnSettings,
@@ -189,6 +190,7 @@ def _published(shape: TableShape, settings: TableSettings) -> TableShape:
         foreign_keys=tuple(key for key in shape.foreign_keys if whole.issuperset(key.columns)),
         indexes=tuple(index for index in shape.indexes if whole.issuperset(index.columns)),
         where=settings.where,
+        was=tuple(name if "." in name else f"{shape.schema}.{name}" for name in settings.was),
     )
 
 
@@ -307,7 +309,9 @@ class CapturedTables:
                 f"the configuration names the table {name!r}, but {table.name!r} is in the schema {default_schema!r}. "
                 f"Call it {f'{default_schema}.{table.name}'!r}, or {table.name!r} alone."
             )
-        return CapturedTable(table, dialect, default_schema, self.settings(table))
+        captured = CapturedTable(table, dialect, default_schema, self.settings(table))
+        require_free(captured.shape, lambda schema, name: self.named(schema, name, default_schema))
+        return captured
 
     def check(self) -> None:
         """Check whether all tables can be captured.

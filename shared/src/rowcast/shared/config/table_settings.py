@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from rowcast.shared.config.mistakes import describe_mistake
 from rowcast.shared.config.section import Section
@@ -17,6 +17,13 @@ from rowcast.shared.errors import ConfigurationError
 HashName = Literal["sha224", "sha256", "sha384", "sha512"]
 
 _FORMS = ("capture", "mask", "truncate", "hash")
+
+
+FormerNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
+"""The former names of a table or column. A single name needs no list."""
 
 
 class ColumnSettings(Section):
@@ -41,16 +48,11 @@ class ColumnSettings(Section):
     salt: Annotated[SecretStr, Field(min_length=1)] | None = Field(
         default=None, description="Salt of the hash. Keep it secret, because it allows to try out values."
     )
-    was: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    was: FormerNames = Field(
         default=(),
         description="The former name of a renamed column, or a list of all former names that events may have. Replicas "
         "rename the column too. Without it, they keep the former column and add a new one.",
     )
-
-    @field_validator("was", mode="before")
-    @classmethod
-    def _one_name(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @field_validator("mask")
     @classmethod
@@ -107,6 +109,12 @@ class TableSettings(Section):
         default=False,
         description="`true`: updates and deletes carry the full before image, masked as the new one. It costs a read "
         "of each row before the statement that changes it, and the before images are in memory until the commit.",
+    )
+    was: FormerNames = Field(
+        default=(),
+        description="The former name of a renamed table, or a list of all former names that have topics. A name "
+        "without a schema is in the schema of the table. Replicas rename the table too. Without it, they keep the "
+        "former table and create a new one.",
     )
     columns: dict[str, ColumnSettings] = Field(
         default_factory=dict, description="Settings of columns, by the names that the database has."

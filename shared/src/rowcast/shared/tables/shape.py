@@ -121,7 +121,7 @@ class TableShape:
     ``schema`` is never empty. If the application names none, ``schema`` is the engine's default schema (``public``, the
     name of the MariaDB database, ``main``) and ``default_schema`` is true. ``engine`` is SQLAlchemy's name of the
     primary's dialect (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``). ``where`` is the row filter, an SQL
-    condition on the primary, or None.
+    condition on the primary, or None. ``was``: the former names of the table, as ``full_name`` has them.
     """
 
     schema: str
@@ -135,6 +135,7 @@ class TableShape:
     comment: str | None = field(default=None, compare=False)
     where: str | None = None
     indexes: tuple[IndexShape, ...] = ()
+    was: tuple[str, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -175,6 +176,10 @@ class TableShape:
     def with_columns(self, columns: Iterable[ColumnShape]) -> TableShape:
         """Return the shape with other columns, without the constraints besides the primary key, which name columns."""
         return replace(self, columns=tuple(columns), unique=(), foreign_keys=(), indexes=())
+
+    def named_as(self, other: TableShape) -> TableShape:
+        """Return the shape with the name of another shape."""
+        return replace(self, schema=other.schema, name=other.name, default_schema=other.default_schema)
 
     def to_json(self) -> bytes:
         """Return the value of a message on the schema topic, without its ``lsn``. ``parse_shape`` is the inverse."""

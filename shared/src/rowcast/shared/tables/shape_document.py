@@ -142,6 +142,7 @@ class _Shape(StrictForm):
     comment: _Text | None = None
     where: _Text | None = None
     indexes: tuple[_Index, ...] = ()
+    was: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
     def _describes_a_table(self) -> _Shape:
@@ -179,6 +180,7 @@ class _Shape(StrictForm):
             comment=self.comment,
             where=self.where,
             indexes=tuple(IndexShape(**dict(index)) for index in self.indexes),
+            was=self.was,
         )
 
 

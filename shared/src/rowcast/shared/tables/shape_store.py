@@ -14,6 +14,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
 from rowcast.shared.errors import ConfigurationError, DataError
+from rowcast.shared.tables.renamed_tables import renamed_tables
 from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_document import parse_shape
 
@@ -52,12 +53,18 @@ def stored_shapes(connection: Connection) -> list[StoredShape]:
 
 
 def newest_shapes(connection: Connection) -> dict[str, TableShape]:
-    """Return the newest shape of each captured table, by full name.
+    """Return the newest shape of each captured table, by full name. A renamed table has its present name.
 
     Raises DataError, naming the row, if a shape is damaged.
     """
-    newest = {stored.table: stored for stored in stored_shapes(connection)}
-    return {table: stored.parse() for table, stored in newest.items()}
+    newest: dict[str, StoredShape] = {}
+    for stored in stored_shapes(connection):
+        # The tables are in the order in which their shapes became the newest.
+        newest.pop(stored.table, None)
+        newest[stored.table] = stored
+    shapes = {table: stored.parse() for table, stored in newest.items()}
+    renamed = renamed_tables(shapes.values())
+    return {table: shape for table, shape in shapes.items() if table not in renamed}
 
 
 def newest_shape(connection: Connection, table: str) -> TableShape | None:

@@ -172,6 +172,10 @@ class ReplicaDialect(ABC):
         """
         return []
 
+    def table_renaming(self, connection: Connection, table: TableName, new: TableName) -> Iterator[str]:
+        """Yield the statements that rename a table, ready for the driver. Foreign keys, indexes and views follow."""
+        yield f"ALTER TABLE {quoted_name(connection, *table)} RENAME TO {quoted_name(connection, None, new[1])}"
+
     def loosen(self, connection: Connection, loosening: Loosening) -> Iterator[str]:
         """Yield the statements that take constraints and defaults from a table, ready for the driver.
 

@@ -196,6 +196,18 @@ class PostgreSQLReplica(ReplicaDialect):
         """Return the statement that gives a column another type."""
         return f"ALTER TABLE {table} ALTER COLUMN {quoted_name(connection, None, column.name)} TYPE {type_}"
 
+    def table_renaming(self, connection: Connection, table: TableName, new: TableName) -> Iterator[str]:
+        """Yield the statements. A table that leaves its schema does so first."""
+        default = str(connection.dialect.default_schema_name)
+        if (table[0] or default) != (new[0] or default):
+            schema = quoted_name(connection, None, new[0] or default)
+            if new[0]:
+                yield f"CREATE SCHEMA IF NOT EXISTS {schema}"
+            yield f"ALTER TABLE {quoted_name(connection, *table)} SET SCHEMA {schema}"
+        if table[1] != new[1]:
+            moved = quoted_name(connection, new[0], table[1])
+            yield f"ALTER TABLE {moved} RENAME TO {quoted_name(connection, None, new[1])}"
+
     @contextmanager
     def bounded_lock_waits(self, connection: Connection) -> Iterator[None]:
         """Limit the wait for a lock, because every later reader of the table waits behind the change."""

@@ -64,6 +64,9 @@ class TableVersions:
         """
         for stored in stored_shapes(self._connections.reader):
             identity = stored.table, stored.version
+            # The tables are in the order in which their shapes became the newest. Of two tables that name each other as
+            # a former name, the table that is published later is present.
+            self._latest.pop(stored.table, None)
             self._known[identity] = self._latest[stored.table] = self._known.get(identity) or self._parse(stored)
         self._check_topics()
 
@@ -141,7 +144,8 @@ class TableVersions:
 
     def newest(self, names: Iterable[str]) -> list[TableVersion]:
         """Return the newest version of the tables with these full names, as far as known."""
-        return [self._latest[name] for name in sorted(names) if name in self._latest]
+        wanted = set(names)
+        return [table for name, table in self._latest.items() if name in wanted]
 
     def all_to_publish(self) -> list[TableVersion]:
         """Return the newest shape of every table, and mark the shapes as published."""
