@@ -33,6 +33,7 @@ def main() -> int:
         "worker": [[replica, bootstrap]],
         "worker_start": [[replica, bootstrap]],
         "worker_parts": [[replica]],
+        "small_transactions": [[replica]],
         "rebuild": [
             [replica, bootstrap],
             [replica, bootstrap, "--tables", "4"],

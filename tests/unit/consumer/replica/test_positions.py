@@ -50,9 +50,9 @@ def test_the_last_transaction_and_the_positions_are_recorded() -> None:
     first = {("a", 0): Position(5, 50), ("b", 3): Position(7, 70)}
     with memory_replica() as replica:
         with replica.positions.transaction(replica.connection, LastApplied(9, "701", 1234)):
-            replica.positions.write(replica.connection, first)
-            replica.positions.write(replica.connection, {("a", 0): Position(6, 60)})
-            replica.positions.write(replica.connection, {})
+            replica.positions.finish(replica.connection, first)
+            replica.positions.finish(replica.connection, {("a", 0): Position(6, 60)})
+            replica.positions.finish(replica.connection, {})
         with replica.connection.begin():
             row = read_row(replica.connection, "shop")
             assert row is not None

@@ -58,7 +58,7 @@ def apply_up_to(settings: Settings, events: int, records: int, lsn: int) -> None
             row = positions.take_over(connection, "shop", "worker-1")
         own = Positions("shop", row.epoch, row.stamp, replica_dialect("sqlite"))
         with own.transaction(connection, LastApplied(lsn, "701", 5)):
-            own.write(connection, {TABLE: Position(events, lsn), TRANSACTIONS: Position(records, lsn)})
+            own.finish(connection, {TABLE: Position(events, lsn), TRANSACTIONS: Position(records, lsn)})
     engine.dispose()
 
 

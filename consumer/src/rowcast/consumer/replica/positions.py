@@ -207,7 +207,9 @@ class Positions:
         self._replica = replica
 
     @contextmanager
-    def transaction(self, connection: Connection, applied: LastApplied | None = None) -> Iterator[None]:
+    def transaction(
+        self, connection: Connection, applied: LastApplied | None = None, *, defer_foreign_keys: bool = False
+    ) -> Iterator[None]:
         """Run the block in a transaction that only the owner of an unchanged replica commits.
 
         The first statement compares epoch and stamp, and records the transaction applied last. The row of
@@ -216,7 +218,7 @@ class Positions:
         """
         with connection.begin():
             # First, because a fenced worker must write nothing and wait for no lock.
-            self._swap_stamp(connection, applied)
+            self._swap_stamp(connection, applied, defer_foreign_keys=defer_foreign_keys)
             yield
         # Unchanged after an error. If the transaction was committed all the same, the next comparison fails.
         self._stamp += 1
@@ -281,12 +283,12 @@ class Positions:
         working = sa.update(ROWCAST_REPLICA).where(_OWN_EPOCH, ROWCAST_REPLICA.c.state != "suspect")
         connection.execute(working.values(reason=None, since_ms=0), {"s": self._source, "e": self._epoch})
 
-    def write(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
-        """Write the positions after applying events, in the same ``transaction``."""
+    def finish(self, connection: Connection, positions: Mapping[Partition, Position]) -> None:
+        """Write the positions, as the last statement of the ``transaction``. The engine may commit at once."""
         if positions:
             ids = self._topic_ids
             rows = [(self._source, *place, *position, ids.get(place[0])) for place, position in positions.items()]
-            self._replica.write_positions(connection, rows)
+            self._replica.finish(connection, rows)
 
     def write_letters(
         self, connection: Connection, letters: Sequence[LetterEvent], settled: Sequence[LetterEvent]
@@ -299,15 +301,15 @@ class Positions:
         """Return the rows whose events follow into the dead letter topic."""
         return blocked_keys(connection, self._source)
 
-    def _swap_stamp(self, connection: Connection, applied: LastApplied | None) -> None:
+    def _swap_stamp(self, connection: Connection, applied: LastApplied | None, *, defer_foreign_keys: bool) -> None:
         parameters = {"s": self._source, "e": self._epoch, "old": self._stamp, "new": self._stamp + 1}
         statement = _SWAP
         if applied is not None:
             statement = _SWAP_AND_RECORD
             parameters |= {"l": applied.lsn, "t": applied.tx, "m": applied.ts_ms}
         with self._missing_table_is_a_change():
-            updated = connection.execute(statement, parameters)
-        if updated.rowcount != 1:
+            found = self._replica.begin(connection, statement, parameters, defer_foreign_keys=defer_foreign_keys)
+        if found != 1:
             raise self._refusal(self._read_stamp(connection))
 
     def _read_stamp(self, connection: Connection) -> tuple[int, int] | None:

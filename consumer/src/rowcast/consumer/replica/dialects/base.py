@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple
@@ -222,11 +222,20 @@ class ReplicaDialect(ABC):
     def set_consistency(self, connection: Connection, *, consistent: bool) -> None:  # noqa: B027  # optional
         """Set the connection up for a replica that is loading or consistent. Called outside of any transaction."""
 
-    def defer_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
-        """Check foreign keys at the end of the current transaction, if the engine can.
+    def begin(
+        self, connection: Connection, statement: sa.Update, parameters: Mapping[str, Any], *, defer_foreign_keys: bool
+    ) -> int:
+        """Execute the first statement of a transaction. Return the number of rows that it has found.
 
-        Called first in every transaction that applies rows.
+        ``defer_foreign_keys``: check foreign keys at the end of the transaction, if the engine can.
         """
+        found = connection.execute(statement, parameters).rowcount
+        if defer_foreign_keys:
+            self.defer_foreign_keys(connection)
+        return found
+
+    def defer_foreign_keys(self, connection: Connection) -> None:  # noqa: B027  # optional
+        """Check foreign keys at the end of the current transaction, if the engine can."""
 
     @abstractmethod
     def upsert(
@@ -257,6 +266,10 @@ class ReplicaDialect(ABC):
     @abstractmethod
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position`` in one round trip, because every transaction does."""
+
+    def finish(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Write positions as the last statement of a transaction. The engine may commit at once."""
+        self.write_positions(connection, rows)
 
     @contextmanager
     def foreign_keys_at_the_end(self, connection: Connection, touched: Sequence[TouchedKeys]) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -32,6 +32,7 @@ from rowcast.consumer.replica.dialects.capacities import Capacity
 from rowcast.consumer.replica.dialects.claims import ClaimSession, PostgreSQLClaim
 from rowcast.consumer.replica.dialects.postgresql_copy import COPIED_ROWS, RowCopy
 from rowcast.consumer.replica.dialects.postgresql_fields import REFUSED, record_of
+from rowcast.consumer.replica.dialects.postgresql_round_trips import begin_with, commit_with
 from rowcast.consumer.replica.dialects.quoting import quoted_name
 from rowcast.consumer.replica.dialects.replica_table import ReplicaColumn, ReplicaTable, TableName
 from rowcast.consumer.replica.dialects.type_capacities import postgresql_capacity
@@ -104,7 +105,7 @@ _ROW_CHANGED_TWICE = "21000"
 _WRITE_POSITIONS = """
     INSERT INTO rowcast_position (source, topic, partition, next_offset, lsn, topic_id)
     SELECT p->>0, p->>1, (p->>2)::integer, (p->>3)::bigint, (p->>4)::bigint, p->>5
-    FROM json_array_elements(%s::json) AS p
+    FROM json_array_elements($1::json) AS p
     ON CONFLICT (source, topic, partition) DO UPDATE
     SET next_offset = excluded.next_offset, lsn = excluded.lsn, topic_id = excluded.topic_id
 """
@@ -263,9 +264,23 @@ class PostgreSQLReplica(ReplicaDialect):
             statement = self._deletes[table, layout] = _delete_statement(connection, table, layout)
         _execute_in_pieces(connection, statement, keys)
 
+    def begin(
+        self, connection: Connection, statement: sa.Update, parameters: Mapping[str, Any], *, defer_foreign_keys: bool
+    ) -> int:
+        """Send BEGIN, the statement and SET CONSTRAINTS at once."""
+        found = begin_with(connection, statement, parameters, defer_foreign_keys=defer_foreign_keys)
+        if found is not None:
+            return found
+        return super().begin(connection, statement, parameters, defer_foreign_keys=defer_foreign_keys)
+
     def write_positions(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
         """Insert or update rows of ``rowcast_position``, as one JSON array."""
-        connection.exec_driver_sql(_WRITE_POSITIONS, (orjson.dumps(rows).decode(),))
+        connection.exec_driver_sql(_WRITE_POSITIONS.replace("$1", "%s"), (orjson.dumps(rows).decode(),))
+
+    def finish(self, connection: Connection, rows: Sequence[PositionRow]) -> None:
+        """Send the positions and COMMIT at once."""
+        if not commit_with(connection, _WRITE_POSITIONS, [orjson.dumps(rows).decode()]):
+            self.write_positions(connection, rows)
 
     def reason(self, error: exc.DBAPIError) -> str:
         """Return the server's message, or the refusal of a value that the column would round."""
