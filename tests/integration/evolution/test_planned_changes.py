@@ -76,6 +76,10 @@ def test_what_each_replica_will_do(
     ((verdict, message),) = found(models(sa.Column("name", sa.Integer), sa.Column("n", sa.Integer, unique=True)))
     assert verdict is Verdict.missing
     assert "the worker will stop: column name of table main.item has changed from string to int32" in message
+    retyped = models(sa.Column("name", sa.Integer), sa.Column("n", sa.Integer, unique=True))
+    ((verdict, message),) = found(retyped, on_retype="rebuild")
+    assert verdict is Verdict.ok
+    assert "will be rebuilt by a snapshot after the migration: main.item, because column name" in message
 
     (tmp_path / "shop_models.py").write_text(MODELS)
     (tmp_path / "rowcast.toml").write_text(

@@ -15,7 +15,7 @@ from rowcast.consumer.replica.positions import read_row
 from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.consumer.replica.worker_tables import METADATA
 from rowcast.shared.cli.contributions import open_for_check
-from rowcast.shared.config.replica_settings import Evolution
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.renamed_tables import renamed_tables
@@ -39,7 +39,7 @@ def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterato
             renamed = renamed_tables([*(record.shape for record in recorded.values()), *wanted])
             preview = Preview(connection, dialect, recorded, wanted, is_consistent=is_consistent, renamed=renamed)
             for table in preview.tables():
-                yield from _of_table(table, preview.recorded, replica.evolution, name, area)
+                yield from _of_table(table, preview.recorded, replica, name, area)
         engine.dispose()
 
 
@@ -53,14 +53,18 @@ def _result_of(steps: Iterator[Finding]) -> Engine | None:
 
 
 def _of_table(
-    table: TablePreview, recorded: Recorded, evolution: Evolution, name: str, area: str
+    table: TablePreview, recorded: Recorded, settings: ReplicaSettings, name: str, area: str
 ) -> Iterator[Finding]:  # fmt: skip
     if table.stop:
         stop = with_command(table.stop, REBUILD_COMMAND.replace("REPLICA", name))
         fault, _, hint = stop.partition(". ")
+        if table.needs_rebuild and settings.on_retype == "rebuild":
+            what = f"will be rebuilt by a snapshot after the migration: {table.table}, because {fault}"
+            yield Finding(area, Verdict.ok, what, table=table.table)
+            return
         yield Finding(area, Verdict.missing, f"the worker will stop: {fault}", hint.removesuffix("."), table.table)
         return
-    what = ", ".join(what for what, _ in table.changes)
+    what, evolution = ", ".join(what for what, _ in table.changes), settings.evolution
     is_new = table.table not in recorded
     if what and (evolution == "evolve" or is_new):
         yield Finding(area, Verdict.ok, f"will change with the models: {table.table}: {what}", table=table.table)

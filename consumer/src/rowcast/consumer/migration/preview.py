@@ -13,7 +13,7 @@ from rowcast.consumer.replica.constraints import NewConstraint, creation, missin
 from rowcast.consumer.replica.dialects import ReplicaDialect, for_people, quoted_name
 from rowcast.consumer.replica.evolution.evolving_table import EvolvingTable
 from rowcast.consumer.replica.evolution.planner import Planner
-from rowcast.consumer.replica.evolution.shape_changes import require_compatible
+from rowcast.consumer.replica.evolution.shape_changes import TableRebuildError, require_compatible
 from rowcast.consumer.replica.evolution.steps import Step
 from rowcast.consumer.replica.evolution.table_renaming import recorded_former, renaming
 from rowcast.consumer.replica.known_columns import KnownColumns
@@ -31,7 +31,7 @@ class TablePreview:
     """What happens to a table.
 
     ``changes``: each change in words, with its statements. ``kept``: the columns that the source does not have.
-    ``stop``: why the worker cannot follow, or "".
+    ``stop``: why the worker cannot follow, or "". ``needs_rebuild``: a rebuild of the table alone helps.
     """
 
     table: str
@@ -39,6 +39,7 @@ class TablePreview:
     changes: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     kept: tuple[str, ...] = ()
     stop: str = ""
+    needs_rebuild: bool = False
 
 
 class Preview:
@@ -89,8 +90,7 @@ class Preview:
         Raise DataError for a table that cannot follow, and ConfigurationError for a column that cannot.
         """
         tables = [table for table in self._tables.values() if table.columns]
-        for table in tables:
-            require_compatible(table.before, table.shape)
+        require_compatible((table.before, table.shape) for table in tables)
         yield from self._steps(tables)
 
     def _steps(self, tables: list[EvolvingTable]) -> Iterator[Step]:
@@ -121,7 +121,7 @@ class Preview:
             return self._creation(table)
         found, said = TablePreview(table.shape.full_name, self._is_created(table)), set[str]()
         try:
-            require_compatible(table.before, table.shape)
+            require_compatible([(table.before, table.shape)])
             for step in self._steps([table]):
                 statements = (for_people(self._connection, statement) for statement in step.statements)
                 found.changes.append((step.what, tuple(s for s in statements if s not in said)))
@@ -129,7 +129,7 @@ class Preview:
             if self._is_consistent and found.created:
                 found.changes += self._new_constraints(table)
         except (ConfigurationError, DataError) as error:
-            found.stop = str(error)
+            found.stop, found.needs_rebuild = str(error), isinstance(error, TableRebuildError) and found.created
         found.kept = tuple(self._kept(table))
         return found
 

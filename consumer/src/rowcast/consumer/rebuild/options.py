@@ -15,9 +15,10 @@ class RebuildOptions:
     ``keep_old``: keep the replaced tables. ``restart``: begin again instead of going on. ``is_verified``: compare the
     fresh tables with the primary before the swap. ``skip``: the messages and transactions to leave out.
     ``with_snapshot``: first publish all rows again, and leave out all earlier events. ``tables``: patterns of the
-    tables to rebuild, and empty for all tables. ``until``: the last transaction of a copy elsewhere, as ``find_moment``
-    takes it, or None for everything in the topics. ``processes``: the number of processes that first fill the
-    tables, or None for one for each processor where this saves time.
+    tables to rebuild, and empty for all tables. ``is_ahead``: swap chosen tables although the other tables cannot go on
+    without them. The replica is loading afterwards, until all tables are at one lsn. ``until``: the last transaction of
+    a copy elsewhere, as ``find_moment`` takes it, or None for everything in the topics. ``processes``: the number of
+    processes that first fill the tables, or None for one for each processor where this saves time.
     """
 
     keep_old: bool = False
@@ -26,6 +27,7 @@ class RebuildOptions:
     skip: Sequence[str] = ()
     with_snapshot: bool = False
     tables: Sequence[str] = ()
+    is_ahead: bool = False
     until: str | None = None
     processes: int | None = None
 

@@ -139,7 +139,7 @@ class _Rebuild:
             worker_shapes = recorded_shapes(connection, self._settings.source, created=True)
             users = recorded_shapes(connection, self._settings.source, created=False)
         own = self._scope.of(worker_shapes)
-        if self._scope.is_part:
+        if self._joins_at_one_lsn:
             require_consistent(self._engine, self._settings.source, self._name)
         is_whole = self._options.with_snapshot or is_from_snapshot(self._engine, self._scope.fresh_source)
         lacking = [] if is_whole else lacks(self._settings, layouts, ends, own)
@@ -152,9 +152,18 @@ class _Rebuild:
                 for name in sorted(users.keys() & after.keys())
             ),
             *strangers(self._engine, self._settings.source, own, after),
-            *unsupported_keys(after, self._scope.rest(worker_shapes), self._swap.replica_dialect),
+            *(
+                ()
+                if self._options.is_ahead
+                else unsupported_keys(after, self._scope.rest(worker_shapes), self._swap.replica_dialect)
+            ),
             *self._obstacles(self._swapped(own, after)),
         ]
+
+    @property
+    def _joins_at_one_lsn(self) -> bool:
+        """Return whether the fresh tables and the tables that stay must be at one lsn for the swap."""
+        return self._scope.is_part and not self._options.is_ahead
 
     @property
     def _command(self) -> str:
@@ -207,7 +216,7 @@ class _Rebuild:
     def _swap_tables(self) -> None:
         """Swap, with a pause after each attempt that readers prevent. The workers go on during the pauses."""
         self._swap.wait_for_snapshots(self._stop)
-        if self._scope.is_part:
+        if self._joins_at_one_lsn:
             self._meet_live_tables()
         backoff = Backoff(0.2, 30.0)
         while not self._try_to_swap():
@@ -238,14 +247,17 @@ class _Rebuild:
                 return False
             if not self._swap_once_free(live, fresh, tables):
                 return False
-            if self._scope.is_part:
+            if self._joins_at_one_lsn:
                 read_topics(self._settings, layouts)
                 restore_foreign_keys(live, self._stop)
             return True
 
     def _catch_up_with(self, live: Replica) -> ReplicaRow:
         """Read the topics to their ends, or let chosen tables reach the lsn at which the live tables stay."""
-        if not self._scope.is_part:
+        if self._options.is_ahead and live.state == "consistent":
+            # A load by key is what brings tables at different lsns together.
+            live.lose_consistency()
+        if not self._joins_at_one_lsn:
             return self._fresh.catch_up(self._engine)
         timeline = require_consistent(self._engine, self._settings.source, self._name)
         live.compare()

@@ -384,6 +384,14 @@ class Replica:
         with self._connected() as connection, connection.begin():
             return self._tables.records.shapes(connection)
 
+    def lose_consistency(self) -> None:
+        """Let a consistent replica load, because its tables are not at one lsn any more. Drop the constraints."""
+        with self._connected() as connection:
+            self._positions.lose_consistency(connection)
+            self.state = "loading"
+            self._dialect.set_consistency(connection, consistent=False)
+            self._constraints.drop(connection)
+
     def begin_loading(self, deletes_known_ms: int = 0) -> None:
         """Drop the constraints, because the next events go by key.
 

@@ -128,6 +128,9 @@ class ReplicaTables:
         if self._may_change:
             self._rename(connection, columns, recorded, renamed, wanted)
         self.just_created.clear()
+        changed = [(recorded[s.full_name].shape, s) for s in wanted if s.full_name in recorded]
+        there = [(before, after) for before, after in changed if columns.of(self._name(after))]
+        require_compatible(there, keys_only=self.evolution == "none")
         followed = []
         for shape in wanted:
             before, created = recorded.get(shape.full_name, (None, False))
@@ -185,6 +188,8 @@ class ReplicaTables:
         """Widen and relax columns for events of other shapes than the latest. Tables of the user's are left alone."""
         created = self.records.created_by_worker(connection)
         for layout in map(self.renamed_tables.layout, layouts):
+            if layout.table in self._shapes:
+                require_same_key(layout, self._shapes[layout.table])
             if layout.table in created and layout.table in self._shapes:
                 columns, renamed = self._read_columns(connection, [layout.shape]), self.renamed.layout(layout)
                 table = self._evolving(columns, renamed.shape, renamed.shape, created=True)
@@ -220,10 +225,6 @@ class ReplicaTables:
                 require_fitting(connection, name, columns.of(name).keys(), shape)
                 _log.info("table %s exists already and is used as it is", shape.full_name)
             self.records.add(connection, shape, created=created)
-        elif self.evolution == "none":
-            require_same_key(before, shape)
-        else:
-            require_compatible(before, shape)
         return self._evolving(columns, before or shape, shape, created=created)
 
     def _evolving(

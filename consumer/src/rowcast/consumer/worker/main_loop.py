@@ -13,6 +13,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 from rowcast.consumer.dead_letters.letter_topic import LetterTopic
@@ -56,6 +58,7 @@ from rowcast.shared.vitals import Pulse, Vitals
 
 _log = logging.getLogger("rowcast.worker")
 
+_RUN_REBUILDING = "rowcast.consumer.rebuild.retyped_tables:run_rebuilding"
 _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
 
@@ -80,10 +83,16 @@ def run_worker(
     Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
     applied, and the position is before the event.
     """
-    assignment = live_assignment(settings, replica, scheduled=not once)
-    return run_assigned(
-        settings, replica, assignment, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip
-    )
+    assignment, stop = live_assignment(settings, replica, scheduled=not once), stop or threading.Event()
+    run = partial(
+        run_assigned,
+        settings, replica, assignment, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip,
+    )  # fmt: skip
+    if settings.replica(replica).on_retype == "rebuild":
+        # By its name, because a rebuild runs workers itself.
+        progress: WorkerProgress = resolve_name(_RUN_REBUILDING)(settings, replica, run, stop)
+        return progress
+    return run()
 
 
 def run_assigned(

@@ -32,6 +32,13 @@ class ReplicaSettings(DatabaseSettings):
         "without a loss of values. `validate`: change none, and stop with the statements that are missing. `none`: "
         "compare nothing, and write the columns that both have.",
     )
+    on_retype: Literal["stop", "rebuild"] = Field(
+        default="stop",
+        description="What the worker does when a table has another primary key, or a column a type that it cannot be "
+        "changed to. `stop`: end with the command that rebuilds the replica. `rebuild`: publish the rows of this table "
+        "again, and rebuild it alone. The replica is *loading* afterwards until all tables are at the same "
+        "transaction. The worker needs `[primary]`, and a relay must run.",
+    )
     batch_events: int = Field(
         default=20_000,
         ge=1,

@@ -14,6 +14,7 @@ from sqlalchemy.types import TypeEngine
 from rowcast.consumer.replica.dialects import ReplicaColumn, ReplicaDialect
 from rowcast.consumer.replica.dialects.capacities import Capacity, Numbers, holds
 from rowcast.consumer.replica.dialects.needed_capacities import needed_capacity
+from rowcast.consumer.replica.evolution.shape_changes import TableRebuildError
 from rowcast.consumer.replica.table_definitions import planned_columns
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import TableShape
@@ -80,17 +81,22 @@ def kept_column(shape: TableShape, table: str, misfit: Misfit, statement: str | 
     )
 
 
+class NarrowColumnError(TableRebuildError, ConfigurationError):
+    """A column of the replica is narrower than that of the source, and the worker does not widen it."""
+
+
 def narrow_column(
     shape: TableShape, table: str, misfit: Misfit, statement: str | None, reason: str = ""
-) -> ConfigurationError:
+) -> NarrowColumnError:
     """Return the error for a column that the worker does not widen.
 
     ``statement`` would widen the column. ``reason``: why the statement has failed.
     """
     why = f" The worker could not change the column: {reason}." if reason else ""
     step = f"Run: {statement}" if statement else f"Create the table again with {misfit.planned or 'no type'} there"
-    return ConfigurationError(
+    return NarrowColumnError(
         f"column {misfit.column.name} of the replica's table {table} is {misfit.column.type}, which is narrower than "
         f"the source's column in {shape.full_name} ({misfit.planned}): values would be rounded, cut or refused.{why} "
-        f"{step}, and start the worker again."
+        f"{step}, and start the worker again.",
+        [shape.full_name],
     )
