@@ -33,6 +33,7 @@ from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.section import Section
 from rowcast.shared.config.sink_settings import SinkSettings
 from rowcast.shared.config.topic_settings import TableTopicSettings, TopicSettings
+from rowcast.shared.config.view_settings import ViewSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 FILES = (REFERENCE / "commands.md", REFERENCE / "configuration.md")
@@ -46,6 +47,7 @@ SECTIONS: dict[str, tuple[type[Any], str | None]] = {
     "source": (settings.Settings, ""),
     "primary": (PrimarySettings, "PRIMARY__"),
     "replicas": (ReplicaSettings, "REPLICAS__NAME__"),
+    "replicas.view": (ViewSettings, None),
     "tables": (table_settings.TableSettings, "TABLES__NAME__"),
     "columns": (table_settings.ColumnSettings, "TABLES__NAME__COLUMNS__COLUMN__"),
     "topics": (TopicSettings, "TOPICS__"),
@@ -73,7 +75,7 @@ def generate(text: str) -> str:
 
 def _section(name: str) -> Iterator[str]:
     section, prefix = SECTIONS[name]
-    keys = [(key, field) for key, field in section.model_fields.items() if not _is_section(field)]
+    keys = [(field.alias or key, field) for key, field in section.model_fields.items() if not _is_section(field)]
     if prefix is None:
         for key, field in keys:
             yield f"* `{key}` (default: {_default(field)}): {_meaning(field)}"

@@ -33,7 +33,8 @@ def definitions(*shapes: TableShape, engine: str = "sqlite") -> TableDefinitions
     ],
 )
 def test_a_schema_is_kept_or_becomes_part_of_the_name(engine: str, default: bool, name: tuple[str | None, str]) -> None:
-    assert replica_name("s", "t", default, replica_dialect(engine)) == name
+    table = replace(shape("t"), schema="s", default_schema=default)
+    assert replica_name(table, replica_dialect(engine)) == name
 
 
 def test_names_of_constraints_are_short_and_always_the_same() -> None:

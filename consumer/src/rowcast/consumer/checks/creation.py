@@ -27,7 +27,7 @@ def creation_findings(
     """Yield the tables that cannot exist on the replica's engine. ``shapes``: those of the source."""
     with engine.connect() as connection:
         for shape in shapes:
-            schema, table = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
+            schema, table = replica_name(shape, dialect)
             if dialect.read_columns(connection, schema, table):
                 continue
             try:

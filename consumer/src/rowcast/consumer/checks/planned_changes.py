@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from rowcast.consumer.checks.views import view_fault, viewed_shapes
 from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND, with_command
-from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.migration.preview import Preview, Recorded, TablePreview
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import read_row
@@ -17,6 +17,7 @@ from rowcast.consumer.replica.worker_tables import METADATA
 from rowcast.shared.cli.contributions import open_for_check
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.renamed_tables import renamed_tables
 from rowcast.shared.tables.shape import TableShape
@@ -30,7 +31,11 @@ def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterato
         engine = _result_of(open_for_check(replica.sqlalchemy_url, area))
         if engine is None or not all(sa.inspect(engine).has_table(table.name) for table in METADATA.sorted_tables):
             continue
-        wanted = [shape for shape in shapes if matches_any(shape.full_name, replica.tables)]
+        try:
+            wanted = viewed_shapes(replica, shapes)
+        except ConfigurationError as error:
+            yield view_fault(area, error)
+            continue
         dialect = replica_dialect(engine.dialect.name)
         dialect.configure_reader(engine)
         with engine.connect() as connection, connection.begin():

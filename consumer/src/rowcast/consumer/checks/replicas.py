@@ -12,6 +12,7 @@ from rowcast.consumer.checks.creation import creation_findings
 from rowcast.consumer.checks.retention import retention_findings
 from rowcast.consumer.checks.rights import rights_findings
 from rowcast.consumer.checks.tables import recorded_shapes, table_findings, trigger_findings
+from rowcast.consumer.checks.views import view_findings, viewed_shapes
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
@@ -162,6 +163,11 @@ def _type_findings(
         return
     finally:
         primary.dispose()
+    found = list(view_findings(replica, shapes, area))
+    yield from found
+    if any(finding.verdict is Verdict.configuration for finding in found):
+        return
+    shapes = viewed_shapes(replica, shapes)
     for values, columns in type_limits(shapes, engine.dialect).items():
         yield Finding(
             area,

@@ -70,6 +70,6 @@ def _existing(connection: Connection, dialect: ReplicaDialect, shapes: list[Tabl
         if inspector.has_table(own.name):
             yield from table_rights(own.name, None, [column.name for column in own.primary_key], ("SELECT", *WRITES))
     for shape in shapes:
-        schema, table = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
+        schema, table = replica_name(shape, dialect)
         if dialect.read_columns(connection, schema, table):
             yield from table_rights(table, schema, list(shape.primary_key), ("SELECT", *WRITES))

@@ -12,14 +12,14 @@ from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.shape_document import parse_shape
+from rowcast.shared.tables.shape_document import parse_recorded_shape
 
 
 def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
     """Return the shapes that the worker has recorded, sorted by name. Raise DataError for a damaged shape."""
     row = ROWCAST_TABLE.c
     texts = sa.select(row.shape).where(row.source == source).order_by(row.table_name)
-    return [parse_shape(text) for text in connection.scalars(texts)]
+    return [parse_recorded_shape(text) for text in connection.scalars(texts)]
 
 
 def table_findings(
@@ -27,7 +27,7 @@ def table_findings(
 ) -> Iterator[Finding]:
     """Yield tables that are gone or lack columns. The worker would find the fault only at the next event."""
     for shape in shapes:
-        schema, table = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
+        schema, table = replica_name(shape, dialect)
         columns = dialect.read_columns(connection, schema, table)
         if not columns:
             yield Finding(
@@ -49,7 +49,7 @@ def trigger_findings(
     connection: Connection, dialect: ReplicaDialect, shapes: list[TableShape], name: str, area: str
 ) -> Iterator[Finding]:
     """Yield the tables with triggers, which may change the rows that the worker writes."""
-    names = {replica_name(s.schema, s.name, s.default_schema, dialect): s.full_name for s in shapes}
+    names = {replica_name(s, dialect): s.full_name for s in shapes}
     for table, triggers in dialect.triggers(connection, list(names)).items():
         yield Finding(
             area,

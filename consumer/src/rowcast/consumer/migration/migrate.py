@@ -20,6 +20,7 @@ from rowcast.consumer.replica.promoted import require_not_promoted
 from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.consumer.replica.taken import taken_replica
 from rowcast.consumer.replica.worker_tables import METADATA
+from rowcast.consumer.views.replica_view import replica_shapes
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
 from rowcast.shared.errors import ConfigurationError
@@ -53,7 +54,7 @@ def migrate(
     with new_asker(settings) as asker:
         read_shapes(asker, settings, layouts)
     with engine.connect() as connection, connection.begin():
-        before = tuple(_preview(connection, settings, layouts, drop).tables())
+        before = tuple(_preview(connection, settings, name, layouts, drop).tables())
     if apply and any(table.changes for table in before):
         _apply(settings, name, layouts, drop, stop)
     return Migration(name, before, apply)
@@ -74,13 +75,15 @@ def _open(settings: Settings, name: str) -> Engine:
     return engine
 
 
-def _preview(connection: Connection, settings: Settings, layouts: RowLayouts, drop: Sequence[str]) -> Preview:
+def _preview(
+    connection: Connection, settings: Settings, name: str, layouts: RowLayouts, drop: Sequence[str]
+) -> Preview:
     row = read_row(connection, settings.source)
     return Preview(
         connection,
         replica_dialect(connection.dialect.name),
         TableRecords(settings.source).read(connection),
-        layouts.table_shapes(),
+        replica_shapes(settings.replica(name), layouts),
         drop=drop,
         is_consistent=row is not None and row.state == "consistent",
         is_asked=True,
@@ -94,7 +97,7 @@ def _apply(settings: Settings, name: str, layouts: RowLayouts, drop: Sequence[st
     asked = settings.model_copy(update={"replicas": {**settings.replicas, name: evolving}})
 
     def steps(connection: Connection) -> Iterator[Step]:
-        return _preview(connection, settings, layouts, drop).steps()
+        return _preview(connection, settings, name, layouts, drop).steps()
 
     with taken_replica(asked, name, layouts, stop, f"rowcast migrate {name} --apply") as replica:
         replica.carry_out(steps)

@@ -19,6 +19,7 @@ from rowcast.consumer.replica.evolution.table_renaming import recorded_former, r
 from rowcast.consumer.replica.known_columns import KnownColumns
 from rowcast.consumer.replica.table_definitions import TableDefinitions, replica_name
 from rowcast.consumer.replica.table_records import TableRecord
+from rowcast.consumer.views.changed_view import require_same_view
 from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
 
@@ -70,7 +71,7 @@ class Preview:
         former = recorded_former(shape, self._renamed, self.recorded)
         if former is not None:
             return self._former(self.recorded.pop(former), shape)
-        name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+        name = replica_name(shape, self._replica)
         before, created = self.recorded.get(shape.full_name, (shape, False))
         columns = self._replica.read_columns(self._connection, *name)
         return EvolvingTable(shape, before, created or self._is_asked, name, columns)
@@ -79,7 +80,7 @@ class Preview:
         """Return a table that will be renamed, under the name that it has until then."""
         self.recorded[shape.full_name] = renamed = record.renamed(shape)
         self._formers[shape.full_name] = record.shape
-        names = [replica_name(s.schema, s.name, s.default_schema, self._replica) for s in (record.shape, shape)]
+        names = [replica_name(s, self._replica) for s in (record.shape, shape)]
         columns = {name: self._replica.read_columns(self._connection, *name) for name in names}
         name = next((name for name in names if columns[name]), names[-1])
         return EvolvingTable(shape, renamed.shape, record.created or self._is_asked, name, dict(columns[name]))
@@ -89,6 +90,8 @@ class Preview:
 
         Raise DataError for a table that cannot follow, and ConfigurationError for a column that cannot.
         """
+        for table in self._tables.values():
+            require_same_view(table.before, table.shape)
         tables = [table for table in self._tables.values() if table.columns]
         require_compatible((table.before, table.shape) for table in tables)
         yield from self._steps(tables)
@@ -117,6 +120,10 @@ class Preview:
         return [self._preview(table) for _, table in sorted(self._tables.items())]
 
     def _preview(self, table: EvolvingTable) -> TablePreview:
+        try:
+            require_same_view(table.before, table.shape)
+        except DataError as error:
+            return TablePreview(table.shape.full_name, self._is_created(table), stop=str(error))
         if not table.columns:
             return self._creation(table)
         found, said = TablePreview(table.shape.full_name, self._is_created(table)), set[str]()

@@ -157,7 +157,7 @@ class _Promotion:
         with self._engine.connect() as connection:
             inspector = sa.inspect(connection)
             for shape, _ in recorded_shapes(connection, self._settings.source):
-                schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica_dialect)
+                schema, name = replica_name(shape, self._replica_dialect)
                 found[not inspector.has_table(name, schema)].append(shape)
         return found
 

@@ -119,6 +119,16 @@ def require_whole(
         for column in shape.columns
         if column.masking is not None
     ]
+    parts += [
+        f"{shape.full_name} is without {', '.join(shape.view.left_out)}"
+        for shape in shapes
+        if shape.view is not None and shape.view.left_out
+    ]
+    if renamed := [shape.full_name for shape in shapes if shape.view is not None and shape.view.renames]:
+        raise NotReadyError(
+            f"replica {name!r} is not promoted, and nothing was changed: its view renames {', '.join(renamed)} or "
+            "columns there, so the application would not find them. Promote another replica."
+        )
     if parts and not accept_partial:
         listed = "\n".join(f"- {part}." for part in parts)
         raise NotReadyError(

@@ -16,14 +16,14 @@ from rowcast.consumer.replica.table_definitions import TableDefinitions, constra
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.tables.primary_features import carried_action
 from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
-from rowcast.shared.tables.shape_document import parse_shape
+from rowcast.shared.tables.shape_document import parse_recorded_shape
 
 
 def recorded_shapes(connection: Connection, source: str) -> list[tuple[TableShape, bool]]:
     """Return the shapes that the worker has recorded, each with whether a worker created the table."""
     row = ROWCAST_TABLE.c
     rows = connection.execute(sa.select(row.shape, row.created).where(row.source == source).order_by(row.table_name))
-    return [(parse_shape(shape), bool(created)) for shape, created in rows]
+    return [(parse_recorded_shape(shape), bool(created)) for shape, created in rows]
 
 
 def existing_tables(
@@ -34,7 +34,7 @@ def existing_tables(
     definitions = TableDefinitions((shape for shape, _ in recorded), replica, connection.dialect)
     inspector = sa.inspect(connection)
     for shape, created in recorded:
-        schema, name = replica_name(shape.schema, shape.name, shape.default_schema, replica)
+        schema, name = replica_name(shape, replica)
         columns = dialect.read_columns(connection, schema, name) if inspector.has_table(name, schema) else {}
         if not columns:
             continue
@@ -62,7 +62,7 @@ def _planned_key(
     replica: ReplicaDialect,
 ) -> ExistingForeignKey:  # fmt: skip
     referred = definitions.shapes[f"{key.referred_schema}.{key.referred_table}"]
-    schema, name = replica_name(referred.schema, referred.name, referred.default_schema, replica)
+    schema, name = replica_name(referred, replica)
     own_name = constraint_name("fk", shape.full_name, key)
     quoted = quoted_name(connection, schema, name)
     return ExistingForeignKey(own_name, key.columns, quoted, key.referred_columns, None, None)

@@ -26,6 +26,7 @@ from rowcast.consumer.topics.messages_between import messages_between
 from rowcast.consumer.topics.records import read_record
 from rowcast.consumer.verification.compared_database import ComparedDatabase
 from rowcast.consumer.verification.compared_table import ComparedTable
+from rowcast.consumer.views.replica_view import replica_shapes
 from rowcast.shared import row_values
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
@@ -68,7 +69,7 @@ def require_held(settings: Settings, replica: str, engine: Engine, moment: Momen
     ops = {"r"} if is_young else {"r", "u", "d"}
     copy = ComparedDatabase(settings.replica(replica), "copy")
     try:
-        for shape in layouts.table_shapes():
+        for shape in replica_shapes(settings.replica(replica), layouts):
             found = later.first_of_keys.get(shape.full_name, {})
             first = {key: event for key, event in found.items() if event is not None and event.op in ops}
             _require_rows(ComparedTable(copy, shape, is_replica=True, settings=settings.table(shape)), shape, first)

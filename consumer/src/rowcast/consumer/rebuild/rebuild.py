@@ -39,6 +39,7 @@ from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.replica.promoted import require_not_promoted
 from rowcast.consumer.replica.taken import restore_foreign_keys, taken_replica
 from rowcast.consumer.replica.worker_tables import create_tables
+from rowcast.consumer.views.replica_view import replica_shapes
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
@@ -134,7 +135,8 @@ class _Rebuild:
         """Return everything that prevents the rebuild."""
         layouts = RowLayouts(self._scope.settings.replica(self._name).tables)
         ends = read_topics(self._settings, layouts)
-        after = {shape.full_name: shape for shape in layouts.table_shapes()}
+        options = self._scope.settings.replica(self._name)
+        after = {shape.full_name: shape for shape in replica_shapes(options, layouts)}
         with self._engine.connect() as connection:
             worker_shapes = recorded_shapes(connection, self._settings.source, created=True)
             users = recorded_shapes(connection, self._settings.source, created=False)

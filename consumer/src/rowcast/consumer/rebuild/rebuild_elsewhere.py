@@ -21,6 +21,7 @@ from rowcast.consumer.rebuild.whole_snapshot import is_from_snapshot, publish_al
 from rowcast.consumer.replica.dialects import LIVE, replica_dialect
 from rowcast.consumer.replica.positions import mark_suspect
 from rowcast.consumer.replica.worker_tables import create_tables
+from rowcast.consumer.views.replica_view import replica_shapes
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, reach
@@ -44,6 +45,12 @@ def rebuild_into(
     """
     elsewhere = _with_url(settings, replica, url)
     target = elsewhere.replica(replica).sqlalchemy_url
+    filtered = [table for table, view in elsewhere.replica(replica).view.items() if view.where is not None]
+    if filtered and options.until is not None:
+        raise ConfigurationError(
+            f"--until: the view of {filtered[0]} takes some of the rows, so nobody can know whether the topics still "
+            "hold all of them. Leave --until out, or name a replica without `where`."
+        )
     if target == settings.replica(replica).sqlalchemy_url:
         raise ConfigurationError(f"--into names the database of replica {replica!r} itself. Leave --into out.")
     engine = open_engine(target, "the database of --into", pooled=False)
@@ -117,7 +124,7 @@ def _require_whole_topics(settings: Settings, replica: str, engine: Engine) -> N
     """Raise ConfigurationError if the topics lack rows, or if the database has tables of somebody else."""
     layouts = RowLayouts(settings.replica(replica).tables)
     ends = read_topics(settings, layouts)
-    after = {shape.full_name: shape for shape in layouts.table_shapes()}
+    after = {shape.full_name: shape for shape in replica_shapes(settings.replica(replica), layouts)}
     with engine.connect() as connection:
         own = recorded_shapes(connection, settings.source, created=True)
     reasons = [] if is_from_snapshot(engine, settings.source) else list(lacks(settings, layouts, ends, own))
@@ -129,7 +136,7 @@ def _require_whole_topics(settings: Settings, replica: str, engine: Engine) -> N
 
 def _with_url(settings: Settings, replica: str, url: str) -> Settings:
     try:
-        options = ReplicaSettings.model_validate({**settings.replica(replica).model_dump(), "url": url})
+        options = ReplicaSettings.model_validate({**settings.replica(replica).model_dump(by_alias=True), "url": url})
     except ValidationError as error:
         raise ConfigurationError(f"--into: {error.errors()[0]['msg']}") from error
     return settings.model_copy(update={"replicas": {**settings.replicas, replica: options}})

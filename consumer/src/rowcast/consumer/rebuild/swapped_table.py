@@ -13,7 +13,7 @@ from rowcast.consumer.replica.dialects.naming import FRESH_PREFIX, OLD
 from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE, select_rows
 from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.shape_document import parse_shape
+from rowcast.shared.tables.shape_document import parse_recorded_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def swapped_tables(
 
 def named(shape: TableShape, dialect: ReplicaDialect, naming: TableNaming) -> tuple[str | None, str]:
     """Return schema and name of a source's table under a naming."""
-    schema, name = replica_name(shape.schema, shape.name, shape.default_schema, dialect)
+    schema, name = replica_name(shape, dialect)
     return schema, naming.table(name)
 
 
@@ -68,7 +68,8 @@ def recorded_shapes(connection: Connection, source: str, *, created: bool | None
     if not sa.inspect(connection).has_table(ROWCAST_TABLE.name):
         return {}
     rows = connection.execute(select_rows(connection, ROWCAST_TABLE).where(ROWCAST_TABLE.c.source == source))
-    return {row.table_name: parse_shape(row.shape) for row in rows if created is None or bool(row.created) == created}
+    wanted = (row for row in rows if created is None or bool(row.created) == created)
+    return {row.table_name: parse_recorded_shape(row.shape) for row in wanted}
 
 
 def existing_tables(connection: Connection, tables: Iterable[SwappedTable]) -> list[SwappedTable]:

@@ -31,6 +31,7 @@ from rowcast.consumer.replica.run_writer import RunWriter
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
+from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.config.replica_settings import Evolution, ReplicaSettings
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.engines import open_engine, reach, unreachable
@@ -68,6 +69,7 @@ class Replica:
         self._source = source
         self._part = part
         self._layouts = layouts
+        self._view = ReplicaView(settings, layouts.latest)
         self._owner = new_process_name()
         self._lease_s = settings.lease_ms / 1000
         self._engine = open_engine(settings.sqlalchemy_url, self._label, pooled=False)
@@ -241,7 +243,7 @@ class Replica:
 
         A consistent replica is loading afterwards if rows violate a constraint of a new shape.
         """
-        shapes = self._layouts.table_shapes()
+        shapes = self._view.shapes(self._layouts.table_shapes())
         if not layouts and not self._lacks_constraints and not self._tables.needs_prepare(shapes):
             return
         with self._connected() as connection:
@@ -322,6 +324,8 @@ class Replica:
     def _prepared(self, run: Run) -> Run:
         """Let the tables fit all layouts of a run. Return the run with the present names of its tables."""
         run = self._tables.renamed_tables.run(run)
+        if self._view:
+            run = self._view.run(run)
         layouts = dict.fromkeys(layout for t in run.transactions for layout in t.layouts())
         if unfit := [layout for layout in layouts if not self._tables.fits(layout)]:
             self.prepare(unfit)

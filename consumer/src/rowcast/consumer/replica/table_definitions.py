@@ -22,16 +22,26 @@ from rowcast.shared.tables.type_mapping import replica_type
 _LEAVE_OUT = "Leave the table out with `tables` in [replicas.NAME], or replicate to another engine."
 
 
-def replica_name(schema: str, name: str, default_schema: bool, dialect: ReplicaDialect) -> tuple[str | None, str]:
-    """Return schema and name of a source's table on the replica.
+def replica_name(shape: TableShape, dialect: ReplicaDialect) -> tuple[str | None, str]:
+    """Return schema and name of a source's table on the replica. Raise ConfigurationError for an impossible schema.
 
     The source's default schema becomes the replica's default schema, which is None here. The name of another schema is
-    kept, or becomes the beginning of the table's name if the engine has no schemas.
+    kept, or becomes the beginning of the table's name if the engine has no schemas. A view may choose both names.
     """
-    named = dialect.naming.table
-    if default_schema:
-        return None, named(name)
-    return (schema, named(name)) if dialect.has_schemas else (None, named(f"{schema}_{name}"))
+    named, view = dialect.naming.table, shape.view
+    schema, name = None if shape.default_schema else shape.schema, shape.name
+    if view is not None and view.schema is not None:
+        if not dialect.has_schemas:
+            raise ConfigurationError(
+                f"the view of {shape.full_name}: the replica's engine has no schemas. Give the table another `name` in "
+                "place of `schema`."
+            )
+        schema = view.schema
+    if view is not None and view.name is not None:
+        name = view.name
+    elif schema is not None and not dialect.has_schemas:
+        name = f"{schema}_{name}"
+    return (schema if dialect.has_schemas else None), named(name)
 
 
 def constraint_name(kind: str, *parts: object, suffix: str = "") -> str:
@@ -108,12 +118,13 @@ class TableDefinitions:
         """Raise ConfigurationError if two tables of the source would be the same table of the replica."""
         taken: dict[tuple[str | None, str], str] = {}
         for shape in self.shapes.values():
-            schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+            schema, name = replica_name(shape, self._replica)
             folded = name.lower() if self._replica.folds_table_names else name
             if (other := taken.setdefault((schema, folded), shape.full_name)) != shape.full_name:
                 raise ConfigurationError(
                     f"the source's tables {other} and {shape.full_name} would both be the table {name} of the replica. "
-                    "Leave one of them out with `tables` in [replicas.NAME], or replicate to PostgreSQL."
+                    "Leave one of them out with `tables` in [replicas.NAME], give one another `name` in a view, or "
+                    "replicate to PostgreSQL."
                 )
 
     def _require_short_names(self, shape: TableShape, table: str) -> None:
@@ -128,7 +139,7 @@ class TableDefinitions:
                 )
 
     def _table(self, shape: TableShape) -> sa.Table:
-        schema, name = replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+        schema, name = replica_name(shape, self._replica)
         self._require_short_names(shape, name)
         columns = planned_columns(shape, self._replica, self._dialect)
         # The columns of the key are in the key's order, which may differ from the table's.

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from rowcast.consumer.replica.letter_rows import rename_letter_table
 from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.shape_document import parse_shape
+from rowcast.shared.tables.shape_document import parse_recorded_shape
 
 _ROW = ROWCAST_TABLE.c
 
@@ -40,7 +40,7 @@ class TableRecords:
     def read(self, connection: Connection) -> dict[str, TableRecord]:
         """Return the records by ``schema.table``."""
         rows = connection.execute(sa.select(ROWCAST_TABLE).where(self._is_own))
-        return {row.table_name: TableRecord(parse_shape(row.shape), bool(row.created)) for row in rows}
+        return {row.table_name: TableRecord(parse_recorded_shape(row.shape), bool(row.created)) for row in rows}
 
     def created_by_worker(self, connection: Connection) -> set[str]:
         """Return ``schema.table`` of the tables that a worker created."""
@@ -50,7 +50,7 @@ class TableRecords:
     def shapes(self, connection: Connection) -> list[TableShape]:
         """Return the shape of each recorded table."""
         rows = connection.execute(sa.select(_ROW.shape).where(self._is_own))
-        return [parse_shape(text) for text in rows.scalars()]
+        return [parse_recorded_shape(text) for text in rows.scalars()]
 
     def first_lsns(self, connection: Connection) -> dict[str, int]:
         """Return the lsn before which the events of each recorded table are left out, by ``schema.table``."""

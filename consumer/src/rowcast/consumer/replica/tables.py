@@ -25,6 +25,7 @@ from rowcast.consumer.replica.table_definitions import TableDefinitions, replica
 from rowcast.consumer.replica.table_records import TableRecord, TableRecords
 from rowcast.consumer.replica.trigger_warnings import TriggerWarnings
 from rowcast.consumer.replica.users_tables import require_fitting
+from rowcast.consumer.views.changed_view import require_same_view
 from rowcast.shared.config.replica_settings import Evolution
 from rowcast.shared.errors import DataError
 from rowcast.shared.tables.shape import TableShape
@@ -129,6 +130,8 @@ class ReplicaTables:
             self._rename(connection, columns, recorded, renamed, wanted)
         self.just_created.clear()
         changed = [(recorded[s.full_name].shape, s) for s in wanted if s.full_name in recorded]
+        for recorded_shape, shape in changed:
+            require_same_view(recorded_shape, shape)
         there = [(before, after) for before, after in changed if columns.of(self._name(after))]
         require_compatible(there, keys_only=self.evolution == "none")
         followed = []
@@ -157,6 +160,8 @@ class ReplicaTables:
             former = recorded_former(shape, renamed, recorded)
             if former is not None:
                 record = recorded.pop(former)
+                # First, because the view also chooses the table's name.
+                require_same_view(record.shape, shape)
                 may_rename = record.created and self.evolution == "evolve"
                 record = follow_renaming(connection, self._replica, columns, record, shape, may_rename=may_rename)
                 self.records.rename(connection, former, record)
@@ -271,7 +276,7 @@ class ReplicaTables:
         return KnownColumns(self._replica, connection, [self._name(shape) for shape in shapes])
 
     def _name(self, shape: TableShape) -> TableName:
-        return replica_name(shape.schema, shape.name, shape.default_schema, self._replica)
+        return replica_name(shape, self._replica)
 
     def _inspect(
         self, connection: Connection, inspector: Inspector, columns: KnownColumns, shapes: Iterable[TableShape]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.positions import read_positions
 from rowcast.consumer.topics.records import TopicRecord
 from rowcast.consumer.topics.search import search
@@ -16,6 +17,7 @@ from rowcast.consumer.topics.source_topics import source_topics
 from rowcast.consumer.verification.compared_database import ComparedDatabase
 from rowcast.consumer.verification.compared_table import ComparedTable
 from rowcast.consumer.verification.row_forms import RowForms
+from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.cli.contributions import TRACE, load_contributions
 from rowcast.shared.cli.durations import duration_text
 from rowcast.shared.config.settings import Settings
@@ -24,7 +26,7 @@ from rowcast.shared.suggestions import did_you_mean
 from rowcast.shared.tables.shape import INTEGER_TYPES, TableShape
 from rowcast.shared.tables.shape_store import written_shapes
 
-Row = dict[str, Any] | None
+Row = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ def trace(settings: Settings, table: str, key: str) -> Iterator[TraceStep]:
     """
     primary = ComparedDatabase(settings.require_primary(), "primary")
     try:
-        shape = _shape_named(table, written_shapes(primary.engine))
+        shapes = {shape.full_name: shape for shape in written_shapes(primary.engine)}
+        shape = _shape_named(table, list(shapes.values()))
         columns = parse_key(shape, key)
         ours = _row(primary, shape, columns, settings, is_replica=False)
     finally:
@@ -59,7 +62,8 @@ def trace(settings: Settings, table: str, key: str) -> Iterator[TraceStep]:
     record = _in_topic(settings, shape, columns)
     yield _topic_step(record, ours)
     for name in settings.replicas:
-        yield _in_replica(settings, name, shape, columns, ours, record)
+        view = ReplicaView(settings.replica(name), shapes.get)
+        yield _in_replica(settings, name, shape, view, columns, ours, record)
 
 
 def _shape_named(table: str, shapes: list[TableShape]) -> TableShape:
@@ -135,12 +139,15 @@ def _topic_step(record: TopicRecord | None, ours: Row) -> TraceStep:
 
 
 def _in_replica(
-    settings: Settings, name: str, shape: TableShape, key: dict[str, Any], ours: Row, record: TopicRecord | None
-) -> TraceStep:
+    settings: Settings, name: str, shape: TableShape, view: ReplicaView, key: dict[str, Any], ours: Row,
+    record: TopicRecord | None,
+) -> TraceStep:  # fmt: skip
     place = f"replica {name}"
+    viewed, rows = view.viewed(shape).shape, view.rows(RowLayout(shape, tuple(c.name for c in shape.columns)))
+    wanted = ours if ours is None or rows is None else rows.row(ours)
     database = ComparedDatabase(settings.replica(name), place)
     try:
-        theirs = _row(database, shape, key, settings, is_replica=True)
+        theirs = _row(database, viewed, key, settings, is_replica=True)
         with database.connect() as connection:
             positions = read_positions(connection, settings.source)
     finally:
@@ -151,14 +158,16 @@ def _in_replica(
             read = "nothing" if position is None else f"up to offset {position.next_offset - 1}"
             text = f"the event is not applied: the worker has read {read} of partition {record.partition}"
             return TraceStep(place, f"{text}. rowcast status says why", is_stuck=True)
-    return _compared(place, name, shape, ours, theirs)
+    if wanted is None and theirs is None and ours is not None:
+        return TraceStep(place, "the view of the replica does not take the row", is_known=False)
+    return _compared(place, name, viewed, wanted, theirs)
 
 
 def _compared(place: str, name: str, shape: TableShape, ours: Row, theirs: Row) -> TraceStep:
     if ours is None or theirs is None:
         if ours is theirs:
             return TraceStep(place, "there is no such row, as on the primary", is_known=False)
-        text = "the row is missing" if theirs is None else "the row is there, and not on the primary"
+        text = "the row is missing" if theirs is None else "the row is there, and should not be"
     elif columns := RowForms(shape).different_columns(ours, theirs):
         text = f"the row differs in {', '.join(columns)}"
     else:

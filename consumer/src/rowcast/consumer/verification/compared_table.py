@@ -14,6 +14,8 @@ from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.replica.dialects import ReplicaColumn, ReplicaTable, quoted_name
 from rowcast.consumer.replica.table_definitions import replica_name
 from rowcast.consumer.verification.compared_database import ComparedDatabase
+from rowcast.consumer.views.conditions import Row
+from rowcast.consumer.views.row_view import RowView
 from rowcast.shared.config.table_settings import TableSettings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.images import RowImage
@@ -33,18 +35,21 @@ class ComparedTable:
     On the primary, the images are of the published rows and values: the rows that pass the row filter, and masked
     columns as masked. On the replica, the images are of the values as stored by the replica's engine.
 
-    ``settings`` hold the primary's salts. Raise ConfigurationError if a salt or a column is missing.
+    ``settings`` hold the primary's salts. ``rows``: the view through which the rows of the primary are compared, or
+    None if the replica gets them unchanged. Raise ConfigurationError if a salt or a column is missing.
     """
 
     def __init__(
-        self, database: ComparedDatabase, shape: TableShape, *, is_replica: bool, settings: TableSettings
-    ) -> None:
+        self, database: ComparedDatabase, shape: TableShape, *, is_replica: bool, settings: TableSettings,
+        rows: RowView | None = None,
+    ) -> None:  # fmt: skip
         self.database = database
         self.shape = shape
+        self.rows = rows
         self._is_replica = is_replica
         self._layout = RowLayout(shape, tuple(c.name for c in shape.columns))
         if is_replica:
-            self.schema, self.name = replica_name(shape.schema, shape.name, shape.default_schema, database.dialect)
+            self.schema, self.name = replica_name(shape, database.dialect)
         else:
             self.schema, self.name = (None if shape.default_schema else shape.schema), shape.name
         self.columns = self._read_columns()
@@ -55,6 +60,10 @@ class ComparedTable:
         self._order = KeyOrder(database.engine.dialect.name, key)
         self.key_image = self._image(shape.primary_key)
         self.row_image = self._image(self._layout.columns)
+
+    def seen(self, image: Row) -> Row | None:
+        """Return a row as the replica is to have it, or None if the replica does not get the row."""
+        return image if self.rows is None else self.rows.row(image)
 
     @property
     def exists(self) -> bool:

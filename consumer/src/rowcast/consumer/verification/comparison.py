@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rowcast.consumer.events.row_layout import matches_any
+from rowcast.consumer.events.row_layout import RowLayout, matches_any
 from rowcast.consumer.replica.dialects import LIVE, TableNaming
 from rowcast.consumer.replica.promoted import require_not_promoted
 from rowcast.consumer.verification.buckets import buckets_for
@@ -29,6 +29,7 @@ from rowcast.consumer.verification.results import (
 from rowcast.consumer.verification.row_forms import RowForms
 from rowcast.consumer.verification.settlement import Settlement
 from rowcast.consumer.verification.table_scan import TableScan
+from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.tables.shape import TableShape
@@ -99,7 +100,8 @@ def verify_tables(
             raise ConfigurationError(f"no table matches {', '.join(tables)}. Choose among the tables {names}")
         stop = stop or threading.Event()
         catching_up = CatchingUp(primary, other, recorded_as, wait_s, stop)
-        return _Comparison(settings, primary, other, catching_up, on_progress, max_rate, stop).run(chosen)
+        view = ReplicaView(options, {shape.full_name: shape for shape in shapes}.get)
+        return _Comparison(settings, primary, other, view, catching_up, on_progress, max_rate, stop).run(chosen)
     finally:
         primary.close()
         other.close()
@@ -112,18 +114,29 @@ class ComparedPair:
     primary: ComparedTable
     replica: ComparedTable
     forms: RowForms
+    view: ReplicaView
 
     @classmethod
     def of(
-        cls, primary: ComparedDatabase, replica: ComparedDatabase, shape: TableShape, settings: Settings
-    ) -> ComparedPair:
-        """Look the table up on both sides. Raise ConfigurationError as ``ComparedTable``."""
-        options = settings.table(shape)
+        cls, primary: ComparedDatabase, replica: ComparedDatabase, shape: TableShape, settings: Settings,
+        view: ReplicaView,
+    ) -> ComparedPair:  # fmt: skip
+        """Look the table up on both sides. ``view``: the view of the replica.
+
+        Raise ConfigurationError as ``ComparedTable``, and for a view that does not fit the table.
+        """
+        options, viewed = settings.table(shape), view.viewed(shape).shape
+        rows = view.rows(RowLayout(shape, tuple(column.name for column in shape.columns)))
         return cls(
-            ComparedTable(primary, shape, is_replica=False, settings=options),
-            ComparedTable(replica, shape, is_replica=True, settings=options),
-            RowForms(shape),
+            ComparedTable(primary, shape, is_replica=False, settings=options, rows=rows),
+            ComparedTable(replica, viewed, is_replica=True, settings=options),
+            RowForms(viewed),
+            view,
         )
+
+    def settlement(self, settings: Settings, catching_up: CatchingUp) -> Settlement:
+        """Return the settlement of the rows that seem to differ."""
+        return Settlement(self.primary, self.replica, self.forms, self.view, settings, catching_up)
 
 
 class _Comparison:
@@ -134,6 +147,7 @@ class _Comparison:
         settings: Settings,
         primary: ComparedDatabase,
         replica: ComparedDatabase,
+        view: ReplicaView,
         catching_up: CatchingUp,
         on_progress: OnVerifyProgress | None,
         max_rate: int | None,
@@ -142,6 +156,7 @@ class _Comparison:
         self._settings = settings
         self._primary = primary
         self._replica = replica
+        self._view = view
         self._catching_up = catching_up
         self._on_progress = on_progress
         self._max_rate = max_rate
@@ -152,7 +167,7 @@ class _Comparison:
 
     def run(self, shapes: Sequence[TableShape]) -> VerifyResult:
         """Return the results of all tables."""
-        pairs = [ComparedPair.of(self._primary, self._replica, shape, self._settings) for shape in shapes]
+        pairs = [ComparedPair.of(self._primary, self._replica, shape, self._settings, self._view) for shape in shapes]
         self._of = sum(pair.primary.estimate_rows() for pair in pairs)
         results = tuple(map(self._compare, pairs))
         return VerifyResult(results, self._reason)
@@ -160,7 +175,7 @@ class _Comparison:
     def _compare(self, pair: ComparedPair) -> TableResult:
         name = pair.primary.shape.full_name
         buckets = buckets_for(pair.primary, pair.forms)
-        settlement = Settlement(pair.primary, pair.replica, pair.forms, self._settings, self._catching_up)
+        settlement = pair.settlement(self._settings, self._catching_up)
         settlement.reason = self._reason
 
         def on_rows(rows: int) -> None:

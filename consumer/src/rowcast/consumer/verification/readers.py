@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from rowcast.consumer.verification.buckets import Buckets, Tally
 from rowcast.consumer.verification.compared_table import ComparedTable
 from rowcast.consumer.verification.row_forms import RowForms
+from rowcast.consumer.views.conditions import Row
 
 _DIGEST_ROWS = 50_000
 _FIRST_IMAGE_ROWS = 100
@@ -118,7 +119,7 @@ class ImageReader(Reader):
             if self._buckets.of_key(identity) in buckets:
                 yield HashedRow(identity, {name: row[name] for name in names}, self._forms.hash_row(row))
 
-    def _images(self, connection: Connection, page: ColumnElement[bool]) -> list[dict[str, Any]]:
+    def _images(self, connection: Connection, page: ColumnElement[bool]) -> Sequence[Row]:
         """Return the images of the page's rows, and choose the size of the next page."""
         sql, image = self.table.database.sql, self.table.row_image
         try:
@@ -137,7 +138,7 @@ class ImageReader(Reader):
             text = ""
         fitting = _PAGE_BYTES * count // (len(text) or _PAGE_BYTES)
         self.rows = max(1, min(fitting, self.rows * _GROWTH, _MOST_IMAGE_ROWS))
-        return rows
+        return [seen for row in rows if (seen := self.table.seen(row)) is not None]
 
 
 def _parsed(text: str | None) -> list[dict[str, Any]]:
@@ -159,7 +160,8 @@ def readers_for(
 
 def _have_equal_images(primary: ComparedTable, replica: ComparedTable) -> bool:
     """Return whether equal rows have equal images: the engine is one, and so are the types of the columns."""
-    if not primary.database.is_like(replica.database):
+    # A view is evaluated here, not in the database.
+    if primary.rows is not None or not primary.database.is_like(replica.database):
         return False
     columns = (column for column in primary.shape.columns if column.masking is None)
     return all(not replica.columns or primary.columns[c.name].type == replica.columns[c.name].type for c in columns)

@@ -16,7 +16,7 @@ from rowcast.consumer.verification.catching_up import CatchingUp
 from rowcast.consumer.verification.compared_database import ComparedDatabase
 from rowcast.consumer.verification.comparison import WAIT_S, ComparedPair, table_result
 from rowcast.consumer.verification.results import TableResult, VerifyResult
-from rowcast.consumer.verification.settlement import Settlement
+from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.cli.contributions import REPAIR, load_contributions
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
@@ -115,11 +115,12 @@ def repair(
     try:
         shapes = {shape.full_name: shape for shape in written_shapes(primary.engine)}
         catching_up = CatchingUp(primary, other, settings.source, wait_s)
+        view = ReplicaView(settings.replica(replica), shapes.get)
         tables, reason = [], result.reason
         for table in result.tables:
             if table.differing and table.table in shapes:
-                pair = ComparedPair.of(primary, other, shapes[table.table], settings)
-                settlement = Settlement(pair.primary, pair.replica, pair.forms, settings, catching_up)
+                pair = ComparedPair.of(primary, other, shapes[table.table], settings, view)
+                settlement = pair.settlement(settings, catching_up)
                 settled = settlement.settle(difference.key for difference in table.differences)
                 reason = reason or settlement.reason
                 found = table_result(table.table, table.rows, settled.differences, settled.behind, table.stopped)

@@ -33,6 +33,8 @@ from rowcast.consumer.verification.compared_table import ComparedTable
 from rowcast.consumer.verification.results import Difference, VerifyStoppedError
 from rowcast.consumer.verification.row_forms import CanonicalKey, RowForms
 from rowcast.consumer.verification.topic_events import TopicEvents, topic_events
+from rowcast.consumer.views.conditions import Row
+from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import UnreachableError
 
@@ -64,12 +66,14 @@ class Settlement:
         primary: ComparedTable,
         replica: ComparedTable,
         forms: RowForms,
+        view: ReplicaView,
         settings: Settings,
         catching_up: CatchingUp,
     ) -> None:
         self._primary = primary
         self._replica = replica
         self._forms = forms
+        self._view = view
         self._settings = settings
         self._catching_up = catching_up
         self.reason: str | None = None
@@ -154,15 +158,22 @@ class Settlement:
             if key in wanted and (key not in last or change.lsn > last[key].lsn):
                 last[key] = change
         for key, change in last.items():
-            if change.after is None:
+            if (row := self._row_of(change)) is None:
                 rows.pop(key, None)
             else:
-                rows[key] = orjson.loads(change.after)
+                rows[key] = row
         return rows
+
+    def _row_of(self, change: Change) -> Row | None:
+        """Return the row that the replica is to have after an event, or None."""
+        row = None if change.after is None else orjson.loads(change.after)
+        view = self._view.rows(change.layout)
+        return row if row is None or view is None else view.row(row)
 
     def _read_primary(self, keys: list[dict[str, Any]]) -> Rows:
         with self._primary.database.connect() as connection:
-            return self._rows(self._primary.find(connection, keys))
+            found = self._rows(self._primary.find(connection, keys))
+        return {key: seen for key, row in found.items() if (seen := self._primary.seen(row)) is not None}
 
     def _read_replica(self, keys: list[dict[str, Any]]) -> Rows:
         with self._replica.database.connect() as connection:

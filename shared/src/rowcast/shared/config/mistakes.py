@@ -51,7 +51,7 @@ def _known_keys(section: type[BaseModel], location: Sequence[str]) -> Iterable[s
         if rest and _is_mapping(annotation):
             rest.pop(0)
         inner = _section_in(annotation)
-    return () if inner is None else inner.model_fields
+    return () if inner is None else (field.alias or name for name, field in inner.model_fields.items())
 
 
 def _is_mapping(annotation: Any) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from rowcast.shared.config.database_settings import DatabaseSettings
 from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
+from rowcast.shared.config.view_settings import ViewSettings
 
 Evolution = Literal["evolve", "validate", "none"]
 
@@ -109,6 +110,26 @@ class ReplicaSettings(DatabaseSettings):
         ge=1,
         description="Let the worker apply at most this many events in a second. A larger transaction stays whole.",
     )
+
+    view: dict[str, ViewSettings] = Field(
+        default_factory=dict,
+        description="What the replica gets of a table, by `schema.table` or by a shell pattern over it.",
+    )
+    mask_key: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        default=None,
+        description="Secret key of at least 16 characters for the mask `hash` of a view. Replicas with the same key "
+        "have the same digests. Without the key, nobody can try out values.",
+    )
+
+    @model_validator(mode="after")
+    def _has_the_key_of_its_masks(self) -> ReplicaSettings:
+        tables = [table for table, view in self.view.items() if view.needs_key]
+        if tables and self.mask_key is None:
+            raise ValueError(
+                f"the view of {tables[0]} masks by hash, which needs a secret mask_key. Make one: openssl rand -base64 "
+                "32"
+            )
+        return self
 
     @model_validator(mode="after")
     def _follows_all_the_time(self) -> ReplicaSettings:

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f'replicas.{name}: on_bad_row = "dlq" is not available with consistency = "row" yet. Use "stop"'
                 )
+            if replica.view and self.format == "debezium":
+                raise ValueError(
+                    f"replicas.{name}: a view needs the topics of rowcast's relay, whose events have the whole row. "
+                    "Use the connector's own filters of tables and columns"
+                )
             if replica.consistency == "row" and self.format != "debezium":
                 raise ValueError(
                     f'replicas.{name}: consistency = "row" is available for format = "debezium" only. Use "transaction"'
@@ -182,7 +187,7 @@ class Settings(BaseSettings):
 
     def masked(self) -> dict[str, Any]:
         """Return the settings with stars in place of passwords and keys, for printing."""
-        shown = self.model_dump(mode="json")
+        shown = self.model_dump(mode="json", by_alias=True)
         shown["kafka"] = {k: _MASK if _SECRET_KEY.search(k) else v for k, v in self.kafka.items()}
         if self.primary is not None:
             shown["primary"]["url"] = str(self.primary.sqlalchemy_url)

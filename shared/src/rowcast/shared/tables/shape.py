@@ -115,13 +115,52 @@ class ForeignKeyShape:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewedColumn:
+    """Say what becomes of a source's column in a view.
+
+    ``taken_as``: the column's name in the replica, or None for a column that is left out. ``mask``: the mask, as the
+    configuration names it.
+    """
+
+    name: str
+    taken_as: str | None
+    mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewShape:
+    """Describe the view through which a replica gets a table.
+
+    ``schema`` and ``name``: the table's place in the replica, each None if the view keeps it. ``where``: the condition
+    over the rows, or None for all rows. ``columns``: the columns that the source had when the view was recorded.
+    """
+
+    schema: str | None = None
+    name: str | None = None
+    where: str | None = None
+    columns: tuple[ViewedColumn, ...] = ()
+
+    @property
+    def renames(self) -> bool:
+        """Return whether the table or a column has another name in the replica."""
+        renamed = any(column.taken_as not in (None, column.name) for column in self.columns)
+        return renamed or self.schema is not None or self.name is not None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return the columns that the replica does not get."""
+        return tuple(column.name for column in self.columns if column.taken_as is None)
+
+
+@dataclass(frozen=True, slots=True)
 class TableShape:
     """Describe a table.
 
     ``schema`` is never empty. If the application names none, ``schema`` is the engine's default schema (``public``, the
     name of the MariaDB database, ``main``) and ``default_schema`` is true. ``engine`` is SQLAlchemy's name of the
     primary's dialect (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``). ``where`` is the row filter, an SQL
-    condition on the primary, or None. ``was``: the former names of the table, as ``full_name`` has them.
+    condition on the primary, or None. ``was``: the former names of the table, as ``full_name`` has them. ``view``: the
+    view that made this shape of the source's, for a replica's table.
     """
 
     schema: str
@@ -136,6 +175,7 @@ class TableShape:
     where: str | None = None
     indexes: tuple[IndexShape, ...] = ()
     was: tuple[str, ...] = ()
+    view: ViewShape | None = None
 
     @property
     def full_name(self) -> str:
@@ -187,7 +227,7 @@ class TableShape:
 
 
 # Left out of the document when empty, so that a shape without them has the version that earlier releases gave it.
-_LATER_MEMBERS = frozenset(("identity", "default", "was", "on_delete", "on_update", "indexes"))
+_LATER_MEMBERS = frozenset(("identity", "default", "was", "on_delete", "on_update", "indexes", "view"))
 
 
 def _members(described: Any) -> dict[str, Any]:

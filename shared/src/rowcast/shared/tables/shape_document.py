@@ -5,6 +5,7 @@ A shape becomes DDL on replicas, so a document that does not describe a possible
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -22,6 +23,8 @@ from rowcast.shared.tables.shape import (
     Masking,
     PortableType,
     TableShape,
+    ViewedColumn,
+    ViewShape,
 )
 
 # PostgreSQL has the largest: 10,485,760 characters and 1,000 digits. Text types of MySQL have 4 GB.
@@ -184,8 +187,43 @@ class _Shape(StrictForm):
         )
 
 
+class _ViewedColumn(StrictForm):
+    name: Name
+    taken_as: Name | None
+    mask: _Text | None = None
+
+
+class _View(StrictForm):
+    schema_: Annotated[Name | None, Field(alias="schema")] = None
+    name: Name | None = None
+    where: _Text | None = None
+    columns: tuple[_ViewedColumn, ...] = ()
+
+    def view(self) -> ViewShape:
+        columns = tuple(ViewedColumn(column.name, column.taken_as, column.mask) for column in self.columns)
+        return ViewShape(self.schema_, self.name, self.where, columns)
+
+
+class _RecordedShape(_Shape):
+    view: _View | None = None
+
+    def shape(self) -> TableShape:
+        shape = super().shape()
+        return shape if self.view is None else replace(shape, view=self.view.view())
+
+
 def parse_shape(text: bytes | str) -> TableShape:
     """Return the shape of a JSON document. Raises DataError, with the reason, if the document is no table's shape."""
     return checked(
         lambda document: _Shape.model_validate_json(document).shape(), text, "not a table's shape", DataError
+    )
+
+
+def parse_recorded_shape(text: bytes | str) -> TableShape:
+    """Return the shape that a worker has recorded in a replica, with its view. Raise as ``parse_shape``.
+
+    A message of the schema topic has no view, because only the replica's own configuration may choose one.
+    """
+    return checked(
+        lambda document: _RecordedShape.model_validate_json(document).shape(), text, "not a table's shape", DataError
     )

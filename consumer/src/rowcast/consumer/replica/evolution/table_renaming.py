@@ -80,4 +80,4 @@ def _own_renaming(connection: Connection, step: Step) -> ConfigurationError:
 
 
 def _name(shape: TableShape, replica: ReplicaDialect) -> TableName:
-    return replica_name(shape.schema, shape.name, shape.default_schema, replica)
+    return replica_name(shape, replica)
