@@ -50,6 +50,10 @@ class WorkerProcess:
         return self._process.end(60)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         return self._process.poll() is None
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient
 
 from rowcast.consumer.events.change import Change
@@ -27,6 +26,7 @@ from servers.guard import Guard
 from support.kafka_source import Source, column, shape
 from support.worker_process import WorkerProcess
 from support.worker_runs import NAME, Database, settings_for, work_once
+from support.written_rows import audit
 
 pytestmark = pytest.mark.shared_dialect
 
@@ -70,23 +70,6 @@ def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
         if process.runs:
             process.kill()
     guard.close()
-
-
-def audit(replica: Database) -> None:
-    """Create triggers that record every row written to `item`."""
-    # A server may refuse tables without a primary key.
-    columns = sa.Column("item_id", sa.BigInteger), sa.Column("number", sa.Integer, primary_key=True)
-    sa.Table("audit", sa.MetaData(), *columns).create(replica.engine)
-    note = "INSERT INTO audit (item_id) VALUES (NEW.id)"
-    if replica.engine.dialect.name == "postgresql":
-        replica.execute(
-            f"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {note}; RETURN NEW; END $$",
-            "CREATE TRIGGER written AFTER INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION note()",
-        )
-        return
-    body = f"BEGIN {note}; END" if replica.engine.dialect.name == "sqlite" else note
-    for action in ("INSERT", "UPDATE"):
-        replica.execute(f"CREATE TRIGGER written_{action} AFTER {action} ON item FOR EACH ROW {body}")
 
 
 def until(condition: Callable[[], bool], timeout: float = 60) -> None:

@@ -28,6 +28,7 @@ OUTBOX: dict[str, Any] = {
 }  # fmt: skip
 REPLICA: dict[str, Any] = {
     "state": "consistent", "reason": None, "since_ms": 0, "workers": 1, "worker_hosts": [], "owner": "b", "epoch": 1,
+            "worker_partitions": [],
     "lsn": 1, "tx": "1", "applied_ts_ms": 1, "records": 0, "records_per_s": None, "behind_ms": 0, "outbox_read": True,
     "verified": None, "topics": {}, "dead_letters": {"transactions": 0, "events": 0, "oldest_ms": None},
 }  # fmt: skip

@@ -203,7 +203,7 @@ def test_everything_before_a_transaction_that_cannot_be_applied_stays_applied() 
         with pytest.raises(ConflictError, match=r"table public\.city \(topic .*offset 2"):
             replica.applier.apply(replica.connection, Run([good, bad]))
         assert replica.rows("city") == [(1, "a")]
-        assert replica.rows("rowcast_position") == [("shop", "topic", 0, 2, 1, None)]
+        assert replica.rows("rowcast_position") == [("shop", "topic", 0, 2, 1, None, 0)]
 
 
 def test_an_incomplete_run_raises_its_conflict_at_once() -> None:

@@ -17,6 +17,7 @@ from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import LastApplied, Positions
 from rowcast.consumer.replica.worker_tables import create_tables
 from rowcast.consumer.status import lag
+from rowcast.consumer.status.workers import Member
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError
@@ -36,7 +37,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
         source.put(("c", "a", {"id": key, "n": 0}))
     broker = MemoryBroker(source)
     monkeypatch.setattr(topic_metadata, "new_consumer", broker.new_consumer)
-    monkeypatch.setattr(lag, "worker_hosts", lambda *_: ("127.0.0.1",))
+    monkeypatch.setattr(lag, "group_members", lambda *_: (Member("127.0.0.1"),))
     return broker
 
 

@@ -47,6 +47,7 @@ def test_each_replica_has_its_data_or_its_error(settings: Settings, monkeypatch:
     assert {name: document.model_dump() for name, document in part.data["replicas"].items()} == {
         "a": {
             "state": "consistent", "reason": None, "since_ms": 0, "workers": 0, "worker_hosts": [], "epoch": 0,
+            "worker_partitions": [],
             "owner": "worker-1", "lsn": 1_234, "tx": "701", "applied_ts_ms": 5, "records": 3, "records_per_s": None,
             "behind_ms": 40, "outbox_read": True, "verified": None, "topics": {"shop.public.a": 3, "shop.public.b": 0},
             "dead_letters": {"transactions": 0, "events": 0, "oldest_ms": None},
@@ -54,6 +55,7 @@ def test_each_replica_has_its_data_or_its_error(settings: Settings, monkeypatch:
         "b": {"error": "cannot reach b"},
         "none": {
             "state": None, "reason": None, "since_ms": 0, "workers": None, "worker_hosts": [], "epoch": 0,
+            "worker_partitions": [],
             "owner": None, "lsn": 0, "tx": None, "applied_ts_ms": 0, "records": 0, "records_per_s": None,
             "behind_ms": 0, "outbox_read": False, "verified": None, "topics": {},
             "dead_letters": {"transactions": 0, "events": 0, "oldest_ms": None},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.status.workers import group_id
 from rowcast.consumer.worker import group_membership
-from rowcast.consumer.worker.group_membership import GroupMembership
+from rowcast.consumer.worker.group_membership import GroupMembership, live_membership
+from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
+from rowcast.shared.errors import ConfigurationError
 
 TOPIC = "shop.transaction"
 
@@ -27,12 +30,14 @@ class GroupConsumer:
         self.assigned: list[TopicPartition] = []
         self.committed: list[tuple[str, int, int]] = []
         self.error: KafkaException | None = None
+        self.message: Any = None
+        self.topics: list[str] = []
         self.closed = False
         self.answers = threading.Event()
         self.answers.set()
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:
-        assert topics == [TOPIC]
+        self.topics = topics
         self.callbacks = callbacks
 
     def assign(self, *numbers: int) -> None:
@@ -50,8 +55,8 @@ class GroupConsumer:
     def pause(self, partitions: list[TopicPartition]) -> None:
         self.paused += partitions
 
-    def poll(self, timeout: float) -> None:
-        return None
+    def poll(self, timeout: float) -> Any:
+        return self.message
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
@@ -76,17 +81,23 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> GroupConsumer:
     return consumer
 
 
-def join(**kafka: str | int | float | bool) -> GroupMembership:
-    return GroupMembership(Settings(source="shop", kafka={"bootstrap.servers": "memory", **kafka}), "copy")
+def join(member_name: Any = None, **kafka: Any) -> GroupMembership:
+    replicas = {"copy": ReplicaSettings(url="sqlite://", member_name=member_name)}
+    settings = Settings(source="shop", kafka={"bootstrap.servers": "memory", **kafka}, replicas=replicas)
+    return live_membership(settings, "copy")
 
 
 def test_partitions_that_the_group_takes_back_are_given_back(consumer: GroupConsumer) -> None:
     membership = join()
     membership.poll()
+    assert consumer.topics == [TOPIC]
     consumer.assign(0, 1)
+    assert membership.partitions == {(TOPIC, 0), (TOPIC, 1)}
     consumer.revoke(1)
+    assert membership.partitions == {(TOPIC, 0)}
     consumer.revoke(0, lost=True)
     assert consumer.assigned == []
+    assert membership.partitions == set()
 
 
 def test_no_messages_are_read(consumer: GroupConsumer) -> None:
@@ -110,6 +121,44 @@ def test_the_users_timeouts_win(consumer: GroupConsumer) -> None:
     assert consumer.properties["session.timeout.ms"] == 10_000
     join(**{"session.timeout.ms": 1_500})
     assert consumer.properties["session.timeout.ms"] == 1_500
+
+
+def test_the_new_protocol_of_the_group_takes_the_brokers_timeouts(consumer: GroupConsumer) -> None:
+    refused = {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}
+    join()
+    assert refused <= consumer.properties.keys()
+    join(**{"group.protocol": "consumer"})
+    assert not refused & consumer.properties.keys()
+
+
+def test_two_members_never_have_one_name(consumer: GroupConsumer) -> None:
+    # The assignor of librdkafka runs without end if they do, and follow different topics.
+    join(**{"client.id": "mine"})
+    first = consumer.properties["client.id"]
+    join(**{"client.id": "mine"})
+    assert first != consumer.properties["client.id"]
+    assert first.startswith("mine-")
+
+
+@pytest.mark.parametrize("code", [KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID])
+def test_a_member_whose_name_another_worker_has_taken_stops(consumer: GroupConsumer, code: int) -> None:
+    membership = join("pod-1")
+    assert consumer.properties["group.instance.id"] == "pod-1"
+    consumer.message = SimpleNamespace(error=lambda: KafkaError(KafkaError._TRANSPORT))
+    membership.poll()
+    consumer.message = SimpleNamespace(error=lambda: KafkaError(code))
+    with pytest.raises(ConfigurationError, match="member_name 'pod-1'"):
+        membership.poll()
+
+
+def test_a_member_follows_the_topics_of_new_tables(consumer: GroupConsumer) -> None:
+    membership = join()
+    membership.follow(["b", "a"])
+    assert consumer.topics == ["a", "b"]
+    consumer.topics = []
+    membership.follow(["a", "b"])
+    membership.follow([])
+    assert consumer.topics == []
 
 
 def test_a_worker_that_ends_leaves_the_group(consumer: GroupConsumer) -> None:

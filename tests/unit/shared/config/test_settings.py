@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rowcast.shared.config.alert_settings import AlertSettings
 from rowcast.shared.config.debezium_settings import DebeziumSettings
@@ -268,3 +268,13 @@ def test_the_reference_names_every_key_its_variable_and_its_default() -> None:
             assert default.split(" (")[0].strip("`") == expected, key
     top_level = {"ROWCAST_SOURCE", "ROWCAST_FORMAT", "ROWCAST_LOG_VALUES", "ROWCAST_SIGNATURE_KEYS"}
     assert set(rows) == {*top_level, "ROWCAST_PRIMARY__URL", "ROWCAST_KAFKA__BOOTSTRAP_SERVERS"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("schedule", "15m"), ("verify_every", 60), ("on_retype", "rebuild"), ("on_bad_row", "dlq")]
+)
+def test_workers_that_share_a_replica_have_no_settings_of_a_single_worker(key: str, value: object) -> None:
+    replica = {"url": "sqlite://", "consistency": "row"}
+    assert Settings.model_validate({"source": "shop", "replicas": {"a": replica}}).replicas["a"].consistency == "row"
+    with pytest.raises(ValidationError, match=rf"replicas\.a: .*{key}"):
+        Settings.model_validate({"source": "shop", "replicas": {"a": replica | {key: value}}})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from itertools import count
 from typing import Any
@@ -48,6 +48,9 @@ class DebeziumReader:
 
     deletes_known_ms = 0
     """The time before which the replica knows all deletes. Debezium's topics do not say it."""
+
+    ends: Mapping[Partition, int] = {}
+    """The ends that other workers must reach. No other worker reads Debezium's topics."""
 
     def __init__(
         self, context: ReaderContext, first_number: int, consumer: Any, asker: Any, vitals: Vitals | None = None

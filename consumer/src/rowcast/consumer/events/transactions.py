@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rowcast.consumer.events.change import Change, layout_of
@@ -20,7 +20,8 @@ class Transaction:
     replica loads. After the changes, the replica is not in a state of the primary. ``lsn`` is the lsn of END, or the
     greatest lsn of the events if ``by_key`` is set. ``unread``: events that cannot be read, which are not among the
     changes. ``letters``: events that have gone to the dead letter topic, to be recorded with the positions.
-    ``settled``: letters whose record is removed, because the changes apply them.
+    ``settled``: letters whose record is removed, because the changes apply them. ``known_ms``: the time before which
+    the replica then knows all deletes, by partition, if a group of workers reads the partitions.
     """
 
     id: str | None
@@ -32,6 +33,7 @@ class Transaction:
     unread: Sequence[UnreadEvent] = ()
     letters: Sequence[LetterEvent] = ()
     settled: Sequence[LetterEvent] = ()
+    known_ms: Mapping[Partition, int] = field(default_factory=dict)
 
     def layouts(self) -> set[RowLayout]:
         """Return the layouts of all changes."""
@@ -71,3 +73,10 @@ class Run:
         for transaction in self.transactions:
             positions.update(transaction.positions)
         return positions
+
+    def known_ms(self) -> dict[Partition, int]:
+        """Return the time before which the replica knows all deletes once all transactions are applied."""
+        known: dict[Partition, int] = {}
+        for transaction in self.transactions:
+            known.update(transaction.known_ms)
+        return known

@@ -39,6 +39,11 @@ def require_vouching(name: str, row: ReplicaRow) -> None:
         return
     if row.state == "suspect":
         reason = f"it is suspect: {row.reason} Promote another replica."
+    elif row.state == "following":
+        reason = (
+            'its workers apply rows without transactions. Set consistency = "transaction", and let '
+            f"`rowcast worker {name}` run until it is consistent."
+        )
     else:
         reason = (
             "it is loading, so its rows are no state that the primary had. Let "

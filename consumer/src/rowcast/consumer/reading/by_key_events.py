@@ -32,7 +32,8 @@ class ByKeyEvents:
         self._notes = context.layouts.notes
         self._tombstones = TombstoneReader(context.layouts, context.settings.topic_of)
         applied = AppliedKeys(context.settings, context.layouts, context.positions, context.buffer_events)
-        self.merge = LsnMerge(applied, context.renamed_topics)
+        keeps_apart = context.share is not None and context.share.follows
+        self.merge = LsnMerge(applied, context.renamed_topics, keeps_apart=keeps_apart)
         self.positions: dict[Partition, Position] = {}
         """The positions after records without an event."""
 

@@ -54,7 +54,7 @@ class Load:
         """Cut over if the topics' ends are reached. Return whether everything up to the cutover has been read."""
         streams = self._subscription.streams.values()
         if self._cutover.by_key:
-            if self._lacks_rows():
+            if self.lacks_rows():
                 return False
             if self._subscription.awaits_topics or not all(stream.target_reached for stream in streams):
                 return False
@@ -69,7 +69,7 @@ class Load:
         # A busy partition need not be read to its end, because later events belong to later transactions.
         return all(s.target_reached or (s.kind == "table" and self._cutover.is_behind(s)) for s in streams)
 
-    def _lacks_rows(self) -> bool:
+    def lacks_rows(self) -> bool:
         """Return whether the initial snapshot of a table is not complete in Kafka.
 
         The relay reports a complete snapshot on the schema topic, after Kafka has committed the last chunk. The

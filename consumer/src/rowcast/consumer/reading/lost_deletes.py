@@ -43,6 +43,8 @@ class LostDeletes:
         self._retentions: dict[str, int | None] = {}
         self.known_ms = 0
         """The replica knows all deletes before this time, in milliseconds since 1970. 0: the time is not known."""
+        self.known_in: dict[Partition, int] | None = None
+        """The same for each partition, in place of ``known_ms``, where the partitions are read independently."""
 
     def include(self, topics: Collection[str]) -> None:
         """Include topics from which events have been applied since the start."""
@@ -50,26 +52,38 @@ class LostDeletes:
 
     def examine(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
         """Raise DataError if offsets before or between the next messages are missing, and for too long."""
-        if not self.known_ms or stream.partition[0] not in self._topics:
-            return
-        next_offset = stream.next_offset
-        for message in messages:
-            offset = message.offset()
-            if offset - next_offset >= _MISSING_OFFSETS:
-                self._require_deletes(stream, next_offset)
-            next_offset = offset + 1
+        known_ms = self._known_ms(stream)
+        if known_ms and stream.partition[0] in self._topics:
+            next_offset = stream.next_offset
+            for message in messages:
+                offset = message.offset()
+                if offset - next_offset >= _MISSING_OFFSETS:
+                    self._require_deletes(stream, next_offset, known_ms)
+                next_offset = offset + 1
+        if self.known_in is not None:
+            # Records that come next were written later.
+            self.known_in[stream.partition] = max(known_ms, messages[-1].timestamp()[1])
+
+    def note_end(self, stream: PartitionStream) -> None:
+        """Note that everything in the partition has been read."""
+        if self.known_in is not None:
+            self.known_in[stream.partition] = int(time.time() * 1000)
+
+    def _known_ms(self, stream: PartitionStream) -> int:
+        return self.known_ms if self.known_in is None else self.known_in.get(stream.partition, 0)
 
     def examine_end(self, stream: PartitionStream, end: int) -> None:
         """Raise DataError if offsets before the end of the partition are missing, and for too long."""
-        if self.known_ms and stream.partition[0] in self._topics and end - stream.next_offset >= _MISSING_OFFSETS:
-            self._require_deletes(stream, stream.next_offset)
+        known_ms = self._known_ms(stream)
+        if known_ms and stream.partition[0] in self._topics and end - stream.next_offset >= _MISSING_OFFSETS:
+            self._require_deletes(stream, stream.next_offset, known_ms)
 
-    def _require_deletes(self, stream: PartitionStream, offset: int) -> None:
+    def _require_deletes(self, stream: PartitionStream, offset: int, known_ms: int) -> None:
         topic = stream.partition[0]
         if topic not in self._retentions:
             self._retentions[topic] = self._fetch(self._settings, topic)
         retention_ms = self._retentions[topic]
-        away_ms = int(time.time() * 1000) - self.known_ms
+        away_ms = int(time.time() * 1000) - known_ms
         if retention_ms is None or away_ms <= retention_ms:
             return
         raise DataError(

@@ -18,6 +18,8 @@ from rowcast.consumer.events.tombstone import OPEN_LSN, Tombstone
 from rowcast.consumer.reading.applied_keys import AppliedKeys
 from rowcast.consumer.reading.partition_stream import PartitionStream
 
+_NOT_RENAMED: Mapping[str, str] = {}
+
 
 class LsnMerge:
     """Hold early events, and release the events of each topic in the order of lsns.
@@ -34,11 +36,15 @@ class LsnMerge:
     the tombstone, the row was created again, and the tombstone is dropped.
 
     ``renamed``: returns the topic of a renamed table by each former topic. Below, a topic includes its former topics.
+    ``keeps_apart``: each key is known to be in a single partition, so that no partition waits for another.
     """
 
-    def __init__(self, applied: AppliedKeys, renamed: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(
+        self, applied: AppliedKeys, renamed: Callable[[], Mapping[str, str]] = dict, *, keeps_apart: bool = False
+    ) -> None:
         self._applied = applied
         self._renamed = renamed
+        self._keeps_apart = keeps_apart
         self._waiting: dict[str, None] = {}
         self._tombstones: dict[str, dict[bytes, Tombstone]] = {}
         self.held_events = 0
@@ -55,7 +61,7 @@ class LsnMerge:
 
         ``tombstones``: the tombstones without an lsn among the events. ``late``: the other next events, of any lsn.
         """
-        topic = stream.partition[0]
+        topic = self._topic_of(stream)
         self.held_events += len(changes) + len(late)
         stream.late += late
         self._waiting[topic] = None
@@ -67,6 +73,11 @@ class LsnMerge:
             _place_tombstones(stream, changes)
         else:
             stream.held += changes
+
+    def _topic_of(self, stream: PartitionStream, renamed: Mapping[str, str] = _NOT_RENAMED) -> str:
+        topic, number = stream.partition
+        # A partition that is kept apart is like a topic with a single partition.
+        return f"{topic}:{number}" if self._keeps_apart else renamed.get(topic, topic)
 
     def is_ahead(self, stream: PartitionStream) -> bool:
         """Return whether the stream holds events, and the watermark does not wait for the stream.
@@ -87,10 +98,10 @@ class LsnMerge:
         """
         changes: list[Change] = []
         positions: dict[Partition, Position] = {}
-        renamed = self._renamed()
+        renamed = {} if self._keeps_apart else self._renamed()
         self._join(renamed)
         for topic in list(self._waiting):
-            of_topic = [stream for stream in streams if renamed.get(stream.partition[0], stream.partition[0]) == topic]
+            of_topic = [stream for stream in streams if self._topic_of(stream, renamed) == topic]
             # A single partition is in order by itself.
             watermark = min(map(_bound, of_topic)) if len(of_topic) > 1 else math.inf
             released = []

@@ -53,6 +53,8 @@ class MessageRouter:
         self.merge = self._by_key.merge
         self.lost_deletes = LostDeletes(context.settings, context.positions.keys(), fetch_delete_retention)
         self.lost_deletes.known_ms = context.deletes_known_ms
+        if context.share is not None and context.share.follows:
+            self.lost_deletes.known_in = dict(context.share.known_ms)
 
     def take(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
         """Take the next messages of ``stream``.
@@ -138,6 +140,7 @@ class MessageRouter:
             transactions += self.assembler.pop_complete(up_to_lsn)
         transactions += self._unread.pop()
         for transaction in transactions:
+            self._note_known(transaction)
             self._returned.update(transaction.positions)
             if not transaction.by_key:
                 self._applied_ms = transaction.ts_ms
@@ -150,7 +153,14 @@ class MessageRouter:
         """
         positions = {stream.partition: stream.position for stream in streams if stream.kind != "schema"}
         self._returned |= positions
-        return Transaction(None, 0, 0, positions=positions, by_key=self.cutover.by_key)
+        idle = Transaction(None, 0, 0, positions=positions, by_key=self.cutover.by_key)
+        self._note_known(idle)
+        return idle
+
+    def _note_known(self, transaction: Transaction) -> None:
+        known = self.lost_deletes.known_in
+        if known is not None:
+            transaction.known_ms = {partition: known.get(partition, 0) for partition in transaction.positions}
 
     def return_to_loading(
         self, table_streams: Collection[PartitionStream], first_lost_ms: int | None = None

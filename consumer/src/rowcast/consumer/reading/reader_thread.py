@@ -12,9 +12,11 @@ from operator import is_not, itemgetter, methodcaller
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.rebuild_hint import REBUILD
 from rowcast.consumer.reading.backpressure import Backpressure
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.gap_detector import GapDetector
+from rowcast.consumer.reading.key_partitions import ScatteredKeysError
 from rowcast.consumer.reading.load import Load
 from rowcast.consumer.reading.lsn_limit import LsnLimit
 from rowcast.consumer.reading.message_router import MessageRouter
@@ -66,6 +68,9 @@ class ReaderThread:
         self._layouts = context.layouts
         self._loading = context.loading
         self._is_part = context.share is not None
+        self._follows = context.share is not None and context.share.follows
+        self.ends: dict[Partition, int] = {}
+        """The ends of all partitions of the topics when a reader of a share had read its own partitions."""
         self._limit = LsnLimit(context.until_lsn)
         self._load = Load(context, self._subscription, self._router)
         self._bad_message: DataError | None = None
@@ -170,6 +175,13 @@ class ReaderThread:
             # Everything before the bad message, also in other partitions, is applied first.
             self._bad_message, self._bad_stream = bad, stream
             self._subscription.pause(stream)
+        except ScatteredKeysError as error:
+            if not self._follows:
+                raise
+            raise DataError(
+                f"{error}, and workers that read the partitions by themselves would lose the order of its events. "
+                f'{REBUILD}, or use consistency = "transaction"'
+            ) from error
 
     def _handle_error(self, stream: PartitionStream, message: Any, error: Any) -> None:
         if stream is self._bad_stream or stream.is_cut:
@@ -182,6 +194,7 @@ class ReaderThread:
                     self._subscription.restart(stream)
                 # Control records, which no client sees, have offsets too.
                 stream.next_offset = max(stream.next_offset, message.offset())
+                self._router.lost_deletes.note_end(stream)
             case "_AUTO_OFFSET_RESET" | "OFFSET_OUT_OF_RANGE":
                 # All messages of the poll are routed first.
                 self._vanished.append(stream)
@@ -203,7 +216,8 @@ class ReaderThread:
         if self._vanished:
             self._restart_vanished()
         elif self._is_part:
-            pass  # Another reader cuts over, after all shares.
+            # Another reader cuts over, after all shares, or none does.
+            self._report_ends()
         elif self._loading:
             self._finish_loading()
         elif self._router.history.stale_partition is not None:
@@ -215,7 +229,7 @@ class ReaderThread:
             first_end = self._router.assembler.first_end
             self._return_to_loading(gap, None if first_end is None else first_end.ts_ms)
         self._waiting_watch.look()
-        if self._once and self._is_done():
+        if self._once and self._is_done() and (self.ends or not self._follows):
             self._waiting_watch.report_rest()
             self.queue.put([Signal.DONE])
             return True
@@ -238,6 +252,18 @@ class ReaderThread:
             self._loading = False
             self._router.cutover.finish()
             self.queue.put([Signal.LOADED])
+
+    def _report_ends(self) -> None:
+        """Report FOLLOWING once, when a share that is to be followed has been read up to the ends."""
+        if not self._follows or self.ends or self._load.lacks_rows() or not self._router.is_empty:
+            return
+        if not self._subscription.awaits_topics and self._has_reached_targets():
+            self.ends = self._subscription.all_ends()
+            self._put_idle_positions(at_once=True)
+            self.queue.put([Signal.FOLLOWING])
+
+    def _has_reached_targets(self) -> bool:
+        return all(stream.target_reached for stream in self._subscription.streams.values())
 
     def _restart_vanished(self) -> None:
         """Read on from the first offsets of the partitions that no longer have the offset to be read next."""
@@ -267,7 +293,7 @@ class ReaderThread:
 
     def _is_done(self) -> bool:
         """Return whether everything up to the targets has been read and put into the queue."""
-        if self._subscription.awaits_topics or not all(s.target_reached for s in self._subscription.streams.values()):
+        if self._subscription.awaits_topics or not self._has_reached_targets():
             return False
         if self._is_part:
             return self._router.is_empty
@@ -279,10 +305,11 @@ class ReaderThread:
             position.next_offset > targets[partition] for partition, position in first_end.positions.items()
         )
 
-    def _put_idle_positions(self) -> None:
+    def _put_idle_positions(self, *, at_once: bool = False) -> None:
         """Move the replica's positions past records without changes. The lag becomes 0."""
         now = time.monotonic()
-        if now - self._idle_positions_at < _IDLE_POSITIONS_S or not self._router.is_empty:
+        is_due = at_once or now - self._idle_positions_at >= _IDLE_POSITIONS_S
+        if not is_due or not self._router.is_empty:
             return
         self._idle_positions_at = now
         idle = self._router.pop_idle(self._subscription.streams.values())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from rowcast.consumer.events.added_partitions import partitions_added
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.rebuild_hint import REBUILD_WITH_SNAPSHOT
 from rowcast.consumer.reading.context import ReaderContext
@@ -92,6 +93,7 @@ class Subscription:
         # leaders.
         found = partitions_of(self._consumer, topics)
         self._require_partitions(found)
+        self._require_counts(found)
         self._ids.compare([topic for topic in found if (topic, 0) not in self.streams])
         new: list[PartitionStream] = []
         for topic, numbers in found.items():
@@ -148,6 +150,21 @@ class Subscription:
                     f"topic {topic} has no partition {number}, from which the replica has applied events, so the topic "
                     f"was deleted and created again. {REBUILD_WITH_SNAPSHOT}"
                 )
+
+    def _require_counts(self, found: Mapping[str, Collection[int]]) -> None:
+        """Raise DataError if a topic that several workers follow has got more partitions."""
+        if self._share is None:
+            return
+        for topic, count in self._share.counts.items():
+            if len(found.get(topic, ())) > count:
+                raise partitions_added(topic, count, len(found[topic]))
+
+    def all_ends(self) -> dict[Partition, int]:
+        """Return the present end of each partition of the topics that the workers of a group follow."""
+        counts = {} if self._share is None else self._share.counts
+        self._refresh_asker()
+        partitions = [(topic, number) for topic, count in counts.items() for number in range(count)]
+        return {partition: end for partition, (_, end) in partition_ends(self._asker, partitions).items()}
 
     def _new_stream(self, partition: Partition, kind: TopicKind) -> PartitionStream:
         position = self._positions.get(partition, Position(0, 0))

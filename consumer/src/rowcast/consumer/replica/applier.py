@@ -293,12 +293,10 @@ class Applier:
         """Commit rows and positions together, or neither. Turn the driver's errors into errors of this module."""
         last = run.last
         applied = LastApplied(last.lsn, last.id, last.ts_ms) if last.lsn > self.lsn else None
-        own = self._positions.transaction(connection, applied, defer_foreign_keys=True)
-        with translated_errors(self._replica), own:
+        with translated_errors(self._replica), self._positions.applying(connection, run, applied):
             yield
             for transaction in filter(_has_letters, run.transactions):
                 self._positions.write_letters(connection, transaction.letters, transaction.settled)
-            self._positions.finish(connection, run.positions())
         self.lsn = max(self.lsn, last.lsn)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
@@ -139,27 +139,39 @@ class Replica:
         Raise SuspectError if an earlier worker has found the replica suspect, and PromotedError if the replica is a
         primary now.
         """
+        self._create_worker_tables()
+        with self._connected() as connection, connection.begin():
+            self._dialect.require_transactions(connection, list(METADATA.tables))
+            row = self._take_over_row(connection)
+            applied_positions = self._read_positions(connection)
+        own = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
+        self._begin(row, applied_positions, own)
+        return row, applied_positions
+
+    def _create_worker_tables(self) -> None:
         self.close()
         with self._translated_errors():
             create_tables(self._engine, self._dialect)
         if not self._dialect.has_transactional_ddl:
             with self._connected() as connection:
                 settle_swap(connection, self._source)
-        with self._connected() as connection, connection.begin():
-            self._dialect.require_transactions(connection, list(METADATA.tables))
-            row = self._take_over_row(connection)
-            applied_positions = positions.read_positions(connection, self._source)
-            self.topic_ids = positions.read_topic_ids(connection, self._source)
+
+    def _read_positions(self, connection: Connection) -> dict[Partition, Position]:
+        self.topic_ids = positions.read_topic_ids(connection, self._source)
+        return positions.read_positions(connection, self._source)
+
+    def _begin(self, row: ReplicaRow, applied: Mapping[Partition, Position], own: Positions) -> None:
+        """Begin to work on the replica as it is. ``applied``: the stored positions. Raise as ``take_over``."""
         with self._connected() as connection:
             self._dialect.set_consistency(connection, consistent=row.state == "consistent")
         self.state, self._timeline = row.state, row.timeline
         # The tables may be others too, after a failover or a restore.
         self._dialect.forget_tables()
         # A table that joins the replica later was not in the snapshot from which the replica was loaded.
-        first_lsn = 0 if applied_positions else row.first_lsn
+        first_lsn = 0 if any(position.next_offset for position in applied.values()) else row.first_lsn
         self._tables = self._new_tables(first_lsn)
         self._constraints = Constraints(self._dialect, self._tables)
-        self._positions = Positions(self._source, row.epoch, row.stamp, self._dialect, self.topic_ids)
+        self._positions = own
         self._applier = Applier(self._dialect, self._tables, self._positions, self._call_between_pieces)
         self._applier.lsn = row.lsn
         self._writer = self._new_writer()
@@ -168,7 +180,6 @@ class Replica:
             raise SuspectError(row.reason or f"the replica is suspect. {REBUILD}")
         if row.state in PROMOTED_STATES:
             raise promoted_error(self._name, row.state)
-        return row, applied_positions
 
     def _take_over_row(self, connection: Connection) -> ReplicaRow:
         if self._part is None:
@@ -376,12 +387,25 @@ class Replica:
         with self._connected() as connection:
             self._positions.record_promotion(connection, state, time.time_ns() // 1_000_000)
 
-    def follow_rows(self) -> None:
-        """Write that every row is up to date by itself. No constraint between rows is created."""
+    def follow_rows(self, ends: Mapping[Partition, int]) -> bool:
+        """Write that every row is up to date by itself. No constraint between rows is created.
+
+        ``ends``: where the partitions must have been applied to, as far as other workers read them. Return False if
+        they have not been.
+        """
+        if self.state == "following":
+            return True
         with self._connected() as connection:
+            if not self._has_reached(connection, ends):
+                return False
             self._positions.change_state(connection, "following")
         self.state = "following"
         _log.info("%s is following: each row is as the source had it, and not all rows at the same moment", self._label)
+        return True
+
+    def _has_reached(self, _connection: Connection, _ends: Mapping[Partition, int]) -> bool:
+        # The only worker has applied what it has read.
+        return True
 
     def recorded_shapes(self) -> list[TableShape]:
         """Return the last shapes of the tables that a worker has created or used."""
@@ -417,7 +441,7 @@ class Replica:
             self._leave_replaced_file()
             if self._connection is None:
                 self._connection = self._engine.connect()
-                self._end_other_writers(self._connection)
+                self._set_up(self._connection)
                 self._dialect.set_consistency(self._connection, consistent=self.state == "consistent")
             yield self._connection
 
@@ -434,6 +458,10 @@ class Replica:
         if self._file is not None:
             self._drop_connection()
         self._file = file
+
+    def _set_up(self, connection: Connection) -> None:
+        """Prepare a new connection for the transactions of this worker."""
+        self._end_other_writers(connection)
 
     def _end_other_writers(self, connection: Connection) -> None:
         if not self._may_end_others():

@@ -25,6 +25,7 @@ from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.dead_letter import LetterEvent, RowKey
 from rowcast.consumer.events.position import Partition, Position, StoredState
+from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.replica.dialects import Fault, ReplicaDialect
 from rowcast.consumer.replica.letter_rows import add_letters, blocked_keys, remove_letters
 from rowcast.consumer.replica.worker_tables import MAX_REASON, ROWCAST_POSITION, ROWCAST_REPLICA, select_rows
@@ -32,6 +33,9 @@ from rowcast.shared.errors import FencedError, RowcastError
 
 # The stamp stays below 2^63, however many transactions add 1.
 _STAMPS = 2**62
+
+GROUP_OWNER = "a group of workers"
+"""The owner of a replica that several workers write, each for its partitions (``group_positions``)."""
 
 
 class ReplicaChangedError(RowcastError):
@@ -172,23 +176,35 @@ def take_over_share(connection: Connection, source: str, owner: str, epoch: int)
 def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
     """Make ``owner`` the only worker, and fence every earlier one. The caller ends the transaction."""
     stamp = secrets.randbelow(_STAMPS)
+    is_of_source = ROWCAST_REPLICA.c.source == source
+    if owner != GROUP_OWNER:
+        _dissolve_group(connection, source)
     updated = connection.execute(
         sa.update(ROWCAST_REPLICA)
-        .where(ROWCAST_REPLICA.c.source == source)
+        .where(is_of_source)
         .values(owner=owner, epoch=ROWCAST_REPLICA.c.epoch + 1, stamp=stamp)
     )
     if updated.rowcount == 0:
         _insert(connection, source, owner, epoch=1, stamp=stamp)
     if not read_positions(connection, source):
         # The load begins now, and reads every row or its delete.
-        connection.execute(
-            sa.update(ROWCAST_REPLICA)
-            .where(ROWCAST_REPLICA.c.source == source)
-            .values(deletes_known_ms=int(time.time() * 1000))
-        )
+        known_ms = int(time.time() * 1000)
+        connection.execute(sa.update(ROWCAST_REPLICA).where(is_of_source).values(deletes_known_ms=known_ms))
     row = read_row(connection, source)
     assert row is not None
     return row
+
+
+def _dissolve_group(connection: Connection, source: str) -> None:
+    """Let a replica that a group has written load again, because its partitions were applied to different lsns."""
+    row, place = ROWCAST_REPLICA.c, ROWCAST_POSITION.c
+    known_ms = sa.select(sa.func.coalesce(sa.func.min(place.known_ms), 0)).where(place.source == source)
+    of_group = (row.source == source) & (row.owner == GROUP_OWNER)
+    connection.execute(
+        sa.update(ROWCAST_REPLICA).where(of_group).values(tx=None, deletes_known_ms=known_ms.scalar_subquery())
+    )
+    followed = of_group & (row.state == "following")
+    connection.execute(sa.update(ROWCAST_REPLICA).where(followed).values(state="loading"))
 
 
 class Positions:
@@ -222,6 +238,13 @@ class Positions:
             yield
         # Unchanged after an error. If the transaction was committed all the same, the next comparison fails.
         self._stamp += 1
+
+    @contextmanager
+    def applying(self, connection: Connection, run: Run, applied: LastApplied | None) -> Iterator[None]:
+        """Run the block that writes the rows of a run in a ``transaction``, which also writes the run's positions."""
+        with self.transaction(connection, applied, defer_foreign_keys=True):
+            yield
+            self.finish(connection, run.positions())
 
     def compare(self, connection: Connection) -> None:
         """Compare epoch and stamp without writing. Raise as ``transaction``."""

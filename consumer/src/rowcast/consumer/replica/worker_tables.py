@@ -73,6 +73,8 @@ ROWCAST_POSITION = sa.Table(
     sa.Column("lsn", sa.BigInteger, nullable=False),
     # Kafka's id of the topic. NULL: an earlier version wrote the position, or the broker has no ids.
     sa.Column("topic_id", _name_type(32)),
+    # The replica knows all deletes of the partition before this time. Only a group of workers writes it. 0: not known.
+    sa.Column("known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
 )

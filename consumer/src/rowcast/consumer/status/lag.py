@@ -18,9 +18,9 @@ from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, p
 from rowcast.consumer.reading.unapplied import Rest, commit_times
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.letter_rows import NO_LETTERS, LetterCounts, count_letters
-from rowcast.consumer.replica.positions import ReplicaRow, Verified
+from rowcast.consumer.replica.positions import GROUP_OWNER, ReplicaRow, Verified
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
-from rowcast.consumer.status.workers import worker_hosts
+from rowcast.consumer.status.workers import group_members
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.database.engines import open_engine, unreachable
 from rowcast.shared.kafka.clients import unreachable as kafka_unreachable
@@ -40,14 +40,16 @@ class TopicLag:
 class ReplicaStatus:
     """The state and the lag of a replica.
 
-    ``state`` is None if no worker has ever run. ``owner``: the last active worker. ``lsn``, ``tx`` and
-    ``applied_ts_ms``: the transaction applied last, with the primary's time in milliseconds since 1970. ``behind_ms``:
-    the age of the oldest commit that is not visible in the replica, at least 1 if a commit is not visible, else 0.
-    ``outbox_read``: whether ``behind_ms`` includes the commits in the primary's outbox. ``reason``: why the replica is
-    stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of running workers, or
-    None if Kafka does not show them, on ``worker_hosts``. ``epoch``: the number of takeovers. ``next_offsets``: the sum
-    of the positions in all partitions, and the difference of two readings is the number of applied records.
-    ``verified``: the last comparison with the primary, or None. ``letters``: what waits in the dead letter topic.
+    ``state`` is None if no worker has ever run. ``owner``: the last active worker, or a group of workers. ``lsn``,
+    ``tx`` and ``applied_ts_ms``: the transaction applied last, with the primary's time in milliseconds since 1970.
+    ``behind_ms``: the age of the oldest commit that is not visible in the replica, at least 1 if a commit is not
+    visible, else 0. ``outbox_read``: whether ``behind_ms`` includes the commits in the primary's outbox. ``reason``:
+    why the replica is stopped or suspect, since ``since_ms`` (milliseconds since 1970). ``workers``: the number of
+    running workers, or None if Kafka does not show them, on ``worker_hosts``. ``worker_partitions``: the partitions of
+    each worker, as ``topic:number``, if the workers share the partitions. ``epoch``: the number of takeovers.
+    ``next_offsets``: the sum of the positions in all partitions, and the difference of two readings is the number of
+    applied records. ``verified``: the last comparison with the primary, or None. ``letters``: what waits in the dead
+    letter topic.
     """
 
     replica: str
@@ -63,6 +65,7 @@ class ReplicaStatus:
     outbox_read: bool = False
     workers: int | None = None
     worker_hosts: tuple[str, ...] = ()
+    worker_partitions: tuple[tuple[str, ...], ...] = ()
     epoch: int = 0
     next_offsets: int = 0
     verified: Verified | None = None
@@ -87,12 +90,15 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
     records = sum(lag.records for lag in lags)
     behind_ms = max(1, time.time_ns() // 1_000_000 - oldest_ms) if records else 0
     waiting_ms = outbox_ms(settings)
-    hosts = worker_hosts(settings, name)
+    members = group_members(settings, name)
+    is_group = row.owner == GROUP_OWNER
+    # The workers of a group write no common lsn, because they would wait for each other.
+    lsn = max((row.lsn, *(position.lsn for position in applied.values()))) if is_group else row.lsn
     return ReplicaStatus(
         name,
         shown_state(row, applied),
         row.owner,
-        row.lsn,
+        lsn,
         row.tx,
         row.ts_ms,
         max(behind_ms, waiting_ms or 0),
@@ -100,8 +106,9 @@ def replica_status(settings: Settings, name: str) -> ReplicaStatus:
         row.reason,
         row.since_ms,
         waiting_ms is not None,
-        None if hosts is None else len(hosts),
-        hosts or (),
+        None if members is None else len(members),
+        tuple(member.host for member in members or ()),
+        tuple(member.partitions for member in members or ()) if is_group else (),
         row.epoch,
         sum(position.next_offset for position in applied.values()),
         row.verified,
@@ -176,7 +183,9 @@ def _topics(asker: Any, settings: Settings, name: str) -> tuple[set[str], dict[s
             found.pop(transactions, None)
         return set(found), found
     read_shapes(asker, settings, layouts, lenient=True)
-    topics = {transactions, *(settings.topic_of(shape.schema, shape.name) for shape in layouts.latest_shapes())}
+    topics = {settings.topic_of(shape.schema, shape.name) for shape in layouts.latest_shapes()}
+    if settings.replica(name).consistency == "transaction":
+        topics.add(transactions)
     return topics, partitions_of(asker, topics)
 
 

@@ -115,6 +115,7 @@ def _document(status: ReplicaStatus, rate: Rate | None) -> ReplicaDocument:
         since_ms=status.since_ms,
         workers=status.workers,
         worker_hosts=list(status.worker_hosts),
+        worker_partitions=[list(partitions) for partitions in status.worker_partitions],
         owner=status.owner,
         epoch=status.epoch,
         lsn=status.lsn,
@@ -186,7 +187,15 @@ def _worker(status: ReplicaStatus) -> str:
         return f"{last}. Kafka does not show how many run"
     if status.workers == 0:
         return f"none runs. The last was {last}"
+    if status.worker_partitions:
+        shared = zip(status.worker_hosts, status.worker_partitions, strict=True)
+        named = [f"{host} ({_numbered(len(partitions))})" for host, partitions in shared]
+        return f"{last}. {status.workers} run, on {', '.join(sorted(named))}"
     return f"{last}. {status.workers} run, on {', '.join(sorted(set(status.worker_hosts)))}"
+
+
+def _numbered(partitions: int) -> str:
+    return "1 partition" if partitions == 1 else f"{partitions} partitions"
 
 
 def _problems(status: ReplicaStatus, max_behind_s: float) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.kafka.clients import new_admin
@@ -17,8 +18,16 @@ def group_id(source: str, replica: str) -> str:
     return f"rowcast.{source}.{replica}"
 
 
-def worker_hosts(settings: Settings, replica: str) -> tuple[str, ...] | None:
-    """Return the host of each running worker of a replica, or None if Kafka does not show the group.
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A running worker: its host, and the partitions that the group gives it, as ``topic:number``."""
+
+    host: str
+    partitions: tuple[str, ...] = ()
+
+
+def group_members(settings: Settings, replica: str) -> tuple[Member, ...] | None:
+    """Return the running workers of a replica, or None if Kafka does not show the group.
 
     Kafka notices the death of a worker after ``session.timeout.ms``.
     """
@@ -33,4 +42,10 @@ def worker_hosts(settings: Settings, replica: str) -> tuple[str, ...] | None:
             return ()
         _log.debug("the consumer group %s cannot be described: %s", group, error)
         return None
-    return tuple(member.host.lstrip("/") for member in described.members)
+    return tuple(
+        Member(
+            member.host.lstrip("/"),
+            tuple(sorted(f"{one.topic}:{one.partition}" for one in member.assignment.topic_partitions)),
+        )
+        for member in described.members
+    )

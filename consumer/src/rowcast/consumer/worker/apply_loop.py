@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 from rowcast.consumer.events.position import Partition, Position, ReplicaState, are_of_applied_events
 from rowcast.consumer.events.transactions import Run
@@ -11,6 +12,7 @@ from rowcast.consumer.reading.transaction_queue import Signal, TransactionQueue
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.worker.consistency_attempts import ConsistencyAttempts
+from rowcast.consumer.worker.group_turn import GroupTurn
 from rowcast.consumer.worker.pace import Pace
 from rowcast.consumer.worker.patience import Patience
 from rowcast.consumer.worker.progress import ProgressReport
@@ -23,6 +25,8 @@ _log = logging.getLogger("rowcast.worker")
 _TAKE_TIMEOUT_S = 0.1
 _OFFSET_COMMIT_S = 1.0
 _COMPARE_S = 5.0
+# How often a worker looks whether the others of its group have caught up too.
+_FOLLOW_S = 1.0
 # A worker without an answer of Kafka for this time makes no progress, although its loop goes round.
 _UNANSWERED_S = 5.0
 # A worker meets the error of the predecessor again within a second.
@@ -38,7 +42,7 @@ class ApplyLoop:
     def __init__(
         self,
         replica: Replica,
-        turn: Turn,
+        turn: Turn | GroupTurn,
         patience: Patience,
         report: ProgressReport,
         row: ReplicaRow,
@@ -61,10 +65,13 @@ class ApplyLoop:
         self._consistency = ConsistencyAttempts()
         self._was_consistent = row.state == "consistent"
         self._uncommitted: dict[Partition, Position] = {}
+        # The ends to reach before the replica follows, or None if it follows or is not near the ends.
+        self._ends: Mapping[Partition, int] | None = None
         now = time.monotonic()
         self._next_offset_commit = now
         self._next_comparison = now + _COMPARE_S
         self._clear_stop_at = now + _CLEAR_STOP_S
+        self._next_attempt_to_follow = now
         replica.between_pieces = self._between_pieces
         self._note_lost_consistency()
         report.change(active=True, state=self._shown_state(), lsn=row.lsn)
@@ -77,7 +84,7 @@ class ApplyLoop:
             else:
                 self._patience.beat()
             if not self._turn.is_active():
-                _log.info("this worker has no claim to the replica any more: standing by")
+                _log.info("%s", self._turn.lost_text)
                 return False
             match self._take(reader.queue):
                 case Run() as run:
@@ -85,8 +92,8 @@ class ApplyLoop:
                 case Signal.GAP:
                     self._begin_loading(reader.deletes_known_ms)
                 case Signal.FOLLOWING:
-                    self._patience.retry(self._replica.follow_rows)
-                    self._report.change(state=self._shown_state())
+                    self._ends = reader.ends
+                    self._follow_rows()
                 case Signal.LOADED:
                     self._consistency.request()
                 case Signal.DONE:
@@ -157,8 +164,18 @@ class ApplyLoop:
             self._next_comparison = time.monotonic() + _COMPARE_S
         if now >= self._clear_stop_at:
             self._clear_stop()
+        if self._ends is not None and now >= self._next_attempt_to_follow:
+            self._follow_rows()
         if now >= self._next_offset_commit:
             self._commit_offsets()
+
+    def _follow_rows(self) -> None:
+        """Write that the replica follows, unless other workers have not reached the ends."""
+        ends = self._ends or {}
+        if self._patience.retry(lambda: self._replica.follow_rows(ends)):
+            self._ends = None
+            self._report.change(state=self._shown_state())
+        self._next_attempt_to_follow = time.monotonic() + _FOLLOW_S
 
     def _shown_state(self) -> ReplicaState:
         return self._replica.state if self._has_applied else "waiting"

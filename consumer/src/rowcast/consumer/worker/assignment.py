@@ -35,7 +35,8 @@ class Assignment:
     ``new_membership``: called at the beginning of each turn. ``command``: the command line that runs the worker, for
     messages. ``rebuild_command``: the command line that makes the tables again. ``is_shared``: whether more workers
     stand by. ``until_lsn``: apply no transaction of a greater lsn. ``pace``: how fast the worker applies. ``schedule``:
-    when the worker catches up, or None for all the time. ``part``: the part of the worker in a divided load, and
+    when the worker catches up, or None for all the time. ``in_group``: the workers of the replica share its partitions,
+    and no worker is alone. ``part``: the part of the worker in a divided load, and
     ``share``: the partitions to read then. None: the worker does everything. ``first_positions``: where to begin
     to read the partitions without a position, if not at their first offsets.
     """
@@ -49,6 +50,7 @@ class Assignment:
     until_lsn: int | None = None
     pace: Pace = field(default_factory=Pace)
     schedule: Schedule | None = None
+    in_group: bool = False
     part: Part | None = None
     share: Share | None = None
     first_positions: Mapping[Partition, Position] = field(default_factory=dict)

@@ -27,10 +27,13 @@ from rowcast.consumer.reading.topic_ids import KafkaTopicIds, TopicIds
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader, partitions_in
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import LIVE
+from rowcast.consumer.replica.group_replica import GroupReplica
 from rowcast.consumer.replica.positions import ReplicaChangedError, ReplicaRow
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.worker.apply_loop import ApplyLoop
 from rowcast.consumer.worker.assignment import Assignment
+from rowcast.consumer.worker.group_membership import GroupMembership
+from rowcast.consumer.worker.group_turn import GroupTurn
 from rowcast.consumer.worker.live_assignment import live_assignment
 from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
@@ -164,7 +167,8 @@ class _Worker:
         self._ask_topic_ids = None if is_without_ids else KafkaTopicIds(new_admin(settings.require_kafka(), "worker"))
         require_primary(settings, name)
         self._dead_letters = LetterTopic(settings, name)
-        self._replica = Replica(
+        self._group: GroupMembership | None = None
+        self._replica = (GroupReplica if assignment.in_group else Replica)(
             assignment.source,
             name,
             self._options,
@@ -215,6 +219,8 @@ class _Worker:
         finally:
             self._replica.close()
             self._dead_letters.close()
+            if self._group is not None:
+                self._group.close()
             if self._rest is not None:
                 self._rest.close()
         return self._report.progress
@@ -231,15 +237,22 @@ class _Worker:
             self._settings.watchdog.stuck_after_s,
         )
         events = self._report.progress.events
-        claim = self._replica.new_claim(movement.is_moving)
-        membership = self._assignment.new_membership() if self._rest is None else self._rest.membership
-        turn = Turn(membership, self._replica, claim)
+        turn = self._new_turn(movement)
         try:
             return not self._stand_by(turn) or self._work_from_positions(turn)
         finally:
             turn.close()
             self._report.change(active=False)
             self._standstill.note_turn(gave_up=movement.gave_up, applied=self._report.progress.events > events)
+
+    def _new_turn(self, movement: Movement) -> Turn | GroupTurn:
+        if isinstance(self._replica, GroupReplica):
+            # One membership for all turns, because each that joins or leaves moves partitions.
+            self._group = self._group or GroupMembership(self._settings, self._name)
+            return GroupTurn(self._settings, self._layouts, self._skips, self._group, self._replica, self._patience)
+        claim = self._replica.new_claim(movement.is_moving)
+        membership = self._assignment.new_membership() if self._rest is None else self._rest.membership
+        return Turn(membership, self._replica, claim, self._assignment.share)
 
     def _wait_for_topics(self) -> bool:
         """Wait for the relay's first start. Return False if stopped, or with ``once`` if there is no topic."""
@@ -263,7 +276,7 @@ class _Worker:
             self._patience.pause(_STAND_BY_POLL_S)
         return False
 
-    def _stand_by(self, turn: Turn) -> bool:
+    def _stand_by(self, turn: Turn | GroupTurn) -> bool:
         """Wait until this worker may work.
 
         Return False if stopped, or with ``once`` if the active worker has applied everything.
@@ -279,7 +292,7 @@ class _Worker:
                 was_reported = True
             self._patience.go_round()
             if not already_logged and time.monotonic() - since > _STAND_BY_LOG_S:
-                _log.info("another worker of this replica is active: standing by")
+                _log.info("%s", turn.idle_text)
                 already_logged = True
             if already_logged and not self._assignment.is_shared:
                 raise ConfigurationError(
@@ -293,7 +306,7 @@ class _Worker:
             self._patience.pause(_STAND_BY_POLL_S)
         return False
 
-    def _work_from_positions(self, turn: Turn) -> bool:
+    def _work_from_positions(self, turn: Turn | GroupTurn) -> bool:
         """Work, and start again from the replica's positions whenever the replica has changed. Return as ``_work``."""
         while True:
             try:
@@ -301,13 +314,14 @@ class _Worker:
             except ReplicaChangedError as error:
                 _log.warning("%s. Starting again from the positions in the replica", error)
 
-    def _work(self, turn: Turn) -> bool:
+    def _work(self, turn: Turn | GroupTurn) -> bool:
         """Take the replica over, read and apply. Return as ``_take_a_turn``."""
-        row, positions = self._patience.retry(self._replica.take_over)
+        row, positions = self._patience.retry(turn.take_over)
         # The client for events is created first, because it connects while the client for shapes reads.
         is_limited = self._assignment.until_lsn is not None
         # A connector may write in Kafka's transactions, and what it has aborted comes again.
-        committed = is_limited or is_debezium(self._settings)
+        # Where partitions are read by themselves, a repetition would take rows back for a moment.
+        committed = is_limited or is_debezium(self._settings) or self._assignment.in_group
         with new_reader(self._settings, committed=committed) as consumer, new_asker(self._settings) as asker:
             return self._read_and_apply(row, positions, turn, consumer, asker)
 
@@ -315,7 +329,7 @@ class _Worker:
         self,
         row: ReplicaRow,
         positions: Mapping[Partition, Position],
-        turn: Turn,
+        turn: Turn | GroupTurn,
         consumer: Any,
         asker: Any,
     ) -> bool:
@@ -355,7 +369,7 @@ class _Worker:
             topic_ids=TopicIds(self._replica.topic_ids, self._ask_topic_ids),
             timeline=timeline,
             until_lsn=self._assignment.until_lsn,
-            share=self._assignment.share,
+            share=turn.share,
             ignores_truncates=self._options.on_truncate == "ignore",
             first_lsns={
                 self._settings.topic_of(shape.schema, shape.name): first_lsns.get(

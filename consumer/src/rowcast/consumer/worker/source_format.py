@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rowcast.consumer.debezium.debezium_reader import DebeziumReader
 from rowcast.consumer.debezium.topics import find_topics
+from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
@@ -22,6 +24,10 @@ class SourceReader(Protocol):
     """Read topics on a thread, and put transactions into ``queue``."""
 
     queue: TransactionQueue
+
+    @property
+    def ends(self) -> Mapping[Partition, int]:
+        """Return the ends that all workers together must reach before the replica follows."""
 
     @property
     def unanswered_s(self) -> float:
@@ -41,6 +47,11 @@ class SourceReader(Protocol):
 def is_debezium(settings: Settings) -> bool:
     """Return whether a connector of Debezium writes the topics."""
     return settings.format == "debezium"
+
+
+def is_shared(settings: Settings, replica: str) -> bool:
+    """Return whether a group of workers may write the replica, each worker the rows of its partitions."""
+    return settings.replica(replica).consistency == "row" and not is_debezium(settings)
 
 
 def has_topics(client: Any, settings: Settings, layouts: RowLayouts) -> bool:

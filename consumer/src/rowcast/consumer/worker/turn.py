@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.reading.share import Share
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.connection import Replica
+from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.worker.assignment import Membership
 
 
 class Turn:
-    """Hold the membership and the claim of one turn."""
+    """Hold the membership and the claim of one turn. ``share``: the partitions to read, or None for all."""
 
-    def __init__(self, membership: Membership, replica: Replica, claim: Claim) -> None:
+    lost_text = "this worker has no claim to the replica any more: standing by"
+    idle_text = "another worker of this replica is active: standing by"
+
+    def __init__(self, membership: Membership, replica: Replica, claim: Claim, share: Share | None) -> None:
+        self.share = share
         self._membership = membership
         self._replica = replica
         self._claim = claim
@@ -22,6 +28,10 @@ class Turn:
         """Return whether this worker may work now. Raise RetriableError if the replica does not answer."""
         self._membership.poll()
         return self._replica.take(self._claim)
+
+    def take_over(self) -> tuple[ReplicaRow, Mapping[Partition, Position]]:
+        """Take the replica over. Return its row and positions."""
+        return self._replica.take_over()
 
     def is_active(self) -> bool:
         """Return whether this worker may still work."""

@@ -72,7 +72,10 @@ class ReplicaDocument(_Part):
     since_ms: int = Field(description="Since when, as a time since 1970.")
     workers: int | None = Field(description="Running workers. Null if Kafka does not show the consumer group.")
     worker_hosts: list[str] = Field(description="The host of each running worker.")
-    owner: str | None = Field(description="The worker that applied last.")
+    worker_partitions: list[list[str]] = Field(
+        description="The partitions of each running worker, as `topic:number`, if the workers share them."
+    )
+    owner: str | None = Field(description="The worker that applied last, or a group of workers.")
     epoch: int = Field(description="The number of takeovers.")
     lsn: int = Field(description="The lsn of the transaction applied last.")
     tx: str | None = Field(description="The id of the transaction applied last.")

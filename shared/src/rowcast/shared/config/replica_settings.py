@@ -24,8 +24,15 @@ class ReplicaSettings(DatabaseSettings):
     consistency: Literal["transaction", "row"] = Field(
         default="transaction",
         description="`transaction`: apply whole source transactions, in an order that respects every dependency. "
-        '`row`: apply the changes of each row in their order, without transactions, for `format = "debezium"` only. '
-        "The state of the replica is then *following*, and never *consistent*.",
+        "`row`: apply the changes of each row in their order, without transactions and without constraints between "
+        "rows. Any number of workers then share the partitions, unless a connector of Debezium writes the topics. The "
+        "state of the replica is then *following*, and never *consistent*.",
+    )
+    member_name: str | None = Field(
+        default=None,
+        description="Name of this worker in the Kafka consumer group (`group.instance.id`), which no other worker may "
+        "have. A worker that is started again within the session timeout then gets its partitions back, and no other "
+        "worker's partitions move. Set it by its variable, for example to the name of a pod of a StatefulSet.",
     )
     evolution: Evolution = Field(
         default="evolve",

@@ -111,9 +111,7 @@ class Settings(BaseSettings):
                     "Use the connector's own filters of tables and columns"
                 )
             if replica.consistency == "row" and self.format != "debezium":
-                raise ValueError(
-                    f'replicas.{name}: consistency = "row" is available for format = "debezium" only. Use "transaction"'
-                )
+                _require_alone(name, replica)
         return self
 
     @field_validator("signature_keys")
@@ -194,6 +192,16 @@ class Settings(BaseSettings):
         for name, replica in self.replicas.items():
             shown["replicas"][name]["url"] = str(replica.sqlalchemy_url)
         return shown
+
+
+def _require_alone(name: str, replica: ReplicaSettings) -> None:
+    """Raise ValueError for a setting of the single worker that applies whole transactions."""
+    refused = {"schedule": replica.schedule, "verify_every": replica.verify_every}
+    set_keys = [key for key, value in refused.items() if value is not None]
+    if replica.on_retype == "rebuild":
+        set_keys.append("on_retype")
+    for key in set_keys:
+        raise ValueError(f'replicas.{name}: {key} needs consistency = "transaction". Leave it out')
 
 
 def _dotted_name(name: str) -> str:

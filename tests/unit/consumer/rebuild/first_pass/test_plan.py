@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.consumer.rebuild.first_pass.plan import divide, is_divisible, is_worth_it, with_divided
+from rowcast.consumer.reading.share import is_divisible
+from rowcast.consumer.rebuild.first_pass.plan import divide, is_worth_it, with_divided
 from support.kafka_source import column, shape
 
 PARTITIONS = st.dictionaries(

@@ -10,9 +10,10 @@ from sqlalchemy.engine import Engine
 
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.events.row_layout import RowLayouts
+from rowcast.consumer.reading.share import is_divisible
 from rowcast.consumer.rebuild.first_pass.claimed import ClaimedReplica
 from rowcast.consumer.rebuild.first_pass.divided_load import DividedLoad
-from rowcast.consumer.rebuild.first_pass.plan import Ends, divide, is_divisible, is_worth_it
+from rowcast.consumer.rebuild.first_pass.plan import Ends, divide, is_worth_it
 from rowcast.consumer.rebuild.first_pass.processes import Processes
 from rowcast.consumer.rebuild.first_pass.target import FreshTarget
 from rowcast.consumer.rebuild.progress import ReadRecords

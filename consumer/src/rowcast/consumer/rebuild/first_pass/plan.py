@@ -7,24 +7,12 @@ from heapq import heappop, heappush
 
 from rowcast.consumer.events.position import Partition
 from rowcast.consumer.reading.share import Share
-from rowcast.shared.tables.json_types import is_loosely_typed
-from rowcast.shared.tables.shape import INTEGER_TYPES, TableShape
 
 Ends = Mapping[Partition, tuple[int, int]]
 """The first offset and the end of each partition."""
 
-# A value of these types has a single text, and an engine never takes two different values for equal. Deletes and
-# inserts of equal keys would need an order.
-_EXACT_TYPES = INTEGER_TYPES | {"date"}
-
 # The start takes as much CPU as the load of 160,000 records.
 _WORTH_RECORDS = 200_000
-
-
-def is_divisible(shape: TableShape) -> bool:
-    """Return whether the partitions of the table's topic may be read independently, if no key is in two partitions."""
-    types = {shape.column(name).type.name for name in shape.primary_key}
-    return bool(types) and types <= _EXACT_TYPES and not is_loosely_typed(shape.engine)
 
 
 def divide(ends: Ends, divisible: Collection[str], processes: int) -> list[frozenset[Partition]]:

@@ -126,6 +126,9 @@ class ReplicaDialect(ABC):
         The server ends a claim that has shown no sign of life for ``lease_s`` seconds.
         """
 
+    def end_silent_transactions(self, connection: Connection, seconds: float) -> None:  # noqa: B027  # optional
+        """Let the server roll back a transaction of this session that hears nothing of its worker for this time."""
+
     def end_other_writers(self, connection: Connection, source: str) -> None:  # noqa: B027  # optional
         """End sessions of earlier workers, or of this worker before a fault, whose transactions lock the replica's row.
 

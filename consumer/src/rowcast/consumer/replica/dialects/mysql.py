@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -51,6 +52,8 @@ _BECOME_WRITER = sa.text(f"SELECT GET_LOCK({_WRITER_NAME}, 10)")
 _NO_SUCH_THREAD = 1094
 # Seconds after which MariaDB ends an idle transaction. MySQL lacks the setting, and a successor ends the session.
 _IDLE_TRANSACTION_S = 60
+# A worker of a group looks at its replica every five seconds.
+_LEAST_WAIT_S = 15
 
 _WITHOUT_TRANSACTIONS = sa.text(
     "SELECT t.table_name, t.engine FROM information_schema.tables t JOIN information_schema.engines e "
@@ -119,6 +122,7 @@ class MySQLReplica(RowStatementReplica):
         super().__init__()
         self._consistent = False
         self._packets = Packets()
+        self._is_mariadb = False
 
     def configure(self, engine: Engine) -> None:
         """Set the session up, and teach SQLAlchemy the types that only MariaDB has."""
@@ -134,7 +138,8 @@ class MySQLReplica(RowStatementReplica):
             cursor.execute("SELECT VERSION(), @@lower_case_table_names")
             version, folds = cursor.fetchone()
             self.folds_table_names = bool(folds)
-            if "mariadb" in str(version).lower():
+            self._is_mariadb = "mariadb" in str(version).lower()
+            if self._is_mariadb:
                 cursor.execute(f"SET SESSION idle_transaction_timeout = {_IDLE_TRANSACTION_S:d}")
             cursor.close()
             self._packets.set_up(connection)
@@ -142,6 +147,12 @@ class MySQLReplica(RowStatementReplica):
     def new_claim(self, url: URL, label: str, source: str, lease_s: float) -> ClaimSession:
         """Return a session with a lock of GET_LOCK."""
         return MySQLClaim(open_engine(url, label, pooled=False, isolation_level="AUTOCOMMIT"), source, lease_s)
+
+    def end_silent_transactions(self, connection: Connection, seconds: float) -> None:
+        """Let the server end the session. MySQL does so without an open transaction too."""
+        name, least_s = ("idle_transaction_timeout", 1) if self._is_mariadb else ("wait_timeout", _LEAST_WAIT_S)
+        connection.exec_driver_sql(f"SET SESSION {name} = {max(math.ceil(seconds), least_s):d}")
+        connection.rollback()
 
     def end_other_writers(self, connection: Connection, source: str) -> None:
         """Kill the session with the writer's lock, and take the lock for this session."""

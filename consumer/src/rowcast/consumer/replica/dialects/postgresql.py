@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,6 +155,11 @@ class PostgreSQLReplica(ReplicaDialect):
     def new_claim(self, url: URL, label: str, source: str, lease_s: float) -> ClaimSession:
         """Return a session with an advisory lock."""
         return PostgreSQLClaim(open_engine(url, label, pooled=False, isolation_level="READ COMMITTED"), source, lease_s)
+
+    def end_silent_transactions(self, connection: Connection, seconds: float) -> None:
+        """Let the server end the session."""
+        connection.exec_driver_sql(f"SET idle_in_transaction_session_timeout = {math.ceil(seconds * 1000):d}")
+        connection.commit()
 
     def end_other_writers(self, connection: Connection, source: str) -> None:
         """Terminate the sessions whose transactions have locked the replica's row."""
