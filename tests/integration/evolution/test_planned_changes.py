@@ -27,6 +27,21 @@ sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Col
 """
 
 
+ENV = """
+from alembic import context
+from shop_models import metadata
+assert context.is_offline_mode()
+context.configure(dialect_name="sqlite", target_metadata=metadata)
+context.run_migrations()
+"""
+MIGRATION = """
+from alembic import op
+revision, down_revision = "one", None
+def upgrade():
+    op.alter_column("item", "label", new_column_name="name")
+"""
+
+
 def models(*columns: sa.Column[int] | sa.Column[str]) -> sa.MetaData:
     metadata = sa.MetaData()
     sa.Table("item", metadata, sa.Column("id", sa.Integer, primary_key=True), *columns)
@@ -88,3 +103,13 @@ def test_what_each_replica_will_do(
     )
     result = rowcast("check", "--metadata", "shop_models:metadata", cwd=tmp_path, env=environment())
     assert "will change with the models: main.item: NOT NULL of column name dropped" in result.stdout
+
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = migrations\nprepend_sys_path = .\npath_separator = os\n"
+    )
+    (tmp_path / "migrations" / "versions").mkdir(parents=True)
+    (tmp_path / "migrations" / "env.py").write_text(ENV)
+    (tmp_path / "migrations" / "versions" / "one.py").write_text(MIGRATION)
+    result = rowcast("check", "--alembic", "alembic.ini", cwd=tmp_path, env=environment())
+    assert "will change with the models: main.item: NOT NULL of column name dropped" in result.stdout, result.stderr
+    assert "column item.name was label, says a migration" in result.stdout

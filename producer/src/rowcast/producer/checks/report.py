@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
-import sqlalchemy as sa
 from rich.console import Console
 from rich.text import Text
 
-from rowcast.producer.checks.planned_shapes import planned_shapes
+from rowcast.producer.checks.planned_shapes import Planned
 from rowcast.shared.cli import logs
 from rowcast.shared.cli.app import option_variables
 from rowcast.shared.cli.contributions import CHECKS, PLANNED_CHANGES, load_contributions
@@ -40,15 +39,15 @@ _WIDEST_AREA = 24
 _EXIT_CODES = ((Verdict.configuration, 2), (Verdict.unreachable, 3), (Verdict.missing, 1))
 
 
-def report(settings: Settings, *, as_json: bool, models: sa.MetaData | None = None) -> int:
+def report(settings: Settings, *, as_json: bool, planned: Planned | None = None) -> int:
     """Print the findings to standard output, and return the exit code.
 
-    ``models``: also say what the replicas will do when the primary has these tables.
+    ``planned``: also say what the replicas will do when the primary has these tables.
     """
     console = Console(highlight=False)
     lines = _Lines(console, settings)
     seen = []
-    for found in chain(_findings(settings), _planned(settings, models)):
+    for found in chain(_findings(settings), () if planned is None else _planned(settings, planned)):
         finding = replace(found, message=logs.mask(found.message), hint=logs.mask(found.hint))
         seen.append(finding)
         if not as_json:
@@ -72,18 +71,17 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         yield from checks[name](settings)
 
 
-def _planned(settings: Settings, models: sa.MetaData | None) -> Iterator[Finding]:
+def _planned(settings: Settings, planned: Planned) -> Iterator[Finding]:
     """Yield what a migration to these models will do to the replicas."""
-    if models is None:
-        return
     try:
-        shapes = planned_shapes(settings, models)
+        shapes, findings = planned(settings)
     except ConfigurationError as error:
         yield Finding("models", Verdict.configuration, str(error))
         return
     except UnreachableError as error:
         yield Finding("models", Verdict.unreachable, str(error))
         return
+    yield from findings
     for _, planned_changes in load_contributions(PLANNED_CHANGES):
         yield from planned_changes(settings, shapes)
 

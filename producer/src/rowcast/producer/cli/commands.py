@@ -189,16 +189,31 @@ def check(
             "each replica.",
         ),
     ] = None,
+    alembic: Annotated[
+        Path | None,
+        typer.Option(
+            "--alembic",
+            envvar="ROWCAST_ALEMBIC",
+            metavar="PATH",
+            help="An alembic.ini: as --metadata, with the target_metadata of its env.py. Also check that the models "
+            "name the renames of the migrations that the primary does not have yet.",
+        ),
+    ] = None,
 ) -> int:
     """Check all databases and Kafka of the configuration, and say what is missing and how to add it.
 
     Exit code 0: no problems. 1: a table, column, topic or trigger is missing. 2: the configuration is wrong. 3: a
     server does not answer.
     """
+    from rowcast.producer.checks.planned_shapes import planned_by_alembic, planned_by_models
     from rowcast.producer.checks.report import report
 
-    models = None if metadata is None else load_metadata(metadata)
-    return report(invocation.settings(), as_json=as_json, models=models)
+    if metadata is not None and alembic is not None:
+        raise ConfigurationError("--alembic has the models already. Leave --metadata out.")
+    planned = None if metadata is None else planned_by_models(load_metadata(metadata))
+    if alembic is not None:
+        planned = planned_by_alembic(alembic)
+    return report(invocation.settings(), as_json=as_json, planned=planned)
 
 
 @command(config="none")

@@ -1,0 +1,1 @@
+"""What Alembic's migrations say about the tables, for ``rowcast check --alembic``."""
