@@ -31,7 +31,7 @@ from rowcast.consumer.replica.run_writer import RunWriter
 from rowcast.consumer.replica.table_swap import settle_swap
 from rowcast.consumer.replica.tables import ReplicaTables
 from rowcast.consumer.replica.worker_tables import METADATA, create_tables
-from rowcast.consumer.views.replica_view import ReplicaView
+from rowcast.consumer.views.replica_view import ReplicaView, UnviewableError
 from rowcast.shared.config.replica_settings import Evolution, ReplicaSettings
 from rowcast.shared.database.driver_errors import ServerFault, server_fault
 from rowcast.shared.database.engines import open_engine, reach, unreachable
@@ -317,7 +317,12 @@ class Replica:
         Return the number of applied events. While the replica loads by key, changes that violate a constraint of the
         user's are held back until later changes resolve the conflict or ``become_consistent`` is called.
         """
-        run = self._prepared(run)
+        try:
+            run = self._prepared(run)
+        except UnviewableError as error:
+            if error.before.transactions:
+                self.apply(error.before)
+            raise
         with self._connected() as connection:
             if self._in_doubt:
                 run = self._without_applied(connection, run)

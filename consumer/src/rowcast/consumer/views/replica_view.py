@@ -15,13 +15,22 @@ from rowcast.consumer.views.table_view import TableView, fit_view
 from rowcast.consumer.views.viewed_shape import ViewedShape, viewed_shape
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.view_settings import ViewSettings
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.tables.shape import TableShape
 
 _log = logging.getLogger("rowcast.worker")
 
 Newest = Callable[[str], TableShape | None]
 """Return the newest shape of ``schema.table`` at the source, or None if it is not known."""
+
+
+class UnviewableError(DataError):
+    """A value that the condition of a view cannot compare. ``before``: the transactions before, as they were given."""
+
+    def __init__(self, error: DataError, before: Run) -> None:
+        super().__init__(str(error))
+        self.skip = error.skip
+        self.before = before
 
 
 class ReplicaView:
@@ -88,11 +97,17 @@ class ReplicaView:
         return (self._settings[found[0]], True) if found else (None, False)
 
     def run(self, run: Run) -> Run:
-        """Return the run with the replica's changes. Raise DataError for an event that cannot be viewed."""
-        return Run([self.transaction(transaction) for transaction in run.transactions])
+        """Return the run with the replica's changes. Raise UnviewableError for an event that cannot be viewed."""
+        viewed: list[Transaction] = []
+        for transaction in run.transactions:
+            try:
+                viewed.append(self.transaction(transaction))
+            except DataError as error:
+                raise UnviewableError(error, Run(run.transactions[: len(viewed)])) from error
+        return Run(viewed)
 
     def transaction(self, transaction: Transaction) -> Transaction:
-        """Return the transaction with the replica's changes. Raise as ``run``."""
+        """Return the transaction with the replica's changes. Raise DataError for an event that cannot be viewed."""
         views = {layout: view for layout in transaction.layouts() if (view := self.rows(layout)) is not None}
         if not views:
             return transaction

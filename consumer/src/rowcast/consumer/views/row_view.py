@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from rowcast.consumer.events.change import Change
+from rowcast.consumer.events.position import message_target
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.views.conditions import ConditionColumn, Row, Test, compile_condition
 from rowcast.consumer.views.table_view import TableView, masked_column
@@ -57,7 +58,9 @@ class RowView:
         try:
             row = self.row(orjson.loads(change.after))
         except DataError as error:
-            raise DataError(f"{change.where()}: the view: {error}") from error
+            located = DataError(f"{change.where()}: the view: {error}")
+            located.skip = message_target(change.partition, change.offset)
+            raise located from error
         if row is None:
             return change._replace(layout=self.layout, after=None, creates=False)
         image = change.after if self._keeps_image else orjson.dumps(row)
