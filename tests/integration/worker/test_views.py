@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import ENGINES, NewDatabase
+from rowcast.consumer.checks.planned_changes import planned_changes
 from rowcast.consumer.checks.replicas import replicas as replica_findings
 from rowcast.consumer.migration.migrate import migrate
 from rowcast.consumer.promotion.promote import PromotionOptions, promote
@@ -209,7 +211,7 @@ def test_a_replica_follows_its_view_through_every_change(world: World, caplog: p
     assert [table.stop for table in migrate(other, NAME, stop=threading.Event()).tables if table.stop]
     same = world.with_view(world.view(where="country='DE'  AND NOT (deleted) and credit >= 10.5"))
     assert work_once(same).state == "consistent"
-    rebuilt(other)
+    rebuilt(other, processes=2)
     assert [row[:3] for row in world.clients()] == [(1, "1@example.com", "FR")]
     work_once(other)
     assert verify(other, NAME).equal
@@ -261,5 +263,25 @@ def test_check_names_views_that_do_not_fit(world: World) -> None:
         "the view of public.customer: without names column sn, which the table does not have: Did you mean 'ssn'?"
     ]
     assert faults({"public.customer": {"where": "ssn > 1"}})[0].startswith("the view of public.customer: where: column")
+    # Before a migration drops a column that the view names.
+    settings = world.with_view({"without": ["ssn"]})
+    settings = settings.model_copy(update={"primary": None})
+    customer_shape = world.primary.shapes["customer"]
+    narrower = replace(customer_shape, columns=tuple(c for c in customer_shape.columns if c.name != "ssn"))
+    (finding,) = planned_changes(settings, [narrower])
+    assert "without names column ssn" in finding.message
     with pytest.raises(ConfigurationError, match="the replica's engine has no schemas"):
         work_once(world.with_view({"schema": "crm"}))
+
+
+@pytest.mark.parametrize("world", ["mariadb"], indirect=True)
+def test_a_view_can_fill_a_table_of_the_users(world: World) -> None:
+    world.replica.execute("CREATE TABLE client (id bigint PRIMARY KEY, mail varchar(100), own int DEFAULT 7)")
+    view = {"columns": ["id", "email"], "name": "client", "rename": {"email": "mail"}, "where": "country = 'DE'"}
+    world.change(("c", REGION, {"id": 1, "code": "north"}), ("c", CUSTOMER, customer(1)), ("c", CUSTOMER, customer(2)))
+    work_once(world.with_view(view))
+    world.change(("u", CUSTOMER, customer(1, "FR")), ("u", CUSTOMER, customer(2, email="new")))
+    work_once(world.with_view(view))
+    assert world.replica.rows("client", "id", "mail", "own") == [(2, "new", 7)]
+    with pytest.raises(DataError, match="column ssn is taken now"):
+        work_once(world.with_view({**view, "columns": ["id", "email", "ssn"]}))

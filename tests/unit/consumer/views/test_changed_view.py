@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rowcast.consumer.replica.evolution.shape_changes import require_compatible
 from rowcast.consumer.views.changed_view import require_same_view
 from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.config.replica_settings import ReplicaSettings
@@ -74,6 +75,15 @@ def test_a_migration_of_the_source_changes_no_view(
     before: dict[str, Any] | None, after: dict[str, Any], newest: TableShape
 ) -> None:
     require_same_view(recorded(before), recorded(after, newest))
+
+
+def test_another_type_of_a_masked_column_needs_no_rebuild() -> None:
+    mask = {"mask": {"email": "fixed:x", "phone": "hash"}}
+    columns = {"email": column("email", "json"), "phone": column("phone", "int64")}
+    retyped = replace(PERSON, columns=tuple(columns.get(one.name, one) for one in PERSON.columns))
+    before, after = recorded(mask), recorded(mask, retyped)
+    require_same_view(before, after)
+    require_compatible([(before, after)])
 
 
 def test_the_schema_topic_cannot_choose_a_view() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -54,6 +54,10 @@ class Change(NamedTuple):
     def is_truncate(self) -> bool:
         """Return whether the event deletes all rows of the table."""
         return self.key == TRUNCATE_KEY
+
+    def with_row(self, layout: RowLayout, after: bytes | None, *, creates: bool) -> Self:
+        """Return the change with another layout and image. ``_replace`` takes four times as long."""
+        return _new(type(self), (layout, self[1], after, *self[3:8], creates))
 
     def where(self) -> str:
         """Return table, topic, partition, offset, and the key if values are shown, as a text for messages."""

@@ -37,6 +37,9 @@ class RowView:
         self._keeps_image = len(self._written) == len(layout.columns) and all(
             column.mask is None and column.source == column.name for column in self._written
         )
+        # Two loops, because most columns have no mask.
+        self._names = [(column.source, column.name) for column in self._written]
+        self._masks = [(column.name, column.mask) for column in self._written if column.mask is not None]
         names = tuple(column.name for column in self._written)
         shape = viewed if layout.shape is newest else _older_shape(layout, view, newest, self._written)
         self.layout = RowLayout(shape, names, keeps_others=layout.keeps_others)
@@ -54,7 +57,7 @@ class RowView:
         the place of the event, for a value that the condition cannot compare.
         """
         if change.after is None:
-            return change._replace(layout=self.layout)
+            return change.with_row(self.layout, None, creates=False)
         try:
             row = self.row(orjson.loads(change.after))
         except DataError as error:
@@ -62,9 +65,9 @@ class RowView:
             located.skip = message_target(change.partition, change.offset)
             raise located from error
         if row is None:
-            return change._replace(layout=self.layout, after=None, creates=False)
+            return change.with_row(self.layout, None, creates=False)
         image = change.after if self._keeps_image else orjson.dumps(row)
-        return change._replace(layout=self.layout, after=image)
+        return change.with_row(self.layout, image, creates=change.creates)
 
     def row(self, row: Row) -> Row | None:
         """Return the row of the replica, or None if the condition does not take the row. Raise DataError."""
@@ -72,7 +75,10 @@ class RowView:
             return None
         if self._keeps_image:
             return row
-        return {name: row[source] if mask is None else mask(row[source]) for source, name, mask in self._written}
+        viewed = {name: row[source] for source, name in self._names}
+        for name, mask in self._masks:
+            viewed[name] = mask(viewed[name])
+        return viewed
 
 
 def _written(layout: RowLayout, view: TableView, newest: TableShape) -> list[_WrittenColumn]:
@@ -106,12 +112,13 @@ def _test(layout: RowLayout, view: TableView, newest: TableShape) -> Test | None
     former = {new: old for old, new in _present_names(layout, newest).items()}
     columns = {}
     for configured, name in view.names.items():
-        source = former.get(name, name)
+        source, column = former.get(name, name), newest.column(name)
+        # The present type, because the condition was checked against it.
+        type_name = column.type.name
         if source in layout.names:
-            columns[configured] = ConditionColumn(source, layout.shape.column(source).type.name)
+            columns[configured] = ConditionColumn(source, type_name)
         else:
-            added = newest.column(name)
-            columns[configured] = ConditionColumn(None, added.type.name, _default_of(added))
+            columns[configured] = ConditionColumn(None, type_name, _default_of(column))
     return compile_condition(view.condition, columns)
 
 
