@@ -50,7 +50,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     differences = table.pop("differences")
     assert table == {
         "table": "public.house", "rows": 1_200, "missing": 1, "extra": 0, "different": 29, "behind": 0,
-        "stopped": True, "equal": False, "columns": {"name": 29, "n": 29},
+        "stopped": True, "view": "", "equal": False, "columns": {"name": 29, "n": 29},
     }  # fmt: skip
     assert len(differences) == 30
     assert differences[:2] == [

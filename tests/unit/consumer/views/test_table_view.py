@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy.dialects import sqlite
 
+from rowcast.consumer.replica.dialects import replica_dialect
+from rowcast.consumer.replica.table_definitions import TableDefinitions
 from rowcast.consumer.views.replica_view import ReplicaView
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.errors import ConfigurationError
@@ -104,6 +107,23 @@ def test_a_pattern_passes_over_columns_that_a_table_does_not_have() -> None:
     views = view_of({"public.*": {"without": ["mayor", "data"], "mask": {"phone": "null"}}})
     assert [c.name for c in views.viewed(CITY).shape.columns] == ["id", "name"]
     assert [c.name for c in views.viewed(PERSON).shape.columns] == ["id", "email", "phone", "credit", "city_id"]
+
+
+def test_a_name_that_matches_nothing_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    views = view_of({"public.persons": {"without": ["data"]}, "public.*": {"mask": {"fone": "null"}}})
+    for _ in range(2):
+        views.shapes([CITY, PERSON])
+    assert caplog.messages == [
+        "the view of public.persons matches no table. Did you mean 'public.person'?",
+        "the view of public.* names column fone, which no table has. Did you mean 'phone'?",
+    ]
+
+
+def test_two_tables_with_one_name_are_refused() -> None:
+    views = view_of({"public.city": {"name": "thing"}, "public.person": {"name": "Thing"}})
+    shapes = views.shapes([CITY, PERSON])
+    with pytest.raises(ConfigurationError, match=r"would both be the table Thing of the replica.*`name` in a view"):
+        TableDefinitions(shapes, replica_dialect("sqlite"), sqlite.dialect())
 
 
 def test_a_condition_of_a_pattern_must_fit_each_table() -> None:

@@ -28,6 +28,10 @@ def test_a_view_is_read_from_the_file_and_from_the_environment(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
+        (
+            '[replicas.eu.view.customer]\nname = "x"',
+            "the view of customer matches no table. Name it as events do: schema.",
+        ),
         ("colums = []", "unknown key. Did you mean 'columns'?"),
         ('shema = "x"', "unknown key. Did you mean 'schema'?"),
         ('mask = { email = "md5" }', "column email has the unknown mask 'md5'. The masks are `hash`, `null`, `fixed:T"),

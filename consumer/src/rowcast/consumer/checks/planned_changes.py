@@ -27,14 +27,14 @@ def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterato
     """Yield what happens to each table of each replica when the source has these shapes."""
     for name, replica in settings.replicas.items():
         area = f"replica {name!r}"
-        # The other checks have reported a replica that does not answer.
-        engine = _result_of(open_for_check(replica.sqlalchemy_url, area))
-        if engine is None or not all(sa.inspect(engine).has_table(table.name) for table in METADATA.sorted_tables):
-            continue
         try:
             wanted = viewed_shapes(replica, shapes)
         except ConfigurationError as error:
             yield view_fault(area, error)
+            continue
+        # The other checks have reported a replica that does not answer.
+        engine = _result_of(open_for_check(replica.sqlalchemy_url, area))
+        if engine is None or not all(sa.inspect(engine).has_table(table.name) for table in METADATA.sorted_tables):
             continue
         dialect = replica_dialect(engine.dialect.name)
         dialect.configure_reader(engine)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.views.replica_view import ReplicaView
+from rowcast.consumer.views.unused import unused_names
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.errors import ConfigurationError
 from rowcast.shared.findings import Finding, Verdict
-from rowcast.shared.suggestions import did_you_mean
 from rowcast.shared.tables.shape import TableShape
 
 
@@ -30,12 +29,8 @@ def view_findings(replica: ReplicaSettings, shapes: Sequence[TableShape], area: 
 
     ``shapes``: the newest shapes of the source's tables that the replica has.
     """
-    names = [name for shape in shapes for name in (shape.full_name, *shape.was)]
-    for pattern in replica.view:
-        if not any(table == pattern or fnmatchcase(table, pattern) for table in names):
-            meant = did_you_mean(pattern, names).strip()
-            hint = meant or f"the tables of the replica are {', '.join(sorted(names)) or 'none yet'}"
-            yield Finding(area, Verdict.configuration, f"the view of {pattern} matches no table", hint)
+    for unused in unused_names(replica.view, shapes):
+        yield view_fault(area, unused)
     # A fault of a view shows again at each table that refers to the view's.
     yield from dict.fromkeys(_of_tables(replica_view(replica, shapes), shapes, area))
 
@@ -52,7 +47,7 @@ def _of_tables(view: ReplicaView, shapes: Sequence[TableShape], area: str) -> It
             yield Finding(area, Verdict.ok, lacking, table=shape.full_name)
 
 
-def view_fault(area: str, error: ConfigurationError) -> Finding:
+def view_fault(area: str, error: ConfigurationError | str) -> Finding:
     """Return the finding about a view that does not fit its table."""
-    fault, _, hint = str(error).partition(". ")
+    fault, _, hint = str(error).removesuffix(".").partition(". ")
     return Finding(area, Verdict.configuration, fault, hint.removesuffix(".") or "correct the view")

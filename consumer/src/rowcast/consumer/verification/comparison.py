@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rowcast.consumer.events.row_layout import RowLayout, matches_any
 from rowcast.consumer.replica.dialects import LIVE, TableNaming
@@ -195,7 +195,9 @@ class _Comparison:
             if stopped := len(found) >= _MAX_DIFFERENCES:
                 break
         self._reason = settlement.reason
-        return table_result(name, scan.rows, found, behind, stopped)
+        view = pair.replica.shape.view
+        result = table_result(name, scan.rows, found, behind, stopped)
+        return result if view is None else replace(result, view=view.lacking)
 
     def _report(self, table: str) -> None:
         if self._on_progress is not None:

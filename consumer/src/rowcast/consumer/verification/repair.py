@@ -124,7 +124,7 @@ def repair(
                 settled = settlement.settle(difference.key for difference in table.differences)
                 reason = reason or settlement.reason
                 found = table_result(table.table, table.rows, settled.differences, settled.behind, table.stopped)
-                tables.append(replace(found, behind=found.behind + table.behind))
+                tables.append(replace(found, behind=found.behind + table.behind, view=table.view))
             else:
                 tables.append(table)
         return sent, VerifyResult(tuple(tables), reason)

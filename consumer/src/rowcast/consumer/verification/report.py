@@ -77,14 +77,17 @@ def _data(table: TableResult) -> dict[str, object]:
         "rows": table.rows,
         **counts,
         "stopped": table.stopped,
+        "view": table.view,
         "columns": table.columns,
         "differences": differences,
     }
 
 
 def _print(console: Console, table: TableResult) -> None:
+    through = f" (through the view: {table.view})" if table.view else ""
     if table.equal:
-        console.print(Text.assemble(("equal      ", "green"), f"{table.table}: {_rows(table.rows)}"), soft_wrap=True)
+        text = f"{table.table}: {_rows(table.rows)}{through}"
+        console.print(Text.assemble(("equal      ", "green"), text), soft_wrap=True)
         return
     counts = {
         "not in the replica": table.missing,
@@ -95,7 +98,9 @@ def _print(console: Console, table: TableResult) -> None:
     counted = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     suffix = " (not compared to its end, because too many rows differ)" if table.stopped else ""
     word = ("different  ", "red") if table.differing else ("behind     ", "yellow")
-    console.print(Text.assemble(word, f"{table.table}: {_rows(table.rows)}, {counted}{suffix}"), soft_wrap=True)
+    console.print(
+        Text.assemble(word, f"{table.table}: {_rows(table.rows)}, {counted}{suffix}{through}"), soft_wrap=True
+    )
     if len(table.columns) > 1:
         columns = list(table.columns.items())
         shown = ", ".join(f"{name} {count:,}" for name, count in columns[:_SHOWN_COLUMNS])

@@ -33,7 +33,7 @@ class TableResult:
     ``rows``: the number of compared rows of the primary. ``missing``, ``extra`` and ``different`` count the
     differences, and ``differences`` names them. ``behind``: the number of rows that differ because the replica has not
     applied their changes yet. ``stopped``: the comparison stopped before the table's end, because of too many
-    differences.
+    differences. ``view``: what of the primary was not compared, because the replica's view does not take it, or "".
     """
 
     table: str
@@ -44,6 +44,7 @@ class TableResult:
     differences: tuple[Difference, ...]
     stopped: bool = False
     behind: int = 0
+    view: str = ""
 
     @property
     def equal(self) -> bool:

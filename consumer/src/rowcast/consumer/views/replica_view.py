@@ -12,6 +12,7 @@ from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.views.row_view import RowView
 from rowcast.consumer.views.table_view import TableView, fit_view
+from rowcast.consumer.views.unused import unused_names
 from rowcast.consumer.views.viewed_shape import ViewedShape, viewed_shape
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.view_settings import ViewSettings
@@ -43,6 +44,7 @@ class ReplicaView:
         self._settings = settings.view
         self._key = None if settings.mask_key is None else settings.mask_key.get_secret_value().encode()
         self._newest = newest
+        self._warned: set[str] = set()
         self._fitted: dict[str, tuple[TableShape, TableView | None]] = {}
         self._shapes: dict[str, tuple[TableShape, ViewedShape]] = {}
         self._rows: dict[RowLayout, tuple[TableShape, RowView | None]] = {}
@@ -53,7 +55,14 @@ class ReplicaView:
 
     def shapes(self, shapes: Iterable[TableShape]) -> list[TableShape]:
         """Return the shapes of the replica's tables for newest shapes of the source."""
-        return [self.viewed(shape).shape for shape in shapes] if self else list(shapes)
+        found = list(shapes)
+        if not self:
+            return found
+        for unused in unused_names(self._settings, found):
+            if unused not in self._warned:
+                self._warned.add(unused)
+                _log.warning("%s", unused)
+        return [self.viewed(shape).shape for shape in found]
 
     def viewed(self, shape: TableShape) -> ViewedShape:
         """Return the shape of the replica's table for the newest shape of the source, and the missing constraints."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from rowcast.shared.config.database_settings import DatabaseSettings
 from rowcast.shared.config.schedule import Schedule, ScheduleText, Seconds
@@ -127,6 +127,14 @@ class ReplicaSettings(DatabaseSettings):
         description="Secret key of at least 16 characters for the mask `hash` of a view. Replicas with the same key "
         "have the same digests. Without the key, nobody can try out values.",
     )
+
+    @field_validator("view")
+    @classmethod
+    def _names_have_a_schema(cls, value: dict[str, ViewSettings]) -> dict[str, ViewSettings]:
+        for table in value:
+            if "." not in table and "*" not in table:
+                raise ValueError(f"the view of {table} matches no table. Name it as events do: schema.{table}")
+        return value
 
     @model_validator(mode="after")
     def _has_the_key_of_its_masks(self) -> ReplicaSettings:

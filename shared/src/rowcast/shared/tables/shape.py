@@ -151,6 +151,15 @@ class ViewShape:
         """Return the columns that the replica does not get."""
         return tuple(column.name for column in self.columns if column.taken_as is None)
 
+    @property
+    def lacking(self) -> str:
+        """Return what of the source the replica does not have, in words, or "" if it has everything."""
+        masked = [column.name for column in self.columns if column.mask is not None]
+        parts = [f"without {', '.join(self.left_out)}"] if self.left_out else []
+        parts += [f"{', '.join(masked)} masked"] if masked else []
+        parts += [f"only rows where {self.where}"] if self.where is not None else []
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
