@@ -32,6 +32,8 @@ def main() -> int:
         "latency": [[primary, replica, bootstrap], [primary, replica, bootstrap, "--embedded-relay"]],
         "worker": [[replica, bootstrap]],
         "worker_start": [[replica, bootstrap]],
+        "row_workers": [[replica, bootstrap]],
+        "parallel_apply": [[replica]],
         "worker_parts": [[replica]],
         "small_transactions": [[replica]],
         "rebuild": [
