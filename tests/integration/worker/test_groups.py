@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from rowcast.consumer.events.change import Change
@@ -25,13 +27,14 @@ from rowcast.consumer.replica.positions import ReplicaChangedError
 from rowcast.consumer.status.lag import replica_status
 from rowcast.consumer.status.workers import group_id
 from rowcast.shared.config.settings import Settings
-from rowcast.shared.errors import DataError, FencedError
+from rowcast.shared.errors import ConfigurationError, DataError, FencedError, RetriableError
 from rowcast.shared.kafka.topic_names import table_topic
 from servers import Broker
 from servers.guard import Guard
 from support.kafka_source import Source, column, shape
+from support.rebuilds import rebuilt
 from support.worker_process import WorkerProcess
-from support.worker_runs import NAME, Database, running_worker, settings_for, work_once
+from support.worker_runs import NAME, Database, RunningWorker, running_worker, settings_for, work_once
 from support.written_rows import audit, written
 
 pytestmark = pytest.mark.shared_dialect
@@ -139,6 +142,10 @@ class Writer:
             if old and number % 5 == 0:
                 lines += [("d", "item", {"id": old})]
                 del self.items[old]
+            elif old and number % 7 == 0:
+                # The row is deleted and created again.
+                lines += [("d", "item", {"id": old}), ("c", "item", {"id": old, "n": number})]
+                self._note(old, number)
             elif old:
                 lines += [("u", "item", {"id": old, "n": number})]
                 self._note(old, number)
@@ -294,25 +301,89 @@ def test_from_transactions_to_rows_and_back(source: Source, settings: Settings, 
     assert len(replica.rows("item", "n")) == 30
 
 
-@ON_SQLITE
-def test_added_partitions_and_keys_without_an_order_stop_the_workers(
+@pytest.mark.parametrize("replica_url", ["postgresql"], indirect=True)
+def test_a_suspended_worker_that_the_server_waits_for_loses_its_session(settings: Settings, replica: Database) -> None:
+    layouts = RowLayouts()
+    layouts.add(ITEM.version, ITEM)
+    partition: Partition = ("t", 0)
+    worker = GroupReplica("shop", NAME, settings.replicas[NAME], layouts)
+    worker.partitions = frozenset([partition])
+    idle = Run([Transaction(None, 0, 0, [], {partition: Position(1, 1)}, by_key=True)])
+    suspended = replica.engine.connect()
+    try:
+        worker.join({"t": 1})
+        suspended.exec_driver_sql("UPDATE rowcast_position SET lsn = 7")
+        # As in the middle of a COPY, the server would never end the session by itself.
+        with pytest.raises(RetriableError):
+            worker.apply(idle)
+        worker.apply(idle)
+        assert replica.rows("rowcast_position", "next_offset", "lsn") == [(1, 1)]
+        with pytest.raises(sa.exc.OperationalError):
+            suspended.commit()
+    finally:
+        suspended.invalidate()
+        worker.close()
+
+
+@pytest.mark.parametrize("replica_url", ["postgresql"], indirect=True)
+def test_a_rebuild_replaces_the_tables_of_a_group_and_leads_on_after_added_partitions(
     source: Source, settings: Settings, replica: Database, kafka: Broker
+) -> None:
+    source.add(ITEM)
+    source.transaction(*(("c", "item", {"id": n, "n": n}) for n in range(8)))
+    with running_worker(settings) as worker:
+        worker.until(lambda progress: progress.state == "following" and len(replica.rows("item")) == 8)
+        replica.execute("UPDATE item SET n = 99 WHERE id = 3")
+        rebuilt(settings)
+        source.transaction(("c", "item", {"id": 8, "n": 8}))
+        worker.until(lambda progress: progress.state == "following" and len(replica.rows("item")) == 9)
+    assert replica.rows("item", "id", "n") == [(n, n) for n in range(9)]
+    topic = table_topic(source.name, "public", "item")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_partitions([NewPartitions(topic, 6)])[topic].result(10)
+    with pytest.raises(DataError, match=f"topic {topic} has 6 partitions now, and had 4 before"):
+        work_once(settings)
+    assert replica_status(settings, NAME).state == "stopped"
+    rebuilt(settings)
+    # A producer learns of new partitions within minutes, or at its start.
+    source.__post_init__()
+    source.transaction(*(("u", "item", {"id": n, "n": n + 1}) for n in range(9)))
+    work_once(settings)
+    assert replica.rows("item", "id", "n") == [(n, n + 1) for n in range(9)]
+    assert len(replica.rows("rowcast_position")) >= 6
+
+
+@ON_SQLITE
+def test_a_key_in_the_partition_of_another_number_of_partitions_stops_the_workers(
+    source: Source, settings: Settings, replica: Database
 ) -> None:
     source.add(ITEM)
     source.transaction(*(("c", "item", {"id": n, "n": n}) for n in range(8)))
     work_once(settings)
     topic = table_topic(source.name, "public", "item")
-    # A key in the partition of another number of partitions.
     source.send(topic, source.envelope("u", ITEM, {"id": 1, "n": 2}, 50, "9", 1, 1), b'{"id":1}', partition=3)
     source.flush()
     with pytest.raises(DataError, match=r"lose the order of its events. Rebuild the replica: rowcast rebuild copy"):
         work_once(settings)
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.create_partitions([NewPartitions(topic, 6)])[topic].result(10)
-    with pytest.raises(DataError, match=f"topic {topic} has 6 partitions now, and had 4 before"):
-        work_once(settings)
     assert replica.rows("item", "id", "n") == [(n, n) for n in range(8)]
-    assert replica_status(settings, NAME).state == "stopped"
+
+
+@ON_SQLITE
+def test_a_renamed_table_is_followed_once_its_former_name_is_applied(
+    source: Source, settings: Settings, replica: Database
+) -> None:
+    former, present = shape("old_item", column("n")), shape("new_item", column("n"))
+    renamed = replace(present, was=("public.old_item",))
+    source.add(former)
+    source.transaction(*(("c", "old_item", {"id": n, "n": n}) for n in range(4)))
+    work_once(settings)
+    source.add(renamed)
+    source.transaction(*(("u", "new_item", {"id": n, "n": n + 1}) for n in range(4)))
+    work_once(settings)
+    assert replica.rows("new_item", "id", "n") == [(n, n + 1) for n in range(4)]
+    source.transaction(("u", "old_item", {"id": 1, "n": 7}))
+    with pytest.raises(DataError, match="changes under the former name are not applied yet"):
+        work_once(settings)
 
 
 @ON_SQLITE
@@ -344,3 +415,27 @@ def test_a_member_keeps_its_name_and_its_partitions(
     with running_worker(named) as worker:
         worker.until(lambda _: replica.rows("item", "n") == [(2,)])
     assert replica.rows("rowcast_replica", "owner", "epoch") == [("a group of workers", 1)]
+    # Of two workers with one name, the broker refuses the earlier, or with the new protocol the later.
+    workers = [RunningWorker(named)]
+    workers[0].until(lambda progress: progress.active)
+    workers.append(RunningWorker(named))
+    until(lambda: any(isinstance(worker.error, ConfigurationError) for worker in workers))
+    for worker in workers:
+        worker.stop()
+    [error] = [f"{worker.error}" for worker in workers if worker.error is not None]
+    assert "another worker has joined the consumer group with the member_name 'pod'" in error
+
+
+@ON_SQLITE
+def test_workers_that_apply_once_end_together(source: Source, settings: Settings, replica: Database) -> None:
+    source.add(ITEM, NOTE)
+    for n in range(200):
+        source.put(("c", "item", {"id": n, "n": n}), ("c", "note", {"id": n, "item_id": n}))
+    source.flush()
+    threads = [threading.Thread(target=work_once, args=(settings,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert (len(replica.rows("item")), len(replica.rows("note")), replica.state()) == (200, 200, "following")

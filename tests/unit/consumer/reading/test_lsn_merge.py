@@ -18,8 +18,8 @@ LAYOUT = RowLayout(shape("a", column("n")), ("id", "n"))
 class Topic:
     """Hold the partitions of a topic, of which each has ``target`` events."""
 
-    def __init__(self, partitions: int = 2, target: int = 10) -> None:
-        self.merge = LsnMerge(AppliedKeys(SETTINGS, RowLayouts(), {}, 1_000))
+    def __init__(self, partitions: int = 2, target: int = 10, *, keeps_apart: bool = False) -> None:
+        self.merge = LsnMerge(AppliedKeys(SETTINGS, RowLayouts(), {}, 1_000), keeps_apart=keeps_apart)
         self.streams = [PartitionStream(("a", n), "table", 0, target=target) for n in range(partitions)]
 
     def read(self, partition: int, *lsns: int) -> None:
@@ -43,6 +43,15 @@ def test_events_wait_for_smaller_lsns_of_other_partitions() -> None:
     topic.read(0, 1, 6, 8)
     assert topic.release() == [1, 5, 6, 7, 8]
     assert (topic.merge.held_events, [c.lsn for c in topic.streams[1].held]) == (1, [9])
+
+
+def test_partitions_that_are_kept_apart_do_not_wait_for_each_other() -> None:
+    topic = Topic(keeps_apart=True)
+    topic.read(1, 5, 7)
+    assert topic.release() == [5, 7]
+    topic.read(0, 1, 6)
+    assert topic.release() == [1, 6]
+    assert topic.merge.held_events == 0
 
 
 def test_positions_follow_the_released_events_alone() -> None:

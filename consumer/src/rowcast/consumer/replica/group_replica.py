@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.events.position import Partition, Position
+from rowcast.consumer.events.transactions import Run
 from rowcast.consumer.replica import positions
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.connection import Replica
@@ -15,7 +16,7 @@ from rowcast.consumer.replica.group_positions import GroupPositions, join_group,
 from rowcast.consumer.replica.part import require_undivided
 from rowcast.consumer.replica.positions import GROUP_OWNER, ReplicaRow, read_row
 from rowcast.consumer.replica.worker_tables import METADATA
-from rowcast.shared.errors import FencedError
+from rowcast.shared.errors import DataError, FencedError, RetriableError
 
 _NO_POSITION = Position(0, 0)
 
@@ -32,6 +33,8 @@ class GroupReplica(Replica):
     partitions: frozenset[Partition] = frozenset()
     """The partitions whose rows this worker writes."""
 
+    _may_wait_for_another = False
+
     known_ms: Mapping[Partition, int] = {}
     """The time before which the replica knows all deletes, by partition, as read by ``take_over``."""
 
@@ -47,10 +50,15 @@ class GroupReplica(Replica):
         constraints between rows. Raise DataError if a topic has got more partitions.
         """
         self._create_worker_tables()
-        with self._connected() as connection, connection.begin():
-            self._dialect.require_transactions(connection, list(METADATA.tables))
-            require_undivided(connection, self._source, f"rowcast rebuild {self._name}")
-            join_group(connection, self._source, counts)
+        try:
+            with self._connected() as connection, connection.begin():
+                self._dialect.require_transactions(connection, list(METADATA.tables))
+                require_undivided(connection, self._source, f"rowcast rebuild {self._name}")
+                join_group(connection, self._source, counts)
+        except DataError:
+            # The group has the replica, and the reason for the stop is recorded under its epoch.
+            self.take_over()
+            raise
         self.take_over()
         if self.state == "consistent":
             self._leave_consistency()
@@ -87,6 +95,18 @@ class GroupReplica(Replica):
     def _set_up(self, connection: Connection) -> None:
         # A suspended worker would keep the positions of its partitions from the next worker.
         self._dialect.end_silent_transactions(connection, self._lease_s)
+        if self._may_wait_for_another:
+            self._may_wait_for_another = False
+            self._dialect.end_position_holders(connection, self._source, self.partitions)
+
+    def apply(self, run: Run) -> int:
+        """Apply a run as ``Replica.apply`` does."""
+        try:
+            return super().apply(run)
+        except RetriableError:
+            # The fault may be the wait for a worker that had the partitions before, and is suspended.
+            self._may_wait_for_another = True
+            raise
 
     def has_reached(self, ends: Mapping[Partition, int]) -> bool:
         """Return whether the group has applied everything before ``ends``."""

@@ -87,6 +87,15 @@ class GroupTurn:
 
     def _join(self, partitions: frozenset[Partition]) -> None:
         counts = self._membership.partition_counts()
+        self._replica.partitions = partitions
+        self._replica.join(counts)
+        self._require_exact_keys(counts)
+        self._require_applied_renamings(counts)
+        divided = {topic: count for topic, count in counts.items() if count > 1}
+        self.share = Share(partitions, divided, follows=True, counts=counts, known_ms=self._replica.known_ms)
+
+    def _require_exact_keys(self, counts: Mapping[str, int]) -> None:
+        """Raise DataError for a topic with several partitions whose keys could be the same row on the replica."""
         for shape in self._layouts.latest_shapes():
             count = counts.get(self._settings.topic_of(shape.schema, shape.name), 0)
             if count > 1 and not is_divisible(shape):
@@ -95,11 +104,6 @@ class GroupTurn:
                     "columns than integers and dates. Two keys may then be the same row on the replica, and the order "
                     'of their events is lost. Give the topic one partition, or use consistency = "transaction".'
                 )
-        self._replica.partitions = partitions
-        self._replica.join(counts)
-        self._require_applied_renamings(counts)
-        divided = {topic: count for topic, count in counts.items() if count > 1}
-        self.share = Share(partitions, divided, follows=True, counts=counts, known_ms=self._replica.known_ms)
 
     def _require_applied_renamings(self, counts: Mapping[str, int]) -> None:
         """Raise DataError while the topic of a renamed table's former name has events that are not applied.

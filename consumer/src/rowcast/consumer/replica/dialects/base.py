@@ -129,6 +129,11 @@ class ReplicaDialect(ABC):
     def end_silent_transactions(self, connection: Connection, seconds: float) -> None:  # noqa: B027  # optional
         """Let the server roll back a transaction of this session that hears nothing of its worker for this time."""
 
+    def end_position_holders(  # noqa: B027  # optional
+        self, connection: Connection, source: str, partitions: Collection[tuple[str, int]]
+    ) -> None:
+        """End the sessions that hold the positions of partitions, where the server itself does not end them."""
+
     def end_other_writers(self, connection: Connection, source: str) -> None:  # noqa: B027  # optional
         """End sessions of earlier workers, or of this worker before a fault, whose transactions lock the replica's row.
 

@@ -73,6 +73,12 @@ _OTHER_WRITERS = sa.text(
     "WHERE r.source = :source AND l.pid <> pg_backend_pid()"
 )
 
+_POSITION_HOLDERS = sa.text(
+    "SELECT p.topic, p.partition, l.pid FROM rowcast_position p JOIN pg_locks l ON l.locktype = 'transactionid' "
+    "AND l.transactionid = p.xmax AND l.granted JOIN pg_stat_activity a ON a.pid = l.pid "
+    "AND a.usename = current_user WHERE p.source = :source AND l.pid <> pg_backend_pid()"
+)
+
 _COLUMNS = sa.text(
     """
     WITH RECURSIVE wanted AS (
@@ -157,9 +163,20 @@ class PostgreSQLReplica(ReplicaDialect):
         return PostgreSQLClaim(open_engine(url, label, pooled=False, isolation_level="READ COMMITTED"), source, lease_s)
 
     def end_silent_transactions(self, connection: Connection, seconds: float) -> None:
-        """Let the server end the session."""
-        connection.exec_driver_sql(f"SET idle_in_transaction_session_timeout = {math.ceil(seconds * 1000):d}")
+        """Let the server end the session, and give up the wait for a lock after this time."""
+        for name in ("idle_in_transaction_session_timeout", "lock_timeout"):
+            connection.exec_driver_sql(f"SET {name} = {math.ceil(seconds * 1000):d}")
         connection.commit()
+
+    def end_position_holders(
+        self, connection: Connection, source: str, partitions: Collection[tuple[str, int]]
+    ) -> None:
+        """Terminate the sessions. The server waits without end for the rows of a COPY."""
+        with connection.begin():
+            for topic, partition, pid in connection.execute(_POSITION_HOLDERS, {"source": source}).all():
+                if (topic, partition) in partitions:
+                    _log.warning("ending the session %d, which holds the position of %s/%d", pid, topic, partition)
+                    connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid:d})")
 
     def end_other_writers(self, connection: Connection, source: str) -> None:
         """Terminate the sessions whose transactions have locked the replica's row."""
