@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from functools import cache
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -62,6 +63,7 @@ def delete_records(bootstrap: str, topic: str, before: int) -> None:
             time.sleep(0.05)
 
 
+@cache
 def _admin(bootstrap: str) -> AdminClient:
-    """Return a client, which must live until it has the answers."""
+    """Return the client of a broker. A client for each request would take more time than the requests."""
     return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})

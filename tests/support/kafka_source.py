@@ -94,19 +94,21 @@ class Source:
 
     def create_topics(self, *topics: str, partitions: int | None = None) -> None:
         """Create topics on a real broker. The embedded broker creates topics when they are first used."""
-        new = [t for t in topics if t not in self._made]
-        if not new:
-            return
-        create_topics(self.bootstrap, *(NewTopic(t, partitions or self.partitions, 1) for t in new))
-        self._made.update(new)
+        self._create(dict.fromkeys(topics, partitions or self.partitions))
+
+    def _create(self, partitions: dict[str, int]) -> None:
+        """Create topics in one request. ``partitions``: their numbers of partitions."""
+        new = partitions.keys() - self._made
+        if new:
+            create_topics(self.bootstrap, *(NewTopic(topic, partitions[topic], 1) for topic in new))
+            self._made |= new
 
     def add(self, *shapes: TableShape, topics: bool = True) -> None:
         """Publish shapes, and create the topics of their tables."""
         if topics:
-            self.create_topics(transaction_topic(self.name), schema_topic(self.name), partitions=1)
+            own = dict.fromkeys((transaction_topic(self.name), schema_topic(self.name)), 1)
+            self._create(own | {table_topic(self.name, one.schema, one.name): self.partitions for one in shapes})
         for one in shapes:
-            if topics:
-                self.create_topics(table_topic(self.name, one.schema, one.name))
             self.shapes[one.full_name] = one
             self.lsn += 1
             value = orjson.loads(one.to_json()) | {"version": one.version, "source": self.name, "lsn": self.lsn}

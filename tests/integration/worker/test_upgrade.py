@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from rowcast.consumer import replica_status
-from rowcast.consumer.replica.dialects import replica_dialect
+from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.worker_tables import create_tables, missing_columns
 from rowcast.shared.errors import ConfigurationError
 from servers import Broker
@@ -50,7 +50,14 @@ def test_workers_that_start_together_upgrade_the_tables_once(engine: str, new_da
 
     def upgrade(_: int) -> None:
         together.wait()
-        create_tables(replica.engine, replica_dialect(engine))
+        dialect = replica_dialect(engine)
+        while True:
+            try:
+                return create_tables(replica.engine, dialect)
+            except sa.exc.DBAPIError as error:
+                # As the worker, which tries again.
+                if dialect.classify(error) is not Fault.TRANSIENT:
+                    raise
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(upgrade, range(4)))

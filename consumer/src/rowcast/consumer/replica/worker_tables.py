@@ -125,33 +125,41 @@ ROWCAST_DEAD_LETTER = sa.Table(
 
 
 def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
-    """Create missing tables of this module, and add missing columns. Two workers may call this at the same time.
+    """Create missing tables of this module, and add missing columns. Several workers may call this at the same time.
 
-    Raise ConfigurationError with the statements to run if the user may not add columns.
+    Raise ConfigurationError with the statements to run if the user may not.
     """
-    # The usual start needs a single connection.
+    # All with one connection, because every start of a worker does this.
     with engine.connect() as connection:
         if _are_complete(connection):
             return
-    try:
-        METADATA.create_all(engine)
-    except exc.DBAPIError:
-        # The other worker may have been faster.
-        _create_again(engine, replica)
-    for statement in missing_columns(engine).values():
+        connection.rollback()
+        for table in METADATA.sorted_tables:
+            _create(connection, replica, table)
+        with connection.begin():
+            missing = missing_columns(connection)
+    for statement in missing.values():
         _add_column(engine, replica, statement)
 
 
-def _create_again(engine: Engine, replica: ReplicaDialect) -> None:
-    """Create missing tables. Raise ConfigurationError if the user may not, and an earlier version created the rest."""
+def _create(connection: Connection, replica: ReplicaDialect, table: sa.Table) -> None:
+    """Create a table that is missing.
+
+    Raise ConfigurationError if the user may not, and an earlier version created the other tables.
+    """
     try:
-        METADATA.create_all(engine)
+        with connection.begin():
+            table.create(connection, checkfirst=True)
     except exc.DBAPIError as error:
-        if replica.classify(error) in (Fault.LOST, Fault.TRANSIENT) or not sa.inspect(engine).has_table(
-            ROWCAST_REPLICA.name
-        ):
+        if replica.classify(error) in (Fault.LOST, Fault.TRANSIENT):
             raise
-        raise _refusal(engine, replica, error, "create tables") from error
+        with connection.begin():
+            inspector = sa.inspect(connection)
+            if inspector.has_table(table.name):
+                return  # Another worker was faster.
+            if not inspector.has_table(ROWCAST_REPLICA.name):
+                raise
+        raise _refusal(connection.engine, replica, error, "create tables") from error
 
 
 def _are_complete(connection: Connection) -> bool:
