@@ -168,6 +168,7 @@ def keys(engine: str) -> dict[str, tuple[Any, list[Any]]]:
     return kinds
 
 
+@pytest.mark.shared_dialect
 def test_keys_of_every_kind_are_gone_through_in_small_chunks(new_app: NewApp, settings: Settings) -> None:
     """Each kind alone, and as first and second part of a composite key: each row is read exactly once."""
     metadata = sa.MetaData()
