@@ -19,6 +19,7 @@ from rowcast.consumer.events.change import Change
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.events.transactions import Run, Transaction
+from rowcast.consumer.reading import subscription
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.group_positions import GroupPositions
@@ -351,6 +352,25 @@ def test_a_rebuild_replaces_the_tables_of_a_group_and_leads_on_after_added_parti
     work_once(settings)
     assert replica.rows("item", "id", "n") == [(n, n + 1) for n in range(9)]
     assert len(replica.rows("rowcast_position")) >= 6
+
+
+@ON_SQLITE
+def test_partitions_added_to_a_topic_stop_the_workers_that_run(
+    source: Source, settings: Settings, replica: Database, kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "_NEW_PARTITION_POLL_S", 0.2)
+    source.add(ITEM)
+    source.transaction(("c", "item", {"id": 1, "n": 1}))
+    worker = RunningWorker(settings)
+    worker.until(lambda progress: progress.state == "following")
+    topic = table_topic(source.name, "public", "item")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(10)
+    until(lambda: worker.error is not None)
+    worker.stop()
+    assert f"topic {topic} has 5 partitions now, and had 4 before" in f"{worker.error}"
+    status = replica_status(settings, NAME)
+    assert (status.state, f"{status.reason}".endswith("Rebuild the replica: rowcast rebuild copy")) == ("stopped", True)
 
 
 @ON_SQLITE

@@ -27,6 +27,8 @@ _log = logging.getLogger("rowcast.worker")
 
 # The defaults of the user's properties: a worker that has died is no longer counted after ten seconds.
 _DEFAULTS = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
+# The leader of a group hears of new topics and partitions after this time. The client's default is five minutes.
+_METADATA_MS = 30_000
 _LEAVE_S = 5.0
 # The client reports a fenced member as a fatal error, or by the broker's code.
 _FENCED = ("_FATAL", "FENCED_INSTANCE_ID", "UNRELEASED_INSTANCE_ID")
@@ -123,6 +125,8 @@ def _properties(settings: Settings, replica: str) -> dict[str, Any]:
         # The assignor of some versions of the client never ends if members with the same name follow other topics.
         "client.id": f"{kafka.get('client.id', 'rowcast')}-{new_process_name()}",
     }
+    if "topic.metadata.refresh.interval.ms" not in kafka:
+        own["topic.metadata.refresh.interval.ms"] = _METADATA_MS
     if name := settings.replica(replica).member_name:
         own["group.instance.id"] = name
     if kafka.get("group.protocol") == "consumer":

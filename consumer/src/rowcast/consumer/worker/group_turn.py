@@ -11,7 +11,13 @@ from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import RowLayouts
 from rowcast.consumer.reading.share import Share, is_divisible
 from rowcast.consumer.reading.skips import Skips
-from rowcast.consumer.reading.topic_metadata import new_asker, partition_ends, read_shapes
+from rowcast.consumer.reading.topic_metadata import (
+    new_asker,
+    new_reader,
+    partition_ends,
+    partitions_of,
+    read_shapes,
+)
 from rowcast.consumer.replica.claim import Claim
 from rowcast.consumer.replica.group_replica import GroupReplica
 from rowcast.consumer.replica.positions import ReplicaRow
@@ -79,7 +85,20 @@ class GroupTurn:
         if self.share is None:
             with new_asker(self._settings) as asker:
                 read_shapes(asker, self._settings, self._layouts, self._skips)
-        self._membership.follow([self._topic_of(shape.full_name) for shape in self._layouts.latest_shapes()])
+        topics = {self._topic_of(shape.full_name) for shape in self._layouts.latest_shapes()}
+        renamed = {self._topic_of(name) for name in self._layouts.renamed.values()}
+        unknown = renamed - self._membership.topics
+        self._membership.follow(topics - {topic for topic in unknown if self._is_empty(topic)})
+
+    def _is_empty(self, topic: str) -> bool:
+        """Return whether Kafka has committed no event of a topic.
+
+        The present topic of a renamed table is followed from its first event on, because all events under the former
+        name are then in Kafka too.
+        """
+        with new_reader(self._settings, committed=True) as consumer:
+            partitions = [(topic, number) for number in partitions_of(consumer, [topic]).get(topic, ())]
+            return not any(end for _, end in partition_ends(consumer, partitions).values())
 
     def _topic_of(self, table: str) -> str:
         schema, _, name = table.partition(".")
