@@ -17,7 +17,7 @@ from rowcast.consumer.verification.compared_database import ComparedDatabase
 from rowcast.consumer.views.conditions import Row
 from rowcast.consumer.views.row_view import RowView
 from rowcast.shared.config.table_settings import TableSettings
-from rowcast.shared.errors import ConfigurationError
+from rowcast.shared.errors import ConfigurationError, DataError
 from rowcast.shared.images import RowImage
 from rowcast.shared.images.published_rows import published_value, row_filter
 from rowcast.shared.tables.key_order import KeyOrder
@@ -62,8 +62,14 @@ class ComparedTable:
         self.row_image = self._image(self._layout.columns)
 
     def seen(self, image: Row) -> Row | None:
-        """Return a row as the replica is to have it, or None if the replica does not get the row."""
-        return image if self.rows is None else self.rows.row(image)
+        """Return a row as the replica is to have it, or None if the replica does not get the row.
+
+        Raise DataError for a value that the condition of the view cannot compare.
+        """
+        try:
+            return image if self.rows is None else self.rows.row(image)
+        except DataError as error:
+            raise DataError(f"table {self.shape.full_name}: the view: {error}. Correct the value") from error
 
     @property
     def exists(self) -> bool:
