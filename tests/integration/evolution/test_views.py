@@ -99,6 +99,25 @@ def test_a_view_stays_in_force_through_migrations(new_world: Callable[[str], Wor
     assert {"human", "person"}.isdisjoint(world.replica.tables())
 
 
+def test_a_group_of_workers_follows_a_view(new_database: NewDatabase, kafka: Broker, source_name: str) -> None:
+    source, url = Source(kafka.bootstrap_servers, source_name, partitions=3), new_database("postgresql")
+    views = {"public.person": VIEW}
+    settings = settings_for(source_name, kafka.bootstrap_servers, url, view=views, consistency="row")
+    source.add(PERSON)
+
+    def write(op: str, shift: int) -> list[int]:
+        """Write people of ages from 15 to 20. Return the keys of the adults."""
+        ages = {number: 15 + (number + shift) % 6 for number in range(20)}
+        rows = ({"id": number, "email": "ann@a", "age": age, "ssn": ""} for number, age in ages.items())
+        source.transaction(*((op, "person", row) for row in rows))
+        work_once(settings)
+        return [number for number, age in ages.items() if age >= 18]
+
+    for op, shift in (("c", 0), ("u", 3), ("u", 1)):
+        adults = write(op, shift)
+        assert sorted(Database(url).rows("adult", "id", "email")) == [(number, "ann") for number in adults]
+
+
 def test_a_refused_row_comes_back_through_the_view(new_world: Callable[[str], World]) -> None:
     world = new_world("sqlite")
     settings = world.with_view(VIEW, on_bad_row="dlq", dlq_unit="event")

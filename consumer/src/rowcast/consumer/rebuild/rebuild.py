@@ -39,6 +39,7 @@ from rowcast.consumer.replica.positions import ReplicaRow
 from rowcast.consumer.replica.promoted import require_not_promoted
 from rowcast.consumer.replica.taken import restore_foreign_keys, taken_replica
 from rowcast.consumer.replica.worker_tables import create_tables
+from rowcast.consumer.views.changed_view import changed_views
 from rowcast.consumer.views.replica_view import replica_shapes
 from rowcast.shared.backoff import Backoff
 from rowcast.shared.config.settings import Settings
@@ -154,6 +155,7 @@ class _Rebuild:
                 for name in sorted(users.keys() & after.keys())
             ),
             *strangers(self._engine, self._settings.source, own, after),
+            *(changed_views(own, after) if self._scope.is_part else ()),
             *(
                 ()
                 if self._options.is_ahead

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from rowcast.consumer.events.rebuild_hint import REBUILD
 from rowcast.consumer.views.syntax import ConditionError, parse_condition
 from rowcast.shared.errors import DataError
@@ -18,6 +20,16 @@ def require_same_view(before: TableShape, shape: TableShape) -> None:
             f"the view of table {shape.full_name} has changed: {change}. The replica has the rows of the earlier view. "
             f"{REBUILD}, or take the change back"
         )
+
+
+def changed_views(before: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> Iterator[str]:
+    """Yield why chosen tables cannot be rebuilt without the others, for each chosen table whose view has changed."""
+    for name in sorted(before.keys() & after.keys()):
+        if change := _change(before[name], after[name]):
+            yield (
+                f"the view of table {name} has changed: {change}. The other tables cannot go on under it meanwhile, so "
+                "rebuild all tables"
+            )
 
 
 def _change(before: TableShape, shape: TableShape) -> str:
