@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ from fixtures.databases import NewDatabase
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from servers import Broker, Connect
+from support.source_connector import connector
 from support.worker_runs import NAME, Database, running_worker
 
 TABLES = """
@@ -68,16 +67,6 @@ def connector_settings(name: str, database: str, **more: str) -> dict[str, str]:
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         **more,
     }
-
-
-@contextmanager
-def connector(connect: Connect, name: str, settings: Mapping[str, str]) -> Iterator[None]:
-    """Run a source connector until the block ends."""
-    connect.put(name, settings)
-    try:
-        yield
-    finally:
-        connect.drop(name)
 
 
 def held(database: Database, table: str) -> list[tuple[Any, ...]]:

@@ -166,3 +166,24 @@ def test_a_large_transaction_waits_in_a_file() -> None:
     assert len(transaction.changes) == SPILL_EVENTS + 1
     assert [change.lsn for change in transaction.changes] == list(range(SPILL_EVENTS + 1))
     assert world.assembly.held_events == 0
+
+
+def test_an_event_without_effect_counts_in_its_transaction() -> None:
+    world = World()
+    world.assembly.leave_out(world.event("7", "a", 10))
+    world.add("7", "b", 20, order=2)
+    world.end("7", 30, a=1, b=1)
+    assert world.popped() == [("7:30", [b'{"id":20}'])]
+
+
+def test_rows_of_a_binary_log_are_counted_from_0_in_each_statement() -> None:
+    world = World()
+    for order, (position, row) in enumerate([(100, 0), (100, 1), (200, 0), (200, 0)], 1):
+        event = world.event("7", "a", order)
+        assert not world.assembly.add(
+            event._replace(place=LogPlace("server", position, row, counts_rows=True), order=order)
+        )
+    other = world.event("7", "b", 9)
+    world.assembly.add(other._replace(place=LogPlace("server", 150, 0, counts_rows=True), order=5))
+    world.end("7", a=4, b=1)
+    assert world.popped() == [("7:0", [b'{"id":%d}' % id for id in (1, 2, 9, 3, 4)])]

@@ -117,6 +117,13 @@ def test_bytes_as_texts_are_read_by_the_configured_mode(mode: Any, value: str) -
     assert (value if form.decode is None else form.decode(value)) == "AP/+"
 
 
+def test_bits_of_mysql_are_a_number() -> None:
+    form = read_field(field("bytes", DEBEZIUM + "data.Bits", length="3"), DebeziumSettings(), "mysql")
+    assert form.type == PortableType("native", native="BIT(3)")
+    assert form.decode is not None
+    assert form.decode("BQ==") == "5"
+
+
 def test_bytes_as_texts_are_refused_without_a_mode() -> None:
     with pytest.raises(DataError, match="binary_handling_mode"):
         read_field(propagated("string", "BYTEA"), DebeziumSettings(), "postgresql")

@@ -59,6 +59,15 @@ def upgrade():
 """
 
 
+TWO_DATABASES = """
+import sqlalchemy as sa
+from alembic import context
+for metadata in (sa.MetaData(), sa.MetaData()):
+    context.configure(dialect_name="sqlite", target_metadata=metadata)
+    context.run_migrations()
+"""
+
+
 class Project:
     """An Alembic project with its generic template, and a database."""
 
@@ -132,6 +141,9 @@ def test_a_project_that_cannot_be_read_is_refused_with_the_reason(project: Proje
     text = project.env.read_text()
     project.env.write_text(text.replace("migrated_models.metadata", "None"))
     with pytest.raises(ConfigurationError, match="gives no target_metadata"):
+        read_project(project.ini)
+    project.env.write_text(TWO_DATABASES)
+    with pytest.raises(ConfigurationError, match="migrates several databases"):
         read_project(project.ini)
     project.env.write_text("raise RuntimeError('only online')")
     with pytest.raises(ConfigurationError, match=r"RuntimeError: only online.*rowcast check --metadata"):

@@ -33,7 +33,7 @@ class _Open:
 
     changes: list[Change] | SpilledChanges = field(default_factory=list)
     first: dict[Partition, int] = field(default_factory=dict)
-    last: dict[Partition, tuple[int, int]] = field(default_factory=dict)
+    last: dict[Partition, tuple[int, int, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     is_straddling: bool = False
 
@@ -101,12 +101,16 @@ class Assembly:
         transaction = self._take(event)
         if transaction is None or transaction.is_straddling:
             return transaction is not None
-        number = event.place.number if event.place else event.order
+        number = event.place.statement if event.place else event.order
         transaction.changes.append(change._replace(lsn=number))
         self.held_events += 1
         if isinstance(transaction.changes, list) and len(transaction.changes) >= SPILL_EVENTS:
             transaction.changes = SpilledChanges(change.transaction, transaction.changes)
         return False
+
+    def leave_out(self, event: TableEvent) -> None:
+        """Count an event of a transaction that has no effect on the replica."""
+        self._take(event)
 
     def _take(self, event: TableEvent) -> _Open | None:
         """Count the event in its transaction. Return None for a repeated event."""
@@ -117,8 +121,8 @@ class Assembly:
         transaction = self._open.get(identity)
         if transaction is None:
             transaction = self._open[identity] = _Open()
-        place = (event.place.number if event.place else 0, event.order)
-        if place <= transaction.last.get(change.partition, (-1, 0)):
+        place = (*(event.place.in_transaction if event.place else (0, 0)), event.order)
+        if place <= transaction.last.get(change.partition, (-1, 0, 0)):
             return None
         transaction.last[change.partition] = place
         transaction.first.setdefault(change.partition, change.offset)

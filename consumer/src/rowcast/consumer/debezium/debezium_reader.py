@@ -59,7 +59,6 @@ class DebeziumReader:
         self._vitals = vitals or Vitals("a reader")
         self.queue = TransactionQueue()
         self._context = context
-        self._connector = context.settings.debezium.connector
         self._by_row = options.consistency == "row"
         self._loading = context.loading or self._by_row
         self._is_cutting_over = False
@@ -172,7 +171,7 @@ class DebeziumReader:
     def _take_record(self, followed: FollowedPartition, message: Any) -> None:
         if message.value() is None:
             return
-        record = read_record(message.value(), self._connector)
+        record = read_record(message.value())
         if isinstance(record, Begin):
             self._assembly.add_begin(record)
         elif message.offset() < followed.applied_up_to:
@@ -191,6 +190,10 @@ class DebeziumReader:
             return
         if change.after is None and not event.is_tombstone:
             followed.last_delete = change.key
+        if change.is_truncate and self._context.ignores_truncates:
+            if change.transaction is not None:
+                self._assembly.leave_out(event)
+            return
         if self._by_row:
             is_new = event.place is None or not followed.places.is_repetition(event.place, snapshot=event.is_snapshot)
         else:
@@ -203,6 +206,12 @@ class DebeziumReader:
         change = event.change
         self._lacks_rows = event.is_snapshot and not event.is_last
         if change.transaction is None and not (event.is_read or event.is_tombstone):
+            if change.is_truncate:
+                raise DataError(
+                    "MySQL and MariaDB write a TRUNCATE outside of any transaction, so nothing says between which "
+                    'transactions it belongs. Leave it out with on_truncate = "ignore", and delete the rows on the '
+                    'primary by DELETE. The connector leaves such events out with skipped.operations = "t"'
+                )
             raise DataError(
                 "the event names no transaction. Set the connector's provide.transaction.metadata to true, or apply "
                 'rows without transactions: consistency = "row" in the replica\'s section'

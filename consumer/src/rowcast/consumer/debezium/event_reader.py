@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ class EventReader:
         transaction = value.get("transaction") or {}
         table = str(source.get("schema") or source["db"]), str(source["table"])
         return _Document(
-            str(value["op"]), value.get("after"), source, _identity(transaction.get("id"), source),
+            str(value["op"]), value.get("after"), source, _identity(transaction.get("id")),
             int(transaction.get("total_order") or 0), table,
         )  # fmt: skip
 
@@ -124,7 +125,7 @@ class EventReader:
             raise DataError(f"{_NO_EVENT}: neither an envelope nor a flattened event in the topic of a table")
         source = {"connector": self._connector, **added}
         transaction, order = added.get("transaction_id"), added.get("transaction_total_order")
-        return _Document(op, row, source, _identity(transaction, source), int(order or 0), (schema, table))
+        return _Document(op, row, source, _identity(transaction), int(order or 0), (schema, table))
 
     def _change(self, message: Any, schema: bytes, document: _Document) -> Change | None:
         partition, offset = (message.topic(), message.partition()), message.offset()
@@ -213,19 +214,22 @@ def _is_added(name: str) -> bool:
     return name.startswith(_ADDED)
 
 
-def _identity(transaction: Any, source: Mapping[str, Any]) -> str | None:
+def _identity(transaction: Any) -> str | None:
     """Return the id that all events of a transaction share."""
-    if not isinstance(transaction, str):
-        return None
-    return transaction_identity(transaction, str(source["connector"]))
+    return transaction_identity(transaction) if isinstance(transaction, str) else None
 
 
-def transaction_identity(transaction: str, connector: str) -> str:
+# A BEGIN or END does not say which connector has written it.
+_WITH_LSN = re.compile(r"[0-9]+:[0-9]+")
+
+
+def transaction_identity(transaction: str) -> str:
     """Return what the ids of a transaction's messages have in common.
 
-    PostgreSQL's connector appends the lsn of each event: ``742:26436400``. Other connectors have one id.
+    PostgreSQL's connector appends the lsn of each event: ``742:26436400``. Other connectors have one id, as a GTID of
+    MySQL: ``705f2d02-ed9f-11f1-9a2f-02fc00000001:8``.
     """
-    return transaction.partition(":")[0] if connector == "postgresql" else transaction
+    return transaction.partition(":")[0] if _WITH_LSN.fullmatch(transaction) else transaction
 
 
 def _decode(values: dict[str, Any], form: EventForm, decoders: Decoders) -> None:

@@ -27,6 +27,9 @@ _NO_LENGTH = 2**31 - 1
 _MOST_DIGITS = 1_000
 
 
+_MOST_BITS = 64
+
+
 class FieldForm(NamedTuple):
     """What a field says of its column. ``decode``: None if rowcast has the same value."""
 
@@ -76,8 +79,12 @@ def _enum(parameters: Mapping[str, str], _engine: str) -> FieldForm:
     return FieldForm(PortableType("enum", values=tuple(filter(None, parameters.get("allowed", "").split(",")))))
 
 
-def _bits(parameters: Mapping[str, str], _engine: str) -> FieldForm:
+def _bits(parameters: Mapping[str, str], engine: str) -> FieldForm:
     length = int(parameters.get("length", 0))
+    if engine != "postgresql":
+        # MySQL and MariaDB take bits for a number of at most 64 bits.
+        native = f"BIT({length})" if 0 < length <= _MOST_BITS else ""
+        return FieldForm(PortableType("native", native=native), values.bit_number)
     return FieldForm(PortableType("text"), partial(values.bit_text, length if length < _NO_LENGTH else None))
 
 

@@ -25,11 +25,23 @@ class LogPlace(NamedTuple):
     """A place in one log. Places of different ``history`` cannot be compared.
 
     ``committed``: what was committed before, as a number that grows in the log. ``number``: the event's own place.
+    ``counts_rows``: ``number`` is the row within the place ``committed``, as in the binary log of MySQL.
     """
 
     history: str
     committed: int
     number: int
+    counts_rows: bool = False
+
+    @property
+    def in_transaction(self) -> tuple[int, int]:
+        """Return the place among the events of the same transaction."""
+        return (self.committed if self.counts_rows else 0), self.number
+
+    @property
+    def statement(self) -> int:
+        """Return a number that grows with the statements of a transaction. Rows of one statement may share it."""
+        return self.committed if self.counts_rows else self.number
 
 
 def log_place(source: Mapping[str, Any]) -> LogPlace | None:
@@ -41,7 +53,7 @@ def log_place(source: Mapping[str, Any]) -> LogPlace | None:
         _, _, digits = file.rpartition(".")
         if digits.isdecimal():
             number = int(digits) * _FILE_SIZE + position
-            return LogPlace(_server(source), number, int(source.get("row") or 0))
+            return LogPlace(_server(source), number, int(source.get("row") or 0), counts_rows=True)
     return None
 
 

@@ -43,7 +43,7 @@ class _Record(StrictForm):
     data_collections: list[_Count] | None = None
 
 
-def read_record(value: bytes, connector: str) -> Begin | End:
+def read_record(value: bytes) -> Begin | End:
     """Return the BEGIN or END. Raise DataError if the message is neither."""
     try:
         document = payload_of(orjson.loads(value))
@@ -52,7 +52,7 @@ def read_record(value: bytes, connector: str) -> Begin | End:
     record = checked(_Record.model_validate, document, _NO_RECORD, DataError)
     if record.lsn is not None:
         raise DataError(WRITTEN_BY_RELAY)
-    identity = transaction_identity(record.id, connector)
+    identity = transaction_identity(record.id)
     if record.status == "BEGIN":
         return Begin(identity)
     counts = {one.data_collection: one.event_count for one in record.data_collections or ()}

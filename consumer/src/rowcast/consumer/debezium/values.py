@@ -99,6 +99,11 @@ def bit_text(length: int | None, value: str) -> str:
     return f"{int.from_bytes(data, 'little'):0{length or 8 * len(data)}b}"
 
 
+def bit_number(value: str) -> str:
+    """Return the bits as an unsigned number, as rowcast has them from MySQL."""
+    return str(int.from_bytes(base64.b64decode(value, validate=True), "little"))
+
+
 def document(value: Any) -> str:
     """Return the text of a JSON document, also for a structure or a map."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -464,7 +464,9 @@ _MAX_DIGITS = 6
 def converter(portable: PortableType, column_type: str, source_engine: str = "") -> Converter | None:
     """Return the converter for a column of this type, or None if the JSON value is the stored value."""
     if column_type.startswith("bit"):
-        return int
+        # PostgreSQL writes bits as 101.
+        is_text = portable.name in _TEXT_TYPES and source_engine == "postgresql"
+        return _binary_number if is_text else int
     if portable.name == "decimal" and column_type.startswith("decimal"):
         scale = column_type.partition(",")[2].partition(")")[0]
         return value_converters.require_scale(int(scale))
@@ -481,6 +483,10 @@ def converter(portable: PortableType, column_type: str, source_engine: str = "")
     if portable.name == "decimal" and is_varchar:
         return value_converters.require_length(value_converters.type_length(column_type) or 0)
     return value_converters.common_converter(portable, column_type)
+
+
+def _binary_number(text: str) -> int:
+    return int(text, 2)
 
 
 def _time_converter(portable: PortableType, column_type: str) -> Converter | None:

@@ -59,10 +59,13 @@ def read_project(ini: Path) -> AlembicProject:
     """
     if not ini.is_file():
         raise ConfigurationError(f"no file {ini}. Give --alembic the path of an alembic.ini.")
-    found: list[MigrationContext] = []
+    contexts: list[MigrationContext] = []
+    metadata: list[Sequence[sa.MetaData] | sa.MetaData | None] = []
 
     def note(_: object, context: MigrationContext) -> list[Any]:
-        found.append(context)
+        contexts.append(context)
+        # Now, because the next call of context.configure changes the options of all contexts.
+        metadata.append(context.opts.get("target_metadata"))
         return []
 
     config = Config(str(ini), stdout=io.StringIO(), output_buffer=io.StringIO())
@@ -77,15 +80,16 @@ def read_project(ini: Path) -> AlembicProject:
             f"env.py of {ini} does not run without a database ({type(error).__name__}: {error}). Let it support "
             "`alembic upgrade --sql`, or name the models: rowcast check --metadata MODULE:ATTRIBUTE"
         ) from error
-    context = found[-1] if found else None
-    metadata: Sequence[sa.MetaData] | sa.MetaData | None = None
-    if context is not None:
-        metadata = context.opts.get("target_metadata")
-    if context is None or metadata is None:
+    if not metadata or metadata[-1] is None:
         raise ConfigurationError(
             f"env.py of {ini} gives no target_metadata. Set it to the metadata of the models, as for autogenerate."
         )
-    return AlembicProject(merge_metadata(metadata), scripts, context)
+    if len(set(map(id, metadata))) > 1:
+        raise ConfigurationError(
+            f"env.py of {ini} migrates several databases, and a source has one. Name its models: rowcast check "
+            "--metadata MODULE:ATTRIBUTE"
+        )
+    return AlembicProject(merge_metadata(metadata[-1]), scripts, contexts[-1])
 
 
 @contextmanager
