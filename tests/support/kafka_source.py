@@ -7,7 +7,7 @@ delete needs only the key.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,12 +92,11 @@ class Source:
         )
         self._made: set[str] = set()
 
-    def create_topics(self, *topics: str, partitions: int | None = None) -> None:
-        """Create topics on a real broker. The embedded broker creates topics when they are first used."""
-        self._create(dict.fromkeys(topics, partitions or self.partitions))
+    def create_topics(self, partitions: Mapping[str, int]) -> None:
+        """Create topics on a real broker. The embedded broker creates topics when they are first used.
 
-    def _create(self, partitions: dict[str, int]) -> None:
-        """Create topics in one request. ``partitions``: their numbers of partitions."""
+        ``partitions``: the numbers of partitions by topic.
+        """
         new = partitions.keys() - self._made
         if new:
             create_topics(self.bootstrap, *(NewTopic(topic, partitions[topic], 1) for topic in new))
@@ -107,7 +106,7 @@ class Source:
         """Publish shapes, and create the topics of their tables."""
         if topics:
             own = dict.fromkeys((transaction_topic(self.name), schema_topic(self.name)), 1)
-            self._create(own | {table_topic(self.name, one.schema, one.name): self.partitions for one in shapes})
+            self.create_topics(own | {table_topic(self.name, one.schema, one.name): self.partitions for one in shapes})
         for one in shapes:
             self.shapes[one.full_name] = one
             self.lsn += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,9 @@ class MemorySource(Source):
         offset = log[-1].offset() + 1 if log else 0
         log.append(Message(topic, number, offset, key, value, int(time.time() * 1000), headers))
 
-    def create_topics(self, *topics: str, partitions: int | None = None) -> None:
-        for topic in topics:
-            for number in range(partitions or self.partitions):
+    def create_topics(self, partitions: Mapping[str, int]) -> None:
+        for topic, count in partitions.items():
+            for number in range(count):
                 self.log.setdefault((topic, number), [])
 
     def flush(self) -> None:

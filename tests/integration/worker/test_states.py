@@ -107,7 +107,7 @@ def test_a_replica_whose_source_has_lost_the_shapes_of_tables_stops(
 ) -> None:
     source, url = Source(kafka.bootstrap_servers, source_name), new_database("sqlite")
     topics = (transaction_topic(source_name), schema_topic(source_name), table_topic(source_name, "public", "item"))
-    source.create_topics(*topics)
+    source.create_topics(dict.fromkeys(topics, 1))
     source.shapes["public.item"] = ITEM
     source.transaction(("c", "item", {"id": 1, "n": 1}))
     settings = settings_for(source_name, kafka.bootstrap_servers, url)
