@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 
-from rowcast.consumer.reading import message_router
+from rowcast.consumer.reading import transaction_records
 from rowcast.consumer.rebuild.last_end import last_committed_end
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.positions import register_from
@@ -79,7 +79,8 @@ def test_a_rebuild_reads_no_more_ends_than_it_needs(
         read.append(event.lsn)
         return event
 
-    monkeypatch.setattr(message_router, "parse_transaction", parse)
+    monkeypatch.setattr(transaction_records, "parse_transaction", parse)
+    monkeypatch.setattr(transaction_records, "read_transactions", lambda _: None)
     rebuilt(settings)
     assert set(read) == {source.lsn}
     assert len(replica.rows("customer")) == 102

@@ -11,9 +11,8 @@ from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.consumer.events.spilled_changes import SpilledChanges
 from rowcast.consumer.reading import partial_transaction
-from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
+from rowcast.consumer.reading.transaction_assembler import End, TransactionAssembler
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import TransactionEvent
 from support.kafka_source import column, shape
 
 LAYOUTS = {name: RowLayout(shape(name, column("n")), ("id", "n")) for name in "ab"}
@@ -33,7 +32,7 @@ def assembler(*changes: Change, excluded: str = "") -> TransactionAssembler:
 
 def add_end(assembler: TransactionAssembler, id: str, lsn: int, offset: int = 0, **counts: int) -> None:
     tables = {f"public.{name}": count for name, count in counts.items()}
-    assembler.add_end(TransactionEvent("END", id, 0, lsn, sum(counts.values()), tables), END_PARTITION, offset)
+    assembler.add_end(End(lsn, id, 0, tables, offset), END_PARTITION)
 
 
 def test_a_transaction_is_complete_when_every_table_has_its_events() -> None:

@@ -32,6 +32,13 @@ class LsnRules:
         """Return the highest lsn that a message may have now."""
         return highest_plausible(self._greatest)
 
+    def allow(self, first: int, last: int) -> bool:
+        """Return whether no lsn of a block is above ``limit``. ``first``, ``last``: the least and the greatest lsn.
+
+        The limit of later messages depends on the first, because a new replica has no lsn to compare with.
+        """
+        return first <= self.limit and last <= highest_plausible(max(first, self._greatest))
+
     def note(self, lsn: int) -> None:
         """Note the lsn of a message that was accepted."""
         self._greatest = max(self._greatest, lsn)
@@ -96,3 +103,8 @@ def event_marks(changes: Sequence[Change]) -> Iterator[int]:
 def record_mark(event: TransactionEvent) -> int:
     """Return what ``LsnMemory`` keeps of a BEGIN or END."""
     return hash((event.status, event.id.partition(":")[0]))
+
+
+def record_marks(statuses: Iterable[str], transactions: Iterable[str]) -> Iterator[int]:
+    """Return ``record_mark`` of each BEGIN or END. ``transactions``: the ids up to the colon."""
+    return map(hash, zip(statuses, transactions, strict=True))

@@ -14,14 +14,14 @@ from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.cutover import Cutover
 from rowcast.consumer.reading.key_partitions import KeyPartitions
 from rowcast.consumer.reading.lost_deletes import LostDeletes, fetch_delete_retention
-from rowcast.consumer.reading.lsn_rules import LsnRules, record_mark
+from rowcast.consumer.reading.lsn_rules import LsnRules
 from rowcast.consumer.reading.new_shapes import NewShapes
 from rowcast.consumer.reading.partition_stream import PartitionStream
 from rowcast.consumer.reading.table_events import TableEvents
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
+from rowcast.consumer.reading.transaction_records import TransactionRecords
 from rowcast.consumer.reading.unread_events import UnreadEvents
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import parse_transaction
 from rowcast.shared.kafka.signature import SignatureCheck
 from rowcast.shared.kafka.topic_names import transaction_topic
 
@@ -49,6 +49,9 @@ class MessageRouter:
         self._tables = TableEvents(context, self.cutover, self.assembler, self._rules, self.new_shapes)
         self._by_key = self._tables.by_key_events
         self.history = self._tables.history
+        self._records = TransactionRecords(
+            context, self.cutover, self.assembler, self._rules, self.new_shapes, self._by_key
+        )
         self._unread = UnreadEvents(context, self.cutover, self.assembler, self._rules, self.history)
         self.merge = self._by_key.merge
         self.lost_deletes = LostDeletes(context.settings, context.positions.keys(), fetch_delete_retention)
@@ -66,7 +69,7 @@ class MessageRouter:
             self._key_partitions.require(stream, messages)
         if self.cutover.by_key and stream.kind == "table":
             self.lost_deletes.examine(stream, messages)
-        take = self._tables.take if stream.kind == "table" else self._take_others
+        take = {"table": self._tables.take, "transaction": self._records.take, "schema": self._take_shapes}[stream.kind]
         wanted = self._tables.without_skipped(stream, messages)
         while wanted:
             try:
@@ -84,48 +87,19 @@ class MessageRouter:
         stream.last_message = messages[-1]
         stream.at_end = False
 
-    def _take_others(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
+    def _take_shapes(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
         for message in messages:
             value = message.value()
             if value is None:
                 continue
             try:
                 self._signatures.check(stream.partition[0], message.key(), value, message.headers())
-                if stream.kind == "schema":
-                    self.new_shapes.add(value, message.offset())
-                    self._require_timeline(self._layouts.notes.timeline)
-                else:
-                    self._take_begin_or_end(stream, value, message.offset())
+                self.new_shapes.add(value, message.offset())
+                # Messages of earlier timelines have smaller lsns, and are left out.
+                if self._layouts.notes.timeline > self._timeline:
+                    raise other_timeline(self._timeline, self._layouts.notes.timeline)
             except DataError as error:
                 raise BadMessageError(message.offset(), error) from error
-
-    def _require_timeline(self, timeline: int) -> None:
-        # Messages of earlier timelines have smaller lsns, and are left out.
-        if timeline > self._timeline:
-            raise other_timeline(self._timeline, timeline)
-
-    def _take_begin_or_end(self, stream: PartitionStream, value: bytes, offset: int) -> None:
-        event = parse_transaction(value)
-        self._require_timeline(event.timeline)
-        if event.lsn < self._layouts.notes.first_lsn:
-            return
-        if event.lsn <= stream.lsn:
-            self._rules.require_repetition(stream, event, offset)
-            return
-        self._rules.require_plausible(event)
-        self.new_shapes.require(event)
-        identity = event.id.partition(":")[0]
-        stream.memory.remember(event.lsn, record_mark(event))
-        stream.lsn = event.lsn
-        if event.status == "BEGIN":
-            self.cutover.begun_transaction = identity
-            return
-        self.cutover.begun_transaction = None
-        # While events go by key, the END is kept too: the cutover may come before its events.
-        if not self.cutover.by_key and self.cutover.includes(event.lsn, identity):
-            self._by_key.positions[stream.partition] = Position(offset + 1, event.lsn)
-        else:
-            self.assembler.add_end(event, stream.partition, offset)
 
     def pop_ready(self, streams: Collection[PartitionStream]) -> list[Transaction]:
         """Remove and return everything that can be applied now. ``streams``: all streams of the reader."""

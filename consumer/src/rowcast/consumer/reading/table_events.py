@@ -102,7 +102,7 @@ class TableEvents:
     def _is_usual(self, stream: PartitionStream, changes: Sequence[Change]) -> bool:
         """Return whether the lsns grow from above all lsns before, and no event belongs to the cutover."""
         lsns = list(map(lsn_of, changes))
-        if not self.history.floor(stream) < lsns[0] or lsns[-1] > self._rules.limit:
+        if not self.history.floor(stream) < lsns[0] or not self._rules.allow(lsns[0], lsns[-1]):
             return False
         cutover = self._cutover
         if not cutover.by_key and (

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from bisect import insort
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from heapq import heappop, heappush
 from itertools import groupby
+from typing import NamedTuple
 
 from rowcast.consumer.events.change import Change, transaction_of
 from rowcast.consumer.events.dead_letter import UnreadEvent
@@ -19,12 +20,21 @@ from rowcast.consumer.events.rebuild_hint import REBUILD_COMMAND
 from rowcast.consumer.events.transactions import Transaction
 from rowcast.consumer.reading.partial_transaction import PartialTransaction, PendingEnd
 from rowcast.shared.errors import DataError
-from rowcast.shared.kafka.messages import TransactionEvent
 
 _log = logging.getLogger("rowcast.worker")
 
 # Events outside any transaction get ids with this prefix, because no transaction id begins with NUL.
 _UNTRANSACTED = "\0"
+
+
+class End(NamedTuple):
+    """An END. ``counts``: the number of events by table."""
+
+    lsn: int
+    transaction: str
+    ts_ms: int
+    counts: Mapping[str, int]
+    offset: int
 
 
 class TransactionAssembler:
@@ -107,18 +117,17 @@ class TransactionAssembler:
         self._partial[identity] = PartialTransaction(change)
         return self._partial[identity]
 
-    def add_end(self, event: TransactionEvent, partition: Partition, offset: int) -> None:
-        """Add an END."""
-        identity = event.id.partition(":")[0]
-        counts = event.data_collections or {}
-        event_counts = {table: count for table, count in counts.items() if count and self._is_wanted(table)}
-        positions = {partition: Position(offset + 1, event.lsn)}
-        end = PendingEnd(event.lsn, identity, event.ts_ms, positions, event_counts, sum(event_counts.values()))
+    def add_end(self, end: End, partition: Partition) -> None:
+        """Add an END of the partition."""
+        identity = end.transaction
+        counts = {table: count for table, count in end.counts.items() if count and self._is_wanted(table)}
+        positions = {partition: Position(end.offset + 1, end.lsn)}
+        pending = PendingEnd(end.lsn, identity, end.ts_ms, positions, counts, sum(counts.values()))
         if not self._ends or self._ends[-1].lsn < end.lsn:
             # The usual order. With many pending ENDs, insort would make a dozen comparisons.
-            self._ends.append(end)
+            self._ends.append(pending)
         else:
-            insort(self._ends, end)
+            insort(self._ends, pending)
         self._end_ids[identity] = self._end_ids.get(identity, 0) + 1
 
     def pop_complete(self, up_to_lsn: float) -> list[Transaction]:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import contains
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -109,25 +111,30 @@ _QuickName = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 _QuickNumber = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class _QuickEventCount(msgspec.Struct, gc=False):
+class UsualEventCount(msgspec.Struct, gc=False):
+    """The number of events of a table in an END."""
+
     data_collection: _QuickName
     event_count: _QuickNumber
 
 
-class _QuickTransactionEvent(msgspec.Struct, gc=False):
-    """``_TransactionEvent``, for a decoder that says less about faults and takes a fifth of the time."""
+class UsualTransactionEvent(msgspec.Struct, gc=False):
+    """A BEGIN or END as the relay writes it.
+
+    The decoder says less about faults than that of ``_TransactionEvent``, and takes a fifth of the time.
+    """
 
     status: Literal["BEGIN", "END"]
     id: _QuickName
     ts_ms: _QuickNumber
     lsn: _QuickNumber
     event_count: _QuickNumber | None = None
-    data_collections: list[_QuickEventCount] | None = None
+    data_collections: list[UsualEventCount] | None = None
     context: dict[str, Any] | None = None
     timeline: _QuickNumber | None = None
 
 
-_read_transaction = msgspec.json.Decoder(_QuickTransactionEvent).decode
+_read_transaction = msgspec.json.Decoder(UsualTransactionEvent).decode
 # No name may have this character.
 _ZERO = b"\\u0000"
 
@@ -158,6 +165,19 @@ def parse_transaction(value: bytes) -> TransactionEvent:
     return _parse_transaction_fully(value) if _ZERO in value else _transaction_event(quick, quick.context)
 
 
+def read_transactions(values: Sequence[bytes]) -> list[UsualTransactionEvent] | None:
+    """Read messages of the transaction topic. Return None if ``parse_transaction`` must read each of them.
+
+    A message costs less than half of the time. ``parse_transaction`` finds the fault of any other message.
+    """
+    if any(map(contains, values, repeat(_ZERO))):
+        return None
+    try:
+        return list(map(_read_transaction, values))
+    except (ValueError, RecursionError):
+        return None
+
+
 def _parse_transaction_fully(value: bytes) -> TransactionEvent:
     """Parse a message in any allowed form, and name the fault. Full path of ``parse_transaction``."""
     document = payload_of(_json(value, _NO_TRANSACTION))
@@ -176,7 +196,7 @@ def _parse_transaction_fully(value: bytes) -> TransactionEvent:
 
 
 def _transaction_event(
-    event: _TransactionEvent | _QuickTransactionEvent, context: dict[str, Any] | None
+    event: _TransactionEvent | UsualTransactionEvent, context: dict[str, Any] | None
 ) -> TransactionEvent:
     collections = event.data_collections
     return TransactionEvent(

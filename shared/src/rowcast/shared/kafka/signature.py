@@ -54,6 +54,11 @@ class SignatureCheck:
     def __init__(self, keys: Sequence[SecretStr]) -> None:
         self._secrets = [key.get_secret_value().encode() for key in keys]
 
+    @property
+    def are_needed(self) -> bool:
+        """Return whether each message must have a signature."""
+        return bool(self._secrets)
+
     def check(self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] | None) -> None:
         """Raise DataError if the message is not signed, or not with one of the keys."""
         if not self._secrets:
