@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress, repeat
-from operator import attrgetter, is_not, methodcaller, ne
+from operator import attrgetter, is_not, itemgetter, methodcaller, ne
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -45,7 +45,7 @@ _read_envelope = msgspec.json.Decoder(_Envelope).decode
 _members_of = attrgetter(
     "source.schema", "source.table", "source.shape", "source.lsn", "source.ts_ms", "op", "after", "transaction"
 )
-_id_of, _before_colon = attrgetter("id"), methodcaller("partition", ":")
+_id_of, _before_colon, _first_of = attrgetter("id"), methodcaller("partition", ":"), itemgetter(0)
 _NULL = b"null"
 
 
@@ -95,4 +95,4 @@ def _identities(transactions: Sequence[_Transaction | None]) -> Sequence[str | N
     """Return the ids up to the colon. Raise AttributeError if only some events have a transaction."""
     if not any(map(is_not, transactions, repeat(None))):
         return [None] * len(transactions)
-    return [identity for identity, _, _ in map(_before_colon, map(_id_of, transactions))]
+    return list(map(_first_of, map(_before_colon, map(_id_of, transactions))))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, compress, islice, repeat
-from operator import attrgetter, eq, lt, methodcaller
+from operator import attrgetter, eq, itemgetter, lt, methodcaller
 from typing import Any
 
 from rowcast.consumer.events.position import Position
@@ -29,7 +29,8 @@ _BLOCK_MESSAGES = 500
 # A smaller block costs more than its messages taken singly.
 _MIN_BLOCK = 4
 
-_value_of, _offset_of, _before_colon = methodcaller("value"), methodcaller("offset"), methodcaller("partition", ":")
+_value_of, _offset_of = methodcaller("value"), methodcaller("offset")
+_before_colon, _first_of = methodcaller("partition", ":"), itemgetter(0)
 _members_of = attrgetter("status", "id", "lsn", "ts_ms", "timeline", "data_collections")
 
 
@@ -68,7 +69,7 @@ class TransactionRecords:
         counts = list(map(_counts, collections))
         if not self._are_usual(stream, lsns) or not self._are_known(timelines, counts):
             return False
-        identities = [identity for identity, _, _ in map(_before_colon, ids)]
+        identities = list(map(_first_of, map(_before_colon, ids)))
         stream.memory.add(lsns, record_marks(statuses, identities))
         stream.memory.bound()
         stream.lsn = lsns[-1]
