@@ -163,6 +163,16 @@ class Writer:
         items = dict(replica.rows("item", "id", "n"))
         return items == self.items and {row[0] for row in replica.rows("note", "id")} == self.notes
 
+    def check(self, written: dict[int, list[int]]) -> None:
+        """Compare the values that were written to each row with the values that were sent, in order and once.
+
+        Batches leave out values that a later event of the batch has replaced.
+        """
+        for item, values in written.items():
+            assert len(values) == len(set(values)), (item, values)
+            places = [self.sent[item].index(n) for n in values]
+            assert places == sorted(places), (item, values)
+
 
 @ON_SERVERS
 def test_each_change_is_applied_once_while_workers_are_killed_paused_and_added(
@@ -187,13 +197,46 @@ def test_each_change_is_applied_once_while_workers_are_killed_paused_and_added(
         until(lambda: group.partitions() == {second.pid: 4, third.pid: 4})
     until(lambda: writer.is_applied(replica))
     assert second.terminate() == third.terminate() == 0
-    # Batches leave out states that a later event of the batch has replaced.
-    for item, values in written(replica).items():
-        assert len(values) == len(set(values)), (item, values)
-        places = [writer.sent[item].index(n) for n in values]
-        assert places == sorted(places), (item, values)
+    writer.check(written(replica))
     assert replica.foreign_keys("note") == []
     assert replica.state() == "following"
+
+
+@ON_SERVERS
+@pytest.mark.only_in_campaigns
+def test_each_change_is_applied_once_under_random_faults(
+    source: Source, settings: Settings, replica: Database, group: Group
+) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    source.add(ITEM, NOTE)
+    work_once(settings)
+    audit(replica)
+    with Writer(source) as writer:
+        running, suspended = [group.start() for _ in range(3)], []
+        for _ in range(25):
+            time.sleep(chance.uniform(0, 2))
+            match chance.choice(["kill", "terminate", "suspend", "wake", "start"]):
+                case "kill" if running:
+                    running.pop(chance.randrange(len(running))).kill()
+                case "terminate" if running:
+                    # A process that has just begun is ended by the signal.
+                    assert running.pop(chance.randrange(len(running))).terminate() in (0, -signal.SIGTERM)
+                case "suspend" if running:
+                    suspended.append(running.pop(chance.randrange(len(running))))
+                    suspended[-1].send(signal.SIGSTOP)
+                case "wake" if suspended:
+                    running.append(suspended.pop())
+                    running[-1].send(signal.SIGCONT)
+                case _ if len(running) < 4:
+                    running.append(group.start())
+        for process in suspended:
+            process.send(signal.SIGCONT)
+        running.append(group.start())
+    until(lambda: writer.is_applied(replica), 120)
+    writer.check(written(replica))
+    assert all(process.runs for process in (*running, *suspended))
 
 
 def test_a_worker_whose_partition_another_worker_has_moved_writes_nothing(
