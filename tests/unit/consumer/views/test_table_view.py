@@ -39,7 +39,7 @@ SHAPES = {one.full_name: one for one in (CITY, PERSON)}
 
 def view_of(views: dict[str, dict[str, Any]], shapes: dict[str, TableShape] | None = None) -> ReplicaView:
     settings = ReplicaSettings.model_validate({"url": "sqlite://", "view": views, "mask_key": "k" * 16})
-    return ReplicaView(settings, (shapes or SHAPES).get)
+    return ReplicaView(settings, (shapes or SHAPES).get, warns=True)
 
 
 def viewed(view: dict[str, Any], one: TableShape = PERSON, **others: dict[str, Any]) -> TableShape:

@@ -69,7 +69,8 @@ class Replica:
         self._source = source
         self._part = part
         self._layouts = layouts
-        self._view = ReplicaView(settings, layouts.latest)
+        # The fresh tables of a rebuild may be a part of the tables.
+        self._view = ReplicaView(settings, layouts.latest, warns=naming == LIVE)
         self._owner = new_process_name()
         self._lease_s = settings.lease_ms / 1000
         self._engine = open_engine(settings.sqlalchemy_url, self._label, pooled=False)

@@ -37,13 +37,15 @@ class UnviewableError(DataError):
 class ReplicaView:
     """Turn shapes and changes of the source into those of one replica.
 
-    ``newest``: the newest shapes at the source. Methods raise ConfigurationError for a view that does not fit a table.
+    ``newest``: the newest shapes at the source. ``warns``: log the names in views that match nothing. Methods raise
+    ConfigurationError for a view that does not fit a table.
     """
 
-    def __init__(self, settings: ReplicaSettings, newest: Newest) -> None:
+    def __init__(self, settings: ReplicaSettings, newest: Newest, *, warns: bool = False) -> None:
         self._settings = settings.view
         self._key = None if settings.mask_key is None else settings.mask_key.get_secret_value().encode()
         self._newest = newest
+        self._warns = warns
         self._warned: set[str] = set()
         self._fitted: dict[str, tuple[TableShape, TableView | None]] = {}
         self._shapes: dict[str, tuple[TableShape, ViewedShape]] = {}
@@ -56,13 +58,17 @@ class ReplicaView:
     def shapes(self, shapes: Iterable[TableShape]) -> list[TableShape]:
         """Return the shapes of the replica's tables for newest shapes of the source."""
         found = list(shapes)
-        if not self:
+        if not self or not found:
             return found
-        for unused in unused_names(self._settings, found):
+        if self._warns:
+            self._warn_of_unused(found)
+        return [self.viewed(shape).shape for shape in found]
+
+    def _warn_of_unused(self, shapes: list[TableShape]) -> None:
+        for unused in unused_names(self._settings, shapes):
             if unused not in self._warned:
                 self._warned.add(unused)
                 _log.warning("%s", unused)
-        return [self.viewed(shape).shape for shape in found]
 
     def viewed(self, shape: TableShape) -> ViewedShape:
         """Return the shape of the replica's table for the newest shape of the source, and the missing constraints."""
