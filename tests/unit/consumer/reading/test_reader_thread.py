@@ -25,6 +25,7 @@ from rowcast.consumer.reading import (
 )
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.reader_thread import ReaderThread
+from rowcast.consumer.reading.share import Share
 from rowcast.consumer.reading.subscription import Subscription
 from rowcast.consumer.reading.topic_metadata import new_asker, new_reader
 from rowcast.consumer.reading.transaction_queue import Signal
@@ -104,6 +105,27 @@ def test_a_new_replica_loads_by_key_and_is_loaded_at_the_topics_ends(
         taken = take_until(reader, lambda item: item is Signal.DONE)
     assert taken.index(Signal.LOADED) < taken.index(Signal.DONE)
     assert sorted(keys(taken)) == [(b'{"id":1}', True)] * 3
+
+
+def test_a_share_that_is_followed_is_read_by_key_and_says_until_when_deletes_are_known(
+    broker: MemoryBroker, source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_IDLE_POSITIONS_S", "_KNOWN_DELETES_S"):
+        monkeypatch.setattr(reader_thread, name, 0.0)
+    source.put(("c", "a", {"id": 1, "n": 1}), ("c", "b", {"id": 1, "n": 1}))
+    place = "shop.public.a", 0
+    share = Share(frozenset([place]), {}, follows=True, counts={"shop.public.a": 1})
+    began_ms = int(time.time() * 1000)
+    with reading(loading=True, share=share) as reader:
+        taken = take_until(reader, lambda item: item is Signal.FOLLOWING)
+        assert keys(taken) == [(b'{"id":1}', True)]
+        assert reader.ends == {place: taken[0].positions[place].next_offset}  # type: ignore[union-attr]
+        # A quiet partition keeps its position, and the time goes on.
+        quiet = [reader.queue.take(1_000, 10) for _ in range(2)]
+        for run in quiet:
+            assert isinstance(run, Run)
+            assert run.positions()[place].next_offset == reader.ends[place]
+            assert run.known_ms()[place] >= began_ms
 
 
 def test_a_reader_that_has_read_everything_has_no_pulse_while_its_transactions_are_applied(

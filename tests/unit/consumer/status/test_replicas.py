@@ -141,3 +141,18 @@ def test_a_rate_says_when_no_record_waits_any_more() -> None:
     rate = Rate.between(first, second, 2.0)
     assert rate.text(500) == "200 records/s, caught up in about 10.0 s"
     assert Rate.between(second, first, 2.0).text(600) == "0 records/s, not catching up"
+
+
+def test_the_workers_of_a_group_are_shown_with_their_partitions(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partitions = (("shop.public.a:0", "shop.public.a:1"), ("shop.public.a:2",), ())
+    status = ReplicaStatus(
+        "a", "following", "a group of workers", 9, workers=3, worker_hosts=("h1", "h2", "h1"), epoch=2,
+        worker_partitions=partitions,
+    )  # fmt: skip
+    part = of_one(settings, monkeypatch, status)
+    assert dict(part.blocks[0].lines)["worker"] == (
+        "a group of workers, epoch 2. 3 run, on h1 (0 partitions), h1 (2 partitions), h2 (1 partition)"
+    )
+    assert part.data["replicas"]["a"].worker_partitions == [list(one) for one in partitions]

@@ -38,6 +38,9 @@ _MAX_MESSAGES = 5_000
 # can come first.
 _BAD_MESSAGE_GRACE_S = 0.5
 _IDLE_POSITIONS_S = 1.0
+# How often a reader that follows a share says until when the deletes of a quiet partition are known. Far below the time
+# for which topics keep deletes.
+_KNOWN_DELETES_S = 600.0
 
 _topic_of, _number_of, _error_of = methodcaller("topic"), methodcaller("partition"), methodcaller("error")
 # The elements of a pair of a place and a message.
@@ -77,7 +80,7 @@ class ReaderThread:
         self._bad_stream: PartitionStream | None = None
         self._vanished: list[PartitionStream] = []
         self._last_put_at = time.monotonic()
-        self._idle_positions_at = 0.0
+        self._idle_positions_at = self._known_deletes_at = 0.0
         self._idle_positions: dict[Partition, Position] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -313,6 +316,7 @@ class ReaderThread:
             return
         self._idle_positions_at = now
         idle = self._router.pop_idle(self._subscription.streams.values())
-        if idle.positions != self._idle_positions:
-            self._idle_positions = idle.positions
+        is_quiet = self._follows and now - self._known_deletes_at > _KNOWN_DELETES_S
+        if idle.positions != self._idle_positions or is_quiet:
+            self._idle_positions, self._known_deletes_at = idle.positions, now
             self.queue.put([idle])
