@@ -12,8 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from fixtures.databases import ENGINES, NewDatabase
+from rowcast.consumer.events.dead_letter import LetterEvent, SetAside
 from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.rebuild import rebuild
+from rowcast.consumer.replica.letter_rows import add_letters, blocked_keys
 from rowcast.consumer.verification.comparison import verify
 from rowcast.producer import Capture
 from rowcast.producer.relay import Relay
@@ -224,3 +226,16 @@ def test_a_table_that_the_worker_may_not_rename_stops_it(new_database: NewDataba
         replica.restart()
         assert archived(replica, "next") == [(1, 1), (2, None)]
         assert archived(replica, "other") == []
+
+
+def test_letters_of_a_renamed_table_block_its_rows_under_the_present_name(new_database: NewDatabase) -> None:
+    with direct_replica(new_database("sqlite"), BEFORE) as replica:
+        with replica.database.engine.begin() as connection:
+            event = SetAside(
+                "7", ("topic", 0), 1, 1, "7", "public.thing", b'{"id":1}', "why", "Error", "TASK_PUT", True
+            )
+            add_letters(connection, "shop", [LetterEvent(event, ("letters", 0), 1, 1)])
+        replica.add(AFTER)
+        replica.restart()
+        with replica.database.engine.connect() as connection:
+            assert blocked_keys(connection, "shop") == {("public.item", b'{"id":1}')}

@@ -31,7 +31,7 @@ def lacks(
     A topic whose first records were deleted lacks the rows not changed since. After another primary key, the records
     under the old keys stay in the topic, also for rows deleted under the new key.
     """
-    for shape in layouts.latest_shapes():
+    for shape in layouts.table_shapes():
         topic = settings.topic_of(shape.schema, shape.name)
         for (name, number), (first, _) in ends.items():
             if name == topic and first > 0:
