@@ -1,4 +1,4 @@
-"""Notice that the view of a filled table has changed, because the rows are those of the earlier view."""
+"""Notice that the view of a filled table has changed, because its rows came through the earlier view."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def require_same_view(before: TableShape, shape: TableShape) -> None:
 
 
 def changed_views(before: Mapping[str, TableShape], after: Mapping[str, TableShape]) -> Iterator[str]:
-    """Yield why chosen tables cannot be rebuilt without the others, for each chosen table whose view has changed."""
+    """Yield a reason against the rebuild of chosen tables alone, for each chosen table with a changed view."""
     for name in sorted(before.keys() & after.keys()):
         if change := _change(before[name], after[name]):
             yield (

@@ -85,7 +85,10 @@ def compile_condition(condition: Condition, columns: Mapping[str, ConditionColum
 
 
 def _joined(tests: list[Test], *, decisive: bool) -> Test:
-    """Return the test that ends with the first decisive truth. An unknown truth leaves only the decisive one."""
+    """Return the test that ends with the first decisive truth.
+
+    With an unknown truth, the result is decisive or unknown.
+    """
 
     def test(row: Row) -> Truth:
         is_known = True

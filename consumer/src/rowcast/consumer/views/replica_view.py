@@ -1,4 +1,4 @@
-"""The view of a replica: what it gets of each table of the source."""
+"""The view of a replica: the columns, names, rows and masks of each table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rowcast.shared.tables.shape import TableShape
 _log = logging.getLogger("rowcast.worker")
 
 Newest = Callable[[str], TableShape | None]
-"""Return the newest shape of ``schema.table`` at the source, or None if it is not known."""
+"""Return the newest shape of ``schema.table`` at the source. Return None for an unknown table."""
 
 
 class UnviewableError(DataError):

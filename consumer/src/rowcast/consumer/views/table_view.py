@@ -16,7 +16,7 @@ from rowcast.shared.tables.shape import ColumnShape, TableShape, ViewedColumn, V
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """What a replica gets of a table.
+    """The columns, masks and condition with which a replica takes a table.
 
     ``taken``: the names in the replica by the names at the source. ``masks``: by the names at the source.
     ``condition``: the condition over the rows, or None. ``names``: the present name at the source of each column that
