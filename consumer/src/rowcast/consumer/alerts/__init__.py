@@ -1,1 +1,1 @@
-"""``rowcast alerts``: send an alert once when something is not as it should be, and once when it is again."""
+"""``rowcast alerts``: send an alert once when a part of rowcast fails, and once when the part is well again."""

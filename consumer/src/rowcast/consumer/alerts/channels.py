@@ -1,4 +1,4 @@
-"""Where alerts go: the log, a command, a webhook. What cannot be delivered is tried again."""
+"""Where alerts go: the log, a command, a webhook. An undelivered alert is sent again later."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def log(source: str, alert: Alert) -> None:
 
 
 def webhook(url: str) -> Channel:
-    """Return the channel that sends alerts to a URL. The URL is a secret, and appears in no message."""
+    """Return the channel that sends alerts to a URL. The URL is a secret, and no message shows the URL."""
 
     def post(source: str, alert: Alert) -> None:
         request = urllib.request.Request(  # the settings allow http and https alone
@@ -109,7 +109,7 @@ def channels(settings: AlertSettings) -> list[Channel]:
 
 
 class Delivery:
-    """Deliver alerts in order. An alert that a channel does not take stays first in the line of this channel."""
+    """Deliver alerts in order. An undelivered alert stays first in the line of its channel."""
 
     def __init__(self, source: str, channels: Sequence[Channel], warn: Callable[[str], None] = _log.warning) -> None:
         self._source = source
@@ -117,7 +117,7 @@ class Delivery:
         self._warn = warn
 
     def send(self, alerts: Sequence[Alert]) -> bool:
-        """Deliver these alerts after those that still wait. Return whether none waits any more."""
+        """Deliver the waiting alerts, then these alerts. Return whether all are delivered."""
         for channel, waiting in self._lines:
             waiting.extend(alerts)
             while waiting:

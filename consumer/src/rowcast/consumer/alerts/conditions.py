@@ -1,4 +1,4 @@
-"""Find in a status what somebody should hear of."""
+"""Find the conditions in a status to alert people of."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PRIMARY = "the primary"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is not as it should be. ``kind`` and ``subject`` identify it, and ``message`` may change.
+    """A fault in a status. ``kind`` and ``subject`` identify the condition, and ``message`` may change.
 
-    ``known_from``: the server that says so. ``is_silent``: this server does not answer, and nothing else is known from
-    there.
+    ``known_from``: the server with the evidence. ``is_silent``: the server does not answer, so the rest of its state is
+    unknown.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Condition:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Return what stays the same while the condition holds."""
+        """Return the kind and the subject, which stay while the condition holds."""
         return self.kind, self.subject
 
 

@@ -1,4 +1,4 @@
-"""Remember which alerts have fired, so that each fires once and clears once."""
+"""Remember which alerts have fired, to fire and clear each alert once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from rowcast.consumer.alerts.conditions import Condition
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A message about a condition. ``since_s``: when it began, in seconds since 1970. ``clears``: it holds no more."""
+    """A message about a condition.
+
+    ``since_s``: when the condition began, in seconds since 1970. ``clears``: the condition has ended.
+    """
 
     condition: Condition
     since_s: float
@@ -28,12 +31,12 @@ class AlertMemory:
     def look(self, conditions: Iterable[Condition], now_s: float) -> list[Alert]:
         """Return the alerts that fire or clear now. ``now_s``: the time in seconds since 1970.
 
-        An alert does not clear while the server that knows of it does not answer.
+        An alert does not clear while the server with the evidence does not answer.
         """
         conditions = list(conditions)
         silent = {condition.known_from for condition in conditions if condition.is_silent}
         present = {condition.identity: condition for condition in conditions}
-        # A condition that was gone between two looks begins again.
+        # A condition absent at a look begins again.
         self._began = {identity: self._began.get(identity, now_s) for identity in present}
         alerts = [
             Alert(fired.condition, fired.since_s, clears=True)

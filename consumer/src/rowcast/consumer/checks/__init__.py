@@ -1,4 +1,4 @@
-"""Check the replicas for ``rowcast check``: their state, tables, rights, and what Kafka still keeps for them."""
+"""Check the replicas for ``rowcast check``: state, tables, rights, and the records kept by Kafka."""
 
 from rowcast.consumer.checks.replicas import replicas
 

@@ -1,6 +1,6 @@
-"""Try to create the tables that a replica does not have yet, for ``rowcast check``.
+"""Try to create the missing tables of a replica, for ``rowcast check``.
 
-The engine itself says whether it takes the names, the columns, the size of the rows and the length of the keys.
+The engine itself accepts or refuses the names, the columns, the size of the rows and the length of the keys.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from rowcast.shared.tables.shape import TableShape
 def creation_findings(
     engine: Engine, dialect: ReplicaDialect, shapes: Sequence[TableShape], area: str
 ) -> Iterator[Finding]:
-    """Yield the tables that cannot exist on the replica's engine. ``shapes``: those of the source."""
+    """Yield the tables that cannot exist on the replica's engine. ``shapes``: the source's shapes."""
     with engine.connect() as connection:
         for shape in shapes:
             schema, table = replica_name(shape, dialect)
             if dialect.read_columns(connection, schema, table):
                 continue
             try:
-                # Another error says nothing about the engine's limits. Missing rights and types are other findings.
+                # A different error says nothing about the engine's limits. Missing rights and types are separate
+                # findings.
                 with suppress(exc.DBAPIError):
                     _try_to_create(connection, dialect, shape)
             except ConfigurationError as error:

@@ -24,7 +24,7 @@ from rowcast.shared.tables.shape import TableShape
 
 
 def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterator[Finding]:
-    """Yield what happens to each table of each replica when the source has these shapes."""
+    """Yield the changes to each table of each replica when the source has the shapes."""
     for name, replica in settings.replicas.items():
         area = f"replica {name!r}"
         try:
@@ -32,7 +32,7 @@ def planned_changes(settings: Settings, shapes: Sequence[TableShape]) -> Iterato
         except ConfigurationError as error:
             yield view_fault(area, error)
             continue
-        # The other checks have reported a replica that does not answer.
+        # The check of the replicas reports a silent replica.
         engine = _result_of(open_for_check(replica.sqlalchemy_url, area))
         if engine is None or not all(sa.inspect(engine).has_table(table.name) for table in METADATA.sorted_tables):
             continue
@@ -90,7 +90,7 @@ def _of_table(
 
 
 def _dropped_now(table: TablePreview, recorded: Recorded) -> list[str]:
-    """Return the kept columns that the source still has."""
+    """Return the kept columns still at the source."""
     if table.table not in recorded:
         return []
     before = {column.name for column in recorded[table.table][0].columns}

@@ -62,7 +62,7 @@ def replicas(settings: Settings) -> Iterator[Finding]:
 
 
 def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
-    """Yield what the worker's tables in the replica say."""
+    """Yield the findings from the worker's tables in the replica."""
     inspector = sa.inspect(engine)
     # The dead letters have a table since a later version, and the next worker creates it.
     if not all(inspector.has_table(t.name) for t in METADATA.sorted_tables if t is not ROWCAST_DEAD_LETTER):
@@ -100,7 +100,7 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
 
 
 def _rights_findings(engine: Engine, source: str, name: str, area: str) -> Iterator[Finding]:
-    """Yield the finding about the rights of the user, in the tables that the worker has recorded."""
+    """Yield the finding about the rights of the user, in the recorded tables."""
     with engine.connect() as connection:
         is_recorded = sa.inspect(connection).has_table(ROWCAST_TABLE.name)
         shapes = recorded_shapes(connection, source) if is_recorded else []

@@ -28,7 +28,7 @@ class Retention:
 
     @classmethod
     def of(cls, topic: str, config: Mapping[str, str]) -> Iterator[Retention]:
-        """Yield what the settings of a topic remove in time."""
+        """Yield the shortest times in the settings of a topic."""
         policies = config["cleanup.policy"].split(",")
         if "compact" in policies:
             kept = int(config["delete.retention.ms"]) + int(config["min.compaction.lag.ms"])
@@ -38,7 +38,7 @@ class Retention:
 
 
 def retention_findings(settings: Settings, status: ReplicaStatus, area: str) -> Iterator[Finding]:
-    """Yield a finding if Kafka has removed, or will soon remove, what the replica has not read."""
+    """Yield a finding if Kafka has removed, or will soon remove, unread records of the replica."""
     waiting = [lag.topic for lag in status.topics if lag.records]
     if not waiting:
         return
@@ -48,7 +48,7 @@ def retention_findings(settings: Settings, status: ReplicaStatus, area: str) -> 
 
 
 def judge(kept: list[Retention], status: ReplicaStatus, area: str) -> Finding | None:
-    """Return the finding about the topic that keeps its records for the shortest time, or None if time is left."""
+    """Return the finding about the topic with the shortest retention, or None if time is left."""
     if not kept:
         return None
     first = min(kept, key=lambda one: one.ms)
@@ -79,7 +79,7 @@ def _configs(settings: Settings, topics: list[str]) -> dict[str, dict[str, str]]
         try:
             entries: dict[str, Any] = answer.result()
         except KafkaException:
-            # The check of the topics reports it.
+            # The check of the topics reports the error.
             continue
         found[resource.name] = {name: entry.value for name, entry in entries.items()}
     return found

@@ -1,4 +1,4 @@
-"""Try the rights that a worker needs in its replica, for ``rowcast check``."""
+"""Try the rights of a worker in the replica, for ``rowcast check``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRATCH_PREFIX = "rowcast_try_"
 
 
 def scratch_name() -> str:
-    """Return a new name for a table that the check creates and drops."""
+    """Return a new name for a temporary table of the check."""
     return f"{SCRATCH_PREFIX}{secrets.token_hex(4)}"
 
 

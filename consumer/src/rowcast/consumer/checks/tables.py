@@ -1,4 +1,4 @@
-"""Compare the tables of a replica with the shapes that the worker has recorded, for ``rowcast check``."""
+"""Compare the tables of a replica with the recorded shapes, for ``rowcast check``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rowcast.shared.tables.shape_document import parse_recorded_shape
 
 
 def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
-    """Return the shapes that the worker has recorded, sorted by name. Raise DataError for a damaged shape."""
+    """Return the recorded shapes, sorted by name. Raise DataError for a damaged shape."""
     row = ROWCAST_TABLE.c
     texts = sa.select(row.shape).where(row.source == source).order_by(row.table_name)
     return [parse_recorded_shape(text) for text in connection.scalars(texts)]
@@ -25,7 +25,7 @@ def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
 def table_findings(
     connection: Connection, dialect: ReplicaDialect, shapes: list[TableShape], name: str, area: str
 ) -> Iterator[Finding]:
-    """Yield tables that are gone or lack columns. The worker would find the fault only at the next event."""
+    """Yield missing tables, and tables with missing columns. The worker would find the fault only at the next event."""
     for shape in shapes:
         schema, table = replica_name(shape, dialect)
         columns = dialect.read_columns(connection, schema, table)
@@ -48,7 +48,7 @@ def table_findings(
 def trigger_findings(
     connection: Connection, dialect: ReplicaDialect, shapes: list[TableShape], name: str, area: str
 ) -> Iterator[Finding]:
-    """Yield the tables with triggers, which may change the rows that the worker writes."""
+    """Yield the tables with triggers, because a trigger may change the worker's rows."""
     names = {replica_name(s, dialect): s.full_name for s in shapes}
     for table, triggers in dialect.triggers(connection, list(names)).items():
         yield Finding(

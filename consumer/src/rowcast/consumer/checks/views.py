@@ -25,9 +25,9 @@ def viewed_shapes(replica: ReplicaSettings, shapes: Sequence[TableShape]) -> lis
 
 
 def view_findings(replica: ReplicaSettings, shapes: Sequence[TableShape], area: str) -> Iterator[Finding]:
-    """Yield the views that match no table or do not fit, and what the replica does not have because of a view.
+    """Yield the views that match no table or do not fit, and the missing parts of the replica because of views.
 
-    ``shapes``: the newest shapes of the source's tables that the replica has.
+    ``shapes``: the newest shapes of the source's tables in the replica.
     """
     for unused in unused_names(replica.view, shapes):
         yield view_fault(area, unused)
@@ -48,6 +48,6 @@ def _of_tables(view: ReplicaView, shapes: Sequence[TableShape], area: str) -> It
 
 
 def view_fault(area: str, error: ConfigurationError | str) -> Finding:
-    """Return the finding about a view that does not fit its table."""
+    """Return the finding about an unsuitable view."""
     fault, _, hint = str(error).removesuffix(".").partition(". ")
     return Finding(area, Verdict.configuration, fault, hint.removesuffix(".") or "correct the view")

@@ -1,1 +1,1 @@
-"""The events that a replica refused: write them to the dead letter topic, show them, apply them, give them up."""
+"""The refused events of a replica: write events to the dead letter topic, show, apply, or drop letters."""

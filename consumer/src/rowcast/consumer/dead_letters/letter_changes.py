@@ -23,7 +23,7 @@ from rowcast.shared.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class _MovedMessage:
-    """The message of a letter at the place of its event. The methods are those of the client's message."""
+    """The message of a letter at the place of its event, with the methods of the client's message."""
 
     message: Any
     event: LetterEvent

@@ -15,7 +15,7 @@ CONNECT_PREFIX = "__connect.errors."
 
 
 def letter_messages(settings: Settings, letters: Sequence[Letter]) -> dict[LetterEvent, Any]:
-    """Return the message of each event of the letters, without the messages that are not there any more."""
+    """Return the message of each event of the letters, without the messages removed by Kafka."""
     events = [one for letter in letters for one in letter.events]
     found = messages_at(settings, [(one.place, one.place_offset) for one in events])
     pairs = ((one, found.get((one.place, one.place_offset))) for one in events)

@@ -20,12 +20,12 @@ _log = logging.getLogger("rowcast.worker")
 
 _WRITTEN_TOGETHER = 1_000
 _TIMEOUT_S = 30.0
-# What a broker accepts in one request by default (socket.request.max.bytes). A letter is larger than its event.
+# The default limit of a broker for one request (socket.request.max.bytes). A letter is larger than the event.
 _MAX_MESSAGE_BYTES = 100 * 1024 * 1024
 _POLL_S = 0.1
 
-# Letters wait for people, so Kafka must not remove any. An event is in the topic as often as it was refused, so the
-# topic must not be compacted.
+# Letters wait for people. Therefore Kafka must not remove letters. Each refusal of an event adds a letter. Therefore
+# the topic must not be compacted.
 _TOPIC_CONFIG = {
     "cleanup.policy": "delete",
     "retention.ms": "-1",
@@ -40,7 +40,7 @@ class LetterTopic:
     """Write to the dead letter topic of one replica. The topic is created with the first letter."""
 
     def __init__(self, settings: Settings, replica: str) -> None:
-        """Raise ConfigurationError if the topic is another one of the source."""
+        """Raise ConfigurationError if the topic is a topic of the source."""
         self._settings = settings
         self._name = settings.dead_letter_topic(replica)
         self._replica = replica
@@ -75,7 +75,7 @@ class LetterTopic:
             self._producer = new_producer(self._settings.require_kafka(), "worker", own)
 
     def _create(self) -> None:
-        """Create the topic, unless it exists. The embedded Kafka creates topics by itself."""
+        """Create the topic if missing. The embedded Kafka creates topics by itself."""
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import NewTopic
 
@@ -97,7 +97,7 @@ class LetterTopic:
     def _require_kept(self) -> None:
         """Raise ConfigurationError if an existing topic is compacted. Warn if Kafka removes its messages after a time.
 
-        Events of the same row have the same key, so compaction would remove all letters of the row but the last.
+        All events of a row have one key, so compaction would keep only the last letter of the row.
         """
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import ConfigResource
@@ -153,7 +153,7 @@ class LetterTopic:
                 return
 
     def _headers(self, message: Any, event: SetAside) -> list[tuple[str, bytes | None]]:
-        """Return the message's own headers, and those that Kafka Connect gives to dead letters."""
+        """Return the message's own headers, and Kafka Connect's headers of dead letters."""
         topic, partition = event.partition
         connect = {
             "topic": topic,
@@ -169,7 +169,7 @@ class LetterTopic:
         return [*(message.headers() or ()), *((f"{_PREFIX}{name}", str(connect[name]).encode()) for name in connect)]
 
     def _raise(self, error: Any) -> None:
-        # The next attempt begins with a new client, because this one may still send what it has not sent yet.
+        # The next attempt begins with a new client, because the old client may still send queued letters.
         self._producer.purge()
         self._producer = None
         if error is not None and error.name() in ("MSG_SIZE_TOO_LARGE", "TOPIC_AUTHORIZATION_FAILED"):

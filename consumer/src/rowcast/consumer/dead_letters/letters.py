@@ -1,4 +1,4 @@
-"""Group the events in the dead letter topic to letters, which are applied together or not at all."""
+"""Group the events in the dead letter topic to letters. The events of a letter are applied together or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rowcast.shared.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A transaction that a replica refused, or an event of it. ``events``: in the order of lsns."""
+    """A refused transaction of a replica, or a refused event. ``events``: in the order of lsns."""
 
     id: str
     events: Sequence[LetterEvent]
@@ -29,7 +29,7 @@ class Letter:
 
     @property
     def first(self) -> LetterEvent:
-        """Return the event that was refused, or the first event if all follow an earlier letter."""
+        """Return the refused event, or the first event if all follow an earlier letter."""
         return next((one for one in self.events if one.event.is_cause), self.events[0])
 
 
@@ -42,7 +42,7 @@ def to_letters(events: Iterable[LetterEvent]) -> list[Letter]:
 
 
 def chosen(letters: Sequence[Letter], ids: Sequence[str]) -> list[Letter]:
-    """Return the letters with these ids, or of these transactions and events. Without ids, return all.
+    """Return the letters with the given ids of letters, transactions or events. Without ids, return all.
 
     Raise ConfigurationError for an unknown id.
     """

@@ -16,7 +16,7 @@ Place = tuple[Partition, int]
 
 
 def messages_at(settings: Settings, places: Sequence[Place]) -> dict[Place, Any]:
-    """Return the messages at these places, committed or not, without those that Kafka has removed.
+    """Return the messages at the places, committed or not, without messages removed by Kafka.
 
     Raise UnreachableError.
     """
@@ -37,8 +37,8 @@ def messages_at(settings: Settings, places: Sequence[Place]) -> dict[Place, Any]
 def original_messages(settings: Settings, places: Sequence[Place]) -> dict[Place, Any]:
     """Return the messages at these places.
 
-    Raise ReplicaChangedError if compaction has removed one since the worker has read it. The worker then reads on
-    without it, as if it had come later.
+    Raise ReplicaChangedError if compaction has removed a message since the worker's read. The worker then reads on
+    without the message, like a worker that comes after the compaction.
     """
     found = messages_at(settings, places)
     for place in places:

@@ -1,4 +1,4 @@
-"""Handle what a replica refused for ``rowcast dlq REPLICA``."""
+"""Handle the refused events of a replica for ``rowcast dlq REPLICA``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReplicaQueue:
         self._layouts = RowLayouts(settings.replica(replica).tables)
 
     def print_list(self, ids: Sequence[str], *, as_json: bool) -> int:
-        """Print the letters with the reasons. Return 1 if there are any, else 0."""
+        """Print the letters with the reasons. Return 1 if letters wait, else 0."""
         return report_letters(chosen(self._read(), ids), as_json=as_json)
 
     def print_whole(self, ids: Sequence[str], *, as_json: bool) -> None:

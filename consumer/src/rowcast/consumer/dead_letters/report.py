@@ -19,7 +19,7 @@ _SHOWN = 400
 
 
 def report_letters(letters: Sequence[Letter], *, as_json: bool) -> int:
-    """Print letters with the reasons, without values of rows. Return 1 if there are any, else 0."""
+    """Print letters with the reasons, without values of rows. Return 1 if letters wait, else 0."""
     if as_json:
         print_json([{**_summary(letter), "events": [_place(one) for one in letter.events]} for letter in letters])
         return 1 if letters else 0

@@ -15,7 +15,7 @@ Settle = Callable[[Sequence[Letter]], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The settled letters, and the letters that are left, with the reasons."""
+    """The settled letters, and the remaining letters with the reasons."""
 
     settled: Sequence[Letter]
     left: Sequence[tuple[Letter, str]]
@@ -24,10 +24,10 @@ class Result:
 def retry(letters: Sequence[Letter], wanted: Sequence[Letter], settle: Settle) -> Result:
     """Settle the wanted letters. ``letters``: all letters of the replica, in order.
 
-    A letter that comes after an unsettled letter of the same row is not tried by itself. Afterwards, the letters that
-    are left and share rows are tried together: a later event may have the value that corrects an earlier one, and only
-    the last event of a row is written then. Everything is tried again while anything succeeds, because a letter may
-    refer to a row of another.
+    A letter after an unsettled letter of the same row is not tried by itself. Afterwards, the remaining letters with
+    common rows are tried together: a later event may correct the value of an earlier event, and only the last event of
+    a row is written then. All letters are tried again after each success, because a letter may refer to another
+    letter's row.
     """
     reasons: dict[str, str] = {}
     wanted_ids = {letter.id for letter in wanted}
@@ -75,7 +75,7 @@ def _settle_together(letters: Sequence[Letter], wanted: Set[str], settle: Settle
 
 
 def _groups(letters: Sequence[Letter]) -> list[list[Letter]]:
-    """Return the letters in groups, so that no two groups have a row in common."""
+    """Return the letters in groups without common rows."""
     emptied = {table for letter in letters for table, key in letter.rows if not key}
     groups: list[tuple[set[RowKey], list[Letter]]] = []
     for letter in letters:

@@ -1,1 +1,1 @@
-"""Say what a replica lacks against the shapes of the source, and let it follow by command."""
+"""Compare a replica with the shapes of the source, and let the replica follow by command."""

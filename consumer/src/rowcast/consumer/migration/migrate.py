@@ -1,4 +1,4 @@
-"""``rowcast migrate``: show what a replica lacks against the newest shapes of its source, and let it follow."""
+"""``rowcast migrate``: compare a replica with the newest shapes of the source, and let the replica follow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rowcast.shared.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """What a replica lacks, or what was done. ``tables``: by name. ``is_applied``: the changes were made."""
+    """The planned or finished changes of a replica. ``tables``: by name. ``is_applied``: the changes were made."""
 
     replica: str
     tables: tuple[TablePreview, ...]

@@ -1,4 +1,4 @@
-"""Find what a worker would do with the tables of a replica for given shapes, without doing it."""
+"""Find the steps of a worker for the tables of a replica and given shapes, without a change."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Recorded = Mapping[str, TableRecord]
 
 @dataclass(slots=True)
 class TablePreview:
-    """What happens to a table.
+    """The changes of a migration to a table. ``changes``: each change in words, with its statements.
 
-    ``changes``: each change in words, with its statements. ``kept``: the columns that the source does not have.
-    ``stop``: why the worker cannot follow, or "". ``needs_rebuild``: a rebuild of the table alone helps.
+    ``kept``: the columns unknown to the source. ``stop``: why the worker cannot follow, or "". ``needs_rebuild``: a
+    rebuild of the table alone helps.
     """
 
     table: str
@@ -77,7 +77,7 @@ class Preview:
         return EvolvingTable(shape, before, created or self._is_asked, name, columns)
 
     def _former(self, record: TableRecord, shape: TableShape) -> EvolvingTable:
-        """Return a table that will be renamed, under the name that it has until then."""
+        """Return a table to rename, under its present name."""
         self.recorded[shape.full_name] = renamed = record.renamed(shape)
         self._formers[shape.full_name] = record.shape
         names = [replica_name(s, self._replica) for s in (record.shape, shape)]
@@ -86,9 +86,9 @@ class Preview:
         return EvolvingTable(shape, renamed.shape, record.created or self._is_asked, name, dict(columns[name]))
 
     def steps(self) -> Iterator[Step]:
-        """Yield the steps for tables that exist, each planned when the steps before it are done.
+        """Yield the steps for existing tables. Each step is planned after the earlier steps are done.
 
-        Raise DataError for a table that cannot follow, and ConfigurationError for a column that cannot.
+        Raise DataError for a table that cannot follow, and ConfigurationError for an impossible column.
         """
         for table in self._tables.values():
             require_same_view(table.before, table.shape)
@@ -101,7 +101,7 @@ class Preview:
         yield from planner.steps(tables)
         for table in tables:
             yield from self._dropped_columns(table)
-            # Last, because the other steps name the table as it is.
+            # Last, because all earlier steps use the present name of the table.
             if (former := self._formers.get(table.shape.full_name)) is not None:
                 columns = KnownColumns(self._replica, self._connection, ())
                 step = renaming(self._connection, self._replica, columns, former, table.shape)
@@ -116,7 +116,7 @@ class Preview:
                 del table.columns[name]
 
     def tables(self) -> list[TablePreview]:
-        """Return the tables in the order of their names, with what happens to each."""
+        """Return the tables with their changes, sorted by name."""
         return [self._preview(table) for _, table in sorted(self._tables.items())]
 
     def _preview(self, table: EvolvingTable) -> TablePreview:
@@ -150,7 +150,7 @@ class Preview:
         return self.recorded.get(table.shape.full_name, (table.shape, False))[1]
 
     def _kept(self, table: EvolvingTable) -> list[str]:
-        """Return the columns that the source does not have, in a table that a worker created."""
+        """Return the columns unknown to the source, in a table created by a worker."""
         names = {column.name for column in table.shape.columns}
         return [name for name in table.columns if name not in names] if self._is_created(table) else []
 

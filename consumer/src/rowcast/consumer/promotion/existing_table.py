@@ -1,4 +1,4 @@
-"""A table of the replica as it is, with the shape of the source's table that it is to be like."""
+"""A table of the replica at present, with the shape of the source's table as the goal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rowcast.shared.tables.shape import ColumnShape, ForeignKeyShape, TableShape
 
 @dataclass(frozen=True, slots=True)
 class ExistingIndex:
-    """An index of the replica. ``name`` is None for a key that has only a constraint."""
+    """An index of the replica. ``name`` is None for a key with only a constraint."""
 
     name: str | None
     columns: tuple[str | None, ...]
@@ -20,7 +20,7 @@ class ExistingIndex:
 
 @dataclass(frozen=True, slots=True)
 class ExistingForeignKey:
-    """A foreign key of the replica. ``referred``: the quoted name of the table it refers to."""
+    """A foreign key of the replica. ``referred``: the quoted name of the referred table."""
 
     name: str | None
     columns: tuple[str, ...]
@@ -32,10 +32,10 @@ class ExistingForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class ExistingTable:
-    """A table to promote. ``quoted``: its name, ready for SQL. ``created``: a worker created it.
+    """A table to promote. ``quoted``: its name, ready for SQL. ``created``: a worker created the table.
 
-    ``possible_keys``: the source's foreign keys that the replica can have, each as the worker creates it, without
-    actions. ``has_rows_without``: the columns in which rows have NULL although the source's column has none.
+    ``possible_keys``: the source's foreign keys that the replica can have, in the worker's form without actions.
+    ``has_rows_without``: the columns with NULL in rows, although NOT NULL at the source.
     """
 
     shape: TableShape
@@ -57,11 +57,11 @@ class ExistingTable:
                 yield column, self.columns[column.name]
 
     def missing_keys(self) -> Iterator[tuple[ForeignKeyShape, ExistingForeignKey]]:
-        """Yield the source's foreign keys that a table of the worker lacks, because a person has dropped them."""
+        """Yield the source's foreign keys missing in a table of the worker, because a person has dropped the keys."""
         for key, planned in self.possible_keys.items():
             if self.created and self.foreign_key(key.columns) is None:
                 yield key, planned
 
     def foreign_key(self, columns: Sequence[str]) -> ExistingForeignKey | None:
-        """Return the replica's foreign key on these columns, or None."""
+        """Return the replica's foreign key on the columns, or None."""
         return next((key for key in self.foreign_keys if key.columns == tuple(columns)), None)

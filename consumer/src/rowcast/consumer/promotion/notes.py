@@ -1,4 +1,4 @@
-"""What a promotion leaves to a person, because the shapes do not carry it or the engine does not have it."""
+"""The work of a promotion for a person: parts missing from the shapes, or impossible on the engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rowcast.consumer.replica.dialects.default_sql import default_sql
 
 
 def notes_of(table: ExistingTable, engine: str) -> Iterator[str]:
-    """Yield what a person must do for a table. ``engine``: the family of the replica's engine."""
+    """Yield the tasks of a person for a table. ``engine``: the family of the replica's engine."""
     where = table.shape.full_name
     for column, existing in table.pairs():
         name = f"{where}.{column.name}"

@@ -1,7 +1,7 @@
-"""What promotes a replica: statements, and what is left for a person.
+"""The plan of a promotion: statements, and tasks for a person.
 
-The plan is the difference between the tables as they are and the shapes of the source. Therefore a plan that was
-carried out in part, whatever the last statement was, is continued by making a new plan.
+The plan is the difference between the present tables and the shapes of the source. Therefore a new plan continues a
+plan that was carried out in part, after any statement.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 class Step:
     """Statements for a table, in one transaction where the engine can.
 
-    ``is_optional``: an error does not end the promotion but is named, because the primary works without the step.
-    ``remedy``: statements for an engine that refuses the step. A new plan follows them.
+    ``is_optional``: an error is reported and does not end the promotion, because the primary works without the step.
+    ``remedy``: statements for an engine that refuses the step. A new plan follows the remedy.
     """
 
     table: str
@@ -25,7 +25,7 @@ class Step:
 
 @dataclass(slots=True)
 class Plan:
-    """The steps, in this order. ``notes``: what a person must do, each with the name of the table or column."""
+    """The steps, in this order. ``notes``: the tasks for a person, each with the name of the table or column."""
 
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -1,9 +1,9 @@
-"""``rowcast promote``: make a replica a primary that takes writes at once.
+"""``rowcast promote``: make a replica a primary, ready for writes at once.
 
 refuse ──▶ fence the workers ──▶ check the constraints ──▶ mark ──▶ change the tables ──▶ create the outbox ──▶ mark
 
-From the first mark on, no worker writes to the replica again. Everything after it is found again by looking at the
-database, so the same command goes on after a kill at any statement.
+From the first mark on, no worker writes to the replica again. After a kill at any statement, run the command again. The
+command finds the remaining steps by a look at the database.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class PromotionOptions:
 class PromotionResult:
     """The result of a promotion.
 
-    ``statements``: what was executed, or would be. ``notes``: what is left for a person. ``lost``: what the new primary
-    lacks, or "". ``timeline``: the number of the timeline to begin. ``shapes``: the tables, as the source had them.
+    ``statements``: executed, or only planned. ``notes``: the tasks for a person. ``lost``: the missing changes of the
+    new primary, or "". ``timeline``: the number of the timeline to begin. ``shapes``: the tables of the source.
     ``was_done``: an earlier command has finished the promotion. ``default_schema``: the schema of the new primary.
     """
 
@@ -152,7 +152,7 @@ class _Promotion:
         return self._find_shapes()[0]
 
     def _find_shapes(self) -> tuple[list[TableShape], list[TableShape]]:
-        """Return the shapes of the tables that exist, and of those that are gone."""
+        """Return the shapes of the existing tables, and of the missing tables."""
         found: tuple[list[TableShape], list[TableShape]] = ([], [])
         with self._engine.connect() as connection:
             inspector = sa.inspect(connection)
@@ -186,7 +186,7 @@ class _Promotion:
         return plan
 
     def _carry_out(self) -> tuple[list[str], list[str]]:
-        """Change the tables, and create the outbox tables. Return the statements, and what is left for a person."""
+        """Change the tables, and create the outbox tables. Return the statements, and the tasks for a person."""
         plan = self._plan()
         executed: list[str] = []
         with self._engine.connect() as connection:
@@ -229,7 +229,7 @@ class _Promotion:
             self._stop.wait(pause)
 
     def _execute(self, connection: Connection, step: Step, plan: Plan) -> bool:
-        """Execute a step. Return False if the engine refuses a step that is optional."""
+        """Execute a step. Return False if the engine refuses an optional step."""
         doubled = doubles_percents(connection)
         try:
             with connection.begin():

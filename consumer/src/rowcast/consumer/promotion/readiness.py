@@ -1,4 +1,4 @@
-"""Refuse to promote a replica that lacks changes of the source, unless the operator has said how many it may lack."""
+"""Refuse to promote a replica that lacks changes of the source, unless the operator allows the number."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def accepted_records(accept_lost: str | None) -> int | None:
 
 
 def require_vouching(name: str, row: ReplicaRow) -> None:
-    """Raise NotReadyError if the rows of the replica are no state that the primary had."""
+    """Raise NotReadyError if the rows of the replica are no former state of the primary."""
     if row.state == "consistent":
         return
     if row.state == "suspect":
@@ -110,9 +110,9 @@ def _losses(settings: Settings, status: ReplicaStatus, unpublished_ms: int | Non
 def require_whole(
     settings: Settings, name: str, shapes: Sequence[TableShape], gone: Sequence[TableShape], *, accept_partial: bool
 ) -> None:
-    """Raise NotReadyError for a replica with masked values or a part of the rows, unless the operator accepts it.
+    """Raise NotReadyError for a replica with masked values or a part of the rows, unless the operator agrees.
 
-    ``gone``: the tables that a worker has filled, and that the replica does not have any more.
+    ``gone``: the tables filled by a worker and missing now.
     """
     patterns = settings.replica(name).tables
     parts = [] if "*" in patterns else [f"the configuration limits it to the tables {', '.join(patterns)}"]

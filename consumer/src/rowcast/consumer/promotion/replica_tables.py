@@ -1,4 +1,4 @@
-"""Read the tables of a replica as they are."""
+"""Read the present tables of a replica."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rowcast.shared.tables.shape_document import parse_recorded_shape
 
 
 def recorded_shapes(connection: Connection, source: str) -> list[tuple[TableShape, bool]]:
-    """Return the shapes that the worker has recorded, each with whether a worker created the table."""
+    """Return the recorded shapes, each with whether a worker created the table."""
     row = ROWCAST_TABLE.c
     rows = connection.execute(sa.select(row.shape, row.created).where(row.source == source).order_by(row.table_name))
     return [(parse_recorded_shape(shape), bool(created)) for shape, created in rows]
@@ -29,7 +29,7 @@ def recorded_shapes(connection: Connection, source: str) -> list[tuple[TableShap
 def existing_tables(
     connection: Connection, source: str, replica: ReplicaDialect, dialect: PromotionDialect
 ) -> Iterator[ExistingTable]:
-    """Yield the tables of the source that the replica has."""
+    """Yield the replica's tables of the source."""
     recorded = recorded_shapes(connection, source)
     definitions = TableDefinitions((shape for shape, _ in recorded), replica, connection.dialect)
     inspector = sa.inspect(connection)
@@ -90,7 +90,7 @@ def _foreign_key(connection: Connection, key: Any) -> ExistingForeignKey:
 def _columns_with_null(
     connection: Connection, quoted: str, shape: TableShape, columns: dict[str, ExistingColumn]
 ) -> Iterator[str]:
-    """Yield the columns that are to be NOT NULL, but have NULL in a row."""
+    """Yield the columns to make NOT NULL with NULL in a row."""
     for column in shape.columns:
         if column.nullable or column.name not in columns or not columns[column.name].nullable:
             continue

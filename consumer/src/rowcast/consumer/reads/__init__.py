@@ -1,1 +1,1 @@
-"""Read from replicas that are fresh enough: ``ReadReplica`` and ``RoutingSession``."""
+"""Read from fresh replicas: ``ReadReplica`` and ``RoutingSession``."""

@@ -1,4 +1,4 @@
-"""Know whether a replica has what its primary has committed, from an application that reads both."""
+"""Know whether a replica has the commits of its primary, in an application with connections to both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("rowcast.reads")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.05
 _KNOWN_TOKENS = 10_000
 _LOG_S = 60.0
-# A replica only moves forward. After a restore from a backup it is behind its last answer, for this time at most.
+# A replica only moves forward. After a restore from a backup, a cached answer is too new, for this time at most.
 _ANSWER_S = 1.0
 
 
@@ -39,9 +39,9 @@ _READ_TABLES = (ROWCAST_REPLICA, ROWCAST_POSITION, ROWCAST_DEAD_LETTER)
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the replica said last. ``lsn``: it has every transaction up to here, -1 if it is not consistent.
+    """The replica's last answer. ``lsn``: the replica has every transaction up to this lsn, -1 if not consistent.
 
-    ``has_letters``: it has refused some of them. ``at``: the monotonic time.
+    ``has_letters``: some transactions were refused. ``at``: the monotonic time.
     """
 
     lsn: int = -1
@@ -54,7 +54,7 @@ class _Answer:
 
 
 class ReadReplica:
-    """A replica, as an application sees it that reads from it.
+    """A replica that an application reads from.
 
     ``engine``: of the replica's database. ``primary``: the engine of the primary, where a token becomes an lsn. Both
     may be an AsyncEngine. ``source``: the source of ``rowcast.toml``. Thread-safe: make one for each replica and
@@ -89,7 +89,10 @@ class ReadReplica:
         return self._has(CommitToken.parse(token))
 
     def wait_for(self, token: str, timeout: float) -> bool:
-        """Wait until ``has(token)``, at most ``timeout`` seconds. Return whether it is true. Raise as ``has``."""
+        """Wait until ``has(token)``, at most ``timeout`` seconds.
+
+        Return the last answer of ``has``. Raise as ``has``.
+        """
         parsed, end = CommitToken.parse(token), time.monotonic() + timeout
         pauses = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while not self._has(parsed):
@@ -106,7 +109,7 @@ class ReadReplica:
     def is_within(self, max_age: float) -> bool:
         """Return whether the replica has every commit that is older than ``max_age`` seconds.
 
-        The databases are asked only if the last proof is older than half of it. Raise as ``has``.
+        The databases are asked only if the last proof is older than half of ``max_age``. Raise as ``has``.
         """
         if time.monotonic() - self._fresh_at > max_age / 2 and self._proving.acquire(blocking=False):
             try:
@@ -116,10 +119,10 @@ class ReadReplica:
         return time.monotonic() - self._fresh_at <= max_age
 
     def is_fresh(self, tokens: tuple[str, ...], max_age: float | None, wait: float) -> bool:
-        """Return whether reads may use the replica. Log a database that does not answer, and return False then.
+        """Return whether reads may use the replica. Log a silent database, and return False.
 
-        ``tokens``: the replica must have all, and may take ``wait`` seconds for it. Raise ValueError and
-        ConfigurationError as ``has``.
+        ``tokens``: the replica must have all, within ``wait`` seconds. Raise ValueError and ConfigurationError as
+        ``has``.
         """
         end = time.monotonic() + wait
         try:
@@ -136,15 +139,15 @@ class ReadReplica:
             return False
 
     def take_token(self) -> CommitToken:
-        """Return a token for everything that the primary has committed."""
+        """Return a token for all commits of the primary."""
         with self.primary.connect() as connection:
             return take_token(connection, self._source)
 
     def _prove(self, max_age: float) -> None:
         """Find out up to which time the replica has every commit.
 
-        A token that the replica lacked is looked at again until it is too old to prove anything. The replica may never
-        have it, because one of its transactions was parked.
+        A token that the replica lacked is checked again until too old for a proof. The replica may lack the token for
+        ever, because a transaction was parked.
         """
         # The time comes first, because the token may include later commits and lack none.
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""A session whose reads go to a replica that is fresh enough, and everything else to the primary."""
+"""A session with its reads on a fresh replica, and everything else on the primary."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class RoutingSession(Session):
 
         Session = sessionmaker(engine, class_=RoutingSession, replicas=[replica], max_age=5)
 
-    ``replicas``: the replicas, which take turns. ``token``: reads must see everything up to this token, which another
-    session took. ``max_age``: reads must see every commit that is older than this many seconds. ``wait``: the longest
-    time in seconds that a transaction waits for a replica. Other parameters are those of Session. With AsyncSession:
+    ``replicas``: the replicas, used in turn. ``token``: reads must see everything up to this token of an earlier
+    session. ``max_age``: reads must see every commit older than ``max_age`` seconds. ``wait``: the longest wait of a
+    transaction for a replica, in seconds. All further parameters go to Session. With AsyncSession:
     ``async_sessionmaker(engine, sync_session_class=RoutingSession, replicas=…)``.
 
-    A session reads its own commits. The first SELECT of a transaction chooses: a replica that is fresh enough, or the
-    primary. A SELECT with FOR UPDATE or with a change inside goes to the primary, and so do SQL text, changes, a flush
-    and ``connection()``. The rest of a transaction that has used the primary so goes to the primary too.
+    A session reads its own commits. The first SELECT of a transaction chooses: a fresh replica, or the primary. A
+    SELECT with FOR UPDATE or with a change inside goes to the primary, and so do SQL text, changes, a flush and
+    ``connection()``. After this use of the primary, the rest of the transaction goes to the primary too.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class RoutingSession(Session):
         wait: float = 0.0,
         **options: Any,
     ) -> None:
-        """Open a session. Raise ValueError for a text that is no token, or for replicas of several primaries."""
+        """Open a session. Raise ValueError for an invalid token, or for replicas of several primaries."""
         super().__init__(bind, **options)
         if len({id(replica.primary) for replica in replicas}) > 1:
             raise ValueError("the replicas of a RoutingSession must have the same primary")
@@ -62,9 +62,9 @@ class RoutingSession(Session):
 
     @property
     def token(self) -> str | None:
-        """Return a token for the commits that this session must see, or None if there are none.
+        """Return a token for the commits that this session must see, or None without commits.
 
-        Give it to the next session of the same user, for example in a cookie.
+        Give the token to the user's next session, for example in a cookie.
         """
         # A token of now includes every commit of several earlier tokens.
         self._lacks_token |= len(self._tokens) > 1
@@ -72,7 +72,7 @@ class RoutingSession(Session):
         return self._tokens[0] if self._tokens else None
 
     def require(self, token: str) -> None:
-        """Let all later transactions see everything up to a token. Raise ValueError for a text that is no token."""
+        """Let all later transactions see everything up to a token. Raise ValueError for an invalid token."""
         CommitToken.parse(token)
         self._tokens = (*self._tokens, token)
 
@@ -106,7 +106,7 @@ class RoutingSession(Session):
         return bool(self._replicas) and _behind_facade(engine) is _behind_facade(self._replicas[0].primary)
 
     def _choose(self) -> Engine | None:
-        """Return the engine of a replica that is fresh enough, or None."""
+        """Return the engine of a fresh replica, or None."""
         self._take_token()
         first = next(_turns) % len(self._replicas)
         in_turn = self._replicas[first:] + self._replicas[:first]
@@ -118,7 +118,7 @@ class RoutingSession(Session):
         return None
 
     def _take_token(self) -> None:
-        """Take a token for the commits of this session. A token for them includes every earlier token."""
+        """Take a token for the commits of this session. The token includes every earlier token."""
         if self._lacks_token:
             self._tokens = (str(self._replicas[0].take_token()),)
             self._lacks_token = False
@@ -126,14 +126,14 @@ class RoutingSession(Session):
 
 @event.listens_for(RoutingSession, "after_begin")
 def _note_connection(session: RoutingSession, _transaction: SessionTransaction, connection: Connection) -> None:
-    # The caller of connection() may write with it.
+    # The caller of connection() may write with the connection.
     if session._reading_from is None and session._is_primary(connection.engine):
         session._has_written = True
 
 
 @event.listens_for(RoutingSession, "after_commit")
 def _note_commit(session: RoutingSession) -> None:
-    # The token is taken when it is needed, because this listener must not use a database.
+    # The token is taken later, at its first use, because the listener must not use a database.
     session._lacks_token |= session._has_written
 
 
@@ -149,7 +149,7 @@ def _behind_facade(engine: Engine) -> object:
 
 
 def _is_read(clause: object) -> bool:
-    """Return whether a statement is a SELECT that changes and locks nothing, as far as its form shows."""
+    """Return whether a statement is a SELECT without changes and locks, as far as the form shows."""
     if not isinstance(clause, SelectBase):
         return False
     return not any(

@@ -1,1 +1,1 @@
-"""Give whole transactions to something that is no replica database: a search index, a cache, another database."""
+"""Give whole transactions to a system other than a replica database: a search index, a cache, another database."""

@@ -1,4 +1,4 @@
-"""What a sink stores for the worker: the positions, and everything else that the next start needs."""
+"""The worker's data in a sink: the positions, and all further data for the next start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Checkpoint:
 
     @staticmethod
     def parse(stored: bytes | None, source: str) -> Checkpoint:
-        """Read what a sink has stored. Raise ConfigurationError for the checkpoint of another source or version."""
+        """Read a stored checkpoint. Raise ConfigurationError for the checkpoint of a foreign source or version."""
         if stored is None:
             return Checkpoint(source)
         try:
@@ -48,7 +48,7 @@ class Checkpoint:
         )
 
     def to_bytes(self) -> bytes:
-        """Return the form that a sink stores."""
+        """Return the stored form."""
         positions = [(*place, *position) for place, position in self.positions.items()]
         members = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return orjson.dumps({**members, "version": _VERSION, "positions": positions})

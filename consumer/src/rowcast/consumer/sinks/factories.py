@@ -1,4 +1,4 @@
-"""The sinks that come with rowcast, as entry points of ``rowcast.sinks``."""
+"""The sinks of rowcast, as entry points of ``rowcast.sinks``."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from rowcast.consumer.sinks.sqlalchemy_sink import SqlAlchemySink
 
 
 def sqlalchemy(url: str, *, schema: str | None = None, primary_keys: bool = True) -> SqlAlchemySink:
-    """Return the sink for a database of any dialect that is installed. See ``SqlAlchemySink``."""
+    """Return the sink for a database of any installed dialect. See ``SqlAlchemySink``."""
     return SqlAlchemySink(sa.create_engine(url), schema=schema, primary_keys=primary_keys)

@@ -20,7 +20,7 @@ _Convert = Callable[[Any], Any]
 
 
 def _or_text(convert: _Convert) -> _Convert:
-    """Return the text itself if Python has no such value, for example a year after 9999."""
+    """Return the text itself for a value beyond Python's types, for example a year after 9999."""
 
     def converted(value: Any) -> Any:
         try:

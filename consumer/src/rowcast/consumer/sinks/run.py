@@ -61,12 +61,12 @@ def run_sink(
     """Give the transactions of a source to a sink until ``stop`` is set. Finish the present batch then.
 
     ``tables``: shell patterns over ``schema.table``. ``once``: stop at the topics' ends at the time of the start.
-    ``batch_events``, ``buffer_events``: as in ``[replicas.NAME]``. Run it for each sink in one process only, because
-    nothing keeps two processes apart.
+    ``batch_events``, ``buffer_events``: as in ``[replicas.NAME]``. Run a sink in one process only, because nothing
+    keeps two processes apart.
 
-    A batch that raises RetriableError is given to the sink again after a pause. Raise DataError for an event that is
-    not valid, SuspectError if the source has begun a new timeline, UnreachableError if Kafka does not answer at the
-    start, and the errors of the sink. The sink keeps its last checkpoint, and the next start goes on there.
+    A batch that raises RetriableError is given to the sink again after a pause. Raise DataError for an invalid event,
+    SuspectError if the source has begun a new timeline, UnreachableError if Kafka does not answer at the start, and the
+    errors of the sink. The sink keeps its last checkpoint, and the next start goes on from the checkpoint.
     """
     run = _SinkRun(
         settings, sink, RowLayouts(tuple(tables)), stop or threading.Event(), on_progress or (lambda _: None)
@@ -133,7 +133,7 @@ class _SinkRun:
         return self._progress
 
     def _wait_for_topic(self, metadata: Any, *, once: bool) -> bool:
-        """Wait for the relay's first start. Return False if stopped, or with ``once`` if there is no topic."""
+        """Wait for the relay's first start. Return False if stopped, or with ``once`` if no topic exists."""
         topic = transaction_topic(self._settings.source)
         while not partitions_in(metadata, [topic]):
             if once or self._stop.wait(_TOPIC_POLL_S):

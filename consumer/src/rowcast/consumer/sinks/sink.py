@@ -1,4 +1,4 @@
-"""The protocol of a sink, and what a sink gets."""
+"""The protocol of a sink, and the data for a sink."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class RowChange:
     """The state of one row after its change.
 
     ``table``: ``schema.table``. ``key``: the columns of the primary key. ``row``: all columns, or None if the row was
-    deleted. ``truncates``: all rows of the table were deleted, and ``key`` is empty. Values are Python's: int, float,
-    Decimal, str, bytes, bool, date, time, datetime, UUID, parsed JSON, lists.
+    deleted. ``truncates``: all rows of the table were deleted, and ``key`` is empty. Values are Python values: int,
+    float, Decimal, str, bytes, bool, date, time, datetime, UUID, parsed JSON, lists.
     """
 
     table: str
@@ -28,14 +28,17 @@ class RowChange:
     truncates: bool = False
 
     def as_model(self, model: type[Model]) -> Model | None:
-        """Return the row as an object of a data class, from the columns of its fields. None if the row was deleted."""
+        """Return the row as an object of a data class, from the columns of its fields.
+
+        Return None for a deleted row.
+        """
         if self.row is None:
             return None
         return model(**{field.name: self.row[field.name] for field in fields(model)})  # type: ignore[arg-type]
 
 
 class Changes:
-    """The changes of a transaction, in order. They are read when they are iterated over, as often as needed."""
+    """The changes of a transaction, in order. Each iteration reads the changes again."""
 
     def __init__(self, count: int, read: Callable[[], Iterator[RowChange]]) -> None:
         self._count = count
@@ -53,8 +56,8 @@ class SinkTransaction:
     """A transaction of the source, whole and in the order of commits.
 
     ``id``: the source's id of the transaction. None while the sink loads: the changes are then the newest states of
-    rows, in the order of each key, and no transaction. ``lsn``: grows with every transaction. ``ts_ms``: when it was
-    committed, in milliseconds since 1970. A transaction may be larger than memory, so iterate over ``changes``.
+    rows, in the order of each key, and no transaction. ``lsn``: grows with every transaction. ``ts_ms``: the time of
+    the commit, in milliseconds since 1970. A transaction may be larger than memory, so iterate over ``changes``.
     """
 
     id: str | None
@@ -81,18 +84,18 @@ class SinkBatch:
 
 
 class Sink(Protocol):
-    """Something that takes whole transactions.
+    """A target for whole transactions.
 
-    A sink that writes the checkpoint together with the changes, all or nothing, has each change exactly once in effect.
-    A sink that writes it afterwards gets the last batch again after a crash. The newest state of a row is in every
-    change, so writing it twice does no harm.
+    A sink that writes checkpoint and changes together, all or nothing, has each change exactly once in effect. A sink
+    that writes the checkpoint afterwards gets the last batch again after a crash. Every change has the newest state of
+    a row, so a second write does no harm.
     """
 
     def checkpoint(self) -> bytes | None:
-        """Return the checkpoint of the last batch that was applied, or None before the first."""
+        """Return the checkpoint of the last applied batch, or None before the first."""
 
     def prepare(self, shapes: Iterable[TableShape]) -> None:
         """Hear of the tables: before the first change, and whenever a table is new or has changed."""
 
     def apply(self, batch: SinkBatch) -> None:
-        """Apply a batch. Raise RetriableError for a fault that passes, and any other error to end."""
+        """Apply a batch. Raise RetriableError for a passing fault, and any different error to end."""

@@ -1,4 +1,4 @@
-"""A sink for every database that has a dialect of SQLAlchemy."""
+"""A sink for every database with a dialect of SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rowcast.shared.tables.shape import PortableType, TableShape
 _ROWS_PER_DELETE = 500
 _TRANSIENT = (ServerFault.LOST, ServerFault.CONTENDED, ServerFault.UNAVAILABLE, ServerFault.READ_ONLY)
 
-# Types that every dialect has. A decimal without digits is a text, because a dialect's default would round it.
+# Types of every dialect. A decimal without digits is a text, because a dialect's default would round it.
 _TYPES: Mapping[str, sa.types.TypeEngine[Any]] = {
     "boolean": sa.Boolean(),
     "int16": sa.SmallInteger(),
@@ -49,11 +49,11 @@ def _type(portable: PortableType, *, is_key: bool) -> sa.types.TypeEngine[Any]:
 
 
 class SqlAlchemySink:
-    """Write the rows to tables with the names of the source, and the checkpoint beside them, in one transaction.
+    """Write the rows to tables with the names of the source, and the checkpoint, in one transaction.
 
     ``engine``: of any dialect. ``schema``: of all tables, or None for the default schema. ``primary_keys``: False for a
-    database that refuses to delete and insert a key in one transaction, as DuckDB does. There are no foreign keys and
-    no indexes. A new column of the source is added, and a column that the source drops stays.
+    database that refuses to delete and insert a key in one transaction, for example DuckDB. The tables have no foreign
+    keys and no indexes. A new column of the source is added, and a dropped column stays.
 
     rowcast's own replicas (PostgreSQL, MySQL, MariaDB, SQLite) are faster, and keep types, keys and constraints.
     """
@@ -73,7 +73,7 @@ class SqlAlchemySink:
         return None if stored is None else stored.encode()
 
     def prepare(self, shapes: Iterable[TableShape]) -> None:
-        """Create the tables that are missing, and add columns that are missing."""
+        """Create missing tables, and add missing columns."""
         with self._translated_errors(), self._engine.begin() as connection:
             for shape in shapes:
                 self._prepare(connection, shape)
@@ -93,7 +93,7 @@ class SqlAlchemySink:
         if not sa.inspect(connection).has_table(name, schema=self._metadata.schema):
             table.create(connection)
             return
-        # Reflection reads catalogues that not every dialect has.
+        # Reflection reads catalogues missing in some dialects.
         query: sa.Select[Any] = sa.select(sa.literal_column("*")).select_from(table).where(sa.false())
         existing = set(connection.execute(query).keys())
         for column in table.columns:
@@ -140,7 +140,7 @@ class SqlAlchemySink:
 
 
 def _stored(value: Any, column: sa.Column[Any]) -> Any:
-    """Return the value for a column. A text column takes every other value as a text."""
+    """Return the value for a column. A text column takes each value as a text."""
     if value is None or not isinstance(column.type, sa.String) or isinstance(value, str):
         return value
     return str(value)

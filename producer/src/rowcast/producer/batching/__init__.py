@@ -1,1 +1,1 @@
-"""Process large tables batch by batch, each with a commit of its own."""
+"""Process large tables batch by batch, with a commit for each batch."""

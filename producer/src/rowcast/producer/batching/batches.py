@@ -29,7 +29,7 @@ _OUTBOX = outbox_tables(sa.MetaData()).outbox
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far the batches have come. ``rows``: committed rows, those of earlier runs of the same name included.
+    """How far the batches have come. ``rows``: committed rows, including earlier runs of the name.
 
     ``paused``: the next batch waits because the outbox or a replica is behind.
     """

@@ -1,6 +1,6 @@
 """Cut a SELECT into pages by primary key: each page begins after the last key of the page before.
 
-A page by OFFSET reads and drops all rows before it, and skips rows when earlier ones are deleted.
+A page by OFFSET reads and drops all earlier rows, and skips rows after deletes of earlier rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Key = tuple[Any, ...]
 
 _MYSQL = ("mysql", "mariadb")
 
-# SQLAlchemy has no public way to ask a SELECT for these.
+# SQLAlchemy has no public way to ask a SELECT for the clauses.
 _CHOSEN_BY_US = {
     "_order_by_clauses": "order_by",
     "_limit_clause": "limit",
@@ -33,7 +33,7 @@ _CHOSEN_BY_US = {
 class Keyset:
     """The pages of a SELECT in the order of the primary key of its first entity or table.
 
-    Raise ConfigurationError for a SELECT that cannot be cut so.
+    Raise ConfigurationError for a SELECT without pages by key.
     """
 
     def __init__(self, select: sa.Select[*tuple[Any, ...]], size: int) -> None:
@@ -51,7 +51,7 @@ class Keyset:
         self._size = size
 
     def read(self, session: Session, after: Key | None) -> tuple[Sequence[Any], Key | None]:
-        """Return the rows of the page after a key, and the page's last key, which is None for an empty page.
+        """Return the rows of the page after a key, and the page's last key, None for an empty page.
 
         The rows are entities or values if the SELECT has a single one, and SQLAlchemy's rows if not.
         """
@@ -91,9 +91,9 @@ def _behind(key: Sequence[ColumnElement[Any]], last: Key, engine: str) -> Column
 
 
 def _compared(column: ColumnElement[Any], engine: str) -> ColumnElement[Any]:
-    """Return the expression that compares a key column in the order in which the engine sorts it."""
+    """Return the expression to compare a key column in the engine's sort order."""
     if engine in _MYSQL and isinstance(column.type, sa.Enum | mysql.SET):
-        # These types sort by number and compare as text.
+        # ENUM and SET sort by number and compare as text.
         return sa.cast(column, mysql.INTEGER(unsigned=True))
     return column
 

@@ -1,4 +1,4 @@
-"""Keep how far named batches have come, in the same transaction as the changes of each batch."""
+"""Keep the positions of named batches, in the transaction of each batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rowcast.shared.errors import ConfigurationError, RetriableError
 
 _TABLE = outbox_tables(sa.MetaData()).batch
 
-# A datetime is a date too, so it comes first.
+# A datetime is a date too, so the datetime comes first.
 _TEXT_FORMS: dict[str, tuple[type, Any]] = {
     "uuid": (uuid.UUID, uuid.UUID),
     "decimal": (Decimal, Decimal),
@@ -43,8 +43,8 @@ class NamedPosition:
     def read(self, session: Session) -> Key | None:
         """Return the last key of the last committed batch, or None to begin with the first row.
 
-        Commit the session if the name is new, so that a rollback of the first batch does not take the name with it.
-        Raise RetriableError if another process begins with the name at the same time.
+        Commit the session for a new name, because a rollback of the first batch would remove the name. Raise
+        RetriableError if another process begins with the name at once.
         """
         row = _TABLE.c
         statement = sa.select(row.last_key, row.batches, row.rows_done).where(row.name == self._name)

@@ -13,7 +13,7 @@ from rowcast.shared.tables.shape import TableShape
 from rowcast.shared.tables.shape_store import newest_shapes
 from rowcast.shared.tables.type_mapping import portable_type
 
-# Types whose values have the same encoding. Model and table may differ within a kind.
+# Types with equal encodings of values. Model and table may differ within a kind.
 _KINDS = {
     **dict.fromkeys(("int16", "int32", "int64", "uint64"), "an integer"),
     **dict.fromkeys(("float32", "float64"), "a floating point number"),
@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def model_drift(connection: Connection, inspector: Inspector) -> Iterator[Finding]:
-    """Yield the findings about tables that differ from the capture's newest shape."""
+    """Yield the findings about tables unlike the capture's newest shape."""
     for name, shape in sorted(newest_shapes(connection).items()):
         for verdict, message, hint in _of_table(connection, inspector, shape):
             yield Finding("primary", verdict, f"{name} {message}", hint)

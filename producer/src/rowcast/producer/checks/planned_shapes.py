@@ -1,4 +1,4 @@
-"""The shapes that the application's models will have on the primary, for ``rowcast check`` before a migration."""
+"""The future shapes of the application's models on the primary, for ``rowcast check`` before a migration."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Planned = Callable[[Settings], tuple[list[TableShape], list[Finding]]]
 
 
 def planned_by_models(metadata: sa.MetaData) -> Planned:
-    """Return what reads the shapes of these models."""
+    """Return the reader of the models' shapes."""
     return lambda settings: (planned_shapes(settings, metadata), [])
 
 
 def planned_by_alembic(ini: Path) -> Planned:
-    """Return what reads the shapes of an Alembic project's models.
+    """Return the reader of the shapes of an Alembic project's models.
 
     Raises MissingExtraError, and ConfigurationError if the project cannot be read.
     """
@@ -52,10 +52,10 @@ def planned_by_alembic(ini: Path) -> Planned:
 
 
 def planned_shapes(settings: Settings, metadata: sa.MetaData) -> list[TableShape]:
-    """Return the shapes of the captured tables, in the order of their names.
+    """Return the shapes of the captured tables, sorted by name.
 
-    The primary must answer, because its version and its default schema are part of a shape. Raises ConfigurationError
-    and UnreachableError.
+    The primary must answer, because its version and default schema are part of a shape. Raises ConfigurationError and
+    UnreachableError.
     """
     tables = CapturedTables(metadata, settings.tables)
     tables.check()

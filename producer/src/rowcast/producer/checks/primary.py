@@ -53,7 +53,7 @@ def primary(settings: Settings) -> Iterator[Finding]:
                 yield from _alarm(settings, engine)
                 yield from _captured(connection, inspector)
                 if not (yield from rights(connection, _AREA)):
-                    # The other checks read the tables.
+                    # The remaining checks read the tables.
                     return
                 yield from model_drift(connection, inspector)
                 yield from check_table_settings(settings, connection, inspector)
@@ -75,7 +75,7 @@ def _outbox(connection: Connection) -> Iterator[Finding]:
             whole = False
             fault, _, hint = missing.partition(". ")
             yield Finding(_AREA, Verdict.missing, f"table {table.name} {fault}", hint)
-    # Only batches of the application use the other table.
+    # Only batches of the application use the batch table.
     if names := [table.name for table in hidden if table is not tables.batch]:
         user = connection.engine.url.username
         yield Finding(

@@ -21,7 +21,7 @@ from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, UnreachableError
 from rowcast.shared.findings import Finding, Verdict
 
-# The order in which a row passes the areas.
+# The areas along the way of a row.
 _ORDER = ("primary", "kafka", "replicas")
 
 _STYLES = {
@@ -42,7 +42,7 @@ _EXIT_CODES = ((Verdict.configuration, 2), (Verdict.unreachable, 3), (Verdict.mi
 def report(settings: Settings, *, as_json: bool, planned: Planned | None = None) -> int:
     """Print the findings to standard output, and return the exit code.
 
-    ``planned``: also say what the replicas will do when the primary has these tables.
+    ``planned``: also print the replicas' changes for the planned tables of the primary.
     """
     console = Console(highlight=False)
     lines = _Lines(console, settings)
@@ -72,7 +72,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _planned(settings: Settings, planned: Planned) -> Iterator[Finding]:
-    """Yield what a migration to these models will do to the replicas."""
+    """Yield the changes to the replicas by a migration to the models."""
     try:
         shapes, findings = planned(settings)
     except ConfigurationError as error:
@@ -101,9 +101,9 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
 
 
 def _unread_variables() -> Iterator[str]:
-    """Yield the variables that begin with ROWCAST_ and have no meaning.
+    """Yield the ROWCAST_ variables without a meaning.
 
-    The finding is a warning and not an error, because other programs may use such names.
+    The finding is a warning and not an error, because foreign programs may use the names.
     """
     keys = "|".join(name.upper() for name in Settings.model_fields)
     key, options = re.compile(rf"ROWCAST_({keys})(__.+)?", re.IGNORECASE), option_variables()
@@ -112,7 +112,7 @@ def _unread_variables() -> Iterator[str]:
 
 
 class _Lines:
-    """Print findings as they come, in columns. A hint stands once, behind the last of the findings that share it."""
+    """Print findings at once, in columns. A hint stands once, behind the last finding with the hint."""
 
     def __init__(self, console: Console, settings: Settings) -> None:
         self._console = console
@@ -122,7 +122,7 @@ class _Lines:
         self._printed: set[str] = set()
 
     def add(self, finding: Finding) -> None:
-        """Print a finding, after the hint of the findings before it if that is another one."""
+        """Print a finding. Print the hint of the earlier findings first, if the hints differ."""
         if self._pending is not None and self._pending.hint != finding.hint:
             self.print_hint()
         self._console.print(
@@ -136,7 +136,7 @@ class _Lines:
         self._pending = finding
 
     def print_hint(self) -> None:
-        """Print the hint of the last findings, unless it was printed before."""
+        """Print the hint of the last findings, unless printed before."""
         finding, self._pending = self._pending, None
         if finding is None or not finding.hint or finding.hint in self._printed:
             return

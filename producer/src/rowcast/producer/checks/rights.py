@@ -1,4 +1,4 @@
-"""Try the rights that ``rowcast relay`` needs in the primary."""
+"""Try the rights of ``rowcast relay`` in the primary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rights(connection: Connection, area: str) -> Generator[Finding, None, bool]:
 
 
 def unreadable_tables(connection: Connection, tables: Iterable[sa.Table]) -> list[sa.Table]:
-    """Return the tables that the user may not read. The catalog of MariaDB and MySQL does not show them."""
+    """Return the tables without the right to read. The catalog of MariaDB and MySQL hides the tables."""
     found_none = sa.select(sa.literal(1)).where(sa.false())
     return [table for table in tables if is_refused(connection, found_none.select_from(table))]
 

@@ -14,7 +14,7 @@ from rowcast.shared.findings import Finding, Verdict
 
 
 def row_security(connection: Connection) -> Iterator[Finding]:
-    """Yield a finding for each table with row-level security that listeners capture."""
+    """Yield a finding for each table with row-level security and capture by listeners."""
     secured = capture_dialect(connection.dialect).tables_with_row_security(connection)
     if not secured:
         return

@@ -1,4 +1,4 @@
-"""Check whether the tables in the configuration exist, and whether the application's capture uses their settings."""
+"""Check whether the tables in the configuration exist, and whether the application's capture uses the settings."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ def _fault(table: sa.Table, settings: TableSettings, connection: Connection, sha
 
 
 def _whole(settings: TableSettings) -> TableSettings:
-    """Return the settings with a salt where a hash needs one, because the application may have it in Column.info."""
+    """Return the settings with a salt for each hash, because the application may have it in Column.info."""
     columns = {name: column.salted() for name, column in settings.columns.items()}
     return settings.model_copy(update={"columns": columns})

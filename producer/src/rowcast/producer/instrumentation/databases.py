@@ -19,7 +19,7 @@ _THIS_MACHINE = frozenset(("localhost", "127.0.0.1", "::1", None))
 class SourceDatabase:
     """Recognize the engines of the source's database by patterns, or else by the primary's URL.
 
-    Raises ConfigurationError if there are neither.
+    Raises ConfigurationError without patterns and primary.
     """
 
     def __init__(self, options: Options, settings: Settings) -> None:
@@ -60,7 +60,7 @@ def _place(url: URL, folder: Path) -> tuple[object, ...]:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Return whether the URL means an SQLite database that no other process sees."""
+    """Return whether the URL means an SQLite database inside one process."""
     return url.get_backend_name() == "sqlite" and _sqlite_file(url.database, Path()) in _IN_MEMORY
 
 

@@ -1,4 +1,4 @@
-"""Leave the rows that Alembic's migrations change out of the capture."""
+"""Leave changes by Alembic's migrations out of the capture."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MODULE = "alembic.runtime.migration"
 def leave_out_migrations() -> None:
     """Let the connection of a running migration carry the option ``rowcast="ignore"``.
 
-    Call it at each first connection of an engine, because a program may import Alembic late. A migration connects
-    after its import.
+    Call the function at each first connection of an engine, because a program may import Alembic late. A migration
+    connects after its import.
     """
     module: Any = sys.modules.get(_MODULE)
     run = None if module is None else module.MigrationContext.run_migrations
@@ -28,7 +28,7 @@ def leave_out_migrations() -> None:
     def run_left_out(self: Any, **options: Any) -> None:
         connection = self.connection
         if not isinstance(connection, Connection):
-            # With --sql there is no database.
+            # Alembic needs no database with --sql.
             run(self, **options)
             return
         before = connection._execution_options

@@ -1,4 +1,4 @@
-"""Carry the options of ``rowcast instrument`` to the program and to the processes that it starts."""
+"""Carry the options of ``rowcast instrument`` to the program and its child processes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CaptureBy = Literal["listeners", "triggers"]
 class Options:
     """Hold the options. Paths are absolute, because the program may change its working directory.
 
-    ``metadata``: names such as ``shop.models:Base``, none for the tables as the database describes them.
-    ``url_match``: shell patterns, none for the primary of the configuration.
+    ``metadata``: names such as ``shop.models:Base``, empty to read the tables from the database. ``url_match``: shell
+    patterns, empty for the primary of the configuration.
     """
 
     config: str | None = None
@@ -35,7 +35,7 @@ class Options:
     migrations: bool = True
 
     def put_into(self, environment: MutableMapping[str, str]) -> None:
-        """Set the variables that let Python find the instrumentation at its start."""
+        """Set the variables for Python to find the instrumentation at the start."""
         environment[VARIABLE] = json.dumps(asdict(self))
         path = [str(SITE_PATH), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)
@@ -46,7 +46,7 @@ SITE_PATH = Path(__file__).parent / "path"
 
 
 def options_of_process() -> Options:
-    """Return the options that ``rowcast instrument`` has put into the environment."""
+    """Return the options of ``rowcast instrument`` from the environment."""
     values: dict[str, Any] = json.loads(os.environ[VARIABLE])
     lists = {name: tuple(values[name]) for name in ("metadata", "url_match")}
     return Options(**{**values, **lists})

@@ -12,9 +12,9 @@ from rowcast.shared.errors import ConfigurationError
 
 
 def require_outbox(connection: Connection, *, create: bool) -> None:
-    """Check the outbox tables on a connection outside a transaction, or create the missing ones.
+    """Check the outbox tables on a connection outside a transaction, or create the missing tables.
 
-    Raises ConfigurationError if a table is missing, or if another version of rowcast has created it.
+    Raises ConfigurationError if a table is missing, or created by another version of rowcast.
     """
     tables = outbox_tables(sa.MetaData())
     missing = _first_missing(connection, tables)

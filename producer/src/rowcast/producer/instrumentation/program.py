@@ -1,4 +1,4 @@
-"""Install the capture on the engines of a program, when they first connect."""
+"""Install the capture on the engines of a program, at the first connection of each engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _log = logging.getLogger("rowcast.instrument")
 
 
 def start() -> InstrumentedProgram:
-    """Start the instrumentation of this process. The module ``sitecustomize`` calls it once."""
+    """Start the instrumentation of this process. The module ``sitecustomize`` calls the function once."""
     program = InstrumentedProgram(options_of_process())
     atexit.register(program.report_at_exit)
     return program
@@ -40,7 +40,7 @@ def start() -> InstrumentedProgram:
 class InstrumentedProgram:
     """Install the capture on each engine of the source's database, at its first connection.
 
-    An error is raised out of the program's call for a connection, because a program that goes on would lose changes.
+    An error is raised out of the program's call for a connection, because the program would lose changes otherwise.
     """
 
     def __init__(self, options: Options) -> None:
@@ -139,7 +139,7 @@ class InstrumentedProgram:
 
     @contextmanager
     def _importing(self) -> Iterator[None]:
-        """Import modules in the block. Engines that connect meanwhile get their capture afterwards."""
+        """Import modules in the block. New engines get the capture afterwards."""
         with self._lock:
             early: list[Connection] = []
             self._early = early
@@ -168,7 +168,7 @@ def _engine_of(connection: Connection) -> Engine:
 def _refuse_change(
     connection: Connection, cursor: object, statement: str, parameters: object, context: object, executemany: bool
 ) -> None:
-    """Refuse a change while the module with the metadata is imported, because it could not be captured."""
+    """Refuse a change while the module with the metadata is imported, because the change could not be captured."""
     verb = statement.lstrip(" \t\r\n(").partition(" ")[0].lower()
     if verb in ("insert", "update", "delete", "replace", "merge", "with", "truncate", "copy", "load"):
         raise CaptureError(

@@ -1,4 +1,4 @@
-"""Write a configuration, and create the outbox or the migration that does, for ``rowcast init``."""
+"""Write a configuration, and create the outbox or a migration for the outbox, for ``rowcast init``."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _quoted(text: str) -> str:
 def create_outbox(settings: Settings) -> list[str]:
     """Create the missing outbox tables of the primary. Return their names.
 
-    Raises ConfigurationError for an SQLite database in memory, because no other process sees such a database.
+    Raises ConfigurationError for an SQLite database in memory, because the database is invisible to the relay.
     """
     url = settings.require_primary().sqlalchemy_url
     if is_in_memory(url):
@@ -92,7 +92,7 @@ _MIGRATION_BODY = "op.rowcast_{verb}_tables()"
 
 
 def write_migration(ini: Path) -> Path:
-    """Write an Alembic revision that creates the outbox tables. Return its file.
+    """Write an Alembic revision for the outbox tables. Return the file.
 
     Raises ConfigurationError if Alembic cannot use the configuration.
     """

@@ -25,8 +25,8 @@ from rowcast.shared.database.schema_names import default_schema
 class TriggersOfProgram:
     """Install triggers on all tables without them, and renew them after the program has defined tables.
 
-    ``metadata``: the program's metadata, or none if it is unknown. The rows that a table has got before its triggers
-    are read by the relay's first snapshot of the table.
+    ``metadata``: the program's metadata, or none if unknown. The relay's first snapshot of a table reads the rows from
+    before the triggers.
     """
 
     def __init__(self, metadata: Sequence[sa.MetaData], configured: Mapping[str, TableSettings]) -> None:
@@ -47,10 +47,10 @@ class TriggersOfProgram:
             event.listen(engine, "before_cursor_execute", self._before_cursor_execute)
 
     def renew(self, connection: Connection) -> None:
-        """Install the triggers again that no longer fit, if the program has defined tables meanwhile."""
+        """Renew outdated triggers, if the program has defined tables meanwhile."""
         if self._outdated and getattr(connection.engine, "_proxied", connection.engine) in self._engines:
             self._renew(connection)
-            # The statements that define triggers are not the program's.
+            # The statements for triggers are rowcast's own.
             self._outdated = False
 
     def _renew(self, connection: Connection) -> None:
@@ -79,7 +79,7 @@ class TriggersOfProgram:
             install(connection, table)
             connection.commit()
         except exc.DBAPIError:
-            # Another process of the program may have installed them meanwhile.
+            # Another process of the program may have installed the triggers meanwhile.
             connection.rollback()
             states = {state.table: state for state in trigger_states(connection, self._definitions())}
             if table.full_name not in states or states[table.full_name].faults:

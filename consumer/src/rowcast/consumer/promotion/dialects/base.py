@@ -1,4 +1,4 @@
-"""The interface between a promotion and an engine, and the steps that every engine takes."""
+"""The interface between a promotion and an engine, and the steps of every engine."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class PromotionDialect(ABC):
         """Return the columns of a table by name."""
 
     def taken_index_names(self, connection: Connection, schema: str | None) -> set[str]:
-        """Return the names that an index cannot have, because another table's index has them."""
+        """Return the names that an index cannot have, because another table's index has the name."""
         return set()
 
     def prepare(self, connection: Connection) -> None:  # noqa: B027  # optional
         """Set the session up for a step. Called outside of any transaction."""
 
     def plan(self, connection: Connection, table: ExistingTable, plan: Plan) -> None:
-        """Add the steps for a table, in the order in which they must be carried out."""
+        """Add the steps for a table, in the order of execution."""
         self.plan_types(connection, table, plan)
         for column, existing in table.pairs():
             if not column.nullable and existing.nullable and column.name not in table.has_rows_without:
@@ -54,7 +54,7 @@ class PromotionDialect(ABC):
             self.plan_key(connection, table, key, planned, plan)
 
     def set_default(self, connection: Connection, table: ExistingTable, name: str, sql: str) -> str:
-        """Return the statement that gives a column a default. ``sql``: ready for the driver."""
+        """Return the statement for the default of a column. ``sql``: ready for the driver."""
         return f"ALTER TABLE {table.quoted} ALTER COLUMN {self.quote(connection, name)} SET DEFAULT {sql}"
 
     def plan_types(self, connection: Connection, table: ExistingTable, plan: Plan) -> None:  # noqa: B027  # optional
@@ -99,7 +99,7 @@ class PromotionDialect(ABC):
         """Return the statements that give an index another name."""
 
     def missing_defaults(self, table: ExistingTable) -> Iterator[tuple[str, str]]:
-        """Yield column and SQL of each default that the replica lacks and can have."""
+        """Yield column and SQL of each possible default missing in the replica."""
         for column, existing in table.pairs():
             if column.default is None or existing.default or existing.is_numbered or column.identity is not None:
                 continue
@@ -133,7 +133,7 @@ class PromotionDialect(ABC):
         )
 
     def keys_without_action(self, table: ExistingTable) -> Iterator[tuple[ForeignKeyShape, ExistingForeignKey]]:
-        """Yield the foreign keys of the worker whose actions are not those of the source."""
+        """Yield the worker's foreign keys without the actions of the source."""
         for key in table.possible_keys:
             existing = table.foreign_key(key.columns)
             if existing is None or not (existing.name or "").startswith(WORKER_PREFIX):

@@ -73,7 +73,7 @@ class MySQLPromotion(PromotionDialect):
     def plan_counter(
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
     ) -> None:
-        """Add AUTO_INCREMENT, and set it above the greatest value."""
+        """Add AUTO_INCREMENT, and set the counter above the greatest value."""
         identity, where = column.identity, f"{table.shape.full_name}.{column.name}"
         assert identity is not None
         quoted = self.quote(connection, column.name)
@@ -91,7 +91,7 @@ class MySQLPromotion(PromotionDialect):
             plan.add(
                 table.shape.full_name,
                 self._modify(connection, table, column.name, existing, "NOT NULL AUTO_INCREMENT"),
-                # Some releases of MariaDB refuse it for a column of a foreign key (MDEV-32018).
+                # Some releases of MariaDB refuse the statement for a column of a foreign key (MDEV-32018).
                 remedy=tuple(self._drop_foreign_keys(connection, table, column.name)),
             )
         if identity.increment not in (None, 1):
@@ -113,7 +113,7 @@ class MySQLPromotion(PromotionDialect):
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn,
         greatest: int, plan: Plan,
     ) -> None:  # fmt: skip
-        """Add the sequence that the application names, which only MariaDB has, and set it to the greatest value."""
+        """Add the application's sequence (MariaDB only), and set the sequence to the greatest value."""
         assert column.identity is not None
         name, start = self.quote(connection, column.identity.sequence or ""), column.identity.start or 1
         options = f"START WITH {start:d} INCREMENT BY {column.identity.increment or 1:d}"
@@ -148,7 +148,10 @@ class MySQLPromotion(PromotionDialect):
         planned: ExistingForeignKey,
         plan: Plan,
     ) -> None:
-        """Add the step that creates a foreign key. The server checks the rows only if the session says so."""
+        """Add the step that creates a foreign key.
+
+        The server checks the rows only with foreign_key_checks on in the session.
+        """
         plan.add(
             table.shape.full_name,
             "SET SESSION foreign_key_checks = 1",

@@ -31,7 +31,7 @@ class PostgreSQLPromotion(PromotionDialect):
     engine = "postgresql"
 
     def prepare(self, connection: Connection) -> None:
-        """Bound the wait for a lock, because all later readers wait behind a statement that waits."""
+        """Bound the wait for a lock, because all later readers queue behind a waiting statement."""
         driver = connection.connection.dbapi_connection
         assert driver is not None
         driver.cursor().execute(f"SET lock_timeout = '{LOCK_S:d}s'")
@@ -91,7 +91,7 @@ class PostgreSQLPromotion(PromotionDialect):
     def plan_counter(
         self, connection: Connection, table: ExistingTable, column: ColumnShape, existing: ExistingColumn, plan: Plan
     ) -> None:
-        """Add the identity or the sequence, and set it to the greatest value."""
+        """Add the identity or the sequence, and set its counter to the greatest value."""
         identity = column.identity
         assert identity is not None
         options = "".join(
@@ -134,7 +134,7 @@ class PostgreSQLPromotion(PromotionDialect):
         if column.identity.sequence is not None and not existing.is_numbered:
             sequence = _literal(connection, self._sequence(connection, table, column), doubled=True)
         elif existing.is_numbered and existing.default.startswith("nextval('"):
-            # As the database itself shows it.
+            # The expression as shown by the database.
             sequence = for_driver(connection, existing.default.removeprefix("nextval(").partition("::")[0])
         elif existing.type in _INTEGERS or existing.is_numbered:
             owner = _literal(connection, table.quoted, doubled=True)

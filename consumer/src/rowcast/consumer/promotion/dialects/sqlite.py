@@ -47,7 +47,7 @@ class SQLitePromotion(PromotionDialect):
         return set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
 
     def plan(self, connection: Connection, table: ExistingTable, plan: Plan) -> None:
-        """Add the step that writes the table again if something is missing, then the indexes."""
+        """Add the step that writes an incomplete table again, then the indexes."""
         missing = [*self._missing(table)]
         if missing and not _is_whole(table):
             plan.note(
@@ -91,7 +91,7 @@ class SQLitePromotion(PromotionDialect):
         for name, existing in table.columns.items():
             shape = shapes.get(name)
             becomes_rowid = shape is not None and self._becomes_rowid(table, shape)
-            # The worker's own DDL, which the file shows.
+            # The worker's own DDL, as stored in the file.
             type_ = "INTEGER" if becomes_rowid else existing.type
             is_null = existing.nullable and (shape is None or shape.nullable or name in table.has_rows_without)
             default = missing.get(name) or existing.default
@@ -139,7 +139,7 @@ class SQLitePromotion(PromotionDialect):
         """Do nothing, because the table is written again."""
 
     def rename_index(self, connection: Connection, table: ExistingTable, old: str, new: str) -> tuple[str, ...]:
-        """Return the statements that create an index with the columns of another, and drop the other."""
+        """Return the statements to create the index under the new name, and to drop the old index."""
         index = next(index for index in table.indexes if index.name == old)
         columns = self.quoted_list(connection, [name or "" for name in index.columns])
         unique = "UNIQUE " if index.unique else ""
@@ -150,7 +150,7 @@ class SQLitePromotion(PromotionDialect):
 
 
 def _is_whole(table: ExistingTable) -> bool:
-    """Return whether the table has nothing but what a worker has created, so that nothing is lost."""
+    """Return whether a worker has created everything in the table. Then a new table loses nothing."""
     known = {column.name for column in table.shape.columns}
     return table.created and table.columns.keys() <= known and all(index.name for index in table.indexes)
 

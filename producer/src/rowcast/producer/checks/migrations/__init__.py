@@ -1,1 +1,1 @@
-"""What Alembic's migrations say about the tables, for ``rowcast check --alembic``."""
+"""Read the tables from Alembic's migrations, for ``rowcast check --alembic``."""

@@ -29,16 +29,16 @@ from rowcast.shared.errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class AlembicProject:
-    """An Alembic project. ``metadata``: the models after the newest revision, which are its ``target_metadata``."""
+    """An Alembic project. ``metadata``: the models after the newest revision, the ``target_metadata`` of ``env.py``."""
 
     metadata: sa.MetaData
     scripts: ScriptDirectory
     context: MigrationContext
 
     def pending(self, connection: Connection) -> list[Script]:
-        """Return the revisions that the database of the connection does not have, in the order to apply them.
+        """Return the revisions missing in the database of the connection, in the order of application.
 
-        Raise ConfigurationError if the database has a revision that the project does not know.
+        Raise ConfigurationError if the database has a revision unknown to the project.
         """
         options = {name: self.context.opts.get(name) for name in ("version_table", "version_table_schema")}
         given = {name: value for name, value in options.items() if value is not None}
@@ -53,9 +53,9 @@ class AlembicProject:
 
 
 def read_project(ini: Path) -> AlembicProject:
-    """Run ``env.py`` of the project with this ``alembic.ini``, in offline mode.
+    """Run ``env.py`` of the project of an ``alembic.ini``, in offline mode.
 
-    Raise ConfigurationError if the file is missing, if ``env.py`` fails in this mode, or if it names no metadata.
+    Raise ConfigurationError if the file is missing, or if ``env.py`` fails in offline mode or names no metadata.
     """
     if not ini.is_file():
         raise ConfigurationError(f"no file {ini}. Give --alembic the path of an alembic.ini.")
@@ -94,13 +94,13 @@ def read_project(ini: Path) -> AlembicProject:
 
 @contextmanager
 def _logging_unchanged() -> Iterator[None]:
-    """Undo what ``env.py`` does to logging, because it sets up the program that runs migrations."""
+    """Undo the logging setup of ``env.py``, because the setup is meant for Alembic's own program."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
     before = [(one, one.disabled, one.level) for one in loggers]
     disabled_level = logging.root.manager.disable
-    # Alembic says that it generates SQL, and nobody sees this SQL.
+    # Alembic logs the generation of SQL, but discards the SQL here.
     logging.disable(logging.INFO)
     try:
         yield

@@ -1,4 +1,7 @@
-"""Find the renames in migrations, which the models must name too. No event says that a table was renamed."""
+"""Find the renames in migrations.
+
+The models must name each rename too, because no event reports the rename of a table.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class Renames:
 def rename_findings(
     context: MigrationContext, revisions: Sequence[Script], metadata: sa.MetaData, tables: CapturedTables
 ) -> Iterator[Finding]:
-    """Yield the renames of revisions that the models do not name, and the revisions that cannot be read."""
+    """Yield the renames of revisions unknown to the models, and the unreadable revisions."""
     renames = Renames()
     for revision in revisions:
         try:

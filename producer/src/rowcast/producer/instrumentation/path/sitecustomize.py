@@ -1,8 +1,8 @@
-"""Capture the program of ``rowcast instrument`` from the moment in which it imports SQLAlchemy.
+"""Capture the program of ``rowcast instrument`` from the import of SQLAlchemy on.
 
-Python imports this module at its start, because ``rowcast instrument`` puts its folder first on PYTHONPATH. Child
-processes inherit the variable. The module imports only the standard library, because most child processes do not use
-SQLAlchemy.
+Python imports this module at the start, because ``rowcast instrument`` puts the module's folder first on PYTHONPATH.
+Child processes inherit the variable. The module imports only the standard library, because most child processes do not
+use SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class _Watcher(MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if name != _SQLALCHEMY:
             return None
-        # The remaining finders look for the module. This finder stays, because a program may look without importing.
+        # The remaining finders look for the module. The finder itself stays, because a program may look without
+        # importing.
         sys.meta_path.remove(self)
         try:
             spec = importlib.util.find_spec(name)
