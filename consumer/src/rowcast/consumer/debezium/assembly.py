@@ -1,8 +1,8 @@
 """Assemble the transactions of Debezium's topics by BEGIN and END.
 
 An END counts the events of each table. The ENDs are in the order of commits. The events of a transaction are together
-in each partition, except that a connector repeats events after a crash. A repeated transaction has an END of the same
-id. The events of a transaction that was applied before are left out.
+in each partition, except for repetitions by a connector after a crash. A repeated transaction has an END with the first
+id. The events of an applied transaction are left out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _REMEMBERED = 200_000
 class _Open:
     """A transaction whose END has not been reached. ``first``: its first offset in each partition.
 
-    ``last``: the place and order of the last event in each partition. ``count``: the events read, also those applied
-    by key. ``is_straddling``: events of it were applied by key, while the replica was loading.
+    ``last``: the place and order of the last event in each partition. ``count``: the events read, also those applied by
+    key. ``is_straddling``: some events were applied by key, while the replica was loading.
     """
 
     changes: list[Change] | SpilledChanges = field(default_factory=list)
@@ -65,12 +65,12 @@ class Assembly:
         self.held_events = 0
 
     def note_applied(self, end: End) -> None:
-        """Note a transaction that was applied before, by its END."""
+        """Note an applied transaction by its END."""
         self._forget_begin(end)
         self._applied[end.identity] = end.name
         self._applied.move_to_end(end.identity)
         if (found := self._open.pop(end.identity, None)) is not None:
-            # A repetition of its events, read before the END.
+            # A repetition of the transaction's events, read before the END.
             self.held_events -= len(found.changes)
         if len(self._applied) > _REMEMBERED:
             self._applied.popitem(last=False)
@@ -86,7 +86,7 @@ class Assembly:
         return transaction is not None
 
     def add(self, event: TableEvent) -> bool:
-        """Take the next event of a partition. Return True if the caller is to apply it by key.
+        """Take the next event of a partition. Return True if the caller is to apply the event by key.
 
         The rest of a transaction goes by key if its beginning did.
         """
@@ -131,10 +131,10 @@ class Assembly:
         return transaction
 
     def add_begin(self, begin: Begin) -> None:
-        """Add a BEGIN. A second one without an END between them: the connector began again in the transaction.
+        """Add a BEGIN. A second BEGIN without an END before: the connector began again in the transaction.
 
-        Connectors before Debezium's issue 633 then count the events from 1 again, so that END counts too few. Which
-        events are missing cannot be known, so everything that Kafka has must be read.
+        Connectors before Debezium's issue 633 then count the events from 1 again, and END counts too few. The missing
+        events are unknown, so all events in Kafka must be read.
         """
         if begin.identity == self._begun:
             self._miscounted.add(begin.identity)
@@ -145,7 +145,7 @@ class Assembly:
             self._begun = None
 
     def add_end(self, end: End, offset: int) -> None:
-        """Add an END. An END that is repeated counts nothing."""
+        """Add an END. A repeated END counts nothing."""
         self._forget_begin(end)
         is_repeated = self._applied.get(end.identity) == end.name or any(p.end.name == end.name for p in self._ends)
         wanted = {table: n for table, n in end.counts.items() if n and self._is_wanted(table) and not is_repeated}
@@ -156,11 +156,11 @@ class Assembly:
 
     @property
     def first_end(self) -> End | None:
-        """Return the END of the first transaction that is not complete."""
+        """Return the END of the first incomplete transaction."""
         return self._ends[0].end if self._ends else None
 
     def missing(self) -> dict[str, int]:
-        """Return the number of events that the first END counts and that were not read, by table."""
+        """Return the number of unread events of the first END, by table."""
         if not self._ends:
             return {}
         head = self._ends[0]
@@ -180,7 +180,7 @@ class Assembly:
             self._open.setdefault(self._begun, _Open(is_straddling=True))
 
     def drop_straddling(self) -> list[str]:
-        """Forget the transactions with events that were applied by key. Return their ids.
+        """Forget the transactions with events applied by key. Return the ids.
 
         The transaction of the last BEGIN stays, because its END is sure to come.
         """
@@ -195,7 +195,7 @@ class Assembly:
         return len(self._ends)
 
     def give_up_missing(self, ends: int) -> None:
-        """Let the first ENDs count only the events that were read. No event of them may follow."""
+        """Let the first ENDs count only the events already read. No event of these transactions may follow."""
         for pending in islice(self._ends, ends):
             pending.wanted = {}
             self._miscounted.discard(pending.end.identity)
@@ -222,7 +222,7 @@ class Assembly:
     def _in_order(self, changes: list[Change] | SpilledChanges) -> list[Change] | SpilledChanges:
         if isinstance(changes, SpilledChanges):
             return changes
-        # The sort keeps the order of the events at one place of the log, which are in one partition.
+        # The sort keeps the order of the events at one place of the log, because all are in one partition.
         changes.sort(key=lsn_of)
         return [change._replace(lsn=self._number()) for change in changes]
 
@@ -235,7 +235,7 @@ class Assembly:
 
     @property
     def first_end_offset(self) -> int | None:
-        """Return the offset of the first END that is not complete, or None."""
+        """Return the offset of the first END of an incomplete transaction, or None."""
         return self._ends[0].next_offset - 1 if self._ends else None
 
     def first_held(self, partition: Partition) -> int | None:

@@ -1,8 +1,8 @@
-"""The thread that reads Debezium's topics: messages in, whole transactions or rows by key out.
+"""The thread to read Debezium's topics: messages in, whole transactions or rows by key out.
 
-A replica with ``consistency = "transaction"`` loads by key up to the ends of the topics. Then the transactions that
-were applied in part are completed by key, and from there on the transactions are applied whole, in the order of their
-ENDs. With ``consistency = "row"`` everything goes by key.
+A replica with ``consistency = "transaction"`` loads by key up to the ends of the topics. Then the transactions applied
+in part are completed by key, and all later transactions are applied whole, in the order of their ENDs. With
+``consistency = "row"`` everything goes by key.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _log = logging.getLogger("rowcast.worker")
 
 _POLL_S = 0.1
 _MAX_MESSAGES = 5_000
-# The brokers may show an END before an event that it counts.
+# The brokers may show an END before an event of its transaction.
 _GRACE_S = 10.0
 _LOADING_GRACE_S = 1.0
 
@@ -42,8 +42,8 @@ _LOADING_GRACE_S = 1.0
 class DebeziumReader:
     """Read until stopped, failed, or with ``once`` until the ends of the topics at the start.
 
-    ``first_number``: the number of changes that the replica has applied, which is its lsn. ``consumer`` is from
-    ``new_reader``, ``asker`` from ``new_asker``.
+    ``first_number``: the number of applied changes, the replica's lsn. ``consumer`` is from ``new_reader``, ``asker``
+    from ``new_asker``.
     """
 
     deletes_known_ms = 0
@@ -85,7 +85,7 @@ class DebeziumReader:
             # The constraints between rows hold only while transactions are applied whole.
             self.queue.put([Signal.GAP])
         self._thread = threading.Thread(
-            # With the context of the worker, because it says whether messages may show values.
+            # With the context of the worker, because the context says whether messages may show values.
             target=copy_context().run, args=(self._run,), name="rowcast-reader", daemon=True,
         )  # fmt: skip
 
@@ -117,7 +117,7 @@ class DebeziumReader:
                 self.queue.fail(error)
 
     def _read(self) -> bool:
-        """Read once, and hand on what is ready. Return True if nothing more is to be read."""
+        """Read once, and hand on what is ready. Return True if the reading is done."""
         try:
             for message in self._partitions.poll(_POLL_S, _MAX_MESSAGES):
                 self._take(message)
@@ -233,7 +233,7 @@ class DebeziumReader:
         if positions and not ready:
             ready = [Transaction(None, 0, 0, by_key=self._loading)]
         if ready:
-            # The last transaction takes them, because they are after all of these transactions.
+            # The last transaction takes the positions, because the positions are after all ready transactions.
             ready[-1].positions |= positions
             self.queue.put(ready)
 
@@ -277,7 +277,7 @@ class DebeziumReader:
         self._partitions.pause_all_but(self._missing_topics())
 
     def _missing_topics(self) -> set[str]:
-        """Return the topics of the events that the first transaction lacks."""
+        """Return the topics of the missing events of the first transaction."""
         source, tables = self._context.settings.source, (table.partition(".") for table in self._assembly.missing())
         return {table_topic(source, schema, name) for schema, _, name in tables}
 
@@ -308,21 +308,21 @@ class DebeziumReader:
         return bool(self._partitions.followed) and not self._lacks_rows
 
     def _waits_for(self) -> object:
-        """Return what the first transaction waits for, or None."""
+        """Return the missing part of the first transaction, or None."""
         if self._is_cutting_over and self._assembly.has_straddling:
             return self._assembly.first_end or "END"
         missing = self._assembly.missing()
         return (self._assembly.first_end, tuple(missing.items())) if missing else None
 
     def _is_over_due(self) -> bool:
-        """Return whether everything was read that Kafka had after the grace period."""
+        """Return whether everything was read up to the ends of the topics after the grace period."""
         grace_s = _LOADING_GRACE_S if self._loading else _GRACE_S
         if time.monotonic() - self._waiting_since[1] < grace_s:
             return False
         if not self._has_last_targets:
             self._partitions.set_targets()
             self._has_last_targets, self._overdue_ends = True, self._assembly.pending_ends
-        # The other partitions may be paused, because the first transaction needs none of their events.
+        # All further partitions may be paused, because the first transaction needs none of their events.
         topics = self._missing_topics() or {self._partitions.transactions[0]}
         followed = self._partitions.followed.values()
         return all(one.target_reached for one in followed if one.partition[0] in topics)
@@ -350,7 +350,7 @@ class DebeziumReader:
                 _log.info("transaction %s has no END in Kafka, and was applied row by row", name)
             self._awaits_end = not dropped
             return
-        # Many old transactions lack events after compaction. All ENDs from before the targets lack the same.
+        # Many old transactions lack events after compaction. All ENDs from before the targets lack events too.
         has_all = all(one.target_reached for one in self._partitions.followed.values())
         self._assembly.give_up_missing(self._overdue_ends if has_all else 1)
 

@@ -1,4 +1,4 @@
-"""Know the columns of each kind of message: from the schemas in the messages, or from a table that exists already."""
+"""Know the columns of each kind of message: from the schemas in the messages, or from an existing table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EventForm:
         return [(name, decode) for name, decode in self.decoders if name in self.layout.key]
 
     def without(self, names: Iterable[str]) -> RowLayout:
-        """Return the layout of a row that lacks columns. The replica's values of these columns stay."""
+        """Return the layout of a row without some columns. The replica keeps the values of the missing columns."""
         missing = frozenset(names)
         return layout_of_columns(self.layout.shape, self.layout.names - missing) if missing else self.layout
 
@@ -79,7 +79,7 @@ class EventForms:
         return form
 
     def of_key(self, table: tuple[str, str], engine: str, key_schema: bytes) -> EventForm | None:
-        """Return the form of a message that is only a key, or None for a table of which no row has been read."""
+        """Return the form of a message with only a key, or None for a table without a read row."""
         layout = self.latest(".".join(table))
         if layout is None:
             return None
@@ -96,7 +96,7 @@ class EventForms:
         return form
 
     def latest(self, table: str) -> RowLayout | None:
-        """Return the newest layout of a table, or None for a table of which no row has been read."""
+        """Return the newest layout of a table, or None for a table without a read row."""
         shape = self._layouts.latest(table)
         return None if shape is None else self._layouts.find(table, shape.version)
 
@@ -104,7 +104,7 @@ class EventForms:
         self, table: tuple[str, str], engine: str, key: tuple[str, ...], fields: Sequence[Field],
         types: Mapping[str, PortableType] | None = None,
     ) -> EventForm:  # fmt: skip
-        """Return the form of events with these fields. ``types``: the types of the columns, if they are known."""
+        """Return the form of events with these fields. ``types``: the known types of the columns."""
         forms = {str(one["field"]): read_field(one, self._settings, engine) for one in fields}
         full_name = ".".join(table)
         if not key or not forms.keys() >= set(key):
@@ -134,7 +134,7 @@ class EventForms:
 
 
 def _row_fields(schema: Mapping[str, Any]) -> list[Field]:
-    """Return the fields of the row: of ``after`` in an envelope, and of a flattened event without what was added."""
+    """Return the fields of the row: of ``after`` in an envelope, and of a flattened event without the added fields."""
     fields: list[Field] = schema["fields"]
     for one in fields:
         if one["field"] == "after":

@@ -47,7 +47,7 @@ class TableEvent(NamedTuple):
 
 
 class _Document(NamedTuple):
-    """The members of a message that the worker needs, whatever the message's form. ``row``: None for a delete."""
+    """The members of a message for the worker, for every form of message. ``row``: None for a delete."""
 
     op: str
     row: dict[str, Any] | None
@@ -74,7 +74,7 @@ class EventReader:
         """
         try:
             schema, payload = _split(message.value() or _NULL)
-            # A converter that adds schemas writes a tombstone with a schema, too.
+            # A converter with schemas writes a tombstone with a schema, too.
             return self._tombstone(message) if payload == _NULL else self._event(message, schema, payload)
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{_NO_EVENT}: {row_values.value_error(error)}") from error
@@ -98,7 +98,7 @@ class EventReader:
         )  # fmt: skip
 
     def _document(self, value: dict[str, Any], topic: str) -> _Document | None:
-        """Return the members of a message, or None for one of a connector whose prefix begins with this prefix."""
+        """Return the members of a message, or None for a connector with a longer prefix (``shop.eu`` for ``shop``)."""
         if not isinstance(value, dict):
             raise DataError(f"{_NO_EVENT}: the value is not an object")
         source = value.get("source")
@@ -116,7 +116,7 @@ class EventReader:
         )  # fmt: skip
 
     def _flattened(self, value: dict[str, Any], topic: str) -> _Document:
-        """Return the members of an event of ExtractNewRecordState, which may have added fields."""
+        """Return the members of an event of ExtractNewRecordState, possibly with added fields."""
         added = {name.removeprefix(_ADDED).removeprefix("source_"): v for name, v in value.items() if _is_added(name)}
         row = {name: v for name, v in value.items() if not _is_added(name)}
         op = "d" if added.get("deleted") in ("true", True) else str(added.get("op") or "u")
@@ -192,7 +192,8 @@ class EventReader:
         key_schema, text = _split(message.key() or b"{}")
         form = self._forms.of_key((schema, name), self._connector, key_schema)
         key = orjson.loads(text)
-        # A table without a row in the replica has none to delete. Another key belongs to another program's message.
+        # A table without a row in the replica has no row to delete. A key with unknown columns belongs to a foreign
+        # program's message.
         if form is None or not isinstance(key, dict) or key.keys() != set(form.layout.key):
             return None
         _decode(key, form, form.decoders)
@@ -219,15 +220,15 @@ def _identity(transaction: Any) -> str | None:
     return transaction_identity(transaction) if isinstance(transaction, str) else None
 
 
-# A BEGIN or END does not say which connector has written it.
+# A BEGIN or END does not name its connector.
 _WITH_LSN = re.compile(r"[0-9]+:[0-9]+")
 
 
 def transaction_identity(transaction: str) -> str:
-    """Return what the ids of a transaction's messages have in common.
+    """Return the common part of the ids of a transaction's messages.
 
-    PostgreSQL's connector appends the lsn of each event: ``742:26436400``. Other connectors have one id, as a GTID of
-    MySQL: ``705f2d02-ed9f-11f1-9a2f-02fc00000001:8``.
+    PostgreSQL's connector appends the lsn of each event: ``742:26436400``. All further connectors have one id, for
+    example a GTID of MySQL: ``705f2d02-ed9f-11f1-9a2f-02fc00000001:8``.
     """
     return transaction.partition(":")[0] if _WITH_LSN.fullmatch(transaction) else transaction
 

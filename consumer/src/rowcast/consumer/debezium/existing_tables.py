@@ -1,4 +1,4 @@
-"""Read the columns of tables that exist, for messages without schemas."""
+"""Read the columns of existing tables, for messages without schemas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MILLISECONDS = 3
 
 
 class ExistingTables:
-    """Know the tables of the primary if the configuration has one, else those of the replica."""
+    """Know the tables of the primary, or of the replica if the configuration has no primary."""
 
     def __init__(self, settings: Settings, replica: ReplicaSettings) -> None:
         self._url = (settings.primary or replica).sqlalchemy_url
@@ -35,7 +35,7 @@ class ExistingTables:
     def columns(self, table: tuple[str, str], engine: str, names: Collection[str] | None) -> list[ColumnShape]:
         """Return these columns of a table of the source, or all columns for None.
 
-        Raise DataError if the table or a column does not exist, because then nothing says what the values mean.
+        Raise DataError if the table or a column does not exist, because then the meaning of the values is unknown.
         """
         shape = self._read(*table)
         missing = set(names or ()) - {column.name for column in shape.columns} if shape else set[str]()
@@ -72,7 +72,7 @@ class ExistingTables:
 
 
 def _of_source(column: ColumnShape, found_on: str, engine: str) -> ColumnShape:
-    """Return the column as the source has it. ``found_on``: the engine of the table that was read."""
+    """Return the column in the source's form. ``found_on``: the engine of the read table."""
     if replica_dialect(found_on).is_own_engine(engine):
         return column
     # MySQL's BOOLEAN. The DDL of another engine says nothing about the source.
@@ -81,7 +81,7 @@ def _of_source(column: ColumnShape, found_on: str, engine: str) -> ColumnShape:
 
 
 def assumed_field(column: ColumnShape, settings: DebeziumSettings, engine: str) -> Field:
-    """Return the field that the connector writes for a column of this type, under the settings."""
+    """Return the connector's field for a column, under the settings."""
     described = _described(column.type, settings, engine)
     return {**described, "field": column.name, "optional": column.nullable}
 

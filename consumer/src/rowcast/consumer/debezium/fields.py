@@ -31,7 +31,7 @@ _MOST_BITS = 64
 
 
 class FieldForm(NamedTuple):
-    """What a field says of its column. ``decode``: None if rowcast has the same value."""
+    """The column as described by a field. ``decode``: None if the value needs no change."""
 
     type: PortableType
     decode: Decoder | None = None
@@ -124,7 +124,7 @@ _LOGICAL: Mapping[str, _Maker] = {
 
 
 def _propagated(field: Field, settings: DebeziumSettings) -> FieldForm | None:
-    """Return the form of a field that names its column's type, if the type says more than the schema."""
+    """Return the form of a field from its named column type, if the type says more than the schema."""
     parameters = field.get("parameters") or {}
     source_type = parameters.get(_SOURCE + "type")
     if source_type is None:

@@ -24,7 +24,7 @@ _FILE_SIZE = 2**40
 class LogPlace(NamedTuple):
     """A place in one log. Places of different ``history`` cannot be compared.
 
-    ``committed``: what was committed before, as a number that grows in the log. ``number``: the event's own place.
+    ``committed``: the last commit before, as a growing number of the log. ``number``: the event's own place.
     ``counts_rows``: ``number`` is the row within the place ``committed``, as in the binary log of MySQL.
     """
 
@@ -35,17 +35,17 @@ class LogPlace(NamedTuple):
 
     @property
     def in_transaction(self) -> tuple[int, int]:
-        """Return the place among the events of the same transaction."""
+        """Return the place among the events of a transaction."""
         return (self.committed if self.counts_rows else 0), self.number
 
     @property
     def statement(self) -> int:
-        """Return a number that grows with the statements of a transaction. Rows of one statement may share it."""
+        """Return a number that grows with the statements of a transaction. Rows of one statement may share a number."""
         return self.committed if self.counts_rows else self.number
 
 
 def log_place(source: Mapping[str, Any]) -> LogPlace | None:
-    """Return the place of an event, or None if the event does not say it."""
+    """Return the place of an event, or None if the event has no place."""
     if isinstance(lsn := source.get("lsn"), int):
         return LogPlace("", _committed(source.get("sequence"), lsn), lsn)
     file, position = source.get("file"), source.get("pos")
@@ -67,7 +67,7 @@ def _committed(sequence: Any, lsn: int) -> int:
 
 
 def _server(source: Mapping[str, Any]) -> str:
-    """Return the server that wrote the log. After a failover another server has other files."""
+    """Return the server that wrote the log. After a failover, the new server has new files."""
     gtid = source.get("gtid")
     return gtid.rpartition(":")[0] if isinstance(gtid, str) else str(source.get("server_id"))
 

@@ -1,4 +1,4 @@
-"""The partitions that the reader follows: where each begins, how far it was read, and which are paused."""
+"""The partitions of the reader: the begin, progress and pause of each partition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.topic_names import transaction_topic
 
 _DISCOVERY_S = 5.0
-# The ENDs before the position say which transactions were applied, and a connector repeats fewer after a crash.
+# The ENDs before the position name the applied transactions. A connector repeats fewer ENDs after a crash.
 _READ_BACK = 50_000
 
 NEW_SNAPSHOT = (
@@ -53,7 +53,8 @@ class FollowedPartition:
 class Partitions:
     """Follow the topics of the wanted tables, and of the transactions if ``with_transactions``.
 
-    ``consumer``: fetches the messages. ``asker``: asks for the ends of partitions. Nobody else uses them meanwhile.
+    ``consumer``: fetches the messages. ``asker``: asks for the ends of partitions. Nobody else uses the two clients
+    meanwhile.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Partitions:
         return [one for one in self.followed.values() if one.partition != self.transactions]
 
     def discover(self, *, at_once: bool = False) -> None:
-        """Follow new topics and partitions. Look for them every few seconds."""
+        """Look for new topics and partitions every few seconds, and follow the new partitions."""
         now = time.monotonic()
         if not at_once and now < self._next_discovery:
             return
@@ -142,7 +143,7 @@ class Partitions:
         return messages
 
     def pause_all_but(self, topics: Collection[str] | None) -> None:
-        """Fetch only these topics and the transactions. None: fetch all topics."""
+        """Fetch only ``topics`` and the transactions. None: fetch all topics."""
         from confluent_kafka import TopicPartition
 
         for one in self.tables():

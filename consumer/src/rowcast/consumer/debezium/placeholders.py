@@ -1,4 +1,4 @@
-"""Recognize the values that Debezium leaves out, because PostgreSQL's log has no unchanged large values."""
+"""Recognize the values left out by Debezium, because PostgreSQL's log has no unchanged large values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Placeholders:
-    """Know the placeholder in each form that a column's type gives it. ``text``: the connector's setting."""
+    """Know the placeholder in the form of each column type. ``text``: the connector's setting."""
 
     def __init__(self, text: str) -> None:
         data = text.encode()
@@ -21,7 +21,7 @@ class Placeholders:
         self._others: tuple[Any, ...] = ([text], [encoded], list(data), [identity], {text: text})
 
     def left_out(self, row: Mapping[str, Any]) -> list[str]:
-        """Return the columns whose values the event leaves out."""
+        """Return the columns with left out values."""
         return [
             name
             for name, value in row.items()

@@ -1,4 +1,4 @@
-"""Find the topics of the tables that a connector writes."""
+"""Find a connector's topics of tables."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rowcast.shared.kafka.topic_names import transaction_topic
 
 
 def table_of(source: str, topic: str) -> str | None:
-    """Return ``schema.table`` of a topic, or None for a topic that holds no table of the source.
+    """Return ``schema.table`` of a topic, or None for a topic without a table of the source.
 
-    The connector writes the changes of its schemas to the topic of its own name, and transactions to another.
+    The connector writes the changes of its schemas to the topic of its own name, and transactions to a separate topic.
     """
     prefix = f"{source}."
     table = topic.removeprefix(prefix) if topic.startswith(prefix) else ""
@@ -21,7 +21,7 @@ def table_of(source: str, topic: str) -> str | None:
 
 
 def find_topics(client: Any, settings: Settings, layouts: RowLayouts) -> dict[str, list[int]]:
-    """Return the numbers of the partitions of each wanted topic that exists. Raise UnreachableError.
+    """Return the numbers of the partitions of each existing wanted topic. Raise UnreachableError.
 
     The transaction topic is included if the replica applies transactions.
     """

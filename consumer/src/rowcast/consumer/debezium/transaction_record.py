@@ -16,13 +16,13 @@ _NO_RECORD = "not a transaction record of Debezium"
 
 
 class Begin(NamedTuple):
-    """A BEGIN. ``identity``: what the ids of all messages of the transaction have in common."""
+    """A BEGIN. ``identity``: the common part of the ids of all messages of the transaction."""
 
     identity: str
 
 
 class End(NamedTuple):
-    """An END. ``name``: the whole id, which is the same when the record is repeated. ``counts``: events by table."""
+    """An END. ``name``: the whole id, unchanged in a repeated record. ``counts``: events by table."""
 
     identity: str
     name: str

@@ -1,6 +1,6 @@
 """Decode the values of Debezium's messages to the texts and numbers of rowcast's events.
 
-A decoder takes a JSON value that is not null. It raises ValueError or TypeError for a value of another form.
+A decoder takes a JSON value other than null, and raises ValueError or TypeError for a value of a wrong form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rowcast.shared.kafka.connect_values import date_text, decimal_text, time_te
 
 Decoder = Callable[[Any], Any]
 
-# Debezium's numbers for PostgreSQL's infinite timestamps, in microseconds. In other units they are cut.
+# Debezium's numbers for PostgreSQL's infinite timestamps, in microseconds. In further units the numbers are cut.
 _INFINITIES = {9223372036825200000: "infinity", -9223372036832400000: "-infinity"}
 _INFINITE_DAYS = {2147483647: "infinity", -2147483648: "-infinity"}
 
@@ -59,12 +59,12 @@ MILLI, MICRO, NANO = (1, 1_000), (1, 1), (1_000, 1)
 
 
 def without_zone(value: str) -> str:
-    """Return a date or time without the Z that Debezium adds to ISO texts of columns without a time zone."""
+    """Return a date or time without Debezium's Z, added to ISO texts of columns without a time zone."""
     return value.removesuffix("Z")
 
 
 def variable_decimal(value: dict[str, Any]) -> str:
-    """Return the text of a decimal that carries its scale."""
+    """Return the text of a decimal with a scale of its own."""
     return decimal_text(value["value"], value["scale"])
 
 
@@ -74,12 +74,12 @@ def scaled_decimal(scale: int) -> Decoder:
 
 
 def number_text(value: float | str) -> str:
-    """Return the text of a decimal that came as a floating point number."""
+    """Return the text of a decimal sent as a floating point number."""
     return value if isinstance(value, str) else format(Decimal(repr(value)), "f")
 
 
 def unsigned(value: int) -> int:
-    """Return an unsigned integer of 64 bits, which came as a signed integer of the same bits."""
+    """Return an unsigned integer of 64 bits, sent as a signed integer with equal bits."""
     return value % 2**64
 
 
@@ -110,7 +110,7 @@ def document(value: Any) -> str:
 
 
 def array_of(decode: Decoder) -> Decoder:
-    """Return the decoder of arrays whose elements have this decoder."""
+    """Return the decoder of arrays from the decoder of elements."""
     return lambda values: [None if value is None else decode(value) for value in values]
 
 

@@ -1,1 +1,1 @@
-"""Open database engines and read what drivers report."""
+"""Open database engines and read the reports of drivers."""

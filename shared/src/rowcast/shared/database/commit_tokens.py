@@ -1,8 +1,8 @@
-"""A token for everything that a primary has committed so far, and the lsn that a replica must have for it.
+"""A token for all commits of a primary so far, and the lsn at which a replica has the commits.
 
 The lsn of a transaction is not known at its commit, because the relay gives lsns later. A token therefore holds two
-numbers of the same moment: the last lsn that a relay had given, and the greatest id in the outbox. Every transaction
-committed by then either has an lsn up to the first number, or outbox rows with ids up to the second.
+numbers of one moment: the last lsn given by a relay, and the greatest id in the outbox. Every transaction committed by
+then either has an lsn up to the first number, or outbox rows with ids up to the second.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PARKED_BEFORE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class CommitToken:
-    """Every transaction that the primary had committed at ``at_ms`` (milliseconds since 1970).
+    """Every transaction committed at the primary by ``at_ms`` (milliseconds since 1970).
 
-    ``claimed_lsn``: the last lsn that a relay had given. ``last_id``: the greatest id in the outbox, 0 if it was empty.
+    ``claimed_lsn``: the last lsn given by a relay. ``last_id``: the greatest id in the outbox, 0 for an empty outbox.
     """
 
     claimed_lsn: int
@@ -49,7 +49,7 @@ class CommitToken:
 
     @staticmethod
     def parse(text: str) -> CommitToken:
-        """Return the token of a text. Raise ValueError for any other text, because tokens travel through browsers."""
+        """Return the token of a text. Raise ValueError for an invalid text, because tokens travel through browsers."""
         found = _FORM.fullmatch(text)
         if found is None:
             raise ValueError("this is no token: a token is what capture.token returns")
@@ -57,16 +57,16 @@ class CommitToken:
 
 
 def take_token(connection: Connection, source: str) -> CommitToken:
-    """Return a token for everything that the primary has committed. Raise ConfigurationError without an outbox."""
+    """Return a token for all commits of the primary. Raise ConfigurationError without an outbox."""
     last_id = sa.select(sa.func.max(_OUTBOX.c.id)).scalar_subquery()
     next_lsn = sa.select(_LEASE.c.next_lsn).where(_LEASE.c.source == source).scalar_subquery()
-    # One statement sees one moment.
+    # A single statement sees a single moment.
     row = _read(connection, sa.select(next_lsn, last_id)).one()
     return CommitToken((row[0] or 1) - 1, row[1] or 0, time.time_ns() // 1_000_000)
 
 
 def lsn_of_token(connection: Connection, source: str, token: CommitToken) -> int | None:
-    """Return the lsn with which a replica has every transaction of the token. None: the relay has not claimed all yet.
+    """Return the lsn at which a replica has every transaction of the token. None: the relay has not claimed all yet.
 
     ``connection``: of the primary.
     """
@@ -88,7 +88,7 @@ def lsn_of_token(connection: Connection, source: str, token: CommitToken) -> int
 
 
 def _is_parked(connection: Connection, token: CommitToken) -> bool:
-    """Return whether a transaction of the token may have been parked. It then reaches no replica."""
+    """Return whether a transaction of the token may have been parked. A parked transaction reaches no replica."""
     parked = _PARKED.c
     since = parked.parked_ms >= token.at_ms - _PARKED_BEFORE_MS
     own = (parked.id <= token.last_id) | (parked.parked_ms <= token.at_ms)

@@ -1,4 +1,4 @@
-"""Read what database drivers report: the server's code, and whether the same statement may succeed later."""
+"""Read the errors of database drivers: the server's code, and whether a retry of the statement may succeed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SQLITE = {
     8: ServerFault.READ_ONLY,
 }
 
-# MySQL's and MariaDB's error numbers. Drivers call nearly all of them operational, so the class of the error says
+# MySQL's and MariaDB's error numbers. Drivers call nearly all errors operational, so the class of the error says
 # nothing. Numbers from 2,000 to 2,999 come from the client: the connection.
 _MYSQL = {
     # Lock timeout, deadlock, too many locks, too many transactions, row changed since the snapshot, lock with NOWAIT,
@@ -56,7 +56,7 @@ _MYSQL = {
     **dict.fromkeys(range(2_000, 3_000), ServerFault.LOST),
 }
 
-# PostgreSQL's SQLSTATE codes, or their first two characters, which are the class.
+# PostgreSQL's SQLSTATE codes, or only the class, the first two characters.
 _POSTGRESQL = {
     "08": ServerFault.LOST,
     "25006": ServerFault.READ_ONLY,
@@ -90,7 +90,7 @@ def sqlstate(error: exc.DBAPIError) -> str:
 
 
 def mysql_number(error: exc.DBAPIError) -> int:
-    """Return the error number of MySQL or MariaDB, or 0 if there is none."""
+    """Return the error number of MySQL or MariaDB, or 0 without a number."""
     arguments = error.orig.args if error.orig is not None else ()
     return arguments[0] if arguments and isinstance(arguments[0], int) else 0
 
@@ -128,7 +128,7 @@ def _codes(state: str) -> Iterator[str]:
 
 
 def is_transient(error: exc.DBAPIError) -> bool:
-    """Return whether the same statement may succeed later.
+    """Return whether a retry of the statement may succeed.
 
     An unknown fault counts as lasting, because a retry would go on for ever.
     """
@@ -167,6 +167,6 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def is_missing_right(error: exc.DBAPIError) -> bool:
-    """Return whether the user may not run the statement, or nobody may because the database cannot be written."""
+    """Return whether the user lacks the right to run the statement, or the database cannot be written."""
     missing = mysql_number(error) in _MYSQL_RIGHTS or sqlstate(error) == _INSUFFICIENT_PRIVILEGE
     return missing or server_fault(error) is ServerFault.READ_ONLY

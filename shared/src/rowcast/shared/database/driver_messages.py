@@ -37,7 +37,7 @@ _PLAIN_NUMBERS = frozenset(
 _SIGNAL = 1644
 _KEY_OR_COLUMN = re.compile(r"'.*'( for (?:key|column) '[^']*'.*)", re.DOTALL)
 
-# The extended code of an error that a trigger raises, with any text.
+# The extended code of an error from a trigger, with any text.
 _SQLITE_TRIGGER = 1811
 
 _QUOTES = "\"'«»„“”‹›‚‘’"
@@ -56,7 +56,7 @@ def one_line(error: exc.DBAPIError) -> str:
 
 
 def message(error: exc.DBAPIError) -> str:
-    """Return the driver's message. If values are hidden, leave them out, and note that in the message."""
+    """Return the driver's message. Leave hidden values out, with a note in the message."""
     text = _driver_text(error)
     if row_values.are_shown():
         return text

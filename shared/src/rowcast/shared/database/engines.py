@@ -26,16 +26,15 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
     """Return an engine for rowcast's own use, without connecting.
 
     ``what`` names the database in messages (``primary``, ``replica 'reporting'``). An asynchronous driver is replaced
-    by the engine's synchronous driver, so that the application's URL works unchanged. Its connections do not wait for
-    ever for a lost server (``timeouts``, ``silence``).
-
-    Raises MissingExtraError if the driver is not installed, ConfigurationError if the URL is not valid.
+    by the engine's synchronous driver, so that the application's URL works unchanged. No connection waits for ever for
+    a lost server (``timeouts``, ``silence``). Raises MissingExtraError if the driver is not installed,
+    ConfigurationError if the URL is not valid.
     """
     url = synchronous(sa.make_url(url))
     if not pooled:
         options["poolclass"] = NullPool
     try:
-        # SQLAlchemy's errors repeat a statement's parameters. The driver's message is what rowcast shows.
+        # SQLAlchemy's errors repeat a statement's parameters. rowcast shows the driver's message.
         engine = sa.create_engine(url, connect_args=connect_arguments(url), hide_parameters=True, **options)
     except ModuleNotFoundError as error:
         extra = _EXTRA_OF_BACKEND.get(url.get_backend_name())
@@ -53,7 +52,7 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
 
 
 def _bound_connections(engine: Engine) -> None:
-    """Give each new connection of a server its timeouts, and a name under which the server shows its session."""
+    """Give each new connection of a server timeouts, and a name for the session."""
     if engine.dialect.name == "sqlite":
         return
 
@@ -72,7 +71,7 @@ def _bound_connections(engine: Engine) -> None:
 
 
 def _refuse_unusable_urls(engine: Engine, what: str) -> None:
-    """Report a host, a file or an option that the driver cannot use, which is no error of a database to the driver."""
+    """Report an unusable host, file or option of the URL, because the driver raises no database error then."""
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _record: object, arguments: Any, parameters: dict[str, Any]) -> Any:
@@ -108,7 +107,7 @@ def _sqlite_connection(connection: object, _record: object) -> None:
             cursor.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:
-            # The change of mode ignores busy_timeout, and processes block each other if they start together.
+            # The change of mode ignores busy_timeout, and processes with a common start block each other.
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
@@ -129,7 +128,7 @@ _SYNCHRONOUS = {
 
 
 def synchronous(url: URL) -> URL:
-    """Return the URL of the same database with the driver of rowcast's extras."""
+    """Return the URL of the database with the driver of rowcast's extras."""
     return url.set(drivername=_SYNCHRONOUS.get(url.drivername, url.drivername))
 
 

@@ -20,12 +20,12 @@ def note_opened(connection: Any, url: URL) -> None:
 
 
 def url_of(connection: Any) -> URL | None:
-    """Return the URL of the driver's connection, or None if rowcast has not opened it."""
+    """Return the URL of the driver's connection, or None for a foreign connection."""
     try:
         with _lock:
             return _urls.get(connection)
     except TypeError:
-        # An object that no driver's connection is: it cannot be a key, or not be referred to weakly.
+        # The object is no driver's connection: not hashable, or without weak references.
         return None
 
 

@@ -1,7 +1,7 @@
 """Send several statements to PostgreSQL in one round trip, in libpq's pipeline mode.
 
-``Connection.pipeline()`` of psycopg takes about as long as the round trip that it saves on a local socket. Therefore
-this module uses ``psycopg.pq``, one level below.
+``Connection.pipeline()`` of psycopg takes about as long as the saved round trip on a local socket. Therefore this
+module uses ``psycopg.pq``, one level below.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SentStatement = tuple[str | None, Any]
 
 
 def pipelined_driver(connection: Connection, *, in_transaction: bool) -> Driver[Any] | None:
-    """Return psycopg's connection if it can send several statements at once, or None.
+    """Return psycopg's connection if several statements can be sent at once, or None.
 
     ``in_transaction``: whether a transaction must be open already. The connection must exchange UTF-8.
     """
@@ -53,7 +53,7 @@ def send_at_once(
 ) -> list[PGresult]:
     """Let ``send`` send all ``statements``, and return their results. Raise SQLAlchemy's error of the first failure.
 
-    The server skips what follows a failed statement. After an error of the connection the outcome is unknown.
+    The server skips all statements after a failed statement. After an error of the connection the outcome is unknown.
     """
     if connection._echo:
         for sql, parameters in statements:
@@ -85,7 +85,7 @@ def _run(driver: Driver[Any], send: Callable[[PGconn], None], expected: int) -> 
         if len(results) == expected:
             state.exit_pipeline_mode()
     except BaseException:
-        # The next statement would take results that were not read for its own.
+        # The next statement would mistake unread results for its own.
         driver.close()
         raise
     return results

@@ -45,10 +45,10 @@ def table_rights(table: str, schema: str | None, columns: Sequence[str], names: 
 
 
 def is_refused(connection: Connection, statement: sa.Executable) -> bool:
-    """Return whether the user may not run the statement. It is rolled back, which not every engine does to DDL.
+    """Return whether the user may not run the statement. The statement is rolled back, except DDL on some engines.
 
-    The connection has no open transaction before and after. Another error is no answer about the right, and counts as
-    allowed.
+    The connection has no open transaction before and after. A different error is no answer about the right, and counts
+    as allowed.
     """
     try:
         connection.execute(statement)
@@ -64,14 +64,14 @@ def is_refused(connection: Connection, statement: sa.Executable) -> bool:
 
 
 def refused_rights(connection: Connection, rights: Iterable[Right]) -> list[Right]:
-    """Return the rights that the user of the connection does not have."""
+    """Return the missing rights of the connection's user."""
     return [right for right in rights if is_refused(connection, right.statement)]
 
 
 def rights_finding(area: str, tried: Sequence[Right], refused: Sequence[Right], user: str, command: str) -> Finding:
-    """Return the finding about a user's rights. ``command`` needs all of them.
+    """Return the finding about a user's rights. ``command`` needs all rights.
 
-    A user without any right to write is meant to read only, so that is a warning.
+    A user without any right to write is meant to read only, and gets a warning.
     """
     if not refused:
         return Finding(area, Verdict.ok, f"the user {user} has the rights that {command} needs")

@@ -10,6 +10,6 @@ _MAIN = "main"
 def default_schema(dialect: Dialect) -> str:
     """Return the schema of tables without a schema. SQLite has no schemas, and calls its own file ``main``.
 
-    ``dialect`` belongs to an engine that has connected.
+    ``dialect`` belongs to a connected engine.
     """
     return dialect.default_schema_name or _MAIN

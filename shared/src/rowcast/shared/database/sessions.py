@@ -1,7 +1,6 @@
-"""Ask a server, on another connection, whether it works for a connection or waits for its client.
+"""Ask a server, on another connection, whether a session works or waits for the client.
 
-A client that waits for a server which waits for its client waits for ever, because the network between them has lost
-the connection without a word.
+Client and server wait for each other for ever, if the network between them has lost the connection without a word.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class SessionState(Enum):
 
 
 def session_name(url: URL) -> str | None:
-    """Return a new name for a session, or None if the engine has no such names or the user has set one.
+    """Return a new name for a session, or None if the engine has no session names or the user has set a name.
 
-    A pooler such as PgBouncer hides the process id of PostgreSQL's session, but passes its name on.
+    A pooler like PgBouncer hides the process id of PostgreSQL's session, but passes the name on.
     """
     if url.get_driver_name() not in ("psycopg", "psycopg2"):
         return None
@@ -64,7 +63,7 @@ def session_state(url: URL, connection: Any) -> SessionState:
 
 
 _POSTGRESQL = sa.text(
-    # The name of a session that a pooler passes on may have the client's address behind it.
+    # A pooler may append the client's address to the name of a session.
     "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
     "CASE WHEN CAST(:name AS text) IS NULL THEN pid = :pid ELSE application_name LIKE :name || '%' END"
 )
@@ -75,7 +74,7 @@ def _postgresql(asking: Connection, connection: Any) -> SessionState:
     own = name is not None and name.startswith(_NAME_PREFIX)
     rows = asking.execute(_POSTGRESQL, {"name": name if own else None, "pid": pid}).all()
     if any(state is None for state, _ in rows) or not (rows or own):
-        # Another role's session, or a pooler that hides the session.
+        # Another role's session, or a session hidden by a pooler.
         return SessionState.UNKNOWN
     working = any(state == "active" and waits_for != "Client" for state, waits_for in rows)
     return SessionState.WORKING if working else SessionState.WAITING

@@ -1,14 +1,14 @@
-"""Notice threads that wait for a connection which the network has lost, and cut the connection.
+"""Notice threads that wait for a connection lost by the network, and cut the connection.
 
-TCP's keepalive finds a peer whose machine is gone. It does not find a server that has stopped, a load balancer that has
-forgotten a connection, or an answer that was lost, because the kernel of the other side acknowledges every packet. Such
-a thread would wait for ever. A limit for the time of statements would cut long statements too.
+TCP's keepalive finds the loss of a machine. Keepalive does not find a stopped server, a load balancer that has
+forgotten the connection, or a lost answer, because the kernel of the peer acknowledges every packet. The thread would
+wait for ever. A limit for the time of statements would cut long statements too.
 
-Therefore a watching thread looks at every connection for which a thread waits while no byte moves. It asks the server,
-on a new connection, whether the server works for the session. If the server waits for its client too, has ended the
-session, or does not answer, the connection is cut. The waiting thread gets the driver's usual error of a lost
-connection, and goes its usual way back. This needs Linux, which counts the bytes of a connection, and a driver that
-shows its socket.
+Therefore a watching thread looks at every connection with a waiting thread and no moving byte. The watching thread asks
+the server, on a new connection, whether the server works for the session. If the server waits for its client too, has
+ended the session, or does not answer, the connection is cut. The waiting thread gets the driver's usual error of a lost
+connection, and goes its usual way back. The watch needs Linux, because Linux counts the bytes of a connection, and a
+driver that shows its socket.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _log = logging.getLogger("rowcast.database")
 _TICK_S = 1.0
 # The time without traffic before the first look at a connection, so that usual statements cost nothing.
 _LOOK_AFTER_S = 3.0
-# A statement that runs for long is looked at less often.
+# A long statement is looked at less often.
 _LONGEST_PAUSE_S = 30.0
-# A connection is cut after this number of looks with the same result, because an answer may cross a look.
+# A connection is cut after this number of equal looks, because an answer may cross a look.
 _LOOKS = 2
 _CUT_LATELY_S = 30.0
 _DRIVERS = ("psycopg", "psycopg2", "pymysql", "MySQLdb", "mysql", "mariadb", "sqlalchemy")
-# The names under which drivers and SQLAlchemy hold a connection or a cursor while they wait.
+# The names of a connection or a cursor in waiting functions of drivers and SQLAlchemy.
 _NAMES = ("self", "connection", "dbapi_connection", "conn", "cursor")
 
 

@@ -1,4 +1,4 @@
-"""Say which JSON types the published values of a column have. ``docs/reference/types.md`` shows users the same."""
+"""Say which JSON types the published values of a column have. ``docs/reference/types.md`` shows the types to users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JSON_TYPES: Mapping[str, frozenset[type]] = {
 
 
 def json_types(type_: PortableType, engine: str) -> frozenset[type]:
-    """Return Python's types of the JSON values that are not null. ``engine``: the engine of the primary."""
+    """Return Python's types of the JSON values other than null. ``engine``: the engine of the primary."""
     if is_loosely_typed(engine):
         return _JSON_TYPES.get(type_.name, _TEXT) | _SCALARS
     if type_.name == "boolean" and engine in MYSQL_FAMILY:

@@ -19,12 +19,12 @@ class KeyOrder:
     """The order of a table's rows by the columns of the primary key.
 
     ``engine``: SQLAlchemy's name of the engine. ``columns``: the key's columns with their expressions. ``by``: the
-    plain columns for ORDER BY, because an index can sort by them. ``last``: the expressions to select. Their values
-    name the row after which the next page begins.
+    plain columns for ORDER BY, because an index can sort by plain columns. ``last``: the expressions to select. The
+    next page begins after the row with the values of ``last``.
     """
 
     def __init__(self, engine: str, columns: Sequence[tuple[ColumnShape, ColumnElement[Any]]]) -> None:
-        # MariaDB and MySQL read a whole table for (a, b) > (x, y), so they get the comparison written out.
+        # MariaDB and MySQL read a whole table for (a, b) > (x, y), so both get the comparison written out.
         self._compares_tuples = engine not in _MYSQL
         self._compared = [_compared_key(engine, column, stored) for column, stored in columns]
         self.by = [stored for _, stored in columns]
@@ -33,11 +33,11 @@ class KeyOrder:
         ]
 
     def after(self, values: Sequence[Any]) -> ColumnElement[bool]:
-        """Return the condition for rows after the row with these values of ``last``."""
+        """Return the condition for rows after the row with the values of ``last``."""
         return self._beyond(self._parameters(values))
 
     def up_to(self, values: Sequence[Any]) -> ColumnElement[bool]:
-        """Return the condition for the row with these values of ``last``, and the rows before it."""
+        """Return the condition for the row with the values of ``last``, and all rows before."""
         last = self._parameters(values)
         key = self._compared
         if len(key) == 1:
@@ -67,26 +67,29 @@ class KeyOrder:
         return alternatives
 
     def _parameters(self, values: Sequence[Any]) -> list[ColumnElement[Any]]:
-        """Return parameters without a type, which take the type of their column. Raise DataError for another key."""
+        """Return parameters without a type, because a parameter takes the type of the column.
+
+        Raise DataError for an invalid key.
+        """
         if len(values) != len(self._compared):
             raise DataError("the primary key of the table has changed since the reading began")
         return [sa.bindparam(None, value, type_=sa.types.NullType()) for value in values]
 
 
 def _compared_key(engine: str, column: ColumnShape, stored: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the expression that compares a key column in the order of the index."""
+    """Return the expression to compare a key column in the order of the index."""
     if engine not in _MYSQL:
         return stored
     native = column.type.native.upper()
     if column.type.name == "enum" or native.startswith(("ENUM", "SET", "BIT")):
-        # These types sort by number and compare as text.
+        # ENUM, SET and BIT sort by number and compare as text.
         return sa.cast(stored, mysql.INTEGER(unsigned=True))
     # A FLOAT is written with 6 digits.
     return sa.cast(stored, sa.Double()) if column.type.name == "float32" else stored
 
 
 def _selected_key(engine: str, column: ColumnShape, key: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the expression whose value is stored and compared with the key later."""
+    """Return the expression for the value to store, and to compare with the key later."""
     if engine == "postgresql":
         # Any type can be written as text, and the text is read back as the column's type.
         return sa.cast(key, sa.Text)

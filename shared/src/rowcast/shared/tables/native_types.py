@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-# The words that may follow the name and the parameters of a type. COLLATE, CHARACTER SET and SRID name something more.
+# The words allowed after the name and the parameters of a type. A name or number follows COLLATE, CHARACTER SET and
+# SRID.
 _WORDS = (
     "VARYING", "PRECISION", "WITH", "WITHOUT", "LOCAL", "TIME", "ZONE", "UNSIGNED", "SIGNED", "ZEROFILL", "BINARY",
     "ASCII", "UNICODE", "LARGE", "OBJECT", "YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "TO", "ARRAY", "INT",

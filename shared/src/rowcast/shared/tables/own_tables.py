@@ -15,7 +15,7 @@ def is_rowcast_table(name: str) -> bool:
 
 
 def is_alembic_copy(name: str) -> bool:
-    """Return whether a table of this name is a copy that Alembic's batch mode fills and renames."""
+    """Return whether a table of this name is a temporary copy of Alembic's batch mode."""
     return name.startswith(_COPY_PREFIX)
 
 

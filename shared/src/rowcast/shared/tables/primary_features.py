@@ -1,6 +1,6 @@
-"""Read from an application's table what a replica does not need, and a primary does: counters, defaults, indexes.
+"""Read the features of an application's table that only a primary needs: counters, defaults, indexes.
 
-The shape carries these features, so that ``rowcast promote`` can give them to a replica.
+The shape carries the features, so that ``rowcast promote`` can give them to a replica.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def identity_of(column: sa.Column[Any], dialect: Dialect) -> IdentityShape | Non
     sequence = column.default if isinstance(column.default, sa.Sequence) and dialect.supports_sequences else None
     sql = _default_sql(column, dialect)
     default_sequence = None if sql is None else sequence_of(sql)
-    # The other engines number the column in their own way, from 1 on.
+    # Engines without identity columns number the column in their own way, from 1 on.
     options = column.identity if dialect.supports_identity_columns else None
     name = str(sequence.name) if sequence is not None else default_sequence
     if name == f"{column.table.name}_{column.name}_seq" and sequence is None:
@@ -50,7 +50,7 @@ def default_of(column: sa.Column[Any], dialect: Dialect) -> ServerDefault | None
 
 
 def _default_sql(column: sa.Column[Any], dialect: Dialect) -> str | None:
-    """Return the SQL of the server default, as in DDL. None: there is no default, or the default is a plain text."""
+    """Return the SQL of the server default, as in DDL. None: the column has no default, or a plain text."""
     default = column.server_default
     if not isinstance(default, sa.DefaultClause) or isinstance(default.arg, str):
         return None
@@ -75,7 +75,7 @@ def _index(index: sa.Index, dialect: Dialect) -> IndexShape:
 
 
 def _special_parts(index: sa.Index, dialect: Dialect) -> Iterator[str]:
-    """Yield what the columns alone do not say about the index on this engine."""
+    """Yield the parts of the index on this engine beyond the columns."""
     if not index.columns or not all(isinstance(expression, sa.Column) for expression in index.expressions):
         yield "expression"
     engines = {dialect.name, "mysql" if dialect.name == "mariadb" else dialect.name}
@@ -99,6 +99,6 @@ _OPTIONS = {
 
 
 def carried_action(text: str | None) -> str | None:
-    """Return the action of a foreign key, or None for one that only refuses."""
+    """Return the action of a foreign key, or None for an action that only refuses."""
     upper = (text or "").upper()
     return upper if upper in _CARRIED_ACTIONS else None

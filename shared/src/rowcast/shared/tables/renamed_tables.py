@@ -1,4 +1,4 @@
-"""Find the present names of renamed tables, from the former names that shapes carry."""
+"""Find the present names of renamed tables, from the former names in shapes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rowcast.shared.tables.shape import TableShape
 def renamed_tables(shapes: Iterable[TableShape]) -> dict[str, str]:
     """Return the present name of each former name, both as ``schema.table``.
 
-    ``shapes``: the newest shape of each table, also of tables that have another name now, in the order in which the
-    shapes became the newest. A table that was renamed back is present, because its shape names the other name later. A
-    table with another primary key is another table.
+    ``shapes``: the newest shape of each name, former names included, sorted by the time when the shape became the
+    newest. A table renamed back is present, because its shape became the newest later. A table with a different primary
+    key is a different table.
     """
     by_name = {shape.full_name: shape for shape in shapes}
     later: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """Recognize the server default of a column, because the text of a default in a message must never become SQL.
 
-A default is one of a few known forms: a literal, or a function that every engine has under some name. A dialect of the
-replica writes SQL for the form. Any other text has the kind ``other`` and is only shown to people.
+A default has a known form: a literal, or a function of every engine under some name. A dialect of the replica writes
+SQL for the form. An unknown text has the kind ``other`` and is only shown to people.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ DEFAULT_KINDS: frozenset[str] = frozenset(get_args(DefaultKind))
 
 @dataclass(frozen=True, slots=True)
 class ServerDefault:
-    """Describe the default that a database gives a column.
+    """Describe a column's default in a database. ``kind`` is in DEFAULT_KINDS.
 
-    ``kind`` is one of DEFAULT_KINDS. ``value``: the digits of a number, the text of a string, ``true`` or ``false``, or
-    the unknown SQL of the kind ``other``, else "". ``now_on_update``: an UPDATE writes the time too, as MySQL can.
+    ``value``: the digits of a number, the text of a string, ``true`` or ``false``, or the unknown SQL of the kind
+    ``other``, else "". ``now_on_update``: an UPDATE writes the time too, as MySQL can.
     """
 
     kind: str
@@ -27,7 +27,7 @@ class ServerDefault:
 
 
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-# A backslash has a meaning of its own in texts of MySQL, which depends on the SQL mode.
+# The meaning of a backslash in texts of MySQL depends on the SQL mode.
 _STRING = re.compile(r"(?:_utf8mb4)?'((?:[^'\\\0]|'')*)'")
 # The type of a literal, as PostgreSQL shows it: '0'::numeric, 'new'::character varying(20), '{}'::jsonb.
 _CAST = re.compile(r"\s*::\s*[\w\"][\w\". ]*(?:\(\s*\d+(?:\s*,\s*\d+)*\s*\))?(?:\[\])*\s*")
@@ -49,7 +49,7 @@ _CALL = re.compile(r"(.+?)(?:\(\d?\))?")
 
 
 def parse_default(sql: str) -> ServerDefault | None:
-    """Return the form of a default's SQL, or None for NULL, which is no default."""
+    """Return the form of a default's SQL, or None for NULL."""
     text = _without_parentheses(sql)
     if text.lower() == "null" or re.fullmatch(r"null\s*::.+", text.lower()):
         return None
@@ -76,7 +76,7 @@ _NEXT_VALUE = re.compile(
 
 
 def sequence_of(sql: str) -> str | None:
-    """Return the name of the sequence from which a default takes the next value, without quotes, or None."""
+    """Return the unquoted name of the sequence that gives a default, or None."""
     match = _NEXT_VALUE.fullmatch(_without_parentheses(sql))
     return None if match is None else (match["quoted"] or match["plain"]).strip('"`')
 
@@ -89,7 +89,7 @@ def _without_parentheses(sql: str) -> str:
 
 
 def _are_partners(text: str) -> bool:
-    """Return whether the first and the last parenthesis belong together, with none inside, or balanced ones."""
+    """Return whether the first and the last parenthesis belong together, with balanced or no parentheses inside."""
     depth = 0
     for place, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)

@@ -1,4 +1,4 @@
-"""Describe tables for consumers, which create replicas without the application's models."""
+"""Describe tables for consumers, to create replicas without the application's models."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ INTEGER_TYPES: frozenset[str] = frozenset(("int16", "int32", "int64", "uint64"))
 class PortableType:
     """Describe a column's type without reference to an engine.
 
-    ``name`` is one of TYPE_NAMES. ``length`` counts characters (string, char) or bytes (bytes). ``precision`` and
-    ``scale`` belong to decimal, ``values`` are an enum's labels, and ``items`` is an array's element type. ``native``
-    is the DDL on the primary's engine, which a replica of the same engine uses unchanged.
+    ``name`` is in TYPE_NAMES. ``length`` counts characters (string, char) or bytes (bytes). ``precision`` and ``scale``
+    belong to decimal, ``values`` are an enum's labels, and ``items`` is an array's element type. ``native`` is the DDL
+    on the primary's engine. A replica on the primary's engine uses the DDL unchanged.
     """
 
     name: str
@@ -39,11 +39,10 @@ class PortableType:
 
 @dataclass(frozen=True, slots=True)
 class Masking:
-    """Say how a column is masked. Exactly one of the three is not None.
+    """Say how a column is masked. Exactly one member is not None. ``mask``: the text that replaces every value.
 
-    ``mask``: this text replaces every value. ``truncate``: only this many characters are published. ``hash``: the
-    hexadecimal digest (sha224, sha256, sha384 or sha512) of a salt and the value is published. The salt is secret and
-    not part of the shape.
+    ``truncate``: the number of published characters. ``hash``: the hexadecimal digest (sha224, sha256, sha384 or
+    sha512) of a salt and the value is published. The salt is secret and not part of the shape.
     """
 
     mask: str | None = None
@@ -56,7 +55,7 @@ class IdentityShape:
     """Describe how the primary numbers the rows of a column.
 
     ``always``: the application cannot give values of its own. ``start`` and ``increment``: None if not given.
-    ``sequence``: the sequence that the application names, or None if the engine's own counter is used.
+    ``sequence``: the sequence of the application, or None for the engine's own counter.
     """
 
     always: bool = False
@@ -109,17 +108,17 @@ class ForeignKeyShape:
     referred_schema: str
     referred_table: str
     referred_columns: tuple[str, ...]
-    # Not part of repr, because the names of the replica's constraints are made of it.
+    # Not part of repr, because the names of the replica's constraints are made of repr.
     on_delete: str | None = field(default=None, repr=False)
     on_update: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ViewedColumn:
-    """Say what becomes of a source's column in a view.
+    """Describe a source's column in a view.
 
-    ``taken_as``: the column's name in the replica, or None for a column that is left out. ``mask``: the mask, as the
-    configuration names it.
+    ``taken_as``: the column's name in the replica, or None for a left out column. ``mask``: the mask, as in the
+    configuration.
     """
 
     name: str
@@ -131,8 +130,8 @@ class ViewedColumn:
 class ViewShape:
     """Describe the view through which a replica gets a table.
 
-    ``schema`` and ``name``: the table's place in the replica, each None if the view keeps it. ``where``: the condition
-    over the rows, or None for all rows. ``columns``: the columns that the source had when the view was recorded.
+    ``schema`` and ``name``: the table's place in the replica, each None if unchanged. ``where``: the condition over the
+    rows, or None for all rows. ``columns``: the columns of the source at the time of the record.
     """
 
     schema: str | None = None
@@ -148,12 +147,12 @@ class ViewShape:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Return the columns that the replica does not get."""
+        """Return the columns left out of the replica."""
         return tuple(column.name for column in self.columns if column.taken_as is None)
 
     @property
     def lacking(self) -> str:
-        """Return what of the source the replica does not have, in words, or "" if it has everything."""
+        """Return the parts of the table missing in the replica in words, or "" if nothing is missing."""
         masked = [column.name for column in self.columns if column.mask is not None]
         parts = [f"without {', '.join(self.left_out)}"] if self.left_out else []
         parts += [f"{', '.join(masked)} masked"] if masked else []
@@ -165,11 +164,11 @@ class ViewShape:
 class TableShape:
     """Describe a table.
 
-    ``schema`` is never empty. If the application names none, ``schema`` is the engine's default schema (``public``, the
-    name of the MariaDB database, ``main``) and ``default_schema`` is true. ``engine`` is SQLAlchemy's name of the
-    primary's dialect (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``). ``where`` is the row filter, an SQL
-    condition on the primary, or None. ``was``: the former names of the table, as ``full_name`` has them. ``view``: the
-    view that made this shape of the source's, for a replica's table.
+    ``schema`` is never empty. Without a schema in the application, ``schema`` is the engine's default schema
+    (``public``, the name of the MariaDB database, ``main``) and ``default_schema`` is true. ``engine`` is SQLAlchemy's
+    name of the primary's dialect (``postgresql``, ``mysql``, ``mariadb``, ``sqlite``). ``where`` is the row filter, an
+    SQL condition on the primary, or None. ``was``: the former names of the table, as ``full_name`` has them. ``view``:
+    the view between the source's shape and this shape, for a replica's table.
     """
 
     schema: str
@@ -188,7 +187,7 @@ class TableShape:
 
     @property
     def full_name(self) -> str:
-        """Return ``schema.table``, the name that events, outbox lines and messages use."""
+        """Return ``schema.table``, the name in events, outbox lines and messages."""
         return f"{self.schema}.{self.name}"
 
     @property
@@ -204,11 +203,11 @@ class TableShape:
         raise KeyError(name)
 
     def new_names(self, names: Collection[str]) -> dict[str, str]:
-        """Return the present name of each of these columns that has been renamed since.
+        """Return the present name of each renamed column of ``names``.
 
-        A name that differs only in case is a former name, because many engines take both for the same. A name that
-        another column has now is not a former name any more. A renamed column of the primary key makes another key, so
-        it is left out.
+        A name that differs only in case is a former name, because many engines ignore the case. A name is no former
+        name while a column has the name. A renamed column of the primary key is left out, because the key is a
+        different key then.
         """
         present = {column.name for column in self.columns}
         gone = {name for name in names if name not in present}
@@ -223,7 +222,10 @@ class TableShape:
         return found
 
     def with_columns(self, columns: Iterable[ColumnShape]) -> TableShape:
-        """Return the shape with other columns, without the constraints besides the primary key, which name columns."""
+        """Return the shape with new columns.
+
+        Only the primary key stays of the constraints, because constraints name columns.
+        """
         return replace(self, columns=tuple(columns), unique=(), foreign_keys=(), indexes=())
 
     def named_as(self, other: TableShape) -> TableShape:
@@ -235,11 +237,11 @@ class TableShape:
         return orjson.dumps(self, _members, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS)
 
 
-# Left out of the document when empty, so that a shape without them has the version that earlier releases gave it.
+# Empty members are left out of the document, so that the version of the shape is the version of earlier releases.
 _LATER_MEMBERS = frozenset(("identity", "default", "was", "on_delete", "on_update", "indexes", "view"))
 
 
 def _members(described: Any) -> dict[str, Any]:
-    """Return the members by name. ``dataclasses.asdict`` also copies every value, which takes several times as long."""
+    """Return the members by name. ``dataclasses.asdict`` also copies every value, and takes several times as long."""
     members = {name: getattr(described, name) for name in described.__slots__}
     return {name: value for name, value in members.items() if value or name not in _LATER_MEMBERS}

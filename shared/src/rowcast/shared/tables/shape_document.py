@@ -1,6 +1,6 @@
 """Parse the JSON documents of shapes, from the schema topic and from the databases' own tables.
 
-A shape becomes DDL on replicas, so a document that does not describe a possible table is refused.
+A shape becomes DDL on replicas, so the document of an impossible table is refused.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Default(StrictForm):
         return self
 
     def default(self) -> ServerDefault:
-        """Return the default. A kind that a newer version has added is shown to people only."""
+        """Return the default. An unknown kind of a newer version is shown to people only."""
         return ServerDefault(self.kind if self.kind in DEFAULT_KINDS else "other", self.value)
 
 
@@ -220,7 +220,7 @@ def parse_shape(text: bytes | str) -> TableShape:
 
 
 def parse_recorded_shape(text: bytes | str) -> TableShape:
-    """Return the shape that a worker has recorded in a replica, with its view. Raise as ``parse_shape``.
+    """Return the recorded shape in a replica, with the view. Raise as ``parse_shape``.
 
     A message of the schema topic has no view, because only the replica's own configuration may choose one.
     """

@@ -1,7 +1,7 @@
-"""Read the shapes that the capture wrote into ``rowcast_shape`` in the primary, and choose the newest of each table.
+"""Read the capture's shapes from ``rowcast_shape`` in the primary, and choose the newest of each table.
 
-This module owns the rule: the newest version of a table's shape is the one with the greatest ``(created_ms, version)``.
-The version decides between two that were created in the same millisecond.
+This module owns the rule: the newest version of a table's shape has the greatest ``(created_ms, version)``. The version
+decides between two shapes of one millisecond.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class StoredShape(NamedTuple):
 
 
 def newest_of(versions: Mapping[str, int]) -> str:
-    """Return the newest of a table's versions. ``versions``: each with its ``created_ms``, at least one."""
+    """Return the newest version of a table. ``versions``: ``created_ms`` of each version, not empty."""
     return max(versions, key=lambda version: (versions[version], version))
 
 
 def stored_shapes(connection: Connection) -> list[StoredShape]:
-    """Return all versions of all tables, so that the newest version of each table comes last."""
+    """Return all versions of all tables, with the newest version of each table last."""
     return [StoredShape(*row) for row in connection.execute(_STORED.order_by(*_OLDEST_FIRST))]
 
 
@@ -59,7 +59,7 @@ def newest_shapes(connection: Connection) -> dict[str, TableShape]:
     """
     newest: dict[str, StoredShape] = {}
     for stored in stored_shapes(connection):
-        # The tables are in the order in which their shapes became the newest.
+        # The tables are sorted by the time when their shapes became the newest.
         newest.pop(stored.table, None)
         newest[stored.table] = stored
     shapes = {table: stored.parse() for table, stored in newest.items()}
@@ -68,7 +68,7 @@ def newest_shapes(connection: Connection) -> dict[str, TableShape]:
 
 
 def newest_shape(connection: Connection, table: str) -> TableShape | None:
-    """Return the newest shape of the table with this full name, or None if the table was never captured.
+    """Return the newest shape of a table, or None if the table was never captured.
 
     Raises DataError, naming the row, if the shape is damaged.
     """
@@ -77,7 +77,7 @@ def newest_shape(connection: Connection, table: str) -> TableShape | None:
 
 
 def newest_version(connection: Connection, table: str) -> str | None:
-    """Return the newest version of the table with this full name, or None if the table was never captured."""
+    """Return the newest version of a table, or None if the table was never captured."""
     versions = sa.select(_ROW.version).where(_ROW.table_name == table)
     version: str | None = connection.execute(versions.order_by(*_NEWEST_FIRST).limit(1)).scalar()
     return version

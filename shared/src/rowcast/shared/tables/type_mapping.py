@@ -41,13 +41,12 @@ def engine_family(engine: str) -> str:
 def storage_type(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
     """Return the column's real type on this engine, without variants and TypeDecorators.
 
-    ``TypeEngine.dialect_impl`` alone does not suffice: it turns CHAR into VARCHAR and REAL into FLOAT, because their
-    parameters are the same.
+    ``TypeEngine.dialect_impl`` alone turns CHAR into VARCHAR and REAL into FLOAT, because the parameters are equal.
     """
     while True:
         type_ = type_._variant_mapping.get(dialect.name, type_)
         if isinstance(type_, postgresql.DOMAIN):
-            # Replicas use the base type, because they do not have the domain.
+            # Replicas use the base type, because the domain exists only at the source.
             type_ = type_.data_type
             continue
         if not isinstance(type_, TypeDecorator):
@@ -182,7 +181,7 @@ def shape_of(table: sa.Table, dialect: Dialect, default_schema: str) -> TableSha
                 default=default_of(c, dialect),
             )
             for c in table.columns
-            # PostgreSQL's system columns, such as xmin, belong to the server that has the row.
+            # PostgreSQL's system columns, for example xmin, belong to the server of the row.
             if not c.system
         ),
         primary_key=tuple(str(c.name) for c in table.primary_key.columns),
@@ -214,8 +213,9 @@ def replica_type(type_: PortableType, source_engine: str, dialect: Dialect, *, k
     """Return the type of a replica's column. ``key``: the column is part of a primary, unique or foreign key.
 
     On the source's own engine, the type is the native type. A PostgreSQL enum becomes text, so that a new label needs
-    no DDL on the replica. On another engine, the type is what SQLAlchemy's generic type stores, so that the
-    application's models can read the replica. It is text where the generic type would round, cut or refuse values.
+    no DDL on the replica. On another engine, the type is the stored type of SQLAlchemy's generic type, so that the
+    application's models can read the replica. The type is text where the generic type would round, cut or refuse
+    values.
     """
     family = engine_family(dialect.name)
     # MySQL lacks MariaDB's UUID. The DDL comes from a message, so the DDL of anything but a type is not used.
@@ -229,7 +229,7 @@ def replica_type(type_: PortableType, source_engine: str, dialect: Dialect, *, k
         if numeric or type_.name in ("string", "char", "enum"):
             type_ = replace(type_, name="decimal" if numeric else "text", length=None, precision=None, scale=None)
     if source_engine == "postgresql" and type_.name == "uuid" and type_.native.upper() != "UUID":
-        # The application does not use PostgreSQL's own type, so it will not use another engine's own type.
+        # An application without PostgreSQL's own type does not use the own type of another engine either.
         return sa.Uuid(native_uuid=False)
     return _generic_type(type_, dialect, key)
 
