@@ -34,8 +34,8 @@ class OrderedMessage(NamedTuple):
 class LsnOrder:
     """Merge partitions of committed messages by lsn, from ``starts`` to ``ends``, up to ``last_lsn``.
 
-    ``consumer``: from ``new_viewer``. It follows no partition. ``transactions``: the partition of the transaction
-    topic. Tombstones are left out, because each follows its delete event.
+    ``consumer``: from ``new_viewer``, without a followed partition. ``transactions``: the partition of the transaction
+    topic. Tombstones are left out, because a tombstone follows its delete event.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LsnOrder:
             self._consumer.incremental_assign([TopicPartition(*p, self._starts[p]) for p in self._unread])
         heard = time.monotonic()
         while self._unread or self._heads:
-            # The smallest lsn is known when every partition has shown its next one.
+            # The smallest lsn is known when every partition has shown its next message.
             while self._heads and not any(not self._held[place] for place in self._unread):
                 yield self._pop()
             if self._unread:

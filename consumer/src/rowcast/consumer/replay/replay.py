@@ -2,7 +2,7 @@
 
 transaction topic ──▶ span ──▶ all partitions in the order of lsns ──▶ whole transactions ──▶ output
 
-A transaction is written when its END was read and its events are counted.
+A transaction is written after its END is read and all events are counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLOCKS_MS = 600_000
 
 @dataclass(slots=True)
 class WholeTransaction:
-    """A transaction to write. ``begin`` and ``end`` are its BEGIN and END, ``end_event`` is what the END says.
+    """A transaction to write. ``begin`` and ``end`` are its BEGIN and END, ``end_event`` is the parsed END.
 
     ``counts``: the number of messages by ``schema.table``. ``is_snapshot``: the transaction is a chunk of a snapshot,
     whose BEGIN and END follow the events and count none.

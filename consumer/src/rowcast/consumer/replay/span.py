@@ -40,7 +40,7 @@ class Span:
 
     ``offset`` and ``after_lsn``: the place after the last END before the first wanted transaction, and its lsn.
     ``since_ms``: Kafka's time of this END, or 0. ``last_lsn``: the lsn of the last wanted END. ``end``: the offset
-    after it.
+    after the last wanted END.
     """
 
     offset: int

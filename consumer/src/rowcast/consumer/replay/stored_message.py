@@ -1,4 +1,4 @@
-"""Hold the messages of one transaction, in a temporary file if there are many."""
+"""Hold the messages of a transaction, with many messages in a temporary file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The topics that a replay writes to: those of another source, which no relay publishes."""
+"""The target topics of a replay: the topics of a separate source without a relay."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def to_topics(settings: Settings, prefix: str) -> NewOutput:
                 "worker",
                 {"transactional.id": f"rowcast-replay-{prefix}", "enable.idempotence": True, "acks": "all"},
             )
-            # Fences another replay to the same topics, and aborts what a killed one has left open.
+            # Fences another replay to the topics, and aborts the open Kafka transaction of a killed replay.
             producer.init_transactions(_TIMEOUT_S)
             out = TopicOutput(producer, Signer(prefix, settings.signature_keys), target, target.last_lsn())
             out.write_shapes()
@@ -74,7 +74,7 @@ class TopicOutput:
         self.commit()
 
     def write(self, transaction: WholeTransaction) -> None:
-        """Write a transaction with its BEGIN and END, unless an earlier replay has written it."""
+        """Write a transaction with BEGIN and END, unless written by an earlier replay."""
         if transaction.end_event.lsn <= self._last_lsn:
             return
         begin = [] if transaction.begin is None else [self._boundary(transaction.begin, transaction.begin.content)]

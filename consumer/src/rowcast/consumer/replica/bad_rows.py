@@ -62,7 +62,7 @@ class BadRows:
         self._apply(connection, run, partial(self._applier.apply, connection), complete=True)
 
     def apply_by_key(self, connection: Connection, run: Run, apply: ApplyRun) -> None:
-        """Apply a run that was read by key, by ``apply``, which holds conflicting changes back."""
+        """Apply a run read by key. ``apply`` holds conflicting changes back."""
         self._apply(connection, run, apply, complete=False)
 
     def may_set_aside(self, error: RefusedError) -> bool:
@@ -70,7 +70,7 @@ class BadRows:
         return self._sets_aside and not isinstance(error, StatementRefusedError)
 
     def without_refused_values(self, connection: Connection, transaction: Transaction) -> Transaction:
-        """Set aside the changes that were read by key and whose values are refused. Return the transaction without."""
+        """Set aside the changes read by key with refused values. Return the transaction without these changes."""
         refused = self._refused_rows(connection, transaction, complete=False)
         if not refused:
             return transaction
@@ -98,7 +98,7 @@ class BadRows:
     def _without_refused(
         self, connection: Connection, transactions: Sequence[Transaction], error: RefusedError, *, complete: bool
     ) -> list[Transaction]:
-        """Return the transactions that are left to apply. Raise ``error`` if nothing of them is refused."""
+        """Return the transactions left to apply. Raise ``error`` if nothing is refused."""
         for place, transaction in enumerate(transactions):
             if transaction is error.transaction:
                 self._note_applied(transactions[:place])
@@ -199,7 +199,7 @@ class BadRows:
 
 
 def _of_rows(changes: Sequence[Change], rows: AbstractSet[RowKey]) -> list[Change]:
-    """Return the changes of these rows, and everything that may be the other half of a changed primary key.
+    """Return the changes of the rows, and each possible counterpart in a changed primary key.
 
     A changed primary key is a delete and a create in the same table and transaction.
     """

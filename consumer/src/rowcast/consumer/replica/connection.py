@@ -168,7 +168,7 @@ class Replica:
         self.state, self._timeline = row.state, row.timeline
         # The tables may be others too, after a failover or a restore.
         self._dialect.forget_tables()
-        # A table that joins the replica later was not in the snapshot from which the replica was loaded.
+        # A later table of the replica was not in the snapshot of the load.
         first_lsn = 0 if any(position.next_offset for position in applied.values()) else row.first_lsn
         self._tables = self._new_tables(first_lsn)
         self._constraints = Constraints(self._dialect, self._tables)
@@ -196,17 +196,17 @@ class Replica:
         return ReplicaTables(self._part.tables_source, self._dialect, first_lsn, may_change=may_change)
 
     def compare(self) -> None:
-        """Raise ReplicaChangedError if the replica is not as this worker left it."""
+        """Raise ReplicaChangedError if the replica no longer has this worker's stamp."""
         with self._connected() as connection, connection.begin():
             self._positions.compare(connection)
 
     def own_transaction(self, connection: Connection) -> AbstractContextManager[None]:
-        """Return a transaction of any connection that commits only if the replica is as this worker left it."""
+        """Return a transaction of any connection, committed only if the replica still has this worker's stamp."""
         return self._positions.transaction(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Yield the connection in a transaction that commits only if the replica is as this worker left it."""
+        """Yield the connection in a transaction, committed only if the replica still has this worker's stamp."""
         with self._connected() as connection, self._positions.transaction(connection):
             yield connection
 
@@ -389,15 +389,14 @@ class Replica:
             return self._constraints.create(connection)
 
     def record_promotion(self, state: Literal["promoting", "promoted"]) -> None:
-        """Write that the replica is being promoted, so that no worker writes to it any more, or is a primary now."""
+        """Record the promotion, begun or finished, so that no worker writes to the replica any more."""
         with self._connected() as connection:
             self._positions.record_promotion(connection, state, time.time_ns() // 1_000_000)
 
     def follow_rows(self, ends: Mapping[Partition, int]) -> bool:
-        """Write that every row is up to date by itself. No constraint between rows is created.
+        """Record that every row is up to date by itself. No constraint between rows is created.
 
-        ``ends``: where the partitions must have been applied to, as far as other workers read them. Return False if
-        they have not been.
+        ``ends``: the offsets up to which the partitions of other workers must be applied. Return False if they are not.
         """
         if self.state == "following":
             return True
@@ -410,7 +409,7 @@ class Replica:
         return True
 
     def _has_reached(self, _connection: Connection, _ends: Mapping[Partition, int]) -> bool:
-        # The only worker has applied what it has read.
+        # The only worker has applied all events read.
         return True
 
     def recorded_shapes(self) -> list[TableShape]:
@@ -419,7 +418,7 @@ class Replica:
             return self._tables.records.shapes(connection)
 
     def lose_consistency(self) -> None:
-        """Let a consistent replica load, because its tables are not at one lsn any more. Drop the constraints."""
+        """Let a consistent replica load, because the tables are not at one lsn any more. Drop the constraints."""
         with self._connected() as connection:
             self._positions.lose_consistency(connection)
             self.state = "loading"

@@ -56,7 +56,7 @@ class Constraints:
         return all(found)
 
     def missing(self, connection: Connection, *, but: Collection[str] = ()) -> list[str]:
-        """Return the statements that would create the missing constraints. ``but``: leave out these tables."""
+        """Return the statements to create the missing constraints. ``but``: the tables to leave out."""
         with connection.begin():
             own = self._tables.records.created_by_worker(connection).difference(but)
             missing = list(missing_constraints(connection, self._tables.definitions(connection.dialect), own))
@@ -155,7 +155,7 @@ NewConstraint = sa.Index | sa.ForeignKeyConstraint
 def missing_constraints(
     connection: Connection, definitions: TableDefinitions, names: Collection[str]
 ) -> Iterator[tuple[str, NewConstraint]]:
-    """Yield the unique keys, indexes and foreign keys that these tables of the worker lack, indexes first."""
+    """Yield the missing unique keys, indexes and foreign keys of the worker's tables, indexes first."""
     tables = {name: table for name, table in definitions.tables.items() if name in names}
     existing = _existing_names(connection, tables.values())
     for name in tables:
@@ -170,7 +170,7 @@ def missing_constraints(
 
 
 def creation(connection: Connection, replica: ReplicaDialect, new: NewConstraint) -> list[str]:
-    """Return the statements that create a constraint, as a person would type them."""
+    """Return the statements to create a constraint, in SQL for a person."""
     if isinstance(new, sa.ForeignKeyConstraint):
         statements = replica.foreign_key_addition(connection, new)
     else:

@@ -32,7 +32,7 @@ def fold(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
     """Return the last change of every key, by table.
 
     The changes of a key must come in order. Keys stay in the order of the first change, because a row must come before
-    referring rows of the same table. A truncate stays, and nothing of its table from before.
+    referring rows of its table. A truncate stays, without any earlier change of the table.
     """
     last: dict[str, dict[bytes, Change]] = {}
     runs = []
@@ -49,7 +49,7 @@ def fold(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
 
 
 def _fold_with_truncates(changes: Iterable[Change]) -> dict[str, dict[bytes, Change]]:
-    """Fold as ``fold``. A truncate has its place among the changes of all keys, whatever partitions they are in."""
+    """Fold as ``fold``. A truncate has its place among the changes of all keys in all partitions."""
     last: dict[str, dict[bytes, Change]] = {}
     for change in sorted(changes, key=lsn_of):
         rows = last.setdefault(change.layout.table, {})
@@ -60,7 +60,7 @@ def _fold_with_truncates(changes: Iterable[Change]) -> dict[str, dict[bytes, Cha
 
 
 def _completed(before: Mapping[bytes, Change], run: Iterable[Change]) -> list[Change]:
-    """Return changes that leave columns out, each with the columns of the changes of its key before it.
+    """Complete changes without some columns by the columns of earlier changes of the key.
 
     ``before``: the last changes before the run.
     """

@@ -1,10 +1,10 @@
 """Hold back changes that violate a constraint while the replica loads, until later changes resolve the conflict.
 
 Only the user's own tables have constraints while a replica loads. By key, a row may come before the row that it refers
-to. The changes of each topic are held back by themselves, so that other tables load on. A topic that conflicts is tried
-again only when its held changes are twice as many, or at the end of the load. A table with foreign keys also waits for
-rows of other tables. Therefore the number of rows sent to the database grows with the number of events, however long a
-parent is awaited. From 20,000 changes or 16 MiB on, the held changes of a topic are in temporary files.
+to. The changes of each topic are held back by themselves, so that all further tables load on. A topic that conflicts is
+tried again only when its held changes are twice as many, or at the end of the load. A table with foreign keys also
+waits for rows of other tables. Therefore the number of rows sent to the database grows with the number of events,
+however long a parent is awaited. From 20,000 changes or 16 MiB on, the held changes of a topic are in temporary files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.refusals import ConflictError
 
 _GROWTH = 2
-# The conflict of a table with foreign keys may be another one, which the table's own rows resolve.
+# A table with foreign keys may have a conflict of a different kind, resolved by the table's own rows.
 _GROWTH_ALONE = 16
 
 # Held changes of a topic in memory.
@@ -74,10 +74,10 @@ class HeldBack:
         return bool(self._topics)
 
     def apply(self, run: Run, apply: Callable[[Run], None], table_order: Callable[[], Sequence[str]]) -> None:
-        """Apply a run that was read by key, except for changes that conflict.
+        """Apply a run read by key, except for changes in conflict.
 
         ``apply``: apply a run at once, or raise ConflictError. ``table_order``: the names of the tables, parents first.
-        After any other error, the same run can be applied again: nothing is held twice.
+        After a different error, the run can be applied again: nothing is held twice.
         """
         if not self._topics and _succeeds(apply, run.transactions):
             return
@@ -107,7 +107,7 @@ class HeldBack:
             self._topics[topic] = _HeldTopic(()).extended(transactions, others_applied=True)
 
     def merged(self) -> Transaction:
-        """Return one transaction of all held changes, which is complete at the end of the load."""
+        """Return one transaction of all held changes, complete at the end of the load."""
         return merge(self._transactions())
 
     def before(self, run: Run) -> Run:
@@ -136,10 +136,9 @@ def merge(transactions: Sequence[Transaction]) -> Transaction:
 
 
 def _spilled(transactions: Sequence[Transaction]) -> Sequence[Transaction]:
-    """Move the changes in memory to a file if they are many.
+    """Move many changes in memory to a file. A file is merged with the file before once at least as large.
 
-    A file is merged with the file before it once it is as large. Therefore the files are few, and each change is copied
-    a few times.
+    Therefore the files are few, and each change is copied a few times.
     """
     files = [transaction for transaction in transactions if isinstance(transaction.changes, SpilledChanges)]
     in_memory = [transaction for transaction in transactions if not isinstance(transaction.changes, SpilledChanges)]
@@ -164,7 +163,7 @@ def _is_large(transactions: Sequence[Transaction]) -> bool:
 
 
 def _in_one_if_spilled(transactions: Sequence[Transaction]) -> Sequence[Transaction]:
-    """Return one transaction if a part is in a file, because the applier writes such a part by itself."""
+    """Return one transaction if a part is in a file, because the applier writes a part in a file by itself."""
     return [merge(transactions)] if _is_spilled(transactions) else transactions
 
 

@@ -1,4 +1,4 @@
-"""Describe events for the dead letter topic: why they go there, and with which others they stay together."""
+"""Describe events for the dead letter topic: the reason for the refusal, and the events that stay together."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BELONGS = "another event of its transaction was refused"
 def change_event(
     change: Change, row: RowKey, letter: str | None, cause: RefusedError | None, *, follows: bool
 ) -> SetAside:
-    """Return the event of a change. ``letter``: the transaction that stays whole, or None.
+    """Return the event of a change. ``letter``: the transaction to keep whole, or None.
 
-    ``cause``: why the event is refused. ``follows``: the event follows an earlier letter. If not, and without a cause,
-    the event belongs to a refused one.
+    ``cause``: the reason for the refusal. ``follows``: the event follows an earlier letter. If neither is given, the
+    event belongs to a refused event.
     """
     reason = str(cause) if cause is not None else _FOLLOWS if follows else _BELONGS
     return SetAside(
@@ -27,7 +27,7 @@ def change_event(
 
 
 def unread_event(event: UnreadEvent, letter: str | None) -> SetAside:
-    """Return the event of a message that cannot be read. ``letter``: the transaction that stays whole, or None."""
+    """Return the event of an unreadable message. ``letter``: the transaction to keep whole, or None."""
     return SetAside(
         letter or message_target(event.partition, event.offset), event.partition, event.offset, event.lsn,
         event.transaction, event.table, event.key, str(event.error), class_of(event.error), "VALUE_CONVERTER",

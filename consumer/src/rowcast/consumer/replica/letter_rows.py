@@ -1,4 +1,4 @@
-"""The rows of ``rowcast_dead_letter``: which events wait in the dead letter topic, and which rows they block."""
+"""The rows of ``rowcast_dead_letter``: the events in the dead letter topic, and the blocked rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def has_letter_table(connection: Connection) -> bool:
 
 
 def read_letter_events(connection: Connection, source: str) -> list[LetterEvent]:
-    """Return all events that wait, in the order of their lsns."""
+    """Return all waiting events, in the order of their lsns."""
     query = select_rows(connection, ROWCAST_DEAD_LETTER).where(_ROW.source == source)
     order = (_ROW.lsn, _ROW.topic, _ROW.partition, _ROW.event_offset)
     return [_event(row) for row in connection.execute(query.order_by(*order))]
@@ -85,7 +85,7 @@ def remove_letters(connection: Connection, source: str, letters: Sequence[Letter
 
 
 def rename_letter_table(connection: Connection, source: str, former: str, name: str) -> None:
-    """Give the rows of a renamed table the present name, because later events of the same keys have it."""
+    """Give the rows of a renamed table the present name, because later events of the keys have the present name."""
     renamed = sa.update(ROWCAST_DEAD_LETTER).where(_ROW.source == source, _ROW.table_name == former)
     connection.execute(renamed.values(table_name=name))
 

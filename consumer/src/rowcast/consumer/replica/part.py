@@ -1,9 +1,9 @@
 """The part of a process in a load by several processes.
 
-The process that divides the load takes the replica over, creates the tables, and gives each other process a row in
-``rowcast_replica`` and positions of its own. The others write rows and positions only while their row has the epoch of
-the division. A new division has another epoch, and the end of a load deletes the rows, so a process that was left over
-can write nothing any more.
+The dividing process takes the replica over, creates the tables, and gives each further process a row in
+``rowcast_replica`` and positions of its own. The further processes write rows and positions only while their row has
+the epoch of the division. A new division has a new epoch, and the end of a load deletes the rows, so a left over
+process can write nothing any more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Part:
     """The rights of one process of a divided load.
 
     ``tables_source``: the value of ``source`` in ``rowcast_table`` for the tables. ``epoch``: the epoch of the
-    division, or None for the process that divides. Only this process creates and changes tables.
+    division, or None for the dividing process. Only the dividing process creates and changes tables.
     """
 
     tables_source: str

@@ -115,7 +115,7 @@ def record_verified(connection: Connection, source: str, verified: Verified) -> 
 
 
 def mark_suspect(connection: Connection, source: str, reason: str) -> None:
-    """Write that the rows are not a state of the source. Only for tables that no worker writes."""
+    """Record that the rows are no state of the source. Only for tables without a worker."""
     values = {"state": "suspect", "reason": reason[:MAX_REASON], "since_ms": time.time_ns() // 1_000_000}
     connection.execute(sa.update(ROWCAST_REPLICA).where(ROWCAST_REPLICA.c.source == source).values(values))
 
@@ -135,7 +135,7 @@ def read_topic_ids(connection: Connection, source: str) -> dict[str, str]:
 def register(connection: Connection, source: str, owner: str) -> None:
     """Insert the row of a replica that nothing can be applied to yet, unless the row exists."""
     if read_row(connection, source) is None:
-        # Another worker that waits too may insert the row at the same time.
+        # Another waiting worker may insert the row at once.
         with suppress(exc.IntegrityError), connection.begin_nested():
             _insert(connection, source, owner, epoch=0, stamp=0)
 
@@ -196,7 +196,7 @@ def take_over(connection: Connection, source: str, owner: str) -> ReplicaRow:
 
 
 def _dissolve_group(connection: Connection, source: str) -> None:
-    """Let a replica that a group has written load again, because its partitions were applied to different lsns."""
+    """Let a group's replica load again, because the partitions were applied to different lsns."""
     row, place = ROWCAST_REPLICA.c, ROWCAST_POSITION.c
     known_ms = sa.select(sa.func.coalesce(sa.func.min(place.known_ms), 0)).where(place.source == source)
     of_group = (row.source == source) & (row.owner == GROUP_OWNER)
@@ -226,11 +226,11 @@ class Positions:
     def transaction(
         self, connection: Connection, applied: LastApplied | None = None, *, defer_foreign_keys: bool = False
     ) -> Iterator[None]:
-        """Run the block in a transaction that only the owner of an unchanged replica commits.
+        """Run the block in a transaction, committed only by the owner of an unchanged replica.
 
         The first statement compares epoch and stamp, and records the transaction applied last. The row of
         ``rowcast_replica`` stays locked until the end. Raise FencedError if another worker has taken over. Raise
-        ReplicaChangedError if the replica is not as this worker left it.
+        ReplicaChangedError if the replica no longer has this worker's stamp.
         """
         with connection.begin():
             # First, because a fenced worker must write nothing and wait for no lock.
@@ -241,7 +241,7 @@ class Positions:
 
     @contextmanager
     def applying(self, connection: Connection, run: Run, applied: LastApplied | None) -> Iterator[None]:
-        """Run the block that writes the rows of a run in a ``transaction``, which also writes the run's positions."""
+        """Run the block for the rows of a run in a ``transaction``, and write the run's positions."""
         with self.transaction(connection, applied, defer_foreign_keys=True):
             yield
             self.finish(connection, run.positions())
@@ -290,7 +290,7 @@ class Positions:
     def record_stop(self, connection: Connection, reason: str, now_ms: int, *, suspect: bool) -> None:
         """Write why and since when the replica is not followed any further, unless another worker has taken over.
 
-        A worker that stops again for the same reason keeps the time. ``suspect``: also change the state, for good.
+        A repeated stop for the same reason keeps the time. ``suspect``: also change the state, for good.
         """
         row, reason = ROWCAST_REPLICA.c, reason[:MAX_REASON]
         since = sa.case((row.reason == reason, row.since_ms), else_=now_ms)
@@ -316,7 +316,7 @@ class Positions:
     def write_letters(
         self, connection: Connection, letters: Sequence[LetterEvent], settled: Sequence[LetterEvent]
     ) -> None:
-        """Record events that have gone to the dead letter topic, and remove settled ones, in the ``transaction``."""
+        """Record events written to the dead letter topic, and remove settled events, in the ``transaction``."""
         add_letters(connection, self._source, letters)
         remove_letters(connection, self._source, settled)
 
@@ -336,7 +336,7 @@ class Positions:
             raise self._refusal(self._read_stamp(connection))
 
     def _read_stamp(self, connection: Connection) -> tuple[int, int] | None:
-        """Return epoch and stamp, or None if the replica has no row of this source."""
+        """Return epoch and stamp, or None without a row of the source."""
         with self._missing_table_is_a_change():
             row = connection.execute(_READ_STAMP, {"s": self._source}).one_or_none()
         return None if row is None else (row.epoch, row.stamp)

@@ -1,4 +1,4 @@
-"""A replica that was promoted is a primary, so no worker, rebuild or comparison may use it as a replica."""
+"""A promoted replica is a primary, so no worker, rebuild or comparison may use the database as a replica."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PromotedError(ConfigurationError):
 
 
 def promoted_error(name: str, state: StoredState) -> PromotedError:
-    """Return the error that says what to do next. ``name``: the name of the replica, or REPLICA."""
+    """Return the error with the next step. ``name``: the name of the replica, or REPLICA."""
     if state == "promoting":
         return PromotedError(
             f"the promotion of replica {name} is not finished, and workers write nothing to it any more. Finish it: "

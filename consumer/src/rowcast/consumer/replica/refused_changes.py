@@ -1,4 +1,4 @@
-"""Find the changes of a transaction that the replica refuses, so that the others can be applied without them."""
+"""Find the refused changes of a transaction, so that the remaining changes can be applied."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Refused = tuple[Change, RefusedError]
 def find_refused(
     connection: Connection, changes: Sequence[Change], order: Sequence[str], write: Write
 ) -> list[Refused]:
-    """Return the last change of each row that the replica refuses, with the error. Nothing is written afterwards.
+    """Return the last change of each refused row, with the error. Nothing is written afterwards.
 
     ``order``: the names of the tables, parents first. ``write``: write changes of different rows, or raise
     RefusedError. Call this in a transaction.
 
-    Halves of the changes are written in savepoints until the refused ones are alone. A refused change is tried again
-    as long as other changes go through, because these may be the rows that it refers to.
+    Halves of the changes are written in savepoints until the refused changes are alone. A refused change is tried again
+    as long as further changes go through, because the refused row may refer to their rows.
     """
     outer = connection.begin_nested()
     try:

@@ -1,6 +1,6 @@
-"""Read rows of older shapes by the names that their columns have in the newest shape.
+"""Read rows of older shapes by the column names of the newest shape.
 
-Keys are never translated, because a renamed column of the primary key is another key.
+Keys are never translated, because a renamed column of the primary key is a different key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Give the events under a former name of a table the table's present name.
 
-Reading knows the events by the names that the source gave them, because an END counts them so. The replica has a single
+Reading knows the events by their names at the source, because an END counts by these names. The replica has a single
 table for both names.
 """
 

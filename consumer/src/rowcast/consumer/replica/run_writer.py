@@ -14,7 +14,7 @@ from rowcast.consumer.replica.refusals import RefusedError
 
 
 class RunWriter:
-    """Write the runs of one replica. Errors are those of ``Applier.apply``."""
+    """Write the runs of one replica. Raise as ``Applier.apply``."""
 
     def __init__(self, applier: Applier, bad_rows: BadRows) -> None:
         self._applier = applier
@@ -37,7 +37,7 @@ class RunWriter:
             self._held_back.clear()
 
     def forget(self) -> None:
-        """Read what the replica knows of bad rows again, because it may have changed."""
+        """Read the replica's bad rows again, because the rows may have changed."""
         self._bad_rows.forget()
 
     def _apply_by_key(self, connection: Connection, run: Run) -> None:

@@ -1,6 +1,6 @@
-"""The defaults that a replica's columns have, so that rows of older shapes get the values that they have at the source.
+"""The defaults of a replica's columns, so that rows of older shapes get the values of the source.
 
-A source that adds a column gives existing rows the default of the column. No event says so.
+A source with a new column gives existing rows the default of the column, without an event.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from rowcast.shared.tables.shape import ColumnShape, TableShape
 
 # The other forms have another value for each row, or the time of the migration.
 _SAME_FOR_ALL_ROWS = frozenset(("number", "string", "boolean"))
-# Another engine may take texts for values of these types that this engine refuses, as MySQL takes 0000-00-00.
+# Types with texts valid on some engines only, for example 0000-00-00 on MySQL.
 _STRICT_TYPES = frozenset(("date", "json"))
 
 
 def shared_default(shape: TableShape, column: ColumnShape, replica: ReplicaDialect, type_: str) -> str:
-    """Return the SQL of a default that is the same for all rows, or "" without one.
+    """Return the SQL of a default with one value for all rows, or "".
 
     ``type_``: the DDL of the replica's column.
     """

@@ -108,7 +108,7 @@ class TableDefinitions:
         return tables
 
     def creation(self, shape: TableShape) -> list[ExecutableDDLElement]:
-        """Return the statements that create the table of a shape, and its schema if it may be missing."""
+        """Return the statements to create the table of a shape, and the schema if possibly missing."""
         table = self.tables[shape.full_name]
         keys = table.foreign_key_constraints if self._replica.foreign_keys_in_table else ()
         schema = [] if table.schema is None else [CreateSchema(table.schema, if_not_exists=True)]

@@ -1,4 +1,4 @@
-"""Read and write ``rowcast_table``: which tables a worker follows, with which shapes."""
+"""Read and write ``rowcast_table``: the followed tables of a worker, with their shapes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TableRecord(NamedTuple):
 
 
 class TableRecords:
-    """The rows of one source. Every method that takes a connection must be called in a transaction.
+    """The rows of one source. Call every method with a connection in a transaction.
 
-    ``first_lsn``: the first lsn of the snapshot from which new tables are loaded, or 0.
+    ``first_lsn``: the first lsn of the snapshot to load new tables from, or 0.
     """
 
     def __init__(self, source: str, first_lsn: int = 0) -> None:

@@ -52,7 +52,7 @@ def _hash(source: str) -> str:
 def move_rows(connection: Connection, source: str) -> None:
     """Make the rows of the fresh tables the rows of the replica, in the caller's transaction.
 
-    The shapes of the replaced tables are kept under another source, so that the tables can be found and dropped.
+    The shapes of the replaced tables are kept under a separate source, to find and drop the tables.
     """
     if read_row(connection, part_source(source)) is not None:
         _move_part(connection, source, part_source(source))
@@ -62,7 +62,7 @@ def move_rows(connection: Connection, source: str) -> None:
         sa.update(ROWCAST_TABLE).where(shapes.source == source, shapes.created).values(source=old_source(source))
     )
     connection.execute(sa.update(ROWCAST_TABLE).where(shapes.source == fresh_name).values(source=source))
-    # The fresh tables have all rows, also those that the replaced tables refused.
+    # The fresh tables have all rows, also the rows refused by the replaced tables.
     connection.execute(sa.delete(ROWCAST_DEAD_LETTER).where(ROWCAST_DEAD_LETTER.c.source == source))
     connection.execute(sa.delete(ROWCAST_POSITION).where(places.source == source))
     connection.execute(sa.update(ROWCAST_POSITION).where(places.source == fresh_name).values(source=source))
@@ -72,7 +72,7 @@ def move_rows(connection: Connection, source: str) -> None:
 def _move_part(connection: Connection, source: str, fresh_name: str) -> None:
     """Replace the shapes of some tables, and the positions of their topics. The replica stays at its lsn.
 
-    The fresh tables are at the same lsn, so the position in the transaction topic stays too.
+    The fresh tables are at this lsn, so the position in the transaction topic stays too.
     """
     shapes, places, row = ROWCAST_TABLE.c, ROWCAST_POSITION.c, ROWCAST_REPLICA.c
     names = connection.scalars(sa.select(shapes.table_name).where(shapes.source == fresh_name)).all()
@@ -120,7 +120,10 @@ def _replace_row(connection: Connection, source: str, fresh_name: str) -> None:
 
 
 def settle_swap(connection: Connection, source: str) -> bool:
-    """Finish an interrupted swap on MariaDB or MySQL, or see that it never happens. Return whether it had happened."""
+    """Finish an interrupted swap on MariaDB or MySQL, or prevent the swap for good.
+
+    Return whether the swap had happened.
+    """
     with connection.begin():
         found = _existing(connection, source)
     if swap_token(source) in found:

@@ -43,10 +43,9 @@ class NotReplaceableError(DataError):
 class ReplicaTables:
     """Know the replica's table for each table of the source.
 
-    Every method that takes a connection must be called in a transaction. ``first_lsn``: the first lsn of the snapshot
-    from which new tables are loaded, or 0 if they are loaded from the beginning of their topics. ``evolution``: see
-    ``ReplicaSettings``. ``may_change``: create tables and follow changed shapes. Without, raise TablesChangedError in
-    place of both.
+    Call every method with a connection in a transaction. ``first_lsn``: the first lsn of the snapshot to load new
+    tables from, or 0 to load from the beginning of the topics. ``evolution``: see ``ReplicaSettings``. ``may_change``:
+    create tables and follow changed shapes. Without, raise TablesChangedError in place of both.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class ReplicaTables:
         return any(self._shapes.get(shape.full_name) != shape for shape in shapes)
 
     def fits(self, layout: RowLayout) -> bool:
-        """Return whether the table is ready for events of this layout: with its key, and wide columns of its names."""
+        """Return whether the table is ready for events of the layout: with the key, and wide enough columns."""
         if layout in self._fitting:
             return True
         table, shape = self._tables.get(layout.table), self._shapes.get(layout.table)
@@ -118,7 +117,7 @@ class ReplicaTables:
         """
         wanted = list(shapes)
         self._replica.require_transactions(connection, [self._name(shape)[1] for shape in wanted])
-        # A table that was renamed back has its former name again.
+        # A table renamed back has its former name again.
         formers = renamed.keys() - {shape.full_name for shape in wanted}
         known = {name: shape for name, shape in self._shapes.items() if name not in formers}
         self._tables = {name: table for name, table in self._tables.items() if name not in formers}
@@ -155,7 +154,7 @@ class ReplicaTables:
         self, connection: Connection, columns: KnownColumns, recorded: dict[str, TableRecord],
         renamed: Mapping[str, str], shapes: Iterable[TableShape],
     ) -> None:  # fmt: skip
-        """Give tables the names that the source has given them, and change the records so."""
+        """Rename tables to their names at the source, and change the records."""
         for shape in shapes:
             former = recorded_former(shape, renamed, recorded)
             if former is not None:
@@ -170,7 +169,7 @@ class ReplicaTables:
     def _evolve(
         self, connection: Connection, inspector: Inspector, columns: KnownColumns, tables: list[EvolvingTable]
     ) -> None:
-        """Change the tables that exist as far as the settings allow, and record their shapes."""
+        """Change the existing tables as far as the settings allow, and record the shapes."""
         assert self._definitions is not None
         planner = Planner(connection, inspector, self._replica, self._definitions)
         if changed := self._change(connection, planner.steps(tables)):
@@ -200,7 +199,7 @@ class ReplicaTables:
                 table = self._evolving(columns, renamed.shape, renamed.shape, created=True)
                 inspector, definitions = sa.inspect(connection), self.definitions(connection.dialect)
                 planner = Planner(connection, inspector, self._replica, definitions)
-                # The rows of a layout that keeps values exist, with the columns that it leaves out.
+                # A layout without some columns keeps the values of existing rows, so NOT NULL can stay.
                 relaxed = () if layout.keeps_others else planner.relaxed(table, renamed)
                 if self._change(connection, chain(planner.widened(table), relaxed)):
                     columns.forget(table.name)
@@ -211,7 +210,7 @@ class ReplicaTables:
         self, connection: Connection, columns: KnownColumns, before: TableShape | None, shape: TableShape, *,
         created: bool,
     ) -> EvolvingTable | None:  # fmt: skip
-        """Return the table if it may have to follow its shape. Return None for a table that was just created."""
+        """Return the table to compare with the shape. Return None for a new table."""
         if not columns.of(self._name(shape)):
             assert self._definitions is not None
             with table_limits_named(shape, self._replica):

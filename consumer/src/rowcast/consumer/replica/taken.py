@@ -1,4 +1,4 @@
-"""Keep the workers of a replica away from it while a command changes its tables."""
+"""Keep the workers of a replica away while a command changes the tables."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def taken_replica(
 ) -> Iterator[Replica]:
     """Take a replica over from the workers. The workers stand by until the end of the block.
 
-    ``layouts``: the shapes of the tables, which the caller may read during the block. ``command``: what to run again
-    after an error.
+    ``layouts``: the shapes of the tables, for the caller to read during the block. ``command``: what to run again after
+    an error.
 
     The active worker has finished the transaction, so the replica does not change. Raise RetriableError if no worker
-    gives the claim up, or if the command is stopped.
+    gives up the claim, or if the command is stopped.
     """
     replica = Replica(settings.source, name, settings.replica(name), layouts)
     claim = replica.new_claim(lambda: True)
@@ -58,10 +58,10 @@ def taken_replica(
 
 
 def restore_foreign_keys(replica: Replica, stop: threading.Event) -> None:
-    """Create the foreign keys between rebuilt tables and the other tables, which the swap has dropped.
+    """Create the foreign keys between rebuilt tables and all further tables, dropped by the swap.
 
-    Try again while readers hold the tables, until ``stop`` is set. A worker that takes the replica over after a stop or
-    a kill does the same.
+    Try again while readers hold the tables, until ``stop`` is set. After a stop or a kill, the next worker creates the
+    foreign keys.
     """
     backoff = Backoff(0.2, 10.0)
     while True:

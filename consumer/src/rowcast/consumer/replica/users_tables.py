@@ -1,4 +1,4 @@
-"""Tables that existed before the worker: they belong to the user, and are used as they are."""
+"""Tables from before the worker: the tables belong to the user, and are used unchanged."""
 
 from __future__ import annotations
 

@@ -45,13 +45,13 @@ ROWCAST_REPLICA = sa.Table(
     # Why the replica cannot vouch for its rows or is not followed any further, and since when. NULL: nothing is wrong.
     sa.Column("reason", _name_type(MAX_REASON)),
     sa.Column("since_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    # The source's timeline of the rows. Messages of version 0.2 and earlier name none: they are timeline 1.
+    # The source's timeline of the rows. Messages of version 0.2 and earlier name no timeline, and belong to timeline 1.
     sa.Column("timeline", sa.Integer, nullable=False, server_default=sa.text("1")),
     # Changed by every transaction of a worker. A replica with another stamp is not as the worker left the replica.
     sa.Column("stamp", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # A loading replica knows all deletes before this time. 0: the time is not known.
     sa.Column("deletes_known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    # The first lsn of a snapshot that has published all rows again, for tables that are created before the first event.
+    # The first lsn of a snapshot of all rows, for tables created before the first event.
     sa.Column("first_lsn", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     # The last comparison of all tables with the primary: the time of the end (0: never), the verdict, and numbers of
     # rows.
@@ -73,7 +73,8 @@ ROWCAST_POSITION = sa.Table(
     sa.Column("lsn", sa.BigInteger, nullable=False),
     # Kafka's id of the topic. NULL: an earlier version wrote the position, or the broker has no ids.
     sa.Column("topic_id", _name_type(32)),
-    # The replica knows all deletes of the partition before this time. Only a group of workers writes it. 0: not known.
+    # The replica knows all deletes of the partition before this time. Only a group of workers writes the column. 0: not
+    # known.
     sa.Column("known_ms", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     mysql_engine="InnoDB",
     mariadb_engine="InnoDB",
@@ -93,13 +94,12 @@ ROWCAST_TABLE = sa.Table(
     mariadb_engine="InnoDB",
 )
 
-# The events that the replica did not apply, and that wait in the dead letter topic. Later events of the same rows
-# follow them there.
+# The events of the replica in the dead letter topic, not applied. Later events of the rows follow into the topic.
 ROWCAST_DEAD_LETTER = sa.Table(
     "rowcast_dead_letter",
     METADATA,
     sa.Column("source", _name_type(100), primary_key=True),
-    # The place of the event in its own topic. An event that was written twice to the dead letter topic has one row.
+    # The place of the event in its own topic. An event written twice to the dead letter topic has a single row.
     sa.Column("topic", _name_type(249), primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("event_offset", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -113,7 +113,7 @@ ROWCAST_DEAD_LETTER = sa.Table(
     sa.Column("reason", _name_type(MAX_REASON), nullable=False),
     sa.Column("exception", _name_type(255), nullable=False),
     sa.Column("stage", _name_type(40), nullable=False),
-    # False: the event itself was not refused. It follows another one.
+    # False: the event itself was not refused, and follows an earlier event.
     sa.Column("is_cause", sa.Boolean(create_constraint=False), nullable=False),
     sa.Column("dlq_topic", _name_type(249), nullable=False),
     sa.Column("dlq_partition", sa.Integer, nullable=False),
@@ -127,9 +127,9 @@ ROWCAST_DEAD_LETTER = sa.Table(
 def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
     """Create missing tables of this module, and add missing columns. Several workers may call this at the same time.
 
-    Raise ConfigurationError with the statements to run if the user may not.
+    Raise ConfigurationError with the statements to run if the user lacks the right.
     """
-    # All with one connection, because every start of a worker does this.
+    # Use a single connection, because every start of a worker runs these checks.
     with engine.connect() as connection:
         if _are_complete(connection):
             return
@@ -143,9 +143,9 @@ def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
 
 
 def _create(connection: Connection, replica: ReplicaDialect, table: sa.Table) -> None:
-    """Create a table that is missing.
+    """Create a missing table.
 
-    Raise ConfigurationError if the user may not, and an earlier version created the other tables.
+    Raise ConfigurationError if the user may not, and an earlier version created the remaining tables.
     """
     try:
         with connection.begin():
@@ -168,7 +168,7 @@ def _are_complete(connection: Connection) -> bool:
         for table in METADATA.sorted_tables:
             connection.execute(sa.select(table).where(sa.false())).close()
     except (exc.ProgrammingError, exc.OperationalError):
-        # Whoever creates the tables meets any other reason again.
+        # The creation of the tables meets any different reason again.
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Apply what the reader gives, until the worker is stopped, has done everything, or has lost its claim."""
+"""Apply the reader's transactions, until the worker is stopped, has done everything, or has lost its claim."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _log = logging.getLogger("rowcast.worker")
 _TAKE_TIMEOUT_S = 0.1
 _OFFSET_COMMIT_S = 1.0
 _COMPARE_S = 5.0
-# How often a worker looks whether the others of its group have caught up too.
+# The time between two looks whether all workers of the group have caught up.
 _FOLLOW_S = 1.0
-# A worker without an answer of Kafka for this time makes no progress, although its loop goes round.
+# A worker without an answer of Kafka for this time makes no progress, although the loop goes round.
 _UNANSWERED_S = 5.0
 # A worker meets the error of the predecessor again within a second.
 _CLEAR_STOP_S = 3.0
@@ -65,7 +65,7 @@ class ApplyLoop:
         self._consistency = ConsistencyAttempts()
         self._was_consistent = row.state == "consistent"
         self._uncommitted: dict[Partition, Position] = {}
-        # The ends to reach before the replica follows, or None if it follows or is not near the ends.
+        # The ends to reach before the replica follows, or None if the replica follows or is far from the ends.
         self._ends: Mapping[Partition, int] | None = None
         now = time.monotonic()
         self._next_offset_commit = now
@@ -170,7 +170,7 @@ class ApplyLoop:
             self._commit_offsets()
 
     def _follow_rows(self) -> None:
-        """Write that the replica follows, unless other workers have not reached the ends."""
+        """Record that the replica follows, if all workers have reached the ends."""
         ends = self._ends or {}
         if self._patience.retry(lambda: self._replica.follow_rows(ends)):
             self._ends = None
@@ -181,7 +181,7 @@ class ApplyLoop:
         return self._replica.state if self._has_applied else "waiting"
 
     def _clear_stop(self) -> None:
-        """Remove the error of an earlier worker, because this worker has not met it again."""
+        """Remove the error of an earlier worker, because this worker has not met the error again."""
         if self._stop_recorded:
             self._patience.retry(self._replica.clear_stop)
             self._stop_recorded = False

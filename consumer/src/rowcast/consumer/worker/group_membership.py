@@ -59,7 +59,7 @@ class GroupMembership:
         return {topic: len(numbers) for topic, numbers in partitions_of(self._consumer, self.topics).items()}
 
     def poll(self) -> None:
-        """Handle the group's events. Call this regularly.
+        """Handle the group's events, in regular calls.
 
         Raise ConfigurationError if another worker has taken the name of this member.
         """
@@ -110,7 +110,7 @@ class GroupMembership:
 
 
 def live_membership(settings: Settings, replica: str) -> GroupMembership:
-    """Join the group of the workers that apply whole transactions. The topic of the transactions has one partition."""
+    """Join the group of the workers with whole transactions. The topic of the transactions has one partition."""
     membership = GroupMembership(settings, replica)
     membership.follow([transaction_topic(settings.source)])
     return membership
@@ -122,7 +122,7 @@ def _properties(settings: Settings, replica: str) -> dict[str, Any]:
     own: dict[str, Any] = {
         "group.id": group_id(settings.source, replica),
         "enable.auto.commit": False,
-        # The assignor of some versions of the client never ends if members with the same name follow other topics.
+        # The assignor of some versions of the client never ends if members with one name follow different topics.
         "client.id": f"{kafka.get('client.id', 'rowcast')}-{new_process_name()}",
     }
     if "topic.metadata.refresh.interval.ms" not in kafka:

@@ -1,4 +1,4 @@
-"""A turn of a worker in a group: it works on the partitions that the group gives it, until they change."""
+"""A turn of a worker in a group: the work on the partitions given by the group, until the partitions change."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class GroupTurn:
         self.share = Share(partitions, divided, follows=True, counts=counts, known_ms=self._replica.known_ms)
 
     def _require_exact_keys(self, counts: Mapping[str, int]) -> None:
-        """Raise DataError for a topic with several partitions whose keys could be the same row on the replica."""
+        """Raise DataError for a topic with several partitions if two keys could be one row on the replica."""
         for shape in self._layouts.latest_shapes():
             count = counts.get(self._settings.topic_of(shape.schema, shape.name), 0)
             if count > 1 and not is_divisible(shape):
@@ -125,9 +125,9 @@ class GroupTurn:
                 )
 
     def _require_applied_renamings(self, counts: Mapping[str, int]) -> None:
-        """Raise DataError while the topic of a renamed table's former name has events that are not applied.
+        """Raise DataError while the topic of a renamed table's former name has unapplied events.
 
-        The events of both topics are changes of the same rows, and their order is known only to a reader of both.
+        The events of both topics change common rows, and only a reader of both topics knows the order.
         """
         for former, name in self._layouts.renamed.items():
             topic = self._topic_of(former)
@@ -146,7 +146,7 @@ class GroupTurn:
         return self._replica.take_over()
 
     def is_active(self) -> bool:
-        """Return whether the group still gives this worker the same partitions."""
+        """Return whether the worker still has the partitions of the turn."""
         self._membership.poll()
         self._look_for_topics()
         return self.share is not None and self.share.partitions == self._membership.partitions
@@ -163,7 +163,7 @@ class GroupTurn:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the claim during the block, so that no other worker changes tables. Raise FencedError."""
+        """Hold the claim during the block, so that only this worker changes tables. Raise FencedError."""
         if self._claim is not None:
             yield
             return

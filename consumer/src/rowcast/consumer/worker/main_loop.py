@@ -247,7 +247,7 @@ class _Worker:
 
     def _new_turn(self, movement: Movement) -> Turn | GroupTurn:
         if isinstance(self._replica, GroupReplica):
-            # One membership for all turns, because each that joins or leaves moves partitions.
+            # One membership for all turns, because each join or leave moves partitions.
             self._group = self._group or GroupMembership(self._settings, self._name)
             return GroupTurn(self._settings, self._layouts, self._skips, self._group, self._replica, self._patience)
         claim = self._replica.new_claim(movement.is_moving)
@@ -286,7 +286,7 @@ class _Worker:
         while not self._patience.is_stopped:
             if self._patience.retry(turn.take):
                 return True
-            # The progress and the metrics of a standby show that it is ready.
+            # The progress and the metrics of a standby show the readiness.
             if not was_reported:
                 self._report.change(active=False)
                 was_reported = True
@@ -319,8 +319,8 @@ class _Worker:
         row, positions = self._patience.retry(turn.take_over)
         # The client for events is created first, because it connects while the client for shapes reads.
         is_limited = self._assignment.until_lsn is not None
-        # A connector may write in Kafka's transactions, and what it has aborted comes again.
-        # Where partitions are read by themselves, a repetition would take rows back for a moment.
+        # A connector may write in Kafka's transactions, and repeats aborted messages. Where partitions are read by
+        # themselves, a repetition would take rows back for a moment.
         committed = is_limited or is_debezium(self._settings) or self._assignment.in_group
         with new_reader(self._settings, committed=committed) as consumer, new_asker(self._settings) as asker:
             return self._read_and_apply(row, positions, turn, consumer, asker)

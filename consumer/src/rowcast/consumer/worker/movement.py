@@ -18,8 +18,8 @@ _MAY_WORK = (SessionState.WORKING, SessionState.UNKNOWN)
 class Movement:
     """Watch the pulses of a worker.
 
-    ``pulse``: the pulse of the loop that applies. It may be old for ``lease_s``, and for longer while the database
-    works on its statement or its thread computes. All other loops may take ``others_s``.
+    ``pulse``: the pulse of the apply loop. The pulse may be old for ``lease_s``, and for longer while the database
+    works on a statement or the thread computes. All further loops may take ``others_s``.
     """
 
     def __init__(self, vitals: Vitals, pulse: Pulse, silence: SilenceWatch, lease_s: float, others_s: float) -> None:
@@ -57,8 +57,8 @@ class Movement:
 class StandstillLimit:
     """How long a worker may stand still in its next turn: ``lease_s``, and twice as long after each fruitless turn.
 
-    On an overloaded machine, workers would otherwise take a replica over from each other before any of them has applied
-    a batch, without end. ``most_s``: never longer than this.
+    Otherwise, workers on an overloaded machine would take a replica over from each other without end, before any worker
+    has applied a batch. ``most_s``: the longest limit.
     """
 
     def __init__(self, lease_s: float, most_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Run the workers of several replicas in one process, each in a thread of its own."""
+"""Run the workers of several replicas in one process, with a thread for each worker."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def run_workers(
 ) -> int:
     """Run a worker for each replica until ``stop`` is set, or to the present ends of the topics if ``once``.
 
-    Each worker reads the topics by itself, because replicas are at different positions. A replica that stops does not
-    stop the others. Return the exit code: 0, or the code of the worst failure. Return early if all have failed. Raise
-    ConfigurationError for a replica that is named twice or not configured.
+    Each worker reads the topics by itself, because replicas are at different positions. A stopped replica does not stop
+    the rest. Return the exit code: 0, or the code of the worst failure. Return early if all have failed. Raise
+    ConfigurationError for a replica named twice or not configured.
     """
     if len(set(replicas)) < len(replicas):
         raise ConfigurationError(f"a replica is named twice: {', '.join(replicas)}. Name each once.")
@@ -66,7 +66,7 @@ class _Worker:
         self._apply()
 
     def _moved(self, progress: WorkerProgress) -> None:
-        # A worker that must stop during a retry applies nothing more. Therefore its failure stays.
+        # A worker stopped during a retry applies nothing more. Therefore the failure stays.
         if progress.active and progress.state not in ("stopped", "suspect") and not self._stop.is_set():
             self.work.failure = None
         self._on_progress(progress)

@@ -1,4 +1,4 @@
-"""How fast a worker applies: nothing that is too young, and no more events in a second than its limit."""
+"""The pace of a worker: no transaction younger than the lag, and no more events in a second than the limit."""
 
 from __future__ import annotations
 

@@ -17,9 +17,10 @@ _POLL_S = 1.0
 
 
 class Rest:
-    """Rest between the turns of a worker. ``membership``: one for all turns and rests, which the turns do not close.
+    """Rest between the turns of a worker.
 
-    Kafka counts a member that has left for some time, so a new membership for each turn would be counted several times.
+    ``membership``: a single membership for all turns and rests, not closed by turns. Kafka counts a former member for
+    some time, so a new membership for each turn would be counted several times.
     """
 
     def __init__(self, schedule: Schedule, assignment: Assignment, patience: Patience) -> None:

@@ -1,4 +1,4 @@
-"""Choose how the topics of a source are read: those of rowcast's relay, or those of a connector of Debezium."""
+"""Choose the format of a source's topics: rowcast's relay, or a connector of Debezium."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SourceReader(Protocol):
 
     @property
     def deletes_known_ms(self) -> int:
-        """Return the time before which the replica knows all deletes, while it loads. 0: the time is not known."""
+        """Return the time before which the loading replica knows all deletes. 0: the time is not known."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -64,7 +64,7 @@ def has_topics(client: Any, settings: Settings, layouts: RowLayouts) -> bool:
 def read_first_shapes(asker: Any, settings: Settings, layouts: RowLayouts, skips: Skips, replica: Replica) -> None:
     """Read the shapes of the tables before the first event: from the schema topic, or from the replica itself.
 
-    Debezium has no schema topic. Its events bring the shapes, and the replica knows those of the events before.
+    Debezium has no schema topic. Its events bring the shapes, and the replica knows the shapes of earlier events.
     """
     if is_debezium(settings):
         for shape in replica.recorded_shapes():

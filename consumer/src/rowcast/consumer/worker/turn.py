@@ -1,4 +1,4 @@
-"""A turn of a worker: it shows itself in the group, waits for the claim, and works while it has the claim."""
+"""A turn of a worker: join the group, wait for the claim, and work until the claim is lost."""
 
 from __future__ import annotations
 

@@ -29,7 +29,10 @@ def require_primary(settings: Settings, replica: str) -> None:
 
 
 class VerifySchedule:
-    """Compare in a thread until the block ends. ``last``: the last comparison, from which the next one is due."""
+    """Compare in a thread until the block ends.
+
+    ``last``: the last comparison, the start of the first interval.
+    """
 
     def __init__(self, settings: Settings, replica: str, last: Verified | None) -> None:
         self._settings = settings

@@ -181,7 +181,7 @@ class Relay:
         with self._engine.connect() as connection:
             for table in self._tables:
                 if table is self._tables.batch:
-                    # Only batches of the application use it, so the relay's user may have no right to it.
+                    # Only batches of the application use the table, so the relay's user may have no right to the table.
                     continue
                 if missing := missing_parts(table, connection):
                     raise ConfigurationError(
@@ -217,8 +217,8 @@ class Relay:
         try:
             self._lead(epoch, run, vacuum)
         except FencedError:
-            # A relay that was suspended may have fenced this relay's producers before noticing the loss of its lease.
-            # In that case this relay still holds the lease, and keeps the lease.
+            # A suspended relay may have fenced this relay's producers before noticing the loss of its own lease. Then
+            # this relay still holds the lease, and keeps the lease.
             fenced = True
             raise
         finally:

@@ -112,7 +112,7 @@ class ReplicaDialect(ABC):
         """Set up every new connection of the worker. Called once, before the first connection."""
 
     def configure_reader(self, engine: Engine) -> None:
-        """Set up every new connection that only reads rows and their images."""
+        """Set up every new connection used only to read rows and images."""
         self.configure(engine)
 
     def database_file(self, engine: Engine) -> tuple[int, int] | None:
@@ -127,12 +127,12 @@ class ReplicaDialect(ABC):
         """
 
     def end_silent_transactions(self, connection: Connection, seconds: float) -> None:  # noqa: B027  # optional
-        """Let the server roll back a transaction of this session that hears nothing of its worker for this time."""
+        """Let the server roll back a transaction of the session after ``seconds`` of silence from the worker."""
 
     def end_position_holders(  # noqa: B027  # optional
         self, connection: Connection, source: str, partitions: Collection[tuple[str, int]]
     ) -> None:
-        """End the sessions that hold the positions of partitions, where the server itself does not end them."""
+        """End the sessions that hold the positions of partitions, where the server itself does not."""
 
     def end_other_writers(self, connection: Connection, source: str) -> None:  # noqa: B027  # optional
         """End sessions of earlier workers, or of this worker before a fault, whose transactions lock the replica's row.
@@ -167,14 +167,14 @@ class ReplicaDialect(ABC):
         return None
 
     def type_change(self, connection: Connection, table: str, column: ReplicaColumn, type_: str) -> str | None:
-        """Return the statement that gives a column another type, or None if the engine has none. The table is quoted.
+        """Return the statement to change the type of a column, or None if the engine has no such statement.
 
-        The statement is ready for the driver.
+        The table is quoted. The statement is ready for the driver.
         """
         return None
 
     def column_obstacles(self, connection: Connection, table: str, column: str) -> list[str]:
-        """Return the statements that drop the worker's foreign keys which keep a column from being changed.
+        """Return the statements to drop the worker's foreign keys that prevent the change of a column.
 
         The worker creates the foreign keys again. ``table`` and ``column`` are not quoted.
         """
@@ -217,7 +217,7 @@ class ReplicaDialect(ABC):
         return found
 
     def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
-        """Yield table and name of each trigger and rule of these tables, as far as the worker's user may see them."""
+        """Yield table and name of each trigger and rule of the tables visible to the worker's user."""
         return iter(())
 
     def is_limit(self, error: exc.DBAPIError) -> bool:
@@ -225,7 +225,7 @@ class ReplicaDialect(ABC):
         return False
 
     def require_transactions(self, connection: Connection, names: Sequence[str]) -> None:  # noqa: B027  # optional
-        """Raise ConfigurationError if the engine keeps changes of these tables that a transaction rolls back."""
+        """Raise ConfigurationError if the engine keeps rolled back changes of the tables."""
 
     def set_consistency(self, connection: Connection, *, consistent: bool) -> None:  # noqa: B027  # optional
         """Set the connection up for a replica that is loading or consistent. Called outside of any transaction."""
@@ -233,7 +233,7 @@ class ReplicaDialect(ABC):
     def begin(
         self, connection: Connection, statement: sa.Update, parameters: Mapping[str, Any], *, defer_foreign_keys: bool
     ) -> int:
-        """Execute the first statement of a transaction. Return the number of rows that it has found.
+        """Execute the first statement of a transaction. Return the number of found rows.
 
         ``defer_foreign_keys``: check foreign keys at the end of the transaction, if the engine can.
         """
@@ -252,7 +252,7 @@ class ReplicaDialect(ABC):
     ) -> None:  # fmt: skip
         """Write rows by primary key, each key once at most. Never change a row of another key.
 
-        ``create``: for each image, whether its event says that the row is new. The row may be there all the same. Raise
+        ``create``: for each image, whether the row is new according to the event. The row may exist nevertheless. Raise
         ValueError for a value that the engine cannot hold.
         """
 
@@ -283,7 +283,7 @@ class ReplicaDialect(ABC):
     def foreign_keys_at_the_end(self, connection: Connection, touched: Sequence[TouchedKeys]) -> Iterator[None]:
         """Check foreign keys at the end of the block only, for an engine that checks foreign keys row by row.
 
-        ``touched``: the keys of all rows that the block writes or deletes. Raise OrphanError if a row lacks the parent.
+        ``touched``: the keys of all rows written or deleted by the block. Raise OrphanError if a row lacks the parent.
         """
         yield
 
@@ -323,7 +323,7 @@ class ReplicaDialect(ABC):
         return f"ALTER TABLE {quoted_name(connection, *table)} DROP CONSTRAINT {quoted_name(connection, None, name)}"
 
     def index_drop(self, connection: Connection, table: TableName, name: str) -> list[str]:
-        """Return the statements that drop an index, and the worker's foreign keys that need the index."""
+        """Return the statements to drop an index, and the worker's foreign keys on the index."""
         return [f"DROP INDEX {quoted_name(connection, table[0], name)}"]
 
     def table_options(self, source_engine: str, dialect: Dialect) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Compare what columns can hold, whatever the names of the types.
+"""Compare the capacities of columns by values, not by names of types.
 
 A column is narrower than another if the engine would round or cut a value without an error, or refuse the value.
 """
@@ -12,7 +12,7 @@ from math import inf
 _UNLIMITED_TEXT = 2**30
 """PostgreSQL's and SQLite's longest text. A column for longer texts counts as unlimited."""
 
-# Digits that a floating-point number gives back as written, by its bits.
+# The digits kept unchanged by a floating-point number, by the number of bits.
 _FLOAT_DIGITS = {24: 6, 53: 15}
 
 
@@ -173,7 +173,7 @@ def _width(needed: Capacity) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TypeName:
-    """A type as DDL or a catalogue writes it, in its parts. ``name`` has the words around the parameters, joined."""
+    """The parts of a type, from DDL or a catalogue. ``name`` has the words around the parameters, joined."""
 
     name: str
     numbers: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""The claim to a replica: a lock that the server, or the kernel, ends together with the worker that holds it.
+"""The claim to a replica: a lock of the server or the kernel. The lock ends with the worker.
 
-A worker that is killed loses its connections, so its claim is free at once. A worker that is suspended, or that the
-network has lost, sends nothing. The server then ends the session after the length of the lease.
+A killed worker loses all connections, so the claim is free at once. A suspended worker, or a worker lost by the
+network, sends nothing. The server then ends the session after the length of the lease.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from rowcast.shared.database.sockets import cut
 
 
 class ClaimSession(ABC):
-    """Hold a claim in a session of its own. One thread at a time may use it, except for ``close``."""
+    """Hold a claim in a session of its own.
+
+    Only a single thread at a time may use the session, except for ``close``.
+    """
 
     @abstractmethod
     def take(self) -> bool:
@@ -112,8 +115,8 @@ class SQLiteClaim(ClaimSession):
     """Lock a file beside the database. The kernel ends the lock with the process.
 
     No server ends the lock of a suspended worker. Therefore the holder touches the file, and another worker replaces a
-    file that nobody has touched for the length of the lease. Two workers that do so at once both have a lock for a
-    moment, until one finds another file in the place of its own.
+    file untouched for the length of the lease. Two workers that replace the file at once both have a lock for a moment,
+    until a worker finds a foreign file in place of its own.
     """
 
     def __init__(self, database: str, source: str, lease_s: float) -> None:
@@ -158,7 +161,7 @@ class SQLiteClaim(ClaimSession):
 
 
 class NoClaim(ClaimSession):
-    """Claim a database in memory, which no other process can reach."""
+    """Claim a database in memory, out of reach of all further processes."""
 
     def take(self) -> bool:
         return True

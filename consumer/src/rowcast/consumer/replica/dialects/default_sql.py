@@ -22,10 +22,10 @@ _DIGITS = re.compile(r"\((\d)\)")
 
 
 def default_sql(column: ColumnShape, source_engine: str, engine: str, stored: str) -> str | None:
-    """Return the SQL of the column's default, or None if the engine has no such default.
+    """Return the SQL of the column's default, or None if impossible on the engine.
 
-    ``stored``: the type of the replica's column, as the engine names it, in lower case. ``engine``: the family of the
-    replica's engine.
+    ``stored``: the engine's name of the replica column's type, in lower case. ``engine``: the family of the replica's
+    engine.
     """
     assert column.default is not None
     is_own = engine_family(source_engine) == engine

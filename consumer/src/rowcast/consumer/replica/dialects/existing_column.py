@@ -1,4 +1,4 @@
-"""A column of the replica, with everything that its definition says."""
+"""A column of the replica, with its full definition."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class ExistingColumn:
     """A column of the replica. ``type``: the engine's own text, in lower case.
 
     ``default``: the SQL of the default, or "" without one. ``is_numbered``: a counter fills the column of a new row.
-    ``attributes``: DDL that belongs between the type and NOT NULL when the column is defined again.
-    ``collation``: that of a text, on MariaDB and MySQL.
+    ``attributes``: DDL between the type and NOT NULL in a new definition of the column. ``collation``: the collation of
+    a text, on MariaDB and MySQL.
     """
 
     type: str

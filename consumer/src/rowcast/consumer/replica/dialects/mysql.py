@@ -37,15 +37,15 @@ from rowcast.shared.tables.shape import PortableType
 _log = logging.getLogger("rowcast.worker")
 
 _SESSION = (
-    # A value that does not fit is an error and is never cut. 0 is a key like any other.
+    # An oversized value is an error and is never cut. 0 is an ordinary key.
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION'",
     "SET SESSION time_zone = '+00:00'",
     # Lock only existing rows, to block further users of the replica less often.
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 )
 
-# A user without further rights sees neither the locks of rows nor their sessions. Therefore the session that writes
-# also holds a lock with a name, and the lock shows the number of the session.
+# A user without further rights sees neither the locks of rows nor the sessions. Therefore the writing session also
+# holds a lock with a name, and the lock shows the number of the session.
 _WRITER_NAME = "CONCAT('rowcast-writer-', LEFT(SHA2(CONCAT(COALESCE(DATABASE(), ''), ' ', :source), 256), 40))"
 _WRITER = sa.text(f"SELECT IS_USED_LOCK({_WRITER_NAME})")
 _BECOME_WRITER = sa.text(f"SELECT GET_LOCK({_WRITER_NAME}, 10)")

@@ -1,4 +1,4 @@
-"""MariaDB and MySQL: read the definitions of columns, because MODIFY forgets what it does not name."""
+"""MariaDB and MySQL: read the definitions of columns, because MODIFY forgets each attribute not named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def column_definitions(connection: Connection, table: str) -> dict[str, Existing
 def default_of(connection: Connection, default: str | bytes | None, extra: str) -> str:
     """Return the SQL of a column's default, or "" without one.
 
-    ``default`` and ``extra`` are those of information_schema.columns.
+    ``default`` and ``extra`` come from information_schema.columns.
     """
     # MariaDB shows the missing default of a column that may be NULL as the word.
     if default is None or (text := _text(default)) == "NULL":

@@ -18,7 +18,7 @@ _MAX_STATEMENT = 1_024_000
 _COMMAND_BYTES = 1
 # A key has at most 3,072 bytes. Each may need an escape, and a loose key is compared twice.
 _MAX_KEY_BYTES = 4 * 3_072
-# The longest text that stands for a value beside its own bytes: quotes, a character set, a comma.
+# The longest text around the bytes of a value: quotes, a character set, a comma.
 _BYTES_AROUND_VALUE = 20
 
 

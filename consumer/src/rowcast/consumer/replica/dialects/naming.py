@@ -64,7 +64,7 @@ def part_source(source: str) -> str:
 
 
 def share_source(source: str, number: int) -> str:
-    """Return the value of ``source`` in the worker's tables for one of the processes that fill tables together."""
+    """Return the value of ``source`` in the worker's tables for a process of a divided load."""
     return _marked(source, f"+{number}")
 
 

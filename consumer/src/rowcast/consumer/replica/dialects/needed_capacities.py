@@ -15,9 +15,9 @@ _UUID_CHARACTERS = 32
 
 
 def needed_capacity(type_: PortableType, source_engine: str, *, checks_values: bool) -> Capacity | None:
-    """Return what a column must hold for the values of a source's column, or None for a type without a rule.
+    """Return the necessary capacity of a column for the source's values, or None for a type without a rule.
 
-    ``checks_values``: the worker refuses each value that is too long for a column of this engine.
+    ``checks_values``: the worker refuses each value too long for a column of the engine.
     """
     if source_engine == "sqlite" and not checks_values and type_.name in _UNENFORCED:
         # SQLite enforces neither lengths nor digits.
@@ -65,7 +65,7 @@ _UNLIMITED: Mapping[str, Capacity] = {
 
 
 def _digits(type_: PortableType, source_engine: str) -> int:
-    """Return the digits of a second. Without a number, they are none on MySQL, and six elsewhere."""
+    """Return the digits of a second. Without a number, return 0 for MySQL, and 6 elsewhere."""
     match = re.search(r"\((\d+)\)", type_.native)
     default = 0 if source_engine in MYSQL_FAMILY and type_.native else _MAX_DIGITS
     return int(match[1]) if match else default

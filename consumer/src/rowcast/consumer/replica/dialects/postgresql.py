@@ -66,7 +66,7 @@ _SESSION = (
     "SET check_function_bodies = off",
 )
 
-# The transaction that has locked a row is the row's xmax. Only sessions of the same role can be ended.
+# The xmax of a row is the transaction with the lock. Only sessions of the user's own role can be ended.
 _OTHER_WRITERS = sa.text(
     "SELECT l.pid FROM rowcast_replica r JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = r.xmax "
     "AND l.granted JOIN pg_stat_activity a ON a.pid = l.pid AND a.usename = current_user "
@@ -221,7 +221,7 @@ class PostgreSQLReplica(ReplicaDialect):
         return f"ALTER TABLE {table} ALTER COLUMN {quoted_name(connection, None, column.name)} TYPE {type_}"
 
     def table_renaming(self, connection: Connection, table: TableName, new: TableName) -> Iterator[str]:
-        """Yield the statements. A table that leaves its schema does so first."""
+        """Yield the statements. A move to another schema comes first."""
         default = str(connection.dialect.default_schema_name)
         if (table[0] or default) != (new[0] or default):
             schema = quoted_name(connection, None, new[0] or default)
@@ -254,7 +254,7 @@ class PostgreSQLReplica(ReplicaDialect):
         self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes],
         create: Sequence[bool] = (),
     ) -> None:  # fmt: skip
-        """Write rows by primary key: new rows by COPY if they are many, the others as JSON arrays."""
+        """Write rows by primary key: many new rows by COPY, all further rows as JSON arrays."""
         if sum(create) >= COPIED_ROWS:
             copy = self._copies.get((table, layout))
             if copy is None:

@@ -1,8 +1,8 @@
 """Copy new rows to PostgreSQL, in a third of the server's time of an INSERT … ON CONFLICT from JSON.
 
 The row images become CSV without being taken apart in Python: a JSON array of numbers, texts and nulls is a line of CSV
-but for its brackets. A backslash is not, so rows with one are left to the caller, as are columns whose values need an
-expression. A COPY that meets an existing row is undone.
+but for its brackets. A backslash differs in CSV. Rows with a backslash are left to the caller, and columns whose values
+need an expression. A COPY that meets an existing row is undone.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RowCopy:
                     return None
         except (ValueError, TypeError):
             return None
-        # Inside of a JSON text, there is no line feed. The brackets are those of the rows.
+        # A JSON text contains no line feed. The brackets belong to the rows.
         return _lines_of(rows)[1:-2].replace(b"]\n[", b"\n")
 
     def _copy(self, connection: Connection, text: bytes, rows: int) -> bool:

@@ -40,9 +40,9 @@ REFUSED = re.compile(f'"({_REFUSAL}[^"]*)"')
 
 
 def _exact_field(stored_type: str, field: str) -> tuple[str, str] | None:
-    """Return a field's type and value for a column that would round in silence. The value then raises an error.
+    """Return a field's type and value for a column with silent rounding, so that the value raises an error.
 
-    Return None for a column that does not round.
+    Return None for a column without rounding.
     """
     match = ROUNDING.fullmatch(stored_type)
     if match is None:
@@ -53,8 +53,8 @@ def _exact_field(stored_type: str, field: str) -> tuple[str, str] | None:
     return exact, f"CASE WHEN {field} <> {rounded} THEN {refusal} ELSE {field} END"
 
 
-# The types whose field needs another type than the column. A json field would keep the string that holds the document,
-# instead of the document. The text of money has the decimal point of lc_monetary.
+# The column types with a different type for the field. A json field would keep the string around the document, instead
+# of the document. The text of money has the decimal point of lc_monetary.
 _FIELD_TYPES = {
     "json": "text",
     "jsonb": "text",

@@ -18,7 +18,7 @@ def for_driver(connection: Connection, sql: str) -> str:
 
 
 def for_people(connection: Connection, sql: str) -> str:
-    """Return SQL that is ready for the driver as a person would type it."""
+    """Turn SQL for the driver into SQL for a person."""
     return sql.replace("%%", "%") if doubles_percents(connection) else sql
 
 

@@ -16,10 +16,9 @@ class ReplicaColumn:
     """A column of the replica.
 
     ``type`` is the engine's own name of the type, in lower case. ``loose``: the column's collation may take two
-    different texts for equal, for example ``a`` and ``A``. ``stored``: the type that stores the values, if the name
-    does not say so: the base type of a domain, and ``enum('a','b')`` for an enum. ``default``: the SQL that fills the
-    column of a new row, or "" if nothing does. ``attributes``: DDL that belongs between the type and NOT NULL when the
-    column is defined again.
+    different texts for equal, for example ``a`` and ``A``. ``stored``: the type of the stored values, if different: the
+    base type of a domain, and ``enum('a','b')`` for an enum. ``default``: the SQL for the column of a new row, or ""
+    without a default. ``attributes``: DDL between the type and NOT NULL in a new definition of the column.
     """
 
     name: str

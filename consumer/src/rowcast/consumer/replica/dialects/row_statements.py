@@ -21,7 +21,7 @@ _Prepared = tuple[str, RowReader]
 
 
 class RowStatementReplica(ReplicaDialect):
-    """Write to an engine whose driver takes many parameter sets in one call. Keep the statements."""
+    """Write to an engine with many parameter sets in one call of the driver. Keep the statements."""
 
     counts_written_rows: ClassVar[bool] = False
     """The engine counts each row once that an upsert has written."""

@@ -215,7 +215,7 @@ _FROM_SQLITE: dict[str, Converter | None] = {
 
 def _converter_from_sqlite(portable: PortableType, column_type: str) -> Converter | None:
     if portable.name == "json" and column_type == "json":
-        # A column of this type has turned documents that look like numbers into numbers.
+        # A column of this type has turned number-like documents into numbers.
         return value_converters.sqlite_own_number
     if portable.name in _FROM_SQLITE:
         return _FROM_SQLITE[portable.name]

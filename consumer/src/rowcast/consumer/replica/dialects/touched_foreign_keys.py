@@ -1,8 +1,8 @@
-"""Check the foreign keys of touched rows, for a transaction in which MariaDB or MySQL does not check them.
+"""Check the foreign keys of touched rows, for a transaction without checks by MariaDB or MySQL.
 
 ``foreign_key_checks = 0`` accepts every row, and switching the checks on again examines no row. Therefore the worker
-looks for rows without a parent before the commit. Two kinds of rows may lack their parent: the written rows, and the
-rows that referred to a row which the transaction deletes or changes. An index finds both.
+looks for rows without a parent before the commit. Two kinds of rows may lack the parent: the written rows, and the rows
+with a reference to a row deleted or changed in the transaction. An index finds both.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class MySQLForeignKey:
 
 
 class TouchedForeignKeys:
-    """Remember the values that other rows may refer to, and look for orphans after the transaction's writes."""
+    """Remember the referable values of touched rows, and look for orphans after the transaction's writes."""
 
     def __init__(self, connection: Connection, touched: Sequence[TouchedRows]) -> None:
         self._connection = connection
@@ -119,7 +119,7 @@ def _aliased(schema: str, table: str, *columns: Sequence[str]) -> sa.FromClause:
 def _conditions(
     table: sa.FromClause, columns: Sequence[str], rows: Sequence[Values]
 ) -> Iterator[sa.ColumnElement[bool]]:
-    """Return conditions that together choose the rows with these values. The server uses no index for tuples in IN."""
+    """Return conditions to choose together the rows with the values. The server uses no index for tuples in IN."""
     for start in range(0, len(rows), _ROWS_PER_QUERY):
         chunk = rows[start : start + _ROWS_PER_QUERY]
         if len(columns) == 1:

@@ -1,4 +1,4 @@
-"""Say what a column of each type can hold, for each engine. None stands for a type without a rule.
+"""Return the capacity of a column of each type, for each engine. None stands for a type without a rule.
 
 An engine refuses a wrong value of a type without a rule by an error, and does not change the value in silence.
 """

@@ -1,6 +1,6 @@
-"""Convert the contract's encodings to the values that SQLAlchemy's generic types store on SQLite and MariaDB.
+"""Convert the contract's encodings to the stored values of SQLAlchemy's generic types on SQLite and MariaDB.
 
-A converter takes a JSON value that is not null. It raises ValueError for an unsupported value, because no value may
+A converter takes a JSON value other than null, and raises ValueError for an unsupported value, because no value may
 silently become NULL or a different value.
 """
 
@@ -26,7 +26,7 @@ _DECIMAL = re.compile(r"-?(\d+)\.?(\d*)", re.ASCII)
 _NUMBER = re.compile(r"-?(\d+(\.\d+)?([eE][-+]?\d+)?|Infinity)", re.ASCII)
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _MAX_INT64_CHARACTERS = 20
-# A text of fifteen digits, with zeros before or after them up to this length, is far from the limits of a float.
+# A text of fifteen digits, with zeros before or after up to the maximal length, is far from the limits of a float.
 _MAX_FLOAT_CHARACTERS = 300
 
 
@@ -100,7 +100,7 @@ def require_scale(scale: int) -> Converter:
 
 
 def require_digits(digits: int, convert: Converter | None) -> Converter:
-    """Return a converter that refuses times with more than ``digits`` digits of a second.
+    """Return a converter to refuse times with more than ``digits`` digits of a second.
 
     The engine would silently round the time. ``convert``: the further conversion, or None.
     """
@@ -219,7 +219,7 @@ def date_text(value: str) -> str:
 
 
 def type_length(column_type: str) -> int | None:
-    """Return the length in the name of a type, such as 32 in ``char(32)``, or None."""
+    """Return the length in the name of a type, for example 32 in ``char(32)``, or None."""
     match = re.search(r"\((\d+)\)", column_type)
     return int(match[1]) if match else None
 
@@ -235,7 +235,7 @@ _COMMON: dict[str, Converter] = {
 
 
 def common_converter(portable: PortableType, column_type: str) -> Converter | None:
-    """Return the converter that SQLite and MariaDB share, or None if the JSON value is the stored value."""
+    """Return the common converter of SQLite and MariaDB, or None if the JSON value is the stored value."""
     if is_hex_uuid(portable, column_type):
         return hex_uuid
     return _COMMON.get(portable.name)

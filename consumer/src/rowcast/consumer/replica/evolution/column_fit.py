@@ -22,10 +22,10 @@ from rowcast.shared.tables.shape import TableShape
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A column that is narrower than the source's.
+    """A column narrower than the source's.
 
-    ``wider``: a type that holds the values of the source and of the replica, or None if no type is known to.
-    ``is_checked``: the engine refuses each value that does not fit, so a column may stay if all values fit.
+    ``wider``: a type for the values of both source and replica, or None if no type is known. ``is_checked``: the engine
+    refuses each oversized value, so a column may stay if all values fit.
     """
 
     column: ReplicaColumn
@@ -82,7 +82,7 @@ def kept_column(shape: TableShape, table: str, misfit: Misfit, statement: str | 
 
 
 class NarrowColumnError(TableRebuildError, ConfigurationError):
-    """A column of the replica is narrower than that of the source, and the worker does not widen it."""
+    """A column of the replica is narrower than the source's column, and the worker does not widen the column."""
 
 
 def narrow_column(

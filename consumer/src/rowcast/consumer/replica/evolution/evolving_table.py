@@ -1,4 +1,4 @@
-"""An existing table of the replica, with the shape that it is to follow."""
+"""An existing table of the replica, with the shape to follow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from rowcast.shared.tables.shape import TableShape
 class EvolvingTable:
     """A table of the replica.
 
-    ``before``: the shape that the worker has recorded. ``created``: a worker created the table. ``columns``: the
-    columns as they will be after the planned steps. ``indexes`` and ``foreign_keys``: the names of those that a worker
-    created.
+    ``before``: the recorded shape. ``created``: a worker created the table. ``columns``: the columns after the planned
+    steps. ``indexes`` and ``foreign_keys``: the names of the worker's indexes and foreign keys.
     """
 
     shape: TableShape

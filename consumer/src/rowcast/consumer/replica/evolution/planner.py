@@ -1,7 +1,7 @@
-"""Find how existing tables differ from the shapes, and the statements that make the difference.
+"""Find the differences between existing tables and the shapes, and the statements for them.
 
-The plan looks at the tables as they are. Therefore a plan that was carried out in part is continued by a new plan.
-Nothing is planned that would lose a value or refuse a row of an older shape, because events of older shapes may follow.
+The plan looks at the present tables. Therefore a new plan continues a plan that was carried out in part. No step loses
+a value or refuses a row of an older shape, because events of older shapes may follow.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _log = logging.getLogger("rowcast.worker")
 
 
 class Planner:
-    """Plan the steps for tables that exist, in the caller's transaction. ``inspector``: of the same connection."""
+    """Plan the steps for existing tables, in the caller's transaction.
+
+    ``inspector``: of the transaction's connection.
+    """
 
     def __init__(
         self, connection: Connection, inspector: Inspector, replica: ReplicaDialect, definitions: TableDefinitions
@@ -52,7 +55,7 @@ class Planner:
             yield from self.widened(table)
         own = [table for table in tables if table.created]
         add_constraints(self._inspector, own)
-        # All foreign keys go before the unique keys to which they refer.
+        # All foreign keys go before the referred unique keys.
         for table in own:
             yield from self._loosened(table)
         for table in own:
@@ -73,7 +76,7 @@ class Planner:
     def _added(self, table: EvolvingTable) -> Iterator[Step]:
         """Yield the new columns, which may be NULL, because existing rows may have no value for them yet.
 
-        Existing rows get the default of the source, as they did there. Later rows of older shapes get the default too.
+        Existing rows get the default of the source, as at the source. Later rows of older shapes get the default too.
         """
         planned = self._definitions.tables[table.shape.full_name]
         for column in table.shape.columns:
@@ -113,7 +116,7 @@ class Planner:
             table.columns[column.name] = replace(column, type=misfit.wider.lower(), stored=misfit.wider)
 
     def _loosened(self, table: EvolvingTable) -> Iterator[Step]:
-        """Yield NOT NULL of columns that the source has dropped or that may be NULL there, and dropped foreign keys."""
+        """Yield NOT NULL of columns dropped or nullable at the source, and dropped foreign keys."""
         names = frozenset(column.name for column in table.shape.columns)
         nullable = _refusing_null(table, table.shape, names)
         stale = tuple(key for key in table.foreign_keys if constraint_base(key) not in self._wanted_keys(table.shape))
@@ -147,7 +150,7 @@ class Planner:
         }
 
     def _wanted_keys(self, shape: TableShape) -> set[str]:
-        """Return the names of the foreign keys that the shape has, without those that have become impossible."""
+        """Return the names of the shape's foreign keys, without impossible keys."""
         return {
             constraint_name("fk", shape.full_name, key)
             for key in shape.foreign_keys

@@ -9,7 +9,7 @@ from rowcast.consumer.events.row_layout import RowLayout
 from rowcast.shared.errors import DataError, RowcastError
 from rowcast.shared.tables.shape import TableShape
 
-# Types whose values have the same form in messages: a wide enough column takes both.
+# Types with equal forms of values in messages: a wide enough column takes all types of a set.
 _ALIKE = (
     frozenset(("int16", "int32", "int64")),
     frozenset(("float32", "float64")),
@@ -47,7 +47,7 @@ def require_compatible(changes: Iterable[tuple[TableShape, TableShape]], *, keys
 def require_same_key(layout: RowLayout, shape: TableShape) -> None:
     """Raise RetypedTablesError for events of an earlier primary key.
 
-    Later events of the same rows have other keys, so nothing would delete or replace the rows of these events.
+    Later events of the rows have new keys, so nothing would delete or replace the rows of the earlier events.
     """
     if layout.key != shape.primary_key:
         raise RetypedTablesError(

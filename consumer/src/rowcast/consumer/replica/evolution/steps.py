@@ -42,7 +42,7 @@ class Step:
 
 
 def statements_of(connection: Connection, steps: Iterable[Step]) -> list[str]:
-    """Return the statements of steps that are not carried out, each once, as a person would type them."""
+    """Return the statements of steps not carried out, each once, in SQL for a person."""
     found = dict.fromkeys(statement for step in steps for statement in step.statements)
     return [for_people(connection, statement) for statement in found]
 

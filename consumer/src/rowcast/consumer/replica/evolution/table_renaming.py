@@ -1,6 +1,6 @@
-"""Rename a table of the replica as the source has done it.
+"""Rename a table of the replica like the source.
 
-The plan looks at the tables as they are. So a worker that was killed between the statement and its record goes on.
+The plan looks at the present tables, so that the next worker goes on after a kill between the statement and the record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rowcast.shared.tables.shape import TableShape
 def recorded_former(
     shape: TableShape, renamed: Mapping[str, str], recorded: Mapping[str, TableRecord]
 ) -> str | None:  # fmt: skip
-    """Return the former name under which the replica follows the table, or None if it does so under the present name.
+    """Return the former name used by the replica for the table, or None if the replica uses the present name.
 
     ``renamed``: the present name of each former name.
     """
@@ -34,7 +34,7 @@ def recorded_former(
 def renaming(
     connection: Connection, replica: ReplicaDialect, columns: KnownColumns, former: TableShape, shape: TableShape
 ) -> Step | None:
-    """Return the step that renames the table, or None if the table has the present name.
+    """Return the step to rename the table, or None if the table has the present name.
 
     Raise ConfigurationError if another table has the present name.
     """

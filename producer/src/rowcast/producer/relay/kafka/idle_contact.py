@@ -1,4 +1,4 @@
-"""Ask Kafka for the brokers from time to time, so that an idle relay notices that Kafka is away."""
+"""Ask Kafka for the brokers from time to time, so that an idle relay notices the loss of Kafka."""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ class MarkerReader:
 def _last_value(consumer: Consumer, start: TopicPartition, end: int, timeout: float) -> bytes | None:
     """Read from the offset of ``start`` to the offset ``end``. Return the last value, or None without a record.
 
-    A broker that has just become the leader of the topic says for a moment that the topic ends earlier. A marker that
-    Kafka had committed would then seem to be lost.
+    A broker that has just become the leader of the topic gives too small an end for a moment. A marker committed by
+    Kafka would then seem lost.
     """
     consumer.assign([start])
     last = None

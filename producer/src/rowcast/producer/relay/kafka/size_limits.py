@@ -1,8 +1,8 @@
-"""Find out how large a message may be, before anything of its transaction is claimed.
+"""Find out the largest size of a message, before anything of the transaction is claimed.
 
-Kafka refuses a message that is too large only after a part of its transaction was sent, and workers have read that part
-because they read uncommitted messages. So the relay checks each message before it sends any: against the limit of the
-client and the limit of each topic.
+Kafka refuses a message that is too large only after a part of the transaction was sent, and workers have read the part
+already, because workers read uncommitted messages. Therefore the relay checks all messages before the first is sent:
+against the limit of the client and the limit of each topic.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One fencing transactional producer: librdkafka's producer, with the errors of rowcast.
 
-Calls that may take long take a timeout. After a timeout they can be repeated, and continue where they were.
+Long calls take a timeout. A call repeated after a timeout continues.
 """
 
 from __future__ import annotations
@@ -222,5 +222,5 @@ def _too_large(topic: str, value: bytes | None, key: bytes) -> DataError:
 
 
 def _log_error(error: Any) -> None:
-    """Log an error of the client. With this callback a fatal error is raised by the call that meets it."""
+    """Log an error of the client. With this callback, the call that meets a fatal error raises the error."""
     _log.log(logging.WARNING if is_login_error(error) else logging.DEBUG, "Kafka client: %s", error.str())

@@ -1,4 +1,4 @@
-"""Notice that the primary or Kafka has lost what the other has, and begin a new timeline.
+"""Notice a loss of data in the primary or in Kafka alone, and begin a new timeline.
 
 A timeline is a history of the source without a loss. The lease and the marker name the present timeline. After a loss
 the rows of replicas may be those of no state of the primary. Therefore the relay goes on only under a new timeline:

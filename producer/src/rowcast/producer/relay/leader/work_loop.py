@@ -83,7 +83,7 @@ class Leader:
         # A relay of the wrong database must not fence the leader, so it is refused before.
         self._require_allowed(epoch.lease_row.read(epoch.number), self._publisher.peek_markers(), is_fenced=False)
         self._publisher.fence(lambda: epoch.lease_row.read(epoch.number))
-        # A relay that was suspended after it took the lease has just fenced its successor, and finds out here.
+        # A relay suspended after taking the lease has just fenced the successor, and finds out here.
         lease = epoch.lease_row.read(epoch.number)
         claims = Claims(epoch.connections, epoch.tables, epoch.lease_row, self._outbox, lease)
         self._taken_over = claims, NextClaim(epoch, self._rows, claims, self.commit)

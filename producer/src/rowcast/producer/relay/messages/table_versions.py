@@ -64,8 +64,8 @@ class TableVersions:
         """
         for stored in stored_shapes(self._connections.reader):
             identity = stored.table, stored.version
-            # The tables are in the order in which their shapes became the newest. Of two tables that name each other as
-            # a former name, the table that is published later is present.
+            # The tables are sorted by the time when their shapes became the newest. If two tables name each other as a
+            # former name, the table published later is present.
             self._latest.pop(stored.table, None)
             self._known[identity] = self._latest[stored.table] = self._known.get(identity) or self._parse(stored)
         self._check_topics()
