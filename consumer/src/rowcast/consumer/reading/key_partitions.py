@@ -59,7 +59,7 @@ class KeyPartitions:
 
 
 def _are_usual(joined: bytes) -> bool:
-    """Return whether keys one after another have the relay's only form for integers and dates: without a schema."""
+    """Return whether keys one after another have the only form of integers, dates and UUIDs: without a schema."""
     return joined.isascii() and not any(unusual in joined for unusual in _UNUSUAL)
 
 

@@ -120,8 +120,10 @@ class GroupTurn:
             if count > 1 and not is_divisible(shape):
                 raise DataError(
                     f"the topic of table {shape.full_name} has {count} partitions, and its primary key has other "
-                    "columns than integers and dates. Two keys may then be the same row on the replica, and the order "
-                    'of their events is lost. Give the topic one partition, or use consistency = "transaction".'
+                    "columns than integers, dates and UUIDs of PostgreSQL. Two keys may then be the same row on the "
+                    "replica, and the order of their events is lost. Leave the table out with `tables`, give the "
+                    f'topic one partition ([topics.tables."{shape.full_name}"] partitions = 1, before the relay '
+                    'creates the topic), or use consistency = "transaction".'
                 )
 
     def _require_applied_renamings(self, counts: Mapping[str, int]) -> None:

@@ -51,8 +51,9 @@ def test_several_processes_start_only_if_the_largest_share_leaves_enough_to_the_
     [
         ("int64", "postgresql", True),
         ("date", "mysql", True),
-        # Engines take texts and UUIDs for equal that differ in case, and numbers that differ in zeros.
+        # Engines take texts, and UUIDs that are texts, for equal that differ in case, and numbers that differ in zeros.
         ("text", "postgresql", False),
+        ("uuid", "postgresql", True),
         ("uuid", "mysql", False),
         ("decimal", "postgresql", False),
         # A column of SQLite may hold any value.
