@@ -31,8 +31,7 @@ def creation_findings(
             if dialect.read_columns(connection, schema, table):
                 continue
             try:
-                # A different error says nothing about the engine's limits. Missing rights and types are separate
-                # findings.
+                # Another error says nothing about the engine's limits. Missing rights and types are separate findings.
                 with suppress(exc.DBAPIError):
                     _try_to_create(connection, dialect, shape)
             except ConfigurationError as error:

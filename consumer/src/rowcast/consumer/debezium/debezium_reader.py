@@ -322,7 +322,7 @@ class DebeziumReader:
         if not self._has_last_targets:
             self._partitions.set_targets()
             self._has_last_targets, self._overdue_ends = True, self._assembly.pending_ends
-        # All further partitions may be paused, because the first transaction needs none of their events.
+        # The other partitions may be paused, because the first transaction needs none of their events.
         topics = self._missing_topics() or {self._partitions.transactions[0]}
         followed = self._partitions.followed.values()
         return all(one.target_reached for one in followed if one.partition[0] in topics)

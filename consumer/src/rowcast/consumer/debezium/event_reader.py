@@ -192,7 +192,7 @@ class EventReader:
         key_schema, text = _split(message.key() or b"{}")
         form = self._forms.of_key((schema, name), self._connector, key_schema)
         key = orjson.loads(text)
-        # A table without a row in the replica has no row to delete. A key with unknown columns belongs to a foreign
+        # A table without a row in the replica has no row to delete. A key with unknown columns belongs to another
         # program's message.
         if form is None or not isinstance(key, dict) or key.keys() != set(form.layout.key):
             return None
@@ -227,8 +227,8 @@ _WITH_LSN = re.compile(r"[0-9]+:[0-9]+")
 def transaction_identity(transaction: str) -> str:
     """Return the common part of the ids of a transaction's messages.
 
-    PostgreSQL's connector appends the lsn of each event: ``742:26436400``. All further connectors have one id, for
-    example a GTID of MySQL: ``705f2d02-ed9f-11f1-9a2f-02fc00000001:8``.
+    PostgreSQL's connector appends the lsn of each event: ``742:26436400``. Other connectors have one id, for example a
+    GTID of MySQL: ``705f2d02-ed9f-11f1-9a2f-02fc00000001:8``.
     """
     return transaction.partition(":")[0] if _WITH_LSN.fullmatch(transaction) else transaction
 

@@ -17,7 +17,7 @@ from rowcast.shared.kafka.connect_values import date_text, decimal_text, time_te
 
 Decoder = Callable[[Any], Any]
 
-# Debezium's numbers for PostgreSQL's infinite timestamps, in microseconds. In further units the numbers are cut.
+# Debezium's numbers for PostgreSQL's infinite timestamps, in microseconds. In other units the numbers are cut.
 _INFINITIES = {9223372036825200000: "infinity", -9223372036832400000: "-infinity"}
 _INFINITE_DAYS = {2147483647: "infinity", -2147483648: "-infinity"}
 

@@ -27,7 +27,7 @@ class RoutingSession(Session):
 
     ``replicas``: the replicas, used in turn. ``token``: reads must see everything up to this token of an earlier
     session. ``max_age``: reads must see every commit older than ``max_age`` seconds. ``wait``: the longest wait of a
-    transaction for a replica, in seconds. All further parameters go to Session. With AsyncSession:
+    transaction for a replica, in seconds. The other parameters are those of Session. With AsyncSession:
     ``async_sessionmaker(engine, sync_session_class=RoutingSession, replicas=…)``.
 
     A session reads its own commits. The first SELECT of a transaction chooses: a fresh replica, or the primary. A

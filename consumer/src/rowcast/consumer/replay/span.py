@@ -18,7 +18,7 @@ from rowcast.shared.kafka.topic_names import transaction_topic
 
 @dataclass(frozen=True, slots=True)
 class WantedTransactions:
-    """Say which transactions are wanted: all with a time from ``since_ms`` to ``until_ms``, or a single one by its id.
+    """The wanted transactions: all with a time from ``since_ms`` to ``until_ms``, or a single one by its id.
 
     Times are those of END, in milliseconds since 1970.
     """

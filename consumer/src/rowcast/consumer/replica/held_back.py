@@ -1,10 +1,10 @@
 """Hold back changes that violate a constraint while the replica loads, until later changes resolve the conflict.
 
 Only the user's own tables have constraints while a replica loads. By key, a row may come before the row that it refers
-to. The changes of each topic are held back by themselves, so that all further tables load on. A topic that conflicts is
-tried again only when its held changes are twice as many, or at the end of the load. A table with foreign keys also
-waits for rows of other tables. Therefore the number of rows sent to the database grows with the number of events,
-however long a parent is awaited. From 20,000 changes or 16 MiB on, the held changes of a topic are in temporary files.
+to. The changes of each topic are held back by themselves, so that other tables load on. A topic that conflicts is tried
+again only when its held changes are twice as many, or at the end of the load. A table with foreign keys also waits for
+rows of other tables. Therefore the number of rows sent to the database grows with the number of events, however long a
+parent is awaited. From 20,000 changes or 16 MiB on, the held changes of a topic are in temporary files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rowcast.consumer.events.transactions import Run, Transaction
 from rowcast.consumer.replica.refusals import ConflictError
 
 _GROWTH = 2
-# A table with foreign keys may have a conflict of a different kind, resolved by the table's own rows.
+# A table with foreign keys may have another conflict, which the table's own rows resolve.
 _GROWTH_ALONE = 16
 
 # Held changes of a topic in memory.
@@ -77,7 +77,7 @@ class HeldBack:
         """Apply a run read by key, except for changes in conflict.
 
         ``apply``: apply a run at once, or raise ConflictError. ``table_order``: the names of the tables, parents first.
-        After a different error, the run can be applied again: nothing is held twice.
+        After any other error, the run can be applied again: nothing is held twice.
         """
         if not self._topics and _succeeds(apply, run.transactions):
             return

@@ -1,9 +1,9 @@
 """The part of a process in a load by several processes.
 
-The dividing process takes the replica over, creates the tables, and gives each further process a row in
-``rowcast_replica`` and positions of its own. The further processes write rows and positions only while their row has
-the epoch of the division. A new division has a new epoch, and the end of a load deletes the rows, so a left over
-process can write nothing any more.
+The dividing process takes the replica over, creates the tables, and gives each other process a row in
+``rowcast_replica`` and positions of its own. The other processes write rows and positions only while their row has the
+epoch of the division. A new division has a new epoch, and the end of a load deletes the rows, so a left over process
+can write nothing any more.
 """
 
 from __future__ import annotations

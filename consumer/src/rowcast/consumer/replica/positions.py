@@ -135,7 +135,7 @@ def read_topic_ids(connection: Connection, source: str) -> dict[str, str]:
 def register(connection: Connection, source: str, owner: str) -> None:
     """Insert the row of a replica that nothing can be applied to yet, unless the row exists."""
     if read_row(connection, source) is None:
-        # Another waiting worker may insert the row at once.
+        # Another waiting worker may insert the row at the same time.
         with suppress(exc.IntegrityError), connection.begin_nested():
             _insert(connection, source, owner, epoch=0, stamp=0)
 

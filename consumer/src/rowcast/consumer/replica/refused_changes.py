@@ -23,7 +23,7 @@ def find_refused(
     RefusedError. Call this in a transaction.
 
     Halves of the changes are written in savepoints until the refused changes are alone. A refused change is tried again
-    as long as further changes go through, because the refused row may refer to their rows.
+    as long as other changes go through, because the refused row may refer to their rows.
     """
     outer = connection.begin_nested()
     try:

@@ -58,7 +58,7 @@ def taken_replica(
 
 
 def restore_foreign_keys(replica: Replica, stop: threading.Event) -> None:
-    """Create the foreign keys between rebuilt tables and all further tables, dropped by the swap.
+    """Create the foreign keys that the swap has dropped between rebuilt tables and other tables.
 
     Try again while readers hold the tables, until ``stop`` is set. After a stop or a kill, the next worker creates the
     foreign keys.

@@ -168,7 +168,7 @@ def _are_complete(connection: Connection) -> bool:
         for table in METADATA.sorted_tables:
             connection.execute(sa.select(table).where(sa.false())).close()
     except (exc.ProgrammingError, exc.OperationalError):
-        # The creation of the tables meets any different reason again.
+        # The creation of the tables meets any other reason again.
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The worker's data in a sink: the positions, and all further data for the next start."""
+"""The worker's data in a sink: the positions, and everything else for the next start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Checkpoint:
 
     @staticmethod
     def parse(stored: bytes | None, source: str) -> Checkpoint:
-        """Read a stored checkpoint. Raise ConfigurationError for the checkpoint of a foreign source or version."""
+        """Read a stored checkpoint. Raise ConfigurationError for the checkpoint of another source or version."""
         if stored is None:
             return Checkpoint(source)
         try:

@@ -98,4 +98,4 @@ class Sink(Protocol):
         """Hear of the tables: before the first change, and whenever a table is new or has changed."""
 
     def apply(self, batch: SinkBatch) -> None:
-        """Apply a batch. Raise RetriableError for a passing fault, and any different error to end."""
+        """Apply a batch. Raise RetriableError for a passing fault, and any other error to end."""

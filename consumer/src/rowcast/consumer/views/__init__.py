@@ -1,1 +1,1 @@
-"""Turn shapes and changes of the source into those of a replica that takes a part of the columns and rows."""
+"""Turn shapes and changes of the source into shapes and changes of a replica with a part of the columns and rows."""

@@ -1,4 +1,4 @@
-"""Notice that the view of a filled table has changed, because its rows came through the earlier view."""
+"""Notice a changed view of a filled table, because the rows came through the earlier view."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rowcast.shared.tables.shape import TableShape, ViewShape
 
 
 def require_same_view(before: TableShape, shape: TableShape) -> None:
-    """Raise DataError if the rows of a replica's table would be others under the present view.
+    """Raise DataError if the present view would change the rows of a replica's table. ``before``: the recorded shape.
 
-    ``before``: the recorded shape. A column that the source has added or dropped since changes no view.
+    A column added or dropped at the source changes no view.
     """
     if change := _change(before, shape):
         raise DataError(

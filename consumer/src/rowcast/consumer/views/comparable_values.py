@@ -1,4 +1,4 @@
-"""Turn the JSON values of a row image into values that a condition compares, by the portable type of the column."""
+"""Turn the JSON values of a row image into values for conditions, by the portable type of the column."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def reader_of(type_name: str) -> Reader:
 
 
 def literal_of(value: Value, type_name: str) -> Any:
-    """Return a literal in the form of a column's values. Raise ConditionError if the column has no such values."""
+    """Return a literal in the form of a column's values. Raise ConditionError for a literal of a wrong type."""
     kind, literal = kind_of(type_name), value.value
     wanted: type = {"boolean": bool, "number": Decimal, "float": Decimal}.get(kind or "", str)
     if type(literal) is not wanted:

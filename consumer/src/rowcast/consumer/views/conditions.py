@@ -45,7 +45,7 @@ class ConditionColumn:
     """A column in the images of a layout.
 
     ``name``: the name in the images, or None if the images lack the column. ``type_name``: the portable type.
-    ``missing``: the value of a column that the images lack.
+    ``missing``: the value of a column missing in the images.
     """
 
     name: str | None
@@ -58,10 +58,10 @@ class ConditionColumn:
 
 
 def compile_condition(condition: Condition, columns: Mapping[str, ConditionColumn]) -> Test:
-    """Return the function that evaluates a condition. ``columns``: every column that the condition names.
+    """Return the function to evaluate a condition. ``columns``: every column in the condition.
 
-    Raise ConditionError for a comparison that the types do not allow. The function raises DataError for a value that
-    is not of its column's type.
+    Raise ConditionError for a comparison that the types do not allow. The function raises DataError for a value beyond
+    its column's type.
     """
     match condition:
         case Column(name):
@@ -106,7 +106,7 @@ def _joined(tests: list[Test], *, decisive: bool) -> Test:
 def _comparison(left: Operand, sign: str, right: Operand, columns: Mapping[str, ConditionColumn]) -> Test:
     names = [operand.name for operand in (left, right) if isinstance(operand, Column)]
     kinds = {_kind(name, columns[name]) for name in names}
-    # A float compares with a decimal by its exact binary value, which nobody expects.
+    # A float compares with a decimal by its exact binary value, and this result surprises people.
     if len(kinds) > 1:
         raise ConditionError(f"columns {' and '.join(names)} have types that do not compare")
     if sign not in ("=", "!=") and not kinds <= ORDERED:

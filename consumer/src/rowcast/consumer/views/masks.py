@@ -32,7 +32,7 @@ class Mask:
 
 
 def mask_of(text: str, column: ColumnShape, key: bytes | None) -> Mask:
-    """Return the mask that the configuration names. ``key``: the secret key of the replica.
+    """Return the mask named in the configuration. ``key``: the secret key of the replica.
 
     Raise ConfigurationError if the mask does not fit the column.
     """
@@ -66,12 +66,12 @@ def _require_type(column: ColumnShape, types: frozenset[str], mask: str) -> None
 
 def _digest_by(key: bytes) -> Callable[[Any], str | None]:
     def digest(value: Any) -> str | None:
-        # A number and its text have one digest, as they have one text in the topic.
+        # A number and its text have one digest, because both have one text in the topic.
         return None if value is None else hmac.new(key, str(value).encode(), hashlib.sha256).hexdigest()
 
     return digest
 
 
 def _fingerprint(key: bytes) -> str:
-    """Return digits that change with the key, so that a replica with digests of two keys is noticed."""
+    """Return a fingerprint of the key, to notice a replica with digests of two keys."""
     return hmac.new(key, b"rowcast view", hashlib.sha256).hexdigest()[:_FINGERPRINT_DIGITS]

@@ -26,7 +26,7 @@ Newest = Callable[[str], TableShape | None]
 
 
 class UnviewableError(DataError):
-    """A value that the condition of a view cannot compare. ``before``: the transactions before, as they were given."""
+    """A value that the condition of a view cannot compare. ``before``: the earlier transactions, unchanged."""
 
     def __init__(self, error: DataError, before: Run) -> None:
         super().__init__(str(error))
@@ -35,10 +35,10 @@ class UnviewableError(DataError):
 
 
 class ReplicaView:
-    """Turn shapes and changes of the source into those of one replica.
+    """Turn shapes and changes of the source into the replica's shapes and changes.
 
-    ``newest``: the newest shapes at the source. ``warns``: log the names in views that match nothing. Methods raise
-    ConfigurationError for a view that does not fit a table.
+    ``newest``: the newest shapes at the source. ``warns``: log the unused names in views. Methods raise
+    ConfigurationError for an unsuitable view.
     """
 
     def __init__(self, settings: ReplicaSettings, newest: Newest, *, warns: bool = False) -> None:
@@ -74,7 +74,7 @@ class ReplicaView:
         """Return the shape of the replica's table for the newest shape of the source, and the missing constraints."""
         known = self._shapes.get(shape.full_name)
         found = viewed_shape(shape, self.fitted(shape), self)
-        # The same object for an equal shape, because layouts are compared by it.
+        # The earlier object for an equal shape, because layouts are compared by it.
         if known is not None and known[0] is shape and known[1] == found:
             return known[1]
         for constraint in found.left_out:
@@ -83,12 +83,12 @@ class ReplicaView:
         return found
 
     def of_table(self, full_name: str) -> TableView | None:
-        """Return the view of a table, or None without one, or while its shape is not known."""
+        """Return the view of a table, or None without a view, or while the shape is unknown."""
         shape = self._newest(full_name)
         return None if shape is None else self.fitted(shape)
 
     def fitted(self, shape: TableShape) -> TableView | None:
-        """Return the view fitted to the newest shape of a table, or None without one."""
+        """Return the view fitted to the newest shape of a table, or None."""
         known = self._fitted.get(shape.full_name)
         if known is None or known[0] is not shape:
             settings, is_pattern = self._settings_of(shape)
@@ -135,7 +135,7 @@ class ReplicaView:
         return replace(transaction, changes=viewed)
 
     def rows(self, layout: RowLayout) -> RowView | None:
-        """Return the view of rows of a layout, or None if the replica gets them unchanged."""
+        """Return the view of rows of a layout, or None for unchanged rows."""
         newest = self._newest(layout.table) or layout.shape
         known = self._rows.get(layout)
         if known is None or known[0] is not newest:

@@ -28,8 +28,8 @@ class _WrittenColumn(NamedTuple):
 class RowView:
     """Turn rows of one layout into rows of the replica.
 
-    ``newest``: the newest shape of the table, to which the view is fitted. ``viewed``: the shape of the replica's
-    table. A column that the newest shape does not have is left out, because nothing says whether it is masked.
+    ``newest``: the newest shape of the table, the base of the view. ``viewed``: the shape of the replica's table. A
+    column missing in the newest shape is left out, because its mask is unknown.
     """
 
     def __init__(self, layout: RowLayout, view: TableView, newest: TableShape, viewed: TableShape) -> None:
@@ -91,12 +91,12 @@ def _written(layout: RowLayout, view: TableView, newest: TableShape) -> list[_Wr
 
 
 def _present_names(layout: RowLayout, newest: TableShape) -> dict[str, str]:
-    """Return the present names of the columns that have been renamed since the layout's shape."""
+    """Return the present names of the columns renamed since the layout's shape."""
     return {} if layout.shape is newest else newest.new_names(layout.names)
 
 
 def _older_shape(layout: RowLayout, view: TableView, newest: TableShape, written: list[_WrittenColumn]) -> TableShape:
-    """Return the replica's shape for events of an older shape, with the types of that shape."""
+    """Return the replica's shape for events of an older shape, with the older types."""
     present = _present_names(layout, newest)
 
     def column(one: _WrittenColumn) -> ColumnShape:
@@ -113,7 +113,7 @@ def _test(layout: RowLayout, view: TableView, newest: TableShape) -> Test | None
     columns = {}
     for configured, name in view.names.items():
         source, column = former.get(name, name), newest.column(name)
-        # The present type, because the condition was checked against it.
+        # The present type, because the condition was checked against the present type.
         type_name = column.type.name
         if source in layout.names:
             columns[configured] = ConditionColumn(source, type_name)
@@ -123,7 +123,7 @@ def _test(layout: RowLayout, view: TableView, newest: TableShape) -> Test | None
 
 
 def _default_of(column: ColumnShape) -> Any:
-    """Return the value that the source gave existing rows when it added the column, as far as it is a constant."""
+    """Return the source's value of a new column in existing rows, if a constant."""
     default = column.default
     if default is None or default.kind not in ("number", "string", "boolean"):
         return None

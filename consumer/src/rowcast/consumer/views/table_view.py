@@ -16,11 +16,11 @@ from rowcast.shared.tables.shape import ColumnShape, TableShape, ViewedColumn, V
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """The columns, masks and condition with which a replica takes a table.
+    """The columns, masks and condition of a replica for a table.
 
     ``taken``: the names in the replica by the names at the source. ``masks``: by the names at the source.
-    ``condition``: the condition over the rows, or None. ``names``: the present name at the source of each column that
-    the condition names.
+    ``condition``: the condition over the rows, or None. ``names``: the present name at the source of each column in the
+    condition.
     """
 
     settings: ViewSettings
@@ -31,7 +31,7 @@ class TableView:
 
     @property
     def clear(self) -> frozenset[str]:
-        """Return the columns that the replica has with the values of the source."""
+        """Return the replica's columns with the values of the source."""
         return frozenset(self.taken) - self.masks.keys()
 
     def viewed(self, shape: TableShape) -> ViewShape:
@@ -50,8 +50,8 @@ class TableView:
 def fit_view(settings: ViewSettings, shape: TableShape, key: bytes | None, *, is_pattern: bool) -> TableView:
     """Fit a view to the newest shape of a table. ``key``: the secret key of the masks.
 
-    ``is_pattern``: the view is for several tables, so that columns that this table does not have are left out. Raise
-    ConfigurationError, with the table and the key of the configuration, for a view that is not possible.
+    ``is_pattern``: the view is for several tables, and columns missing in the table are left out. Raise
+    ConfigurationError, with the table and the key of the configuration, for an impossible view.
     """
     try:
         return _Fitting(settings, shape, is_pattern=is_pattern).fit(key)
@@ -83,7 +83,7 @@ class _Fitting:
             raise ConfigurationError(
                 f"column {missing[0]} belongs to the primary key, which finds the row of each event. Take it too"
             )
-        # The order of the columns is that of the source.
+        # The columns have the order of the source.
         kept = {name: name for name in self._columns if name in chosen}
         renamed = self._of("rename", kept)
         if keys := [name for name in self._shape.primary_key if renamed.get(name, name) != name]:
@@ -95,7 +95,7 @@ class _Fitting:
     def _require_different(self, taken: Mapping[str, str]) -> None:
         """Raise ConfigurationError if two columns have one name. Some engines do not distinguish upper and lower case.
 
-        Columns whose names the source has chosen are not compared.
+        Columns with names from the source are not compared.
         """
         by_name: dict[str, str] = {}
         for name, new in sorted(taken.items(), key=lambda item: item[0] != item[1]):

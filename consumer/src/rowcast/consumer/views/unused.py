@@ -1,4 +1,4 @@
-"""Find the names in views that match nothing, because a mistyped name leaves a table or a column as it is."""
+"""Find the unused names in views, because a mistyped name leaves a table or a column unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rowcast.shared.tables.shape import TableShape
 
 
 def unused_names(views: Mapping[str, ViewSettings], shapes: Iterable[TableShape]) -> Iterator[str]:
-    """Yield a sentence for each view that matches no table, and for each column of a view that no table has.
+    """Yield a sentence for each view without a table, and for each column of a view missing in all tables.
 
     ``shapes``: the newest shapes of the replica's tables at the source. A view may wait for a table of the future.
     """

@@ -14,19 +14,19 @@ class Views(Protocol):
     """The views of all tables of a replica."""
 
     def of_table(self, full_name: str) -> TableView | None:
-        """Return the view of a table, or None without one."""
+        """Return the view of a table, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewedShape:
-    """The shape of a replica's table, and the constraints that the replica cannot have, each as text for people."""
+    """The shape of a replica's table, and the constraints impossible in the replica, each as text for people."""
 
     shape: TableShape
     left_out: tuple[str, ...] = ()
 
 
 def viewed_shape(shape: TableShape, view: TableView | None, views: Views) -> ViewedShape:
-    """Return the shape that the replica's table has. ``views``: for the tables to which foreign keys refer."""
+    """Return the shape of the replica's table. ``views``: for the tables referred to by foreign keys."""
     left_out: list[str] = []
     foreign_keys = tuple(_foreign_keys(shape, view, views, left_out))
     if view is None:
@@ -53,7 +53,7 @@ def viewed_columns(shape: TableShape, view: TableView) -> Iterator[ColumnShape]:
         name = view.taken.get(column.name)
         if name is not None:
             masked = masked_column(view, column.name, column)
-            # A column with a name of the view's keeps that name when the source renames the column.
+            # A column named by the view keeps the name when the source renames the column.
             yield masked if name == column.name else replace(masked, name=name, was=())
 
 

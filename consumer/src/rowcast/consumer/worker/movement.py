@@ -19,7 +19,7 @@ class Movement:
     """Watch the pulses of a worker.
 
     ``pulse``: the pulse of the apply loop. The pulse may be old for ``lease_s``, and for longer while the database
-    works on a statement or the thread computes. All further loops may take ``others_s``.
+    works on a statement or the thread computes. All other loops may take ``others_s``.
     """
 
     def __init__(self, vitals: Vitals, pulse: Pulse, silence: SilenceWatch, lease_s: float, others_s: float) -> None:

@@ -44,7 +44,7 @@ class NamedPosition:
         """Return the last key of the last committed batch, or None to begin with the first row.
 
         Commit the session for a new name, because a rollback of the first batch would remove the name. Raise
-        RetriableError if another process begins with the name at once.
+        RetriableError if another process begins with the name at the same time.
         """
         row = _TABLE.c
         statement = sa.select(row.last_key, row.batches, row.rows_done).where(row.name == self._name)

@@ -24,7 +24,7 @@ _KINDS = {
 
 
 def model_drift(connection: Connection, inspector: Inspector) -> Iterator[Finding]:
-    """Yield the findings about tables unlike the capture's newest shape."""
+    """Yield the findings about tables that differ from the capture's newest shape."""
     for name, shape in sorted(newest_shapes(connection).items()):
         for verdict, message, hint in _of_table(connection, inspector, shape):
             yield Finding("primary", verdict, f"{name} {message}", hint)

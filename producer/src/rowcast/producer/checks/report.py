@@ -103,7 +103,7 @@ def _configuration(settings: Settings) -> Iterator[Finding]:
 def _unread_variables() -> Iterator[str]:
     """Yield the ROWCAST_ variables without a meaning.
 
-    The finding is a warning and not an error, because foreign programs may use the names.
+    The finding is a warning and not an error, because other programs may use the names.
     """
     keys = "|".join(name.upper() for name in Settings.model_fields)
     key, options = re.compile(rf"ROWCAST_({keys})(__.+)?", re.IGNORECASE), option_variables()

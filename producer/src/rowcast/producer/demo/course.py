@@ -1,4 +1,4 @@
-"""What happens in the demo: the shop trades, and a worker, some rows and a whole replica are lost on the way."""
+"""The course of the demo: the shop trades, and a worker, some rows and a whole replica are lost on the way."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class StoppedError(Exception):
 
 
 class Course:
-    """Let the shop trade, and do the accidents one after the other. Everything else runs as separate processes.
+    """Let the shop trade, and do the accidents one after the other. All other parts run as separate processes.
 
-    Each step raises RowcastError if a process ends by itself, or if what it waits for does not happen in a minute.
+    Each step raises RowcastError if a process ends by itself, or if the step waits for more than a minute.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Course:
         self._wait(self._state.has_caught_up, "the replica has not caught up")
 
     def compare(self) -> str:
-        """Compare both databases. Return what ``rowcast verify`` prints. Relay and worker finish meanwhile."""
+        """Compare both databases. Return the output of ``rowcast verify``. Relay and worker finish meanwhile."""
         tally = self._tally
         tally.phase = "rowcast verify"
         result = self._run("verify", "verify", REPLICA_NAME)
@@ -138,7 +138,7 @@ class Course:
         self._lasting.remove(worker)
 
     def _ready(self) -> list[RealProcess]:
-        """Return the workers that have started to work or to stand by."""
+        """Return the workers at work or standing by."""
         return [worker for worker in self._workers if "active" in worker.figures()]
 
     def _active(self) -> RealProcess | None:

@@ -18,8 +18,7 @@ _CALM_TRANSACTIONS_PER_S = 40
 class OpenShop:
     """Run transactions at an even pace, fewer on a slow machine.
 
-    The shop does not wait for relay and worker, which need seconds to start. Its first rows are in the outbox until
-    then.
+    The shop does not wait for relay and worker. Both need seconds to start, and the first rows wait in the outbox.
     """
 
     def __init__(self, shop: Shop, tally: Tally) -> None:
@@ -31,7 +30,7 @@ class OpenShop:
 
     @contextmanager
     def trading(self) -> Iterator[None]:
-        """Open the shop. It closes at the end of the block, or before."""
+        """Open the shop until the end of the block, or until ``close``."""
         self._tally.rows += self._shop.open()
         self._thread.start()
         try:
@@ -41,13 +40,13 @@ class OpenShop:
             self._thread.join()
 
     def close(self) -> None:
-        """Close the shop after the current transaction. Raise the error that has closed it before."""
+        """Close the shop after the current transaction. Raise the error that closed the shop before."""
         self._closing.set()
         self._thread.join()
         self.require_open()
 
     def require_open(self) -> None:
-        """Raise the error of the transaction that failed, if any."""
+        """Raise the error of a failed transaction."""
         if self._error is not None:
             raise self._error
 

@@ -1,4 +1,4 @@
-"""Run the real commands as processes, and leave none of them behind."""
+"""Run the real commands as processes, and end every process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RealProcess:
 
     @property
     def output(self) -> str:
-        """Return what the process has written to standard output."""
+        """Return the standard output of the process."""
         return self._output.read_text("utf-8")
 
     @property
@@ -72,7 +72,7 @@ class RealProcess:
             raise self._ended("by itself")
 
     def require_exit_code(self, *expected: int) -> None:
-        """Raise RowcastError, with the end of the log, if a process that has ended has another exit code."""
+        """Raise RowcastError, with the end of the log, if the process has ended with an unexpected exit code."""
         if self._process.returncode not in expected:
             raise self._ended("in failure")
 
@@ -108,7 +108,10 @@ class Processes:
         return self._started[-1]
 
     def kill(self) -> None:
-        """Kill whatever still runs. All get the signal before the first wait, which another Ctrl-C may interrupt."""
+        """Kill all running processes.
+
+        All get the signal before the first wait, because another Ctrl-C may interrupt the wait.
+        """
         for process in self._started:
             process.send_kill()
         for process in self._started:
@@ -117,7 +120,7 @@ class Processes:
 
 @contextmanager
 def processes_of(where: Workspace) -> Iterator[Processes]:
-    """Yield the processes of a run. Whatever still runs at the end of the block is killed."""
+    """Yield the processes of a run. Kill all running processes at the end of the block."""
     processes = Processes(where)
     try:
         yield processes

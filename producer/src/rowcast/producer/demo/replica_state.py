@@ -1,4 +1,4 @@
-"""Read from both databases how far the replica is, change its rows by hand, and throw it away."""
+"""Read the progress of the replica from both databases, change rows by hand, and throw the replica away."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReplicaState:
         self._source = source
 
     def lag(self) -> int | None:
-        """Return how many published records the replica lacks, or None while it is not consistent."""
+        """Return the number of published records missing in the replica, or None while it is not consistent."""
         with self._primary.connect() as connection:
             next_lsn = connection.scalar(_NEXT_LSN, {"source": self._source})
         if next_lsn is None or not sa.inspect(self._replica).has_table("rowcast_position"):
@@ -41,7 +41,7 @@ class ReplicaState:
         return None if applied is None else max(0, next_lsn - 1 - applied)
 
     def has_accounts(self) -> bool:
-        """Return whether the replica is consistent and has a gift card. All of them came in one transaction."""
+        """Return whether the replica is consistent and has a gift card. All gift cards came in one transaction."""
         if self.lag() is None or not sa.inspect(self._replica).has_table(Account.__tablename__):
             return False
         with self._replica.connect() as connection:
@@ -56,9 +56,10 @@ class ReplicaState:
 
 
 def change_by_hand(replica: Engine, visitor: int) -> None:
-    """Change a row, delete a row and add a row, as somebody with a SQL shell would.
+    """Change a row, delete a row and add a row, like a person with a SQL shell.
 
-    ``visitor``: the id of a customer without orders. The shop never changes a customer, so only a repair corrects them.
+    ``visitor``: the id of a customer without orders. The shop never changes a customer, so only a repair corrects these
+    rows.
     """
     customers = Customer.__table__
     with replica.begin() as connection:

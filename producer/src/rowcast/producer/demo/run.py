@@ -1,4 +1,4 @@
-"""Run the demo: prepare both databases and a Kafka, run the course, and print what was promised and kept."""
+"""Run the demo: prepare both databases and a Kafka, run the course, and print the kept promises."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class Demo:
     source: str | None = None
 
     def topics_prefix(self) -> str:
-        """Return the source. A real Kafka keeps the topics of earlier runs, so each run has a new source there."""
+        """Return the source.
+
+        A real Kafka keeps the topics of earlier runs, so each run on a real Kafka has a new source.
+        """
         return self.source or ("rowcast-demo" if self.kafka is None else f"rowcast-demo-{uuid.uuid4().hex[:6]}")
 
 
@@ -76,7 +79,7 @@ def run_demo(demo: Demo, *, log_format: logs.LogFormat) -> int:
 
 
 def _run(demo: Demo, where: Workspace, tally: Tally, log_format: logs.LogFormat, stop: threading.Event) -> str:
-    """Run the course. Return what the last comparison printed."""
+    """Run the course. Return the output of the last comparison."""
     source = demo.topics_prefix()
     with ExitStack() as opened:
         bootstrap = opened.enter_context(_kafka(demo.kafka, source))
@@ -122,7 +125,7 @@ def _kafka(given: str | None, source: str) -> Iterator[str]:
         yield given
         return
     with embedded_kafka() as bootstrap:
-        # The mock creates a topic when a client asks for it, so the worker can start together with the relay.
+        # The mock creates a topic when a client asks for the topic, so the worker can start together with the relay.
         clients.new_admin({"bootstrap.servers": bootstrap}, "relay").list_topics(transaction_topic(source), timeout=10)
         yield bootstrap
 

@@ -59,7 +59,7 @@ def next_commands(where: Workspace, *, kafka_stays: bool) -> list[tuple[str, str
 
 
 def _query(database: URL, statement: str) -> str | None:
-    """Return a command for SQL on an SQLite file, or None for other engines, whose shells may be missing."""
+    """Return a command for SQL on an SQLite file, or None for other engines, because the shell may be missing."""
     path = database_file(database)
     if path is None:
         return None
@@ -77,7 +77,7 @@ def _place(database: URL) -> str:
 
 
 def _rowcast() -> str:
-    """Return ``rowcast``, with its directory if the shell would not find it."""
+    """Return ``rowcast``, with the directory if not on the shell's path."""
     own = Path(sys.executable).with_name("rowcast")
     found = shutil.which("rowcast")
     if not own.exists() or (found is not None and Path(found).samefile(own)):

@@ -11,21 +11,21 @@ Verdict = Literal["open", "kept", "broken"]
 
 @dataclass(slots=True)
 class Promise:
-    """Hold one promise. ``title``: what happens, in few words. ``result``: what it found, in figures."""
+    """Hold one promise. ``title``: the event in few words. ``result``: the figures of the result."""
 
     title: str
     verdict: Verdict = "open"
     result: str = ""
 
     def settle(self, result: str, *, kept: bool) -> None:
-        """Record whether the promise was kept, and the figures that show it."""
+        """Record whether the promise was kept, and the figures as evidence."""
         self.result = result
         self.verdict = "kept" if kept else "broken"
 
 
 @dataclass(slots=True)
 class Promises:
-    """Hold everything that the demo promises, in the order of the run."""
+    """Hold all promises of the demo, in the order of the run."""
 
     killed: Promise = field(default_factory=lambda: Promise("worker killed"))
     repaired: Promise = field(default_factory=lambda: Promise("rows changed"))
@@ -39,7 +39,7 @@ class Promises:
 
     @property
     def are_kept(self) -> bool:
-        """Return whether every promise was kept. A promise that nobody tried was not kept."""
+        """Return whether every promise was kept. An untried promise was not kept."""
         return all(promise.verdict == "kept" for promise in self.all())
 
 
@@ -47,8 +47,8 @@ class Promises:
 class Tally:
     """Hold the figures of a run.
 
-    ``lag``: records in Kafka that the replica lacks. ``reads``: reads of ``BankWatch``. ``repaired``: rows and deletes
-    that the repair has sent.
+    ``lag``: records in Kafka missing in the replica. ``reads``: reads of ``BankWatch``. ``repaired``: rows and deletes
+    sent by the repair.
     """
 
     planned_s: float

@@ -1,7 +1,7 @@
-"""Generate the shop's traffic: a seeded mix of everything that an application does to its rows.
+"""Generate the shop's traffic: a seeded mix of all actions of an application.
 
-Each action is a transaction through the ORM. The result is the number of finally changed rows,
-which must arrive on the replica.
+Each action is a transaction through the ORM. The result is the number of finally changed rows, and all must arrive on
+the replica.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _ChangedTheirMind(Exception):
 
 
 class Shop:
-    """Run transactions through ``sessions``. The seed decides what happens, and in which order."""
+    """Run transactions through ``sessions``. The seed decides the actions and the order."""
 
     def __init__(self, sessions: sessionmaker[Session], seed: int) -> None:
         self._sessions = sessions
@@ -135,7 +135,7 @@ class Shop:
         return 1
 
     def _change_order(self, session: Session) -> int:
-        """Increase a line of an order, and remove another line, which the ORM deletes as an orphan."""
+        """Increase a line of an order, and remove another line. The ORM deletes the removed line as an orphan."""
         order = self._some_order(session)
         if order is None:
             return 0
@@ -166,7 +166,7 @@ class Shop:
         return 2
 
     def _leave_before_paying(self, session: Session) -> int:
-        """Roll back an order after its rows were written. No row of it may arrive."""
+        """Roll back an order after its rows were written. No row of the order may arrive."""
         self._filled_basket(session)
         session.flush()
         raise _ChangedTheirMind

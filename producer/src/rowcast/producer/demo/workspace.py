@@ -22,7 +22,7 @@ _MARK = "# Written by `rowcast demo`"
 _HEADER = f"{_MARK}, which replaces this directory in each run."
 _DATABASES = ("primary.db", "replica.db")
 _PROCESSES = ("relay", "worker", "verify", "repair", "rebuild")
-# Files whose names begin so. Databases have journals beside them, and each process has a log and an output.
+# The beginnings of the names of own files. Databases have journals, and each process has a log and an output.
 _OWN_FILES = (*_DATABASES, "rowcast.toml", *_PROCESSES)
 
 # This table marks a database with tables created by the demo. The next run may drop the tables.
@@ -52,7 +52,7 @@ class Workspace:
         return self.directory / f"{name}.out"
 
     def remove(self) -> None:
-        """Remove everything that the demo has written, and the directory if nothing else is in it."""
+        """Remove all files of the demo, and the directory if empty."""
         _remove_own_files(self.directory)
         if not any(self.directory.iterdir()):
             self.directory.rmdir()

@@ -21,10 +21,9 @@ EXCESS_HINT = "see whether a relay leads and publishes, because the outbox grows
 class Backlog:
     """Describe the backlog and the lease of one source. Times are by the database's clock.
 
-    ``rows`` counts the outbox rows, also the claimed ones. ``oldest_ms`` is the age of the first row, or None without
-    rows. ``owner`` and ``epoch`` are those of the lease (None and 0 before the first leader). ``expires_in_ms`` is at
-    most 0 if there is no leader. ``lsn`` is the highest lsn that is published and deleted, ``next_lsn`` the next lsn to
-    be claimed.
+    ``rows`` counts the outbox rows, including claimed rows. ``oldest_ms`` is the age of the first row, or None without
+    rows. ``owner`` and ``epoch`` belong to the lease (None and 0 before the first leader). ``expires_in_ms`` is at most
+    0 without a leader. ``lsn`` is the highest lsn published and deleted, ``next_lsn`` the next lsn to be claimed.
     """
 
     rows: int
@@ -61,7 +60,7 @@ def excess(waiting: Backlog, settings: RelaySettings) -> str | None:
 def backlog(engine: Engine, source: str, *, most_rows: int | None = None) -> Backlog:
     """Return the backlog of a source. Raises SQLAlchemy's errors.
 
-    ``most_rows``: do not count further than one row more than this, because a count takes long.
+    ``most_rows``: count up to one row more, because a full count takes long.
     """
     tables = outbox_tables(sa.MetaData())
     outbox, lease = tables.outbox.c, tables.lease.c

@@ -12,7 +12,7 @@ import orjson
 from rowcast.producer.outbox.line_parser import Change, LineHead, LineSplitter, canonical_key, quoted_line
 from rowcast.shared.errors import DataError
 
-# A block has no column whose values are arrays or objects.
+# A block has no column with arrays or objects.
 _VALUE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[-+.0-9eE]+|null|true|false')
 
 # The fast path takes moments with a year of four digits and all six digits of microseconds. Nearly all are such. Years
@@ -23,7 +23,7 @@ _SECONDS = re.compile(rb'"([^". ]+)(?:\.(\d+))?( BC)?"')
 
 
 class ChangeSplitter:
-    """Split outbox rows into changes, whether they hold lines or a block."""
+    """Split outbox rows of lines or blocks into changes."""
 
     def __init__(self) -> None:
         self._lines = LineSplitter()
@@ -59,7 +59,7 @@ def _objects(names: Sequence[str], columns: dict[str, Sequence[bytes]]) -> Itera
 
 
 def _values(line: bytes, rows: int, *, moment: bool) -> Sequence[bytes]:
-    """Return the elements of a JSON array as they are written. Raises ValueError unless their number is ``rows``."""
+    """Return the elements of a JSON array unchanged. Raises ValueError unless their number is ``rows``."""
     values = _VALUE.findall(line)
     if len(values) != rows or b"[%b]" % b",".join(values) != line:
         raise ValueError
@@ -67,9 +67,9 @@ def _values(line: bytes, rows: int, *, moment: bool) -> Sequence[bytes]:
 
 
 def with_zone(moment: bytes) -> bytes:
-    """Return a moment as row images have it: in UTC, with six digits of a second's fraction.
+    """Return a moment in the form of row images: in UTC, with six digits of a second's fraction.
 
-    Infinity and NULL stay as they are.
+    Infinity and NULL stay unchanged.
     """
     if len(moment) == _USUAL_LENGTH and moment[_POINT] == ord(".") and moment[-2] != ord("C"):
         return moment[:-1] + b'Z"'
@@ -77,7 +77,7 @@ def with_zone(moment: bytes) -> bytes:
 
 
 def with_zone_full(moment: bytes) -> bytes:
-    """Return a moment as row images have it: the full path of ``with_zone``."""
+    """Return a moment in the form of row images: the full path of ``with_zone``."""
     if (seconds := _SECONDS.fullmatch(moment)) is None or b":" not in moment:
         return moment
     whole, fraction, before_christ = seconds.groups(b"")

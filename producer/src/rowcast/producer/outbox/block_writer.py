@@ -1,6 +1,6 @@
-"""Write blocks: outbox rows that hold the changes of many rows of one table column by column.
+"""Write blocks: outbox rows with the changes of many rows of one table, column by column.
 
-PostgreSQL makes a block in half the time that the lines would take. The first line of a block is
+PostgreSQL makes a block in half the time of the lines. The first line of a block is
 ``{"rows":2000,"t":"schema.table","v":"<shape version>","op":"u","k":["id"],"a":["id","at"],"utc":["at"]}``. ``k`` has
 the columns of the key, ``a`` the columns of the image, and ``utc`` the columns whose moments lack their ``Z``. Then
 follows one line for each column of the image: a JSON array with one value for each row. ``block_parser`` splits a block
@@ -26,8 +26,8 @@ STORED_TYPES = sa.text(
 ).columns(sa.column("attname", sa.Text), sa.column("stored", sa.Text))
 """The query for each column of a table and its type in the database, for ``block_of``."""
 
-# For each portable type, the stored types whose values array_to_json writes as events need them. The type in the model
-# may differ from the type in the database.
+# For each portable type, the stored types that array_to_json writes in the form of events. The type in the model may
+# differ from the type in the database.
 _WHOLE = ("smallint", "integer", "bigint")
 _FLOATING = ("real", "double precision")
 _TEXTS = ("text", "character varying")
@@ -53,8 +53,8 @@ _MAX_COLUMNS = 1_500
 class Block:
     """Hold the SQL fragments of a block, with every ``%`` doubled.
 
-    ``values`` maps a column alias to the expression for one row. ``changes`` is the expression that aggregates all rows
-    to the text of the block, and uses these aliases.
+    ``values`` maps a column alias to the expression for one row. ``changes`` is the expression to aggregate all rows to
+    the text of the block, by the aliases.
     """
 
     values: Mapping[str, str]

@@ -61,7 +61,7 @@ class TriggerCapturedTables:
             schema = self._shape.schema or default_schema(connection.dialect)
             shape = self._shape.to_metadata(sa.MetaData(), schema=schema)
             if missing_parts(shape, connection):
-                # The outbox may be created later. Until then the drain reports that it is missing.
+                # The outbox may be created later. Until then the drain reports the missing outbox.
                 return frozenset()
             by = capture_modes(connection, shape)
             self._names = frozenset(name for name, capturer in by.items() if capturer is CaptureMode.triggers)

@@ -18,7 +18,7 @@ Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 
 def read_context(document: str | None) -> tuple[dict[str, Any] | None, Headers]:
-    """Return the context that the application gave (None if it gave none) and the W3C headers of the trace.
+    """Return the application's context or None, and the W3C headers of the trace.
 
     Raises DataError with the reason if ``document`` is damaged.
     """

@@ -17,10 +17,8 @@ def create_missing_tables(
 ) -> None:
     """Create the missing tables of ``tables``, in a transaction of their own if ``bind`` is an engine.
 
-    ``finish``: the last step of the same transaction.
-
-    Processes that start together may create the tables at the same moment. Raises ConfigurationError if another
-    version of rowcast has created a table, or if ``bind`` is of another kind.
+    ``finish``: the last step of the transaction. Several processes may create the tables at the same time. Raises
+    ConfigurationError if another version of rowcast has created a table, or if ``bind`` is of another kind.
     """
     if isinstance(bind, Connection):
         _create(bind, tables)
@@ -35,7 +33,7 @@ def create_missing_tables(
 
 
 def _create_beside_others(engine: Engine, tables: OutboxTables, finish: Callable[[Connection], None]) -> None:
-    """Try again after an error, because another process may create the same tables at this moment."""
+    """Try again after an error, because another process may be creating the tables."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with engine.begin() as connection:

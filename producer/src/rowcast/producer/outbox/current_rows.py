@@ -1,12 +1,10 @@
 """Write the current state of rows to the outbox, as a transaction of its own.
 
 The rows are read under their locks, and the outbox id is assigned under the locks, as by the drain. Therefore the
-images are newer than every event that has a smaller lsn.
-
-A missing row cannot be locked, and a transaction with a smaller outbox id may be inserting the row at this moment.
-Therefore the place of the row is locked. SQLite has one writer at a time, and the locking reads of MariaDB and MySQL
-lock gaps. On PostgreSQL the whole table is locked against writers. The table lock comes before any row lock, because
-two such transactions could deadlock otherwise.
+images are newer than every event with a smaller lsn. A missing row cannot be locked, and a transaction with a smaller
+outbox id may be inserting the row. Therefore the place of the row is locked. SQLite has one writer at a time, and the
+locking reads of MariaDB and MySQL lock gaps. On PostgreSQL the whole table is locked against writers. The table lock
+comes before any row lock, because two of these transactions could deadlock otherwise.
 """
 
 from __future__ import annotations
@@ -67,11 +65,11 @@ def write_current_rows(
     *,
     whole_tables: bool,
 ) -> RowCounts:
-    """Write a line for each key: the row as it is now, or its delete.
+    """Write a line for each key: the present row, or the delete.
 
     ``rows``: at least one key. ``settings_of`` returns the settings of a table, with the salts of hashes.
     ``whole_tables``: lock the tables against writers. Raises GoneError if a row is missing and nothing locks its place:
-    roll back then, and call this with ``whole_tables`` in a new transaction.
+    roll back, and try again with ``whole_tables`` in a new transaction.
     """
     if whole_tables:
         for shape in {shape.full_name: shape for shape, _ in rows}.values():
@@ -129,7 +127,7 @@ class _CurrentRows:
             self._rows = self._rows.with_for_update()
 
     def lines(self, keys: Keys) -> Iterator[str]:
-        """Yield the outbox lines of these keys, for up to 100 keys at a time."""
+        """Yield the outbox lines of the keys, for up to 100 keys at a time."""
         left = iter(keys)
         while some := list(islice(left, _KEYS_PER_ROW)):
             found = self._found(some)
@@ -146,7 +144,7 @@ class _CurrentRows:
         return f'{line_start(self._shape, "u")}{row[0]},"a":{row[1]}}}\n'
 
     def _found(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
-        """Return key and image of the rows that exist, by the compact form of the key."""
+        """Return key and image of the existing rows, by the compact form of the key."""
         wanted = set(keys)
         found = self._matching(self._rows.where(sa.or_(*map(self._has_key, keys))), wanted)
         types = {self._shape.column(name).type.name for name in self._shape.primary_key}
@@ -159,7 +157,7 @@ class _CurrentRows:
         found = {}
         with self._connection.execute(rows, execution_options={"stream_results": True, "max_row_buffer": 100}) as each:
             for key, image in each:
-                # A collation may find other keys, and each engine writes other white space.
+                # A collation may find other keys, and each engine writes different white space.
                 if (compact := orjson.dumps(orjson.loads(key))) in wanted:
                     found[compact] = key, image
         return found

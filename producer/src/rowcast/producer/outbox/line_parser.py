@@ -17,7 +17,7 @@ from rowcast.shared.errors import DataError
 
 
 class LineHead(NamedTuple):
-    """Hold what many lines have in common: the table (``schema.table``), the version of its shape, and the op."""
+    """Hold the common part of many lines: the table (``schema.table``), the version of its shape, and the op."""
 
     table: str
     version: str
@@ -29,15 +29,15 @@ Change: TypeAlias = tuple[LineHead, bytes, bytes | None, bytes | None]
 deleted), and the before image (None: not known)."""
 
 
-# The fast path takes lines whose key is compact JSON of integers and of texts without escapes, and which have no before
-# image. Nearly all lines do. A text here contains no quote, so that each part ends where the expression expects it.
+# The fast path takes nearly all lines: a key in compact JSON of integers and of texts without escapes, and no before
+# image. The texts contain no quote, so that each part ends where the expression expects the end.
 _TEXT = rb'"[^"\\\x00-\x1f\x7f]*"'
 _MEMBER = rb"%b:(?:%b|0|-?[1-9][0-9]{0,17})" % (_TEXT, _TEXT)
 _FAST_LINE = re.compile(
     rb'(\{"t":%b,"v":%b,"op":"[cud]"),"k":(\{%b(?:,%b)*\})(?:,"a":(\{[^\n]*\}))?\}\n' % (_TEXT, _TEXT, _MEMBER, _MEMBER)
 )
 _COMPACT_KEY = re.compile(rb"\{%b(?:,%b)*\}" % (_MEMBER, _MEMBER))
-# The bytes that the expression matches outside of its groups.
+# The matched bytes outside of the groups.
 _AROUND_KEY = len(b',"k":}\n')
 _AROUND_IMAGE = len(b',"a":')
 
@@ -45,7 +45,7 @@ _MAX_QUOTED = 120
 
 
 def canonical_key(document: bytes) -> bytes:
-    """Return the key as compact JSON, so that white space and escapes of the database do not make two keys of one.
+    """Return the key as compact JSON, because the database's white space and escapes would make two keys of one.
 
     Raises JSONDecodeError.
     """
@@ -58,7 +58,7 @@ def canonical_key_full(document: bytes) -> bytes:
 
 
 class LineSplitter:
-    """Split outbox rows into changes. Caches the heads of lines, because there are few different heads."""
+    """Split outbox rows into changes. Caches the heads of lines, because few heads differ."""
 
     def __init__(self) -> None:
         self._heads: dict[bytes, LineHead] = {}
@@ -71,7 +71,7 @@ class LineSplitter:
     def split_fast(self, text: bytes) -> list[Change] | None:
         """Return the changes at a third of the cost of ``split_full``.
 
-        Return None if a line does not match the fast expression or has a head that is not cached.
+        Return None if a line does not match the fast expression or has an uncached head.
         """
         heads = self._heads
         result: list[Change] = []
@@ -84,7 +84,7 @@ class LineSplitter:
                 return None
             size += len(prefix) + len(key) + len(after) + (_AROUND_KEY + _AROUND_IMAGE if after else _AROUND_KEY)
             result.append((head, key, after or None, None))
-        # A smaller size means that the expression skipped text between the lines or after them.
+        # A smaller size means that the expression skipped text between or after the lines.
         return result if size == len(text) else None
 
     def split_full(self, text: bytes) -> list[Change]:

@@ -1,9 +1,10 @@
 """Make outbox lines as SQL expressions, for the drain and for triggers.
 
 A line is ``{"t":"schema.table","v":"<shape version>","op":"c|u|d","k":{key},"b":{before image},"a":{row image}}`` and a
-line feed. A line with op ``d`` has no ``a``. It has ``b`` only if the table has before images and this one is known.
+line feed. A line with op ``d`` has no ``a``. A line has ``b`` only if the table has before images and the image is
+known.
 
-The expression gives empty text if there is nothing to publish, for example a new row that the row filter leaves out.
+The expression gives empty text without a change to publish, for example for a new row left out by the row filter.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ def row_line(
     values: RowValues = stored_value,
     before: RowValues | ColumnElement[str] | None = None,
 ) -> ColumnElement[str]:
-    """Return the line of a row that exists. ``op`` is ``c`` or ``u``.
+    """Return the line of an existing row. ``op`` is ``c`` or ``u``.
 
-    ``before`` gives the values of the old row, or its member as ``before_member`` makes it. It is written if the table
-    has before images. If the row filter leaves the row out, the line says that the row is gone, or is empty for ``c``.
+    ``before`` gives the values of the old row, or the member from ``before_member``, and is written if the table has
+    before images. If the row filter leaves the row out, the line is a delete, or empty for ``c``.
     """
     line = Concatenation(
         line_start(table, op),
@@ -52,7 +53,7 @@ def row_line(
 def gone_line(
     table: CapturedTable, values: RowValues = stored_value, before: RowValues | ColumnElement[str] | None = None
 ) -> ColumnElement[str]:
-    """Return the line of a row that is gone. Only the key's ``values`` are used. ``before``: see ``row_line``."""
+    """Return the line of a deleted row. Only the key's ``values`` are used. ``before``: see ``row_line``."""
     return Concatenation(line_start(table, "d"), key_image(table, values), *_before(table, before), "}\n")
 
 

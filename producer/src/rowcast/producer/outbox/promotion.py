@@ -1,4 +1,4 @@
-"""Create the outbox tables in a replica that becomes a primary, for ``rowcast promote``."""
+"""Create the outbox tables in a replica on the way to a primary, for ``rowcast promote``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
 
 
 def create_outbox(url: URL, shapes: Sequence[TableShape]) -> list[str]:
-    """Create the missing outbox tables, and write the shapes of a source on the same engine. Return the new tables.
+    """Create the missing outbox tables, and write the shapes of a source on the replica's engine.
 
-    With the shapes, the relay can publish all rows before the application's first commit. The application on another
-    engine has other types, so its first commit writes the shapes there. Raises ConfigurationError if another version of
-    rowcast has created a table.
+    Return the new tables. With the shapes, the relay can publish all rows before the application's first commit. On
+    another engine, the application has different types, so the application's first commit writes the shapes. Raises
+    ConfigurationError if another version of rowcast has created a table.
     """
     engine = open_engine(url, "promoted replica", pooled=False)
     tables = outbox_tables(sa.MetaData())
@@ -36,7 +36,7 @@ def create_outbox(url: URL, shapes: Sequence[TableShape]) -> list[str]:
 
 def _write_shapes(connection: Connection, tables: OutboxTables, shapes: Sequence[TableShape]) -> None:
     if connection.execute(sa.select(tables.shape.c.version).limit(1)).first() is not None:
-        # The database was a primary before, or this is the second attempt.
+        # The database was a primary before, or an earlier attempt wrote the shapes.
         return
     dialect, schema = capture_dialect(connection.dialect), default_schema(connection.dialect)
     rows = [

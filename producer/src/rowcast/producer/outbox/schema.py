@@ -1,4 +1,4 @@
-"""Define the outbox tables in the application's own metadata, where ``create_all`` and Alembic find them.
+"""Define the outbox tables in the application's own metadata, for ``create_all`` and Alembic.
 
 The capture and triggers write the outbox, and the relay empties it. ``docs/architecture.md`` describes the columns.
 """
@@ -91,7 +91,7 @@ def _columns(table: sa.Table, connection: Connection) -> set[str]:
 
 
 def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
-    """Return the outbox tables of ``metadata``, and add them first if it has none.
+    """Return the outbox tables of ``metadata``. Add missing tables first.
 
     The tables are in the default schema of the connection.
     """
@@ -103,9 +103,9 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("tx", _name(64), nullable=False),
             sa.Column("ts_ms", sa.BigInteger, nullable=False),
             sa.Column("complete", sa.Boolean(create_constraint=False)),
-            # An engine may cut a text that is too long, or store an empty one. The commit must fail instead.
+            # An engine may cut an oversized text, or store an empty text. The commit must fail instead.
             sa.Column("changes", _Document, nullable=False),
-            # JSON: the context that the application gave, and the trace (see context_parser).
+            # JSON: the application's context, and the trace (see context_parser).
             sa.Column("context", _Document),
             sa.CheckConstraint("changes <> ''", name="rowcast_outbox_changes"),
         ),
@@ -132,7 +132,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("expires_ms", sa.BigInteger, nullable=False),
             sa.Column("next_lsn", sa.BigInteger, nullable=False),
             sa.Column("published_lsn", sa.BigInteger, nullable=False),
-            # JSON: the partial transaction that the last claim left.
+            # JSON: the partial transaction of the last claim.
             sa.Column("carried", _Document),
             # JSON: where the last leader's configuration sends events.
             sa.Column("destination", _Document),
@@ -162,7 +162,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
             sa.Column("chunk_rows", sa.Integer, nullable=False),
             # See snapshot_requests.SnapshotState.
             sa.Column("state", _name(16), nullable=False),
-            # JSON: the last key that was read. The next chunk begins after it.
+            # JSON: the last key read. The next chunk begins after the key.
             sa.Column("last_key", _Document),
             sa.Column("rows_read", sa.BigInteger, nullable=False),
             sa.Column("requested_ms", sa.BigInteger, nullable=False),
@@ -173,7 +173,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
         parked=_table(
             metadata,
             "rowcast_parked",
-            # All rows of a transaction, as they were in rowcast_outbox.
+            # All rows of a transaction, unchanged from rowcast_outbox.
             sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("tx", _name(64), nullable=False),
             sa.Column("ts_ms", sa.BigInteger, nullable=False),
@@ -186,7 +186,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
         batch=_table(
             metadata,
             "rowcast_batch",
-            # The batches that have not come to their end, by the name that the application gave.
+            # The unfinished batches, by the application's name.
             sa.Column("name", _name(255), primary_key=True),
             # JSON: the last key of the last committed batch.
             sa.Column("last_key", _Document),
@@ -224,7 +224,7 @@ def _table(metadata: sa.MetaData, name: str, *columns: sa.schema.SchemaItem) -> 
 def tune(table: sa.Table, connection: Connection, **_: Any) -> None:
     """Set how the engine vacuums, fills and compresses one of the outbox tables.
 
-    ``metadata.create_all`` calls it. Only PostgreSQL has such settings.
+    ``metadata.create_all`` calls the function. Only PostgreSQL has the settings.
     """
     dialect = find_capture_dialect(connection.dialect)
     if dialect is not None:

@@ -83,7 +83,7 @@ class StoredVersions(NamedTuple):
 
 
 def stored_versions(connection: Connection, shape: sa.Table, names: Collection[str] | None = None) -> StoredVersions:
-    """Read the versions in ``rowcast_shape``. ``names``: read these tables, by full name. None: read all tables."""
+    """Read the versions in ``rowcast_shape``. ``names``: the full names of the tables, or None for all tables."""
     versions: dict[str, dict[str, int]] = {}
     captured_by: dict[str, str] = {}
     row = shape.c
@@ -98,7 +98,7 @@ def stored_versions(connection: Connection, shape: sa.Table, names: Collection[s
 
 
 class NewShape(NamedTuple):
-    """Hold a table whose shape is to be written. ``newest``: the greatest ``created_ms`` of its versions, or 0."""
+    """Hold a table with a new shape. ``newest``: the greatest ``created_ms`` of the table's versions, or 0."""
 
     table: CapturedTable
     newest: int

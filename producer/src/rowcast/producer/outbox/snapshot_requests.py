@@ -36,7 +36,7 @@ OPEN_STATES = (SnapshotState.requested, SnapshotState.running, SnapshotState.pau
 class SnapshotRequest:
     """Describe the snapshot of one table.
 
-    ``last_key`` is JSON (see ``resume_key``). ``rows_read`` counts the rows that Kafka has committed.
+    ``last_key`` is JSON (see ``resume_key``). ``rows_read`` counts the rows committed by Kafka.
     """
 
     id: int
@@ -49,7 +49,7 @@ class SnapshotRequest:
     reason: str | None
 
     def replaces(self, earlier: SnapshotRequest) -> bool:
-        """Return whether this snapshot, once done, has read all rows that an earlier request asked for."""
+        """Return whether this snapshot, once done, has read all rows of an earlier request."""
         is_later = self.table == earlier.table and self.id > earlier.id
         return is_later and self.condition in (None, earlier.condition)
 

@@ -1,4 +1,4 @@
-"""Show the relays that stand by: each has a row in ``rowcast_relay``, which ends unless the relay renews it."""
+"""Show the standby relays: each has a row in ``rowcast_relay``. The row expires unless renewed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ _RENEWALS_PER_LEASE = 3
 class StandbyRow:
     """The row of one relay. ``writer``: a connection of the relay without an open transaction.
 
-    Nothing but ``rowcast status`` reads the row. Therefore a row that cannot be written is logged, and the relay goes
-    on.
+    Only ``rowcast status`` reads the row. Therefore a failed write of the row is logged, and the relay goes on.
     """
 
     def __init__(self, writer: Connection, tables: OutboxTables, source: str, owner: str, lease_ms: int) -> None:
@@ -75,7 +74,7 @@ class StandbyRow:
 
 
 def standbys(connection: Connection, tables: OutboxTables, source: str, leader: str | None) -> list[str]:
-    """Return the relays that stand by, by name. Outbox tables of an earlier version show none."""
+    """Return the standby relays, by name. Outbox tables of an earlier version show none."""
     if not sa.inspect(connection).has_table(tables.relay.name):
         return []
     row = tables.relay.c

@@ -25,7 +25,7 @@ from rowcast.shared.errors import RowcastError
 def outbox(settings: Settings, max_behind_s: float) -> SideStatus:
     """Return the backlog, the lease and the snapshots. A row that is older than ``max_behind_s`` is a problem.
 
-    Without a primary in the configuration there is nothing to show, because a worker's machine may know only Kafka.
+    Without a primary in the configuration, show nothing, because a worker's machine may know only Kafka.
     """
     if settings.primary is None:
         return SideStatus({"outbox": None})
@@ -61,7 +61,7 @@ def outbox(settings: Settings, max_behind_s: float) -> SideStatus:
 
 
 def _problems(waiting: Backlog, settings: Settings, parked: int, max_behind_s: float) -> Iterator[str]:
-    """Yield what is wrong with the outbox and the relay."""
+    """Yield the problems of the outbox and the relay."""
     if waiting.expires_in_ms <= 0 and waiting.rows:
         yield f"no relay leads, and {waiting.rows:,} outbox rows wait: start `rowcast relay`"
     if alarm := excess(waiting, settings.relay):

@@ -19,7 +19,7 @@ def main() -> None:
 
 @contextmanager
 def _without_traceback() -> Iterator[None]:
-    """Let Ctrl-C end the process at once. Python would print where it was in an import."""
+    """Let Ctrl-C end the process at once. Python would print the place in an import."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

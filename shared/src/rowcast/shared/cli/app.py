@@ -22,7 +22,7 @@ from rowcast.shared.suggestions import did_you_mean
 
 COMMANDS = "rowcast.commands"
 
-# The order in which a new user needs the commands. All others follow by name.
+# The commands in the order of a new user's needs. All other commands follow by name.
 _ORDER = (
     "demo",
     "init",
@@ -91,7 +91,8 @@ def application() -> typer.Typer:
         cls=_InstalledCommands,
         no_args_is_help=True,
         rich_markup_mode="rich",
-        # Only bugs have a traceback, and it must not show local variables, because they may hold passwords.
+        # Only bugs have a traceback. The traceback must not show local variables, because a variable may hold a
+        # password.
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -40,7 +40,7 @@ Status = Callable[[Settings, float], "SideStatus"]
 def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Generator[Finding, None, Engine | None]:
     """Connect to a database, yield a finding, and return the engine, or None if the database does not answer.
 
-    Call it as ``engine = yield from open_for_check(…)``. ``no_file``: the finding about a missing SQLite file.
+    Call: ``engine = yield from open_for_check(…)``. ``no_file``: the finding about a missing SQLite file.
     """
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
         # Connecting would create an empty file and so hide a wrong path.
@@ -64,8 +64,8 @@ def open_for_check(url: URL, area: str, *, no_file: Finding | None = None) -> Ge
 class SideStatus:
     """Hold the status of one side for ``rowcast status``: ``data`` for ``--json``, ``blocks`` for a terminal.
 
-    ``problems``: what is not as it should be, each with the next step. ``failure``: a server did not answer. The rest
-    of the status is shown all the same.
+    ``problems``: faults, each with the next step. ``failure``: a server did not answer. The rest of the status is shown
+    nevertheless.
     """
 
     data: dict[str, Any]
@@ -76,9 +76,9 @@ class SideStatus:
 
 @dataclass(frozen=True, slots=True)
 class StatusBlock:
-    """Hold what is known of one thing, for a terminal.
+    """Hold one block of a status, for a terminal. ``lines``: names and texts.
 
-    ``lines``: names and texts. A text is never cut, because the user may copy a command out of it.
+    A text is never cut, because the user may copy a command out of the text.
     """
 
     title: str

@@ -37,13 +37,13 @@ class DeadLetterQueue(Protocol):
     """Handle letters by id. Without ids, handle all letters."""
 
     def print_list(self, ids: Sequence[str], *, as_json: bool) -> int:
-        """Print the letters with the reasons. Return 1 if there are any, else 0."""
+        """Print the letters with the reasons. Return 1 if letters wait, else 0."""
 
     def print_whole(self, ids: Sequence[str], *, as_json: bool) -> None:
-        """Print everything that is known of letters."""
+        """Print all details of letters."""
 
     def retry(self, ids: Sequence[str]) -> int:
-        """Try letters again. Return 1 if any is left of them, else 0."""
+        """Try letters again. Return 1 if letters are left, else 0."""
 
     def drop(self, ids: Sequence[str]) -> None:
         """Give letters up."""

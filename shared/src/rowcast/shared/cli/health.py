@@ -23,14 +23,14 @@ def _loops(dog: Watchdog) -> list[dict[str, object]]:
 
 
 def _health(dogs: Sequence[Watchdog]) -> tuple[bool, dict[str, object]]:
-    """Return whether every loop goes round, and the document that says so."""
+    """Return whether every loop goes round, and the document of the answer."""
     parts = [{**d.vitals.labels, "stuck": d.stuck_pulse() is not None, "loops": _loops(d)} for d in dogs]
     good = not any(part["stuck"] for part in parts)
     return good, {"status": "alive" if good else "stuck", "parts": parts}
 
 
 def _readiness(dogs: Sequence[Watchdog]) -> tuple[bool, dict[str, object]]:
-    """Return whether everything works or stands by, with all servers connected, and the document that says so."""
+    """Return whether everything works or stands by, with all servers connected, and the document of the answer."""
     parts: list[dict[str, object]] = []
     for dog in dogs:
         age = time.time() - dog.vitals.progress_at if dog.vitals.progress_at else None

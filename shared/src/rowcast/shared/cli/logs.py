@@ -1,6 +1,6 @@
 """Write log lines to standard error, as text or as JSON, with secrets masked.
 
-Results of a command (tables, reports, ``--json``) go to standard output, so that they can be piped.
+Results of a command (tables, reports, ``--json``) go to standard output, ready for a pipe.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Mask:
         self._any: re.Pattern[str] | None = None
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Mask these texts from now on, unless they are part of a longer word."""
+        """Mask these texts from now on, except inside of longer words."""
         for secret in secrets:
             if len(secret) >= _SHORTEST_SECRET:
                 # Plain, and as encoded in a URL.
@@ -141,7 +141,7 @@ _names: ContextVar[Mapping[str, str]] = ContextVar("rowcast_names", default={}) 
 
 @contextmanager
 def named(names: Mapping[str, str]) -> Iterator[None]:
-    """Add names, such as the source, to all log lines of this thread until the block ends."""
+    """Add names, for example the source, to all log lines of this thread until the block ends."""
     token = _names.set({**_names.get(), **names})
     try:
         yield

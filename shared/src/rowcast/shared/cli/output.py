@@ -21,6 +21,6 @@ def print_line(text: str) -> None:
     try:
         print(text, flush=True)  # noqa: T201  # the result
     except BrokenPipeError:
-        # `head` has read enough. Without another output the interpreter would report the same error at its end.
+        # `head` has read enough. Without a new output, the interpreter would report the error again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None

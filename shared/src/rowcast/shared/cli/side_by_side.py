@@ -1,7 +1,7 @@
-"""Run several works of one kind in one process, each in a thread: relays of sources, workers of replicas.
+"""Run several works of one kind in one process, each work in a thread: relays of sources, workers of replicas.
 
-A work waits by itself until a transient error has passed. A lasting error ends it. It is then started again after a
-pause, as a supervisor would restart a process, and the remaining works continue.
+A work waits by itself until a transient error has passed. A lasting error ends the work. The work is started again
+after a pause, as by a supervisor of processes, and the remaining works continue.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _WORST_FIRST = (exit_codes.BUG, exit_codes.WRONG_USE, exit_codes.UNREACHABLE)
 
 
 class Work:
-    """Hold one of several works. ``failure``: why it does not run at present, or None.
+    """Hold one of several works. ``failure``: why the work does not run at present, or None.
 
-    ``run``: do the work until the common stop, or until it is done. ``names``: what its log lines have in addition, for
-    example ``{"source": "shop"}``.
+    ``run``: do the work until the common stop, or until done. ``names``: additions to the work's log lines, for example
+    ``{"source": "shop"}``.
     """
 
     def __init__(self, run: Callable[[], None], names: Mapping[str, str]) -> None:

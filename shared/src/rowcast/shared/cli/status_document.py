@@ -1,4 +1,4 @@
-"""The document of ``rowcast status --json``. Both sides fill their parts, and its JSON schema is in the reference."""
+"""The document of ``rowcast status --json``. Both sides fill their parts, and the JSON schema is in the reference."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Say how Debezium's connector writes the topics of the source.
+"""Describe the topics written by Debezium's connector for the source.
 
-The names and values are those of the connector's own properties, so that they can be copied.
+The names and values of the connector's own properties can be copied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Describe mistakes in a configuration: the key, what is wrong, and what was probably meant."""
+"""Describe mistakes in a configuration: the key, the mistake, and the probable meaning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe_mistake(error: Any, section: type[BaseModel]) -> str:
 
 
 def describe_syntax(error: tomllib.TOMLDecodeError, file: Path) -> str:
-    """Return what is wrong with the TOML of a file. The value is left out, because it may hold a password."""
+    """Describe a mistake in the TOML of a file. The value is left out, because a value may hold a password."""
     found = _LINE.search(str(error))
     lines = file.read_text("utf-8-sig").splitlines()
     if found is not None and int(found[1]) <= len(lines):
@@ -59,7 +59,7 @@ def _is_mapping(annotation: Any) -> bool:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the first section in an annotation such as ``dict[str, Section]`` or ``Section | None``."""
+    """Return the first section in an annotation, for example in ``dict[str, Section]`` or ``Section | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)

@@ -157,6 +157,6 @@ class ReplicaSettings(DatabaseSettings):
 
     @property
     def due_after_s(self) -> float:
-        """Return how old a commit may be that the replica lacks because of its schedule and its lag, in seconds."""
+        """Return the greatest age in seconds of a commit missing because of the replica's schedule and lag."""
         rest_s = 0.0 if self.schedule is None else Schedule.parse(self.schedule).longest_gap_s()
         return rest_s + self.lag

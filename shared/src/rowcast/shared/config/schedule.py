@@ -19,9 +19,9 @@ _GAPS = 50
 
 
 def seconds_of(value: Any) -> Any:
-    """Return the seconds of a text such as ``90s``, ``15m``, ``1h`` or ``2d``. Return any other value unchanged.
+    """Return the seconds of a text like ``90s``, ``15m``, ``1h`` or ``2d``. Return a value other than text unchanged.
 
-    Raise ValueError for another text.
+    Raise ValueError for an invalid text.
     """
     if not isinstance(value, str):
         return value
@@ -39,7 +39,7 @@ def seconds_of(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Moments at which work begins. ``text``: five fields of cron, in UTC, or an interval such as ``15m``."""
+    """Moments at which work begins. ``text``: five fields of cron, in UTC, or an interval like ``15m``."""
 
     text: str
     interval_s: float | None
@@ -61,7 +61,7 @@ class Schedule:
         return cls(text, None)
 
     def next_after(self, moment: datetime) -> datetime:
-        """Return the first moment of the schedule after another one."""
+        """Return the first moment of the schedule after ``moment``."""
         return next(self._moments(moment))
 
     def longest_gap_s(self) -> float:

@@ -142,12 +142,12 @@ class Settings(BaseSettings):
         return table_topic(self.source, schema, table, self.topics.template)
 
     def salts(self) -> Iterator[str]:
-        """Yield the salts of hashed columns. They are secret."""
+        """Yield the secret salts of hashed columns."""
         columns = (column for table in self.tables.values() for column in table.columns.values())
         yield from (column.salt.get_secret_value() for column in columns if column.salt is not None)
 
     def replica(self, name: str) -> ReplicaSettings:
-        """Return the settings of a replica. Raises ConfigurationError, with all known names, if it is unknown."""
+        """Return the settings of a replica. Raises ConfigurationError, with all known names, for an unknown name."""
         if name not in self.replicas:
             known = ", ".join(sorted(self.replicas)) or "none"
             raise ConfigurationError(
@@ -211,7 +211,7 @@ def _dotted_name(name: str) -> str:
 
 
 class _TomlFile(TomlConfigSettingsSource):
-    """Read the file with or without the byte order mark that editors of Windows write."""
+    """Read the file with or without the byte order mark of Windows editors."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))

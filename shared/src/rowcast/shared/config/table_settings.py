@@ -1,4 +1,4 @@
-"""Say what is published of a table: the columns, the rows, and their form.
+"""Describe the published part of a table: the columns, the rows, and their form.
 
 The keys are valid in ``rowcast.toml`` (``[tables."public.orders"]``), in ``Table.info`` and ``Column.info`` under
 ``"rowcast"``, and in ``Capture(tables=…)``.
@@ -149,7 +149,7 @@ def read_table_settings(value: Any, where: str) -> TableSettings:
 
 
 def read_column_settings(value: Any, where: str) -> ColumnSettings:
-    """Return the settings of a column in ``value``. Parameters and errors are those of ``read_table_settings``."""
+    """Return the settings of a column in ``value``. Parameters and errors: see ``read_table_settings``."""
     try:
         return ColumnSettings.model_validate(value)
     except ValidationError as error:

@@ -20,7 +20,7 @@ _MASK = re.compile(r"hash|null|fixed:[^\x00]*|prefix:[1-9][0-9]{0,8}", re.DOTALL
 class ViewSettings(Section):
     """Describe what a replica gets of a table."""
 
-    # The settings are also built from other settings, whose members have the names of the attributes.
+    # The settings are also built from other settings, by the names of the attributes.
     model_config = ConfigDict(populate_by_name=True)
 
     columns: tuple[_Name, ...] | None = Field(

@@ -20,7 +20,7 @@ def note_opened(connection: Any, url: URL) -> None:
 
 
 def url_of(connection: Any) -> URL | None:
-    """Return the URL of the driver's connection, or None for a foreign connection."""
+    """Return the URL of the driver's connection, or None for a connection that rowcast did not open."""
     try:
         with _lock:
             return _urls.get(connection)

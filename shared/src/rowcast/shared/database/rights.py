@@ -47,8 +47,8 @@ def table_rights(table: str, schema: str | None, columns: Sequence[str], names: 
 def is_refused(connection: Connection, statement: sa.Executable) -> bool:
     """Return whether the user may not run the statement. The statement is rolled back, except DDL on some engines.
 
-    The connection has no open transaction before and after. A different error is no answer about the right, and counts
-    as allowed.
+    The connection has no open transaction before and after. Another error is no answer about the right, and counts as
+    allowed.
     """
     try:
         connection.execute(statement)

@@ -116,7 +116,7 @@ class SQLiteClaim(ClaimSession):
 
     No server ends the lock of a suspended worker. Therefore the holder touches the file, and another worker replaces a
     file untouched for the length of the lease. Two workers that replace the file at once both have a lock for a moment,
-    until a worker finds a foreign file in place of its own.
+    until a worker finds another file in the place of its own.
     """
 
     def __init__(self, database: str, source: str, lease_s: float) -> None:
@@ -161,7 +161,7 @@ class SQLiteClaim(ClaimSession):
 
 
 class NoClaim(ClaimSession):
-    """Claim a database in memory, out of reach of all further processes."""
+    """Claim a database in memory, which no other process can reach."""
 
     def take(self) -> bool:
         return True

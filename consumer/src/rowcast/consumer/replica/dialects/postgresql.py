@@ -254,7 +254,7 @@ class PostgreSQLReplica(ReplicaDialect):
         self, connection: Connection, table: ReplicaTable, layout: RowLayout, images: Sequence[bytes],
         create: Sequence[bool] = (),
     ) -> None:  # fmt: skip
-        """Write rows by primary key: many new rows by COPY, all further rows as JSON arrays."""
+        """Write rows by primary key: many new rows by COPY, the others as JSON arrays."""
         if sum(create) >= COPIED_ROWS:
             copy = self._copies.get((table, layout))
             if copy is None:
