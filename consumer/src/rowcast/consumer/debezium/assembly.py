@@ -1,7 +1,7 @@
 """Assemble the transactions of Debezium's topics by BEGIN and END.
 
 An END counts the events of each table. The ENDs are in the order of commits. The events of a transaction are together
-in each partition, except for repetitions by a connector after a crash. A repeated transaction has an END with the first
+in each partition, except for repetitions by a connector after a crash. A repeated transaction has an END of the same
 id. The events of an applied transaction are left out.
 """
 
@@ -131,7 +131,7 @@ class Assembly:
         return transaction
 
     def add_begin(self, begin: Begin) -> None:
-        """Add a BEGIN. A second BEGIN without an END before: the connector began again in the transaction.
+        """Add a BEGIN. A second BEGIN without an END between: the connector began again in the transaction.
 
         Connectors before Debezium's issue 633 then count the events from 1 again, and END counts too few. The missing
         events are unknown, so all events in Kafka must be read.

@@ -79,7 +79,7 @@ class EventForms:
         return form
 
     def of_key(self, table: tuple[str, str], engine: str, key_schema: bytes) -> EventForm | None:
-        """Return the form of a message with only a key, or None for a table without a read row."""
+        """Return the form of a message with only a key, or None before the first row of the table is read."""
         layout = self.latest(".".join(table))
         if layout is None:
             return None
@@ -96,7 +96,7 @@ class EventForms:
         return form
 
     def latest(self, table: str) -> RowLayout | None:
-        """Return the newest layout of a table, or None for a table without a read row."""
+        """Return the newest layout of a table, or None before the first row of the table is read."""
         shape = self._layouts.latest(table)
         return None if shape is None else self._layouts.find(table, shape.version)
 

@@ -1,4 +1,4 @@
-"""The partitions of the reader: the begin, progress and pause of each partition."""
+"""The partitions of the reader: the start, the progress and the pauses of each partition."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Placeholders:
         self._others: tuple[Any, ...] = ([text], [encoded], list(data), [identity], {text: text})
 
     def left_out(self, row: Mapping[str, Any]) -> list[str]:
-        """Return the columns with left out values."""
+        """Return the columns with values left out of the event."""
         return [
             name
             for name, value in row.items()

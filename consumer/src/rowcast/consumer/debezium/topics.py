@@ -1,4 +1,4 @@
-"""Find a connector's topics of tables."""
+"""Find the topics of a connector's tables."""
 
 from __future__ import annotations
 

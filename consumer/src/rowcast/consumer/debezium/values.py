@@ -59,7 +59,7 @@ MILLI, MICRO, NANO = (1, 1_000), (1, 1), (1_000, 1)
 
 
 def without_zone(value: str) -> str:
-    """Return a date or time without Debezium's Z, added to ISO texts of columns without a time zone."""
+    """Return a date or time without the Z that Debezium adds to ISO texts of columns without a time zone."""
     return value.removesuffix("Z")
 
 

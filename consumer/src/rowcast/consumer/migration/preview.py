@@ -1,4 +1,4 @@
-"""Find the steps of a worker for the tables of a replica and given shapes, without a change."""
+"""Find the steps that a worker would take with the tables of a replica for given shapes, and take none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of a promotion for a person: parts missing from the shapes, or impossible on the engine."""
+"""The work that a promotion leaves to a person: parts missing from the shapes, or impossible on the engine."""
 
 from __future__ import annotations
 

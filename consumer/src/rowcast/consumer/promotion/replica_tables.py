@@ -90,7 +90,7 @@ def _foreign_key(connection: Connection, key: Any) -> ExistingForeignKey:
 def _columns_with_null(
     connection: Connection, quoted: str, shape: TableShape, columns: dict[str, ExistingColumn]
 ) -> Iterator[str]:
-    """Yield the columns to make NOT NULL with NULL in a row."""
+    """Yield the columns with NULL in a row that are to become NOT NULL."""
     for column in shape.columns:
         if column.nullable or column.name not in columns or not columns[column.name].nullable:
             continue

@@ -1,4 +1,4 @@
-"""Hold the messages of a transaction, with many messages in a temporary file."""
+"""Hold the messages of a transaction. Many messages are held in a temporary file."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def merge(transactions: Sequence[Transaction]) -> Transaction:
 
 
 def _spilled(transactions: Sequence[Transaction]) -> Sequence[Transaction]:
-    """Move many changes in memory to a file. A file is merged with the file before once at least as large.
+    """Move many changes in memory to a file. A file is merged with the file before when at least as large.
 
     Therefore the files are few, and each change is copied a few times.
     """

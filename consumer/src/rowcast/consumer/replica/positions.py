@@ -241,7 +241,7 @@ class Positions:
 
     @contextmanager
     def applying(self, connection: Connection, run: Run, applied: LastApplied | None) -> Iterator[None]:
-        """Run the block for the rows of a run in a ``transaction``, and write the run's positions."""
+        """Run the block that writes the rows of a run in a ``transaction``, and write the run's positions."""
         with self.transaction(connection, applied, defer_foreign_keys=True):
             yield
             self.finish(connection, run.positions())

@@ -28,8 +28,8 @@ class _WrittenColumn(NamedTuple):
 class RowView:
     """Turn rows of one layout into rows of the replica.
 
-    ``newest``: the newest shape of the table, the base of the view. ``viewed``: the shape of the replica's table. A
-    column missing in the newest shape is left out, because its mask is unknown.
+    ``newest``: the newest shape of the table, to which the view is fitted. ``viewed``: the shape of the replica's
+    table. A column missing in the newest shape is left out, because its mask is unknown.
     """
 
     def __init__(self, layout: RowLayout, view: TableView, newest: TableShape, viewed: TableShape) -> None:

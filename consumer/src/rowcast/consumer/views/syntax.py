@@ -169,7 +169,7 @@ class _Parser:
         return self._tokens[self._place]
 
     def _take(self, *texts: str) -> bool:
-        """Take the next token if a keyword or a sign among the texts."""
+        """Take the next token if it is a keyword or a sign among the texts."""
         is_found = self._next.kind in ("keyword", "sign") and self._next.text in texts
         self._place += is_found
         return is_found

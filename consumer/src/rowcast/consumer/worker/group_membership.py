@@ -59,7 +59,7 @@ class GroupMembership:
         return {topic: len(numbers) for topic, numbers in partitions_of(self._consumer, self.topics).items()}
 
     def poll(self) -> None:
-        """Handle the group's events, in regular calls.
+        """Handle the group's events. Call the method regularly.
 
         Raise ConfigurationError if another worker has taken the name of this member.
         """
@@ -110,7 +110,7 @@ class GroupMembership:
 
 
 def live_membership(settings: Settings, replica: str) -> GroupMembership:
-    """Join the group of the workers with whole transactions. The topic of the transactions has one partition."""
+    """Join the group of the workers that apply whole transactions. The topic of the transactions has one partition."""
     membership = GroupMembership(settings, replica)
     membership.follow([transaction_topic(settings.source)])
     return membership

@@ -33,7 +33,7 @@ _CHOSEN_BY_US = {
 class Keyset:
     """The pages of a SELECT in the order of the primary key of its first entity or table.
 
-    Raise ConfigurationError for a SELECT without pages by key.
+    Raise ConfigurationError for a SELECT that cannot be cut into pages.
     """
 
     def __init__(self, select: sa.Select[*tuple[Any, ...]], size: int) -> None:

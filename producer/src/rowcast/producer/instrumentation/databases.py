@@ -19,7 +19,7 @@ _THIS_MACHINE = frozenset(("localhost", "127.0.0.1", "::1", None))
 class SourceDatabase:
     """Recognize the engines of the source's database by patterns, or else by the primary's URL.
 
-    Raises ConfigurationError without patterns and primary.
+    Raises ConfigurationError without patterns and without a primary.
     """
 
     def __init__(self, options: Options, settings: Settings) -> None:

@@ -35,7 +35,7 @@ class Options:
     migrations: bool = True
 
     def put_into(self, environment: MutableMapping[str, str]) -> None:
-        """Set the variables for Python to find the instrumentation at the start."""
+        """Set the variables that let Python find the instrumentation at the start."""
         environment[VARIABLE] = json.dumps(asdict(self))
         path = [str(SITE_PATH), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(path)

@@ -17,8 +17,10 @@ def create_missing_tables(
 ) -> None:
     """Create the missing tables of ``tables``, in a transaction of their own if ``bind`` is an engine.
 
-    ``finish``: the last step of the transaction. Several processes may create the tables at the same time. Raises
-    ConfigurationError if another version of rowcast has created a table, or if ``bind`` is of another kind.
+    ``finish``: the last step of the transaction.
+
+    Several processes may create the tables at the same time. Raises ConfigurationError if another version of rowcast
+    has created a table, or if ``bind`` is of another kind.
     """
     if isinstance(bind, Connection):
         _create(bind, tables)

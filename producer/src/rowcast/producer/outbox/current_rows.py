@@ -1,10 +1,12 @@
 """Write the current state of rows to the outbox, as a transaction of its own.
 
 The rows are read under their locks, and the outbox id is assigned under the locks, as by the drain. Therefore the
-images are newer than every event with a smaller lsn. A missing row cannot be locked, and a transaction with a smaller
-outbox id may be inserting the row. Therefore the place of the row is locked. SQLite has one writer at a time, and the
-locking reads of MariaDB and MySQL lock gaps. On PostgreSQL the whole table is locked against writers. The table lock
-comes before any row lock, because two of these transactions could deadlock otherwise.
+images are newer than every event with a smaller lsn.
+
+A missing row cannot be locked, and a transaction with a smaller outbox id may be inserting the row. Therefore the place
+of the row is locked. SQLite has one writer at a time, and the locking reads of MariaDB and MySQL lock gaps. On
+PostgreSQL the whole table is locked against writers. The table lock comes before any row lock, because two of these
+transactions could deadlock otherwise.
 """
 
 from __future__ import annotations

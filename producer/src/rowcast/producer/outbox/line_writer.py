@@ -4,7 +4,7 @@ A line is ``{"t":"schema.table","v":"<shape version>","op":"c|u|d","k":{key},"b"
 line feed. A line with op ``d`` has no ``a``. A line has ``b`` only if the table has before images and the image is
 known.
 
-The expression gives empty text without a change to publish, for example for a new row left out by the row filter.
+The expression gives empty text if nothing is to be published, for example for a new row left out by the row filter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Create the outbox tables in a replica on the way to a primary, for ``rowcast promote``."""
+"""Create the outbox tables in a replica that becomes a primary, for ``rowcast promote``."""
 
 from __future__ import annotations
 

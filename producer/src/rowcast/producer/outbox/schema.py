@@ -186,7 +186,7 @@ def outbox_tables(metadata: sa.MetaData) -> OutboxTables:
         batch=_table(
             metadata,
             "rowcast_batch",
-            # The unfinished batches, by the application's name.
+            # The unfinished batches, by the name that the application gave.
             sa.Column("name", _name(255), primary_key=True),
             # JSON: the last key of the last committed batch.
             sa.Column("last_key", _Document),

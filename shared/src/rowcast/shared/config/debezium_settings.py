@@ -1,6 +1,6 @@
 """Describe the topics written by Debezium's connector for the source.
 
-The names and values of the connector's own properties can be copied.
+The names and values are those of the connector's own properties, so that a person can copy them.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ def open_engine(url: URL | str, what: str, *, pooled: bool = True, **options: ob
 
     ``what`` names the database in messages (``primary``, ``replica 'reporting'``). An asynchronous driver is replaced
     by the engine's synchronous driver, so that the application's URL works unchanged. No connection waits for ever for
-    a lost server (``timeouts``, ``silence``). Raises MissingExtraError if the driver is not installed,
-    ConfigurationError if the URL is not valid.
+    a lost server (``timeouts``, ``silence``).
+
+    Raises MissingExtraError if the driver is not installed, ConfigurationError if the URL is not valid.
     """
     url = synchronous(sa.make_url(url))
     if not pooled:
@@ -107,7 +108,7 @@ def _sqlite_connection(connection: object, _record: object) -> None:
             cursor.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:
-            # The change of mode ignores busy_timeout, and processes with a common start block each other.
+            # The change of mode ignores busy_timeout, and processes that start together block each other.
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

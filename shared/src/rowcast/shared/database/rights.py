@@ -71,7 +71,7 @@ def refused_rights(connection: Connection, rights: Iterable[Right]) -> list[Righ
 def rights_finding(area: str, tried: Sequence[Right], refused: Sequence[Right], user: str, command: str) -> Finding:
     """Return the finding about a user's rights. ``command`` needs all rights.
 
-    A user without any right to write is meant to read only, and gets a warning.
+    A user without any right to write is meant to read only, so the finding is a warning.
     """
     if not refused:
         return Finding(area, Verdict.ok, f"the user {user} has the rights that {command} needs")

@@ -4,11 +4,11 @@ TCP's keepalive finds the loss of a machine. Keepalive does not find a stopped s
 forgotten the connection, or a lost answer, because the kernel of the peer acknowledges every packet. The thread would
 wait for ever. A limit for the time of statements would cut long statements too.
 
-Therefore a watching thread looks at every connection with a waiting thread and no moving byte. The watching thread asks
-the server, on a new connection, whether the server works for the session. If the server waits for its client too, has
-ended the session, or does not answer, the connection is cut. The waiting thread gets the driver's usual error of a lost
-connection, and goes its usual way back. The watch needs Linux, because Linux counts the bytes of a connection, and a
-driver that shows its socket.
+Therefore a watching thread looks at every connection for which a thread waits while no byte moves. The watching thread
+asks the server, on a new connection, whether the server works for the session. If the server waits for its client too,
+has ended the session, or does not answer, the connection is cut. The waiting thread gets the driver's usual error of a
+lost connection, and goes its usual way back. The watch needs Linux, because Linux counts the bytes of a connection, and
+a driver that shows its socket.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LONGEST_PAUSE_S = 30.0
 _LOOKS = 2
 _CUT_LATELY_S = 30.0
 _DRIVERS = ("psycopg", "psycopg2", "pymysql", "MySQLdb", "mysql", "mariadb", "sqlalchemy")
-# The names of a connection or a cursor in waiting functions of drivers and SQLAlchemy.
+# The names under which drivers and SQLAlchemy hold a connection or a cursor during a wait.
 _NAMES = ("self", "connection", "dbapi_connection", "conn", "cursor")
 
 

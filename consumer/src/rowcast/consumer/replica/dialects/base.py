@@ -217,7 +217,7 @@ class ReplicaDialect(ABC):
         return found
 
     def read_triggers(self, connection: Connection, names: Collection[TableName]) -> Iterator[tuple[TableName, str]]:
-        """Yield table and name of each trigger and rule of the tables visible to the worker's user."""
+        """Yield table and name of each trigger and rule of the tables, if visible to the worker's user."""
         return iter(())
 
     def is_limit(self, error: exc.DBAPIError) -> bool:

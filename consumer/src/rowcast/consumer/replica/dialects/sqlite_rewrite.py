@@ -70,8 +70,8 @@ def foreign_key_part(
 def loosened_table(connection: Connection, loosening: Loosening, more: Sequence[str] = ()) -> list[str]:
     """Return the statements to write a table of the worker again without some constraints.
 
-    ``more``: the definitions of further constraints. Raise ConfigurationError for a table with definitions not from a
-    worker.
+    ``more``: the definitions of further constraints. Raise ConfigurationError for a table with definitions that no
+    worker writes.
     """
     name, inspector = loosening.table[1], inspect(connection)
     if words := sorted(set(_own_words(connection, name))):

@@ -119,7 +119,7 @@ def _aliased(schema: str, table: str, *columns: Sequence[str]) -> sa.FromClause:
 def _conditions(
     table: sa.FromClause, columns: Sequence[str], rows: Sequence[Values]
 ) -> Iterator[sa.ColumnElement[bool]]:
-    """Return conditions to choose together the rows with the values. The server uses no index for tuples in IN."""
+    """Return conditions that together choose the rows with the values. The server uses no index for tuples in IN."""
     for start in range(0, len(rows), _ROWS_PER_QUERY):
         chunk = rows[start : start + _ROWS_PER_QUERY]
         if len(columns) == 1:
