@@ -52,9 +52,9 @@ class RowMap(Generic[T]):
 
 
 class UnreadEvent(NamedTuple):
-    """An event that cannot be read, with everything that is known of it.
+    """An unreadable event, with its known parts.
 
-    ``lsn`` is 0 and the names are None where they are not known. ``key``: as ``plain_row_key``.
+    An unknown ``lsn`` is 0, and an unknown name is None. ``key``: as ``plain_row_key``.
     """
 
     partition: Partition

@@ -78,7 +78,7 @@ def _member(place: int) -> str:
 
 
 def _form(types: Mapping[str, Iterable[type]]) -> type[msgspec.Struct]:
-    """Return a structure with these members and no other."""
+    """Return a structure with exactly the members of ``types``."""
     members = {_member(place): name for place, name in enumerate(types)}
     fields = [(member, _union(types[name])) for member, name in members.items()]
     return msgspec.defstruct("Row", fields, rename=members, forbid_unknown_fields=True, gc=False)

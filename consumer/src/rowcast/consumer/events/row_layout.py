@@ -173,7 +173,7 @@ class RowLayouts:
 
 
 def _with_former_names(shape: TableShape, names: frozenset[str]) -> TableShape:
-    """Return the shape with the names that its columns had in a row with these columns."""
+    """Return the shape with the former names of its columns, as in a row with the columns ``names``."""
     former = {new: old for old, new in shape.new_names(names).items()}
     if not former:
         return shape

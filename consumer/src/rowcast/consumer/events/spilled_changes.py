@@ -114,7 +114,7 @@ class SpilledChanges:
         return self._merged([series for series in self._series() if series[0] == table])
 
     def replace_layouts(self, replacement: Callable[[RowLayout], RowLayout]) -> None:
-        """Give the changes other layouts, which may name other tables."""
+        """Replace the layouts of the changes. A new layout may name another table."""
         tables = {layout.table: replacement(layout).table for layout in self._layouts}
         self._layouts = {replacement(layout): number for layout, number in self._layouts.items()}
         self._blocks = {(tables[table], partition): blocks for (table, partition), blocks in self._blocks.items()}

@@ -1,4 +1,4 @@
-"""Take events that cannot be read, so that they go to the dead letter topic instead of stopping the worker."""
+"""Take unreadable events, and let them go to the dead letter topic instead of stopping the worker."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class UnreadEvents:
         return shapes[0] if len(shapes) == 1 else None
 
     def _placeholder(self, unread: UnreadEvent, shape: TableShape) -> Change:
-        """Return a change for the assembler, which counts it and never applies it."""
+        """Return a change for the assembler to count and never to apply."""
         layout = self._layouts.infer(shape.full_name, "", shape.primary_key)
         return Change(
             layout, unread.key or b"{}", None, unread.lsn, unread.transaction, 0, unread.partition, unread.offset

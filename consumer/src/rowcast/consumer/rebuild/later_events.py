@@ -136,7 +136,7 @@ class _LaterEvents:
             self._ends.append((event.id.partition(":")[0], event.data_collections or {}))
 
     def lacking(self, tables: Collection[str]) -> Iterator[str]:
-        """Yield the transactions that lack events of these tables."""
+        """Yield the transactions with missing events of the tables."""
         for transaction, counts in self._ends:
             for table, count in counts.items():
                 if table in tables and self._counts[transaction, table] < count:

@@ -28,7 +28,7 @@ _POLL_S = 0.5
 def run_rebuilding(
     settings: Settings, replica: str, run: Callable[[], WorkerProgress], stop: threading.Event
 ) -> WorkerProgress:
-    """Run a worker, and rebuild the tables at which it ends, until it ends otherwise.
+    """Run a worker, and rebuild the tables that end the worker, until the worker ends for another reason.
 
     Of several workers, a single one rebuilds, and the others wait. Raise the errors of ``run`` and ``rebuild``.
     """
@@ -55,7 +55,7 @@ def run_rebuilding(
 
 
 def _rebuild_alone(settings: Settings, replica: str, tables: Collection[str], stop: threading.Event) -> bool:
-    """Rebuild the tables, or wait until another worker has done so. Return whether this one did."""
+    """Rebuild the tables, or wait for another worker's rebuild. Return whether this worker rebuilt the tables."""
     options = settings.replica(replica)
     dialect, lease_s = replica_dialect(options.sqlalchemy_url.get_backend_name()), options.lease_ms / 1000
     label = f"replica {replica!r}"

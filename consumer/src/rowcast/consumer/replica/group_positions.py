@@ -160,7 +160,7 @@ class GroupPositions(Positions):
     def _swap(
         self, connection: Connection, positions: Mapping[Partition, Position], known_ms: Mapping[Partition, int]
     ) -> None:
-        # In one order for all workers, so that no two wait for each other.
+        # All workers use a single order, because two workers could wait for each other otherwise.
         for partition, new in sorted(positions.items()):
             topic, number = partition
             old = self._held.get(partition)

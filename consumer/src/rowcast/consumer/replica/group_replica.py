@@ -64,7 +64,10 @@ class GroupReplica(Replica):
             self._leave_consistency()
 
     def _leave_consistency(self) -> None:
-        """Drop the constraints between rows. The state changes last, so that another worker finishes what is begun."""
+        """Drop the constraints between rows.
+
+        The state changes last, so that another worker finishes an interrupted drop.
+        """
         with self._connected() as connection:
             self._dialect.set_consistency(connection, consistent=False)
         # As while loading, no constraint is created.

@@ -174,7 +174,7 @@ def _lags(settings: Settings, name: str, applied: Mapping[Partition, Position]) 
 
 
 def _topics(asker: Any, settings: Settings, name: str) -> tuple[set[str], dict[str, list[int]]]:
-    """Return the topics that the replica follows, and the partitions of those that exist."""
+    """Return the topics of the replica, and the partitions of the existing topics."""
     layouts = RowLayouts(settings.replica(name).tables)
     transactions = transaction_topic(settings.source)
     if settings.format == "debezium":

@@ -100,7 +100,7 @@ def changed_names(sql: str, dialect: Dialect) -> frozenset[NameParts]:
 
 
 def hidden_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> list[sa.Table]:
-    """Return those of ``tables`` that a temporary table or view hides which the text creates.
+    """Return the tables hidden by a temporary table or view that the text creates.
 
     MariaDB and MySQL find a temporary table in each schema before the table of the schema. PostgreSQL and SQLite have a
     schema of temporary tables, which they search before the others for a name without a schema.
@@ -116,7 +116,7 @@ def words_of(sql: str, dialect: Dialect) -> frozenset[str]:
 
 
 def truncated_tables(sql: str, tables: Iterable[sa.Table], dialect: Dialect) -> tuple[list[sa.Table], bool] | None:
-    """Return those of ``tables`` that a TRUNCATE empties, and whether it cascades. Return None for any other text."""
+    """Return the tables that a TRUNCATE empties, and whether the TRUNCATE cascades. Return None for any other text."""
     found = _truncated_names(sql, _is_mysql(dialect))
     if found is None:
         return None

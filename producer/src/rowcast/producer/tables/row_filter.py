@@ -34,7 +34,7 @@ class RowFilter(ColumnElement[bool]):
     def __init__(self, table: CapturedTable, values: RowValues = stored_value) -> None:
         self.name = str(table.table.name)
         self.predicate: ColumnElement[bool] = sa.literal_column(f"({table.where})", sa.Boolean)
-        # A stored row has its values under these names already.
+        # A stored row has the values under the names of the columns already.
         self.values = () if values is stored_value else [(str(c.name), values(c)) for c in table.table.columns]
 
 

@@ -49,7 +49,7 @@ def moved_bytes(connection: Any) -> int | None:
 
 
 def cut(connection: Any) -> bool:
-    """End the connection's traffic, so that a thread that waits for it gets the driver's error. Any thread may call.
+    """End the connection's traffic, so that a waiting thread gets the driver's error. Any thread may call.
 
     Returns False if the connection has no socket.
     """

@@ -158,7 +158,7 @@ class PostgreSQLSwap(SwapDialect):
     def swap(
         self, connection: Connection, tables: Sequence[SwappedTable], first: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """Lock all tables, rename them with their indexes, and point views, triggers and publications to them."""
+        """Lock all tables, rename tables and indexes, and point views, triggers and publications to the new tables."""
         live = [table for table in tables if table.before is not None]
         # The fresh tables first, because an autovacuum of one must not keep readers of a locked live table waiting.
         locked = [table.quoted(connection, table.fresh) for table in tables if table.after is not None]

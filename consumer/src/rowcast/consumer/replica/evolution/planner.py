@@ -141,7 +141,7 @@ class Planner:
             yield Step(table.shape, what, tuple(self._replica.loosen(self._connection, loosening)))
 
     def _changed_defaults(self, table: EvolvingTable) -> dict[str, str]:
-        """Return the SQL of defaults that the source has changed since, of columns that got the default with them."""
+        """Return the SQL of the defaults changed at the source, for the columns created with a default."""
         before = {column.name: column.default for column in table.before.columns}
         return {
             column.name: shared_default(table.shape, column, self._replica, table.columns[column.name].type)

@@ -54,7 +54,7 @@ class HiddenColumns:
             context._rowcount = cursor.rowcount
         returned = cursor.fetchall()
         if not shown and (is_counted or cursor.rowcount < 0):
-            # A cursor that streams its rows does not count them, nor does SQLAlchemy 2.0 with aiosqlite.
+            # A cursor that streams rows does not count the rows, nor does SQLAlchemy 2.0 with aiosqlite.
             context._rowcount = len(returned)
         rows = self._cut(description, shown, returned)
         context.cursor_fetch_strategy = (

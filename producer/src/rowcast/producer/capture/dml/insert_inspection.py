@@ -105,7 +105,7 @@ def reports_keys(statement: Insert, key_columns: Sequence[sa.Column[Any]], sets:
     The rows of the INSERT must be its parameter sets.
     """
     if statement._values and any(map(_is_computed, statement._values.values())):
-        # SQLAlchemy does not ask for a value that it takes for given.
+        # SQLAlchemy takes the value for given, and does not ask for the key.
         return False
     if has_return_defaults(statement) and (len(sets) == 1 or dialect.insert_executemany_returning):
         return True

@@ -118,7 +118,7 @@ class RowSelection:
         dialect = capture_dialect(self._dialect)
         if self._limit is None and self.needs_only_the_row:
             if not dialect.has_row_locks:
-                # There is no other writer.
+                # An engine without row locks has a single writer.
                 return self._statement
             most = _MAX_KEYS_IN_AN_ARRAY if dialect.array_parameters else MAX_NAMED_ROWS
             if len(keys) > most or (set_count > 1 and set_count * len(keys) > _MAX_KEYS_OF_MANY_SETS):

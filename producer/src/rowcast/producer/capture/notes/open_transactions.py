@@ -11,7 +11,7 @@ from rowcast.producer.capture.notes.transaction_notes import TransactionNotes
 
 
 class _Drained(NamedTuple):
-    """Name a transaction after the last drain of its notes, which precedes the other listeners of the commit."""
+    """Name a transaction after the last drain of its notes. The drain precedes the other listeners of the commit."""
 
     transaction: RootTransaction | None
     transaction_id: str
