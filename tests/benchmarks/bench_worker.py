@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import sqlalchemy as sa
 
 from benchmarks.harness import ended_sessions_s
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.database.engines import open_engine
 from rowcast.shared.kafka.messages import TransactionEvent, transaction_value

@@ -23,7 +23,7 @@ from servers.guard import Guard
 _IMPORTED = [
     "rowcast.shared.cli.app", "rowcast.producer", "rowcast.producer.cli.commands", "rowcast.producer.relay",
     "rowcast.producer.relay.main_loop", "rowcast.consumer", "rowcast.consumer.commands",
-    "rowcast.consumer.worker.main_loop", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.mysql",
+    "rowcast.consumer.running.run_worker", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.mysql",
     "sqlalchemy.dialects.sqlite", "psycopg", "pymysql", "confluent_kafka.admin", "support.forked_python",
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.shared.config.settings import Settings
 from servers.guard import Guard
 from support.forked_python import ForkedPython

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.consumer.worker.progress import WorkerProgress
 from rowcast.shared.config.database_settings import PrimarySettings
 from rowcast.shared.config.replica_settings import ReplicaSettings

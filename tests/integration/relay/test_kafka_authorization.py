@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from rowcast.consumer.worker import run_worker
+from rowcast.consumer import run_worker
 from rowcast.producer.relay import Relay
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.errors import ConfigurationError, LoginError

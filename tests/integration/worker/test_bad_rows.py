@@ -17,7 +17,7 @@ from rowcast.consumer.dead_letters.replica_queue import replica_queue
 from rowcast.consumer.events.dead_letter import LetterEvent, SetAside
 from rowcast.consumer.rebuild.options import RebuildOptions
 from rowcast.consumer.rebuild.rebuild import rebuild
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import ConfigurationError, DataError, RetriableError

@@ -16,9 +16,9 @@ from confluent_kafka.admin import AdminClient
 from rowcast.consumer import replica_status
 from rowcast.consumer.reading import gap_detector, load, reader_thread, subscription
 from rowcast.consumer.reading import topic_metadata as consumer_topics
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.consumer.status.workers import group_id
 from rowcast.consumer.worker import main_loop
-from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError, UnreachableError
 from rowcast.shared.kafka.clients import reach

@@ -11,7 +11,7 @@ import pytest
 
 from rowcast.consumer import replica_status
 from rowcast.consumer.reading import reader_thread, waiting_watch
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import TransactionEvent, transaction_value

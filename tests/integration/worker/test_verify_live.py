@@ -19,10 +19,10 @@ from sqlalchemy.dialects import mysql
 
 from fixtures.databases import NewDatabase
 from rowcast.consumer import replica_status
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.consumer.verification.comparison import verify
 from rowcast.consumer.verification.repair import plan_repair, repair_differences
 from rowcast.consumer.verification.results import Difference, VerifyResult
-from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.consumer.worker.metrics import WorkerMetrics
 from rowcast.producer import Capture
 from rowcast.producer.relay import Relay

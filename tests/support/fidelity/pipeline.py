@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.consumer.verification.comparison import verify
-from rowcast.consumer.worker.main_loop import run_worker
 from rowcast.producer import Capture
 from rowcast.producer.relay.embedded import run_relay
 from rowcast.shared.config.database_settings import PrimarySettings

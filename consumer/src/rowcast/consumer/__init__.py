@@ -22,13 +22,13 @@ from rowcast.shared.late_names import late_names
 if TYPE_CHECKING:
     from rowcast.consumer.reads.read_replica import ReadReplica
     from rowcast.consumer.reads.routing_session import RoutingSession
+    from rowcast.consumer.running.run_worker import run_worker
     from rowcast.consumer.sinks.run import SinkProgress, run_sink
     from rowcast.consumer.sinks.sink import Changes, RowChange, Sink, SinkBatch, SinkTransaction
     from rowcast.consumer.sinks.sqlalchemy_sink import SqlAlchemySink
     from rowcast.consumer.status.lag import ReplicaStatus, TopicLag, replica_status
     from rowcast.consumer.verification.comparison import verify
     from rowcast.consumer.verification.results import VerifyResult
-    from rowcast.consumer.worker.main_loop import run_worker
     from rowcast.consumer.worker.progress import WorkerProgress
 
 __all__ = [
@@ -74,7 +74,7 @@ _AT_FIRST_USE = {
     "replica_status": "rowcast.consumer.status.lag",
     "verify": "rowcast.consumer.verification.comparison",
     "VerifyResult": "rowcast.consumer.verification.results",
-    "run_worker": "rowcast.consumer.worker.main_loop",
+    "run_worker": "rowcast.consumer.running.run_worker",
     "WorkerProgress": "rowcast.consumer.worker.progress",
 }
 

@@ -77,8 +77,8 @@ def worker(
     the active worker ends. SIGTERM and Ctrl-C finish the current batch.
     """
     from rowcast.consumer.reading.skips import transactions_of
-    from rowcast.consumer.worker import run_worker
-    from rowcast.consumer.worker.multi_replica import run_workers
+    from rowcast.consumer.running.multi_replica import run_workers
+    from rowcast.consumer.running.run_worker import run_worker
     from rowcast.shared.vitals import Vitals
     from rowcast.shared.watchdog import watchdogs
 

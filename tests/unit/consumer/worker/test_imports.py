@@ -15,7 +15,7 @@ from rowcast.shared.cli import app
 early = "sqlalchemy" in sys.modules
 [entry] = entry_points(group=app.COMMANDS, name="worker")
 app._loaded(entry)
-import rowcast.consumer.worker.main_loop, rowcast.shared.watchdog
+import rowcast.consumer.running.run_worker, rowcast.shared.watchdog
 print(early, *sys.modules)
 """
 

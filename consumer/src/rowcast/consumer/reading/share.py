@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rowcast.consumer.events.position import Partition
-from rowcast.shared.tables.json_types import is_loosely_typed
+from rowcast.shared.tables.json_types import has_one_form_of_uuids, is_loosely_typed
 from rowcast.shared.tables.shape import INTEGER_TYPES, TableShape
-from rowcast.shared.tables.type_mapping import engine_family
 
 # A value of these types has a single text, and an engine never takes two different values for equal. Deletes and
 # inserts of equal keys would need an order.
@@ -18,8 +17,7 @@ _EXACT_TYPES = INTEGER_TYPES | {"date"}
 def is_divisible(shape: TableShape) -> bool:
     """Return whether the partitions of the table's topic may be read independently, if no key is in two partitions."""
     types = {shape.column(name).type.name for name in shape.primary_key}
-    # PostgreSQL writes each UUID in one form. Other engines keep the form of the application.
-    exact = _EXACT_TYPES | {"uuid"} if engine_family(shape.engine) == "postgresql" else _EXACT_TYPES
+    exact = _EXACT_TYPES | {"uuid"} if has_one_form_of_uuids(shape.engine) else _EXACT_TYPES
     return bool(types) and types <= exact and not is_loosely_typed(shape.engine)
 
 

@@ -13,8 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pkgutil import resolve_name
 from typing import Any
 
 from rowcast.consumer.dead_letters.letter_topic import LetterTopic
@@ -34,7 +32,6 @@ from rowcast.consumer.worker.apply_loop import ApplyLoop
 from rowcast.consumer.worker.assignment import Assignment
 from rowcast.consumer.worker.group_membership import GroupMembership
 from rowcast.consumer.worker.group_turn import GroupTurn
-from rowcast.consumer.worker.live_assignment import live_assignment
 from rowcast.consumer.worker.movement import Movement, StandstillLimit
 from rowcast.consumer.worker.patience import JITTER, Patience
 from rowcast.consumer.worker.progress import OnWorkerProgress, ProgressReport, WorkerProgress
@@ -61,41 +58,8 @@ from rowcast.shared.vitals import Pulse, Vitals
 
 _log = logging.getLogger("rowcast.worker")
 
-_RUN_REBUILDING = "rowcast.consumer.rebuild.retyped_tables:run_rebuilding"
 _STAND_BY_POLL_S = 0.2
 _STAND_BY_LOG_S = 5.0
-
-
-def run_worker(
-    settings: Settings,
-    replica: str,
-    *,
-    once: bool = False,
-    stop: threading.Event | None = None,
-    on_progress: OnWorkerProgress | None = None,
-    vitals: Vitals | None = None,
-    skip: Sequence[str] = (),
-) -> WorkerProgress:
-    """Apply the source's topics to a configured replica until ``stop`` is set. Finish the current batch then.
-
-    ``once``: stop at the topics' ends at the time of the start. ``on_progress`` is called after each change.
-    ``vitals``: where the worker's loops show that they go round, for a watchdog of the caller. ``skip``: the
-    transactions to leave out, by id, and the messages to leave out, as ``topic:partition:offset``.
-
-    Raise ConfigurationError. Raise UnreachableError at the start. Later, the worker waits for the server to come back.
-    Raise DataError for an invalid event, or for an event refused by the replica. Everything before the event has been
-    applied, and the position is before the event.
-    """
-    assignment, stop = live_assignment(settings, replica, scheduled=not once), stop or threading.Event()
-    run = partial(
-        run_assigned,
-        settings, replica, assignment, once=once, stop=stop, on_progress=on_progress, vitals=vitals, skip=skip,
-    )  # fmt: skip
-    if settings.replica(replica).on_retype == "rebuild":
-        # By its name, because a rebuild runs workers itself.
-        progress: WorkerProgress = resolve_name(_RUN_REBUILDING)(settings, replica, run, stop)
-        return progress
-    return run()
 
 
 def run_assigned(
@@ -109,7 +73,7 @@ def run_assigned(
     vitals: Vitals | None = None,
     skip: Sequence[str] = (),
 ) -> WorkerProgress:
-    """Apply the topics to the tables of an assignment. See ``run_worker``."""
+    """Apply the topics to the tables of an assignment. Parameters and errors are those of ``run_worker``."""
     vitals = vitals or Vitals(f"the worker of replica {replica!r}")
     shown = row_values.shown_if(settings.log_values)
     with tune_interpreter(), shown, watched_connections() as silence, vitals.pulse("applying") as pulse:

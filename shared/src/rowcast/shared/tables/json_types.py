@@ -34,3 +34,8 @@ def json_types(type_: PortableType, engine: str) -> frozenset[type]:
 def is_loosely_typed(engine: str) -> bool:
     """Return whether a column may hold a value of another type than the declared type, and a key may hold NULL."""
     return engine == "sqlite"
+
+
+def has_one_form_of_uuids(engine: str) -> bool:
+    """Return whether the engine writes each UUID in one form, whatever form the application gave."""
+    return engine == "postgresql"

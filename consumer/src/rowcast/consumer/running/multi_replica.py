@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 
-from rowcast.consumer.worker.main_loop import run_worker
+from rowcast.consumer.running.run_worker import run_worker
 from rowcast.consumer.worker.progress import OnWorkerProgress, WorkerProgress
 from rowcast.shared.cli.side_by_side import Work, run_side_by_side
 from rowcast.shared.config.settings import Settings

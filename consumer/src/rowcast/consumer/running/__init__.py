@@ -1,0 +1,1 @@
+"""Run the workers of a process as users start them."""
