@@ -178,11 +178,11 @@ def test_the_end_of_a_transaction_counts_only_the_written_events(place: Path, so
 # Kill the process in the middle of a Kafka transaction, after several were committed.
 _KILLED = """
 import os
-from rowcast.consumer.replay import topic_output
+from rowcast.consumer.replay import kafka_transactions
 from rowcast.shared.cli import main
 
-topic_output._COMMIT_MESSAGES = 400
-send, sent = topic_output.TopicOutput._send, []
+kafka_transactions._COMMIT_MESSAGES = 400
+send, sent = kafka_transactions.KafkaTransactions._send, []
 
 def send_or_die(self, message):
     sent.append(message)
@@ -191,7 +191,7 @@ def send_or_die(self, message):
         os.kill(os.getpid(), 9)
     send(self, message)
 
-topic_output.TopicOutput._send = send_or_die
+kafka_transactions.KafkaTransactions._send = send_or_die
 main()
 """
 
@@ -223,6 +223,47 @@ def test_topics_of_a_relay_are_not_written_to(place: Path, source: Source) -> No
     result = rowcast("replay", "--to-prefix", other, cwd=place)
     assert (result.returncode, "a relay publishes a source of this name" in result.stderr) == (2, True)
     assert load(place / "rowcast.toml").source == source.name
+
+
+def test_one_topic_gets_the_events_in_the_order_of_their_commits(place: Path, source: Source) -> None:
+    for number in range(300):
+        source.put(("c", "item", {"id": number, "note": "x"}), ("c", "word", {"id": number, "item_id": number}))
+    source.flush()
+    topic = f"{source.name}-log"
+    arguments = ("replay", "--to-topic", topic)
+    command = [sys.executable, "-c", _KILLED.replace("1_500", "450"), *arguments]
+    with started(command, place, environment(), stderr=subprocess.DEVNULL) as process:
+        assert process.wait(60) == -signal.SIGKILL
+    assert 0 < len(committed(source, topic, 1)) < 600
+    for _ in range(2):
+        # The second time, everything is there already.
+        assert rowcast(*arguments, cwd=place).returncode == 0
+    source.transaction(("d", "word", {"id": 5}), ("u", "item", {"id": 5, "note": "y"}))
+    assert rowcast(*arguments, cwd=place).returncode == 0
+    written = [json.loads(value or b"") for _, _, value in committed(source, topic, 1)]
+    assert [one["source"]["lsn"] for one in written] == sorted({one["source"]["lsn"] for one in written})
+    assert [(one["op"], one["source"]["table"]) for one in written] == [("c", "item"), ("c", "word")] * 300 + [
+        ("d", "word"), ("u", "item"),
+    ]  # fmt: skip
+
+
+def test_a_topic_that_would_lose_events_is_refused(place: Path, source: Source) -> None:
+    publish(source, 1)
+    compacted, foreign = f"{source.name}-compacted", f"{source.name}-foreign"
+    create_topics(
+        source.bootstrap, NewTopic(compacted, 1, 1, config={"cleanup.policy": "compact"}), NewTopic(foreign, 1, 1)
+    )
+    source.send(foreign, b"something", b"else", 0)
+    source.flush()
+    for topic, reason in (
+        (compacted, "is compacted"),
+        (foreign, "no events of rowcast, at offset 0"),
+        (table_topic(source.name, "public", "item"), "topic of source"),
+    ):
+        refused = rowcast("replay", "--to-topic", topic, cwd=place)
+        assert (refused.returncode, reason in refused.stderr) == (2, True), refused.stderr
+    both = rowcast("replay", "--to-topic", foreign, "--to-prefix", "x", cwd=place)
+    assert (both.returncode, "exclude each other" in both.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("format_", ["json", "json-schema"])

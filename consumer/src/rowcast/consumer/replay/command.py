@@ -10,6 +10,7 @@ import typer
 from rowcast.consumer.topics.commands import KeyOption, SinceOption, TableOption, TransactionOption
 from rowcast.shared.cli.command import Invocation, command
 from rowcast.shared.cli.signals import stop_on_signals
+from rowcast.shared.errors import ConfigurationError
 
 _log = logging.getLogger("rowcast.replay")
 
@@ -39,6 +40,15 @@ def replay(
             help="Write to the topics of a source NAME, which a worker can read, in place of standard output.",
         ),
     ] = None,
+    to_topic: Annotated[
+        str | None,
+        typer.Option(
+            "--to-topic",
+            envvar="ROWCAST_TO_TOPIC",
+            metavar="TOPIC",
+            help="Write the events to one topic, in place of standard output.",
+        ),
+    ] = None,
     allow_gaps: Annotated[
         bool,
         typer.Option(
@@ -54,6 +64,8 @@ def replay(
     no such transaction, or one of them lacks events.
     """
     from rowcast.consumer.replay.json_lines import to_standard_output
+    from rowcast.consumer.replay.one_topic import to_one_topic
+    from rowcast.consumer.replay.replay import NewOutput
     from rowcast.consumer.replay.replay import replay as write
     from rowcast.consumer.replay.span import WantedTransactions
     from rowcast.consumer.replay.topic_output import to_topics
@@ -64,7 +76,13 @@ def replay(
     wanted = WantedTransactions(
         0 if since is None else parse_since(since), None if until is None else parse_since(until), transaction
     )
-    output = to_standard_output if to_prefix is None else to_topics(settings, to_prefix)
+    if to_prefix is not None and to_topic is not None:
+        raise ConfigurationError("--to-prefix and --to-topic exclude each other. Choose one.")
+    output: NewOutput = to_standard_output
+    if to_prefix is not None:
+        output = to_topics(settings, to_prefix)
+    elif to_topic is not None:
+        output = to_one_topic(settings, to_topic)
     with stop_on_signals() as stop:
         result = write(settings, selection, wanted, output, allow_gaps=allow_gaps, stop=stop)
         is_stopped = stop.is_set()
