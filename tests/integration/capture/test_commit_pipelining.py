@@ -13,6 +13,7 @@ from sqlalchemy import event, exc
 from fixtures.databases import NewDatabase
 from integration.capture.conftest import NewShop
 from rowcast.producer.database.commit_pipelining import CommitPipeline
+from rowcast.shared.database import pipelines
 from support.shop import Shop, open_shop
 
 
@@ -107,6 +108,16 @@ def test_the_pipeline_is_not_used_without_prepared_statements(shop: Shop, sent: 
         connection.connection.dbapi_connection.prepare_threshold = None  # type: ignore[union-attr]
         names = prepare(shop, connection)
     assert not any(sent)
+    assert names_in(shop.take()) == names
+
+
+def test_the_pipeline_is_not_used_with_an_old_libpq(
+    shop: Shop, sent: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines, "_available", False)
+    with shop.engine.connect() as connection:
+        names = prepare(shop, connection)
+    assert sent == [False] * len(names)
     assert names_in(shop.take()) == names
 
 

@@ -13,12 +13,13 @@ from sqlalchemy.engine import Connection
 
 try:
     from psycopg import Connection as Driver
-    from psycopg import errors, generators
+    from psycopg import Pipeline, errors, generators
     from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
 except ImportError:
     _available = False
 else:
-    _available = True
+    # The libpq of a distribution may be older than version 14, which has the first pipeline mode.
+    _available = Pipeline.is_supported()
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
