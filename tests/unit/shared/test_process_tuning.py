@@ -18,6 +18,17 @@ def test_settings_are_as_before_afterwards() -> None:
     assert (gc.get_threshold(), sys.getswitchinterval()) == before
 
 
+def test_blocks_that_end_in_the_order_of_their_beginnings_leave_no_setting_behind() -> None:
+    before = gc.get_threshold(), sys.getswitchinterval()
+    first, second = tune_interpreter(), tune_interpreter()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold()[0] > before[0][0]
+    second.__exit__(None, None, None)
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before
+
+
 def test_a_disabled_garbage_collector_stays_disabled() -> None:
     before = gc.get_threshold()
     gc.set_threshold(0)

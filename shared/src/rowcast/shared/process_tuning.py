@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,19 +18,47 @@ _ALLOCATIONS = 50_000
 _SWITCH_S = 0.0005
 
 
+class _Tuning:
+    """The settings from before the first of the blocks that are open. The workers of one process end in any order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open_blocks = 0
+        self._thresholds = gc.get_threshold()
+        self._interval = sys.getswitchinterval()
+
+    def begin(self) -> None:
+        """Tune the process if no other block has."""
+        with self._lock:
+            self._open_blocks += 1
+            if self._open_blocks > 1:
+                return
+            self._thresholds, self._interval = gc.get_threshold(), sys.getswitchinterval()
+            # 0 means that the application has switched the collector off on purpose.
+            if 0 < self._thresholds[0] < _ALLOCATIONS:
+                gc.set_threshold(_ALLOCATIONS, *self._thresholds[1:])
+            sys.setswitchinterval(min(self._interval, _SWITCH_S))
+
+    def end(self) -> None:
+        """Restore the settings with the end of the last block."""
+        with self._lock:
+            self._open_blocks -= 1
+            if not self._open_blocks:
+                gc.set_threshold(*self._thresholds)
+                sys.setswitchinterval(self._interval)
+
+
+_tuning = _Tuning()
+
+
 @contextmanager
 def tune_interpreter() -> Iterator[None]:
-    """Collect garbage less often and switch threads more often, for this process, until the block ends."""
-    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
-    # 0 means that the application has switched the collector off on purpose.
-    if 0 < thresholds[0] < _ALLOCATIONS:
-        gc.set_threshold(_ALLOCATIONS, *thresholds[1:])
-    sys.setswitchinterval(min(interval, _SWITCH_S))
+    """Collect garbage less often and switch threads more often, for this process, until the last such block ends."""
+    _tuning.begin()
     try:
         yield
     finally:
-        gc.set_threshold(*thresholds)
-        sys.setswitchinterval(interval)
+        _tuning.end()
 
 
 @contextmanager

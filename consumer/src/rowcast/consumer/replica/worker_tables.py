@@ -134,8 +134,14 @@ def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
         if _are_complete(connection):
             return
         connection.rollback()
-        for table in METADATA.sorted_tables:
-            _create(connection, replica, table)
+        try:
+            # In one transaction, because a reader that finds one of the tables looks into all of them.
+            with connection.begin():
+                METADATA.create_all(connection)
+        except exc.DBAPIError:
+            # Other workers may create the tables at the same moment.
+            for table in METADATA.sorted_tables:
+                _create(connection, replica, table)
         with connection.begin():
             missing = missing_columns(connection)
     for statement in missing.values():
