@@ -135,7 +135,7 @@ def create_tables(engine: Engine, replica: ReplicaDialect) -> None:
             return
         connection.rollback()
         try:
-            # In one transaction, because a reader that finds one of the tables looks into all of them.
+            # In one transaction where the engine can, because a reader that finds one table looks into others.
             with connection.begin():
                 METADATA.create_all(connection)
         except exc.DBAPIError:

@@ -34,7 +34,8 @@ class ReplicaState:
         """Return the number of published records missing in the replica, or None while it is not consistent."""
         with self._primary.connect() as connection:
             next_lsn = connection.scalar(_NEXT_LSN, {"source": self._source})
-        if next_lsn is None or not sa.inspect(self._replica).has_table("rowcast_position"):
+        # The worker creates this table after rowcast_position.
+        if next_lsn is None or not sa.inspect(self._replica).has_table("rowcast_replica"):
             return None
         with self._replica.connect() as connection:
             applied = connection.scalar(_APPLIED_LSN, {"source": self._source})
