@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
 
@@ -12,7 +10,7 @@ from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from rowcast.shared.errors import DataError
 from servers import Broker, Connect
-from support.source_connector import connector
+from support.source_connector import connector, connector_settings, held
 from support.worker_runs import NAME, Database, running_worker, work_once
 
 # The connector and its history of schemas take most of a minute to start.
@@ -43,35 +41,16 @@ COLUMNS = {
 }
 
 
-def connector_settings(name: str, database: str, kafka: Broker, **more: str) -> dict[str, str]:
-    url = sa.make_url(database)
-    return {
+def mysql_settings(name: str, database: str, kafka: Broker, **more: str) -> dict[str, str]:
+    own = {
         "connector.class": "io.debezium.connector.mysql.MySqlConnector",
-        "database.hostname": str(url.host),
-        "database.port": str(url.port),
-        "database.user": str(url.username),
-        "database.password": str(url.password),
         "database.server.id": "4711",
-        "database.include.list": str(url.database),
+        "database.include.list": str(sa.make_url(database).database),
         "driver.allowPublicKeyRetrieval": "true",
         "schema.history.internal.kafka.bootstrap.servers": kafka.bootstrap_servers,
         "schema.history.internal.kafka.topic": f"history-{name}",
-        "topic.prefix": name,
-        "provide.transaction.metadata": "true",
-        "skipped.operations": "none",
-        "poll.interval.ms": "50",
-        "topic.creation.default.replication.factor": "1",
-        "topic.creation.default.partitions": "1",
-        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
-        **more,
     }
-
-
-def held(database: Database, table: str) -> list[tuple[Any, ...]]:
-    with database.engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"SELECT {COLUMNS[table]} FROM {table}")
-        return sorted((tuple(row) for row in rows), key=repr)
+    return connector_settings(name, database, **own, **more)
 
 
 @pytest.mark.parametrize("schemas", ["true", "false"])
@@ -98,7 +77,7 @@ def test_a_replica_equals_the_source_of_a_real_connector(
     modes = {"key.converter.schemas.enable": schemas, "value.converter.schemas.enable": schemas}
     if schemas == "true":
         modes |= {"column.propagate.source.type": ".*", "bigint.unsigned.handling.mode": "precise"}
-    properties = connector_settings(source_name, primary_url, kafka, **modes)
+    properties = mysql_settings(source_name, primary_url, kafka, **modes)
     with connector(connect, source_name, properties), running_worker(settings) as worker:
         worker.until(lambda progress: progress.state == "consistent", timeout=120)
         connect.check(source_name)
@@ -123,13 +102,13 @@ def test_a_replica_equals_the_source_of_a_real_connector(
             )
             long.exec_driver_sql("UPDATE pair SET note = 'third' WHERE a = 3 AND b = 'm'")
         primary.execute("INSERT INTO pair VALUES (9, 'new', NULL)", "DELETE FROM customer WHERE id = 1")
-        worker.until(lambda _: all(held(primary, table) == held(replica, table) for table in COLUMNS))
+        worker.until(lambda _: held(primary, COLUMNS) == held(replica, COLUMNS))
         assert replica.state() == "consistent"
-        assert {table: held(primary, table) for table in COLUMNS} == {table: held(replica, table) for table in COLUMNS}
+        assert held(primary, COLUMNS) == held(replica, COLUMNS)
         # A TRUNCATE is in no transaction, and the connector publishes none by default.
         primary.execute("TRUNCATE pair", "INSERT INTO pair VALUES (10, 'after', NULL)")
-        worker.until(lambda _: (10, "after", None) in held(replica, "pair"))
-        assert len(held(replica, "pair")) > 500
+        worker.until(lambda _: (10, "after", None) in replica.rows("pair"))
+        assert len(replica.rows("pair")) > 500
     other_url = new_database("mariadb")
     Database(other_url).execute(*TABLES)
     other = ReplicaSettings(url=other_url, evolution="none")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
 
@@ -11,7 +9,7 @@ from fixtures.databases import NewDatabase
 from rowcast.shared.config.replica_settings import ReplicaSettings
 from rowcast.shared.config.settings import Settings
 from servers import Broker, Connect
-from support.source_connector import connector
+from support.source_connector import connector, connector_settings, held
 from support.worker_runs import NAME, Database, running_worker
 
 TABLES = """
@@ -43,36 +41,17 @@ COLUMNS = {
 }
 
 
-def connector_settings(name: str, database: str, **more: str) -> dict[str, str]:
+def postgresql_settings(name: str, database: str, **more: str) -> dict[str, str]:
     """Return the settings of a source connector, which drops its slot when it is dropped."""
-    url = sa.make_url(database)
-    return {
+    own = {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "plugin.name": "pgoutput",
-        "database.hostname": str(url.host),
-        "database.port": str(url.port),
-        "database.user": str(url.username),
-        "database.password": str(url.password),
-        "database.dbname": str(url.database),
-        "topic.prefix": name,
+        "database.dbname": str(sa.make_url(database).database),
         "slot.name": name.replace("-", "_").lower(),
         "publication.name": name.replace("-", "_").lower(),
         "slot.drop.on.stop": "true",
-        "provide.transaction.metadata": "true",
-        "skipped.operations": "none",
-        "poll.interval.ms": "50",
-        "topic.creation.default.replication.factor": "1",
-        "topic.creation.default.partitions": "1",
-        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
-        **more,
     }
-
-
-def held(database: Database, table: str) -> list[tuple[Any, ...]]:
-    with database.engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"SELECT {COLUMNS[table]} FROM {table}")
-        return sorted((tuple(row) for row in rows), key=repr)
+    return connector_settings(name, database, **own, **more)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +85,7 @@ def test_a_replica_equals_the_source_of_a_real_connector(
     modes = {"key.converter.schemas.enable": schemas, "value.converter.schemas.enable": schemas}
     if schemas == "true":
         modes |= {"column.propagate.source.type": ".*", "interval.handling.mode": "string"}
-    properties = connector_settings(source_name, primary_url, **modes)
+    properties = postgresql_settings(source_name, primary_url, **modes)
     with connector(connect, source_name, properties), running_worker(settings) as worker:
         worker.until(lambda progress: progress.state == "consistent")
         connect.check(source_name)
@@ -131,11 +110,11 @@ def test_a_replica_equals_the_source_of_a_real_connector(
         )
         if is_killed:
             # The connector begins again at its last stored offset, and writes what came after it once more.
-            worker.until(lambda _: held(replica, "pair") == held(primary, "pair"))
+            worker.until(lambda _: replica.rows("pair") == primary.rows("pair"))
             connect.kill()
             primary.execute("UPDATE orders SET amount = amount * 2", "INSERT INTO pair VALUES (10, 'later', 'x')")
             connect.start()
             connect.put(source_name, properties)
-        worker.until(lambda _: all(held(primary, table) == held(replica, table) for table in COLUMNS))
+        worker.until(lambda _: held(primary, COLUMNS) == held(replica, COLUMNS))
         assert replica.state() == "consistent"
-    assert {table: held(primary, table) for table in COLUMNS} == {table: held(replica, table) for table in COLUMNS}
+    assert held(primary, COLUMNS) == held(replica, COLUMNS)

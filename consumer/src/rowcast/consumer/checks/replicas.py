@@ -11,13 +11,14 @@ from sqlalchemy.engine import Engine
 from rowcast.consumer.checks.creation import creation_findings
 from rowcast.consumer.checks.retention import retention_findings
 from rowcast.consumer.checks.rights import rights_findings
-from rowcast.consumer.checks.tables import recorded_shapes, table_findings, trigger_findings
+from rowcast.consumer.checks.tables import table_findings, trigger_findings
 from rowcast.consumer.checks.views import view_findings, viewed_shapes
 from rowcast.consumer.events.position import Partition, Position
 from rowcast.consumer.events.row_layout import matches_any
 from rowcast.consumer.replica.dialects import replica_dialect
 from rowcast.consumer.replica.letter_rows import count_letters
 from rowcast.consumer.replica.positions import ReplicaRow, read_positions, read_row
+from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.consumer.replica.type_limits import type_limits
 from rowcast.consumer.replica.worker_tables import METADATA, ROWCAST_DEAD_LETTER, ROWCAST_TABLE, missing_columns
 from rowcast.consumer.status.lag import replica_status, shown_state
@@ -79,7 +80,7 @@ def _worker_findings(engine: Engine, source: str, name: str, area: str) -> Itera
         )
     with engine.connect() as connection:
         row, applied = read_row(connection, source), read_positions(connection, source)
-        shapes, letters = recorded_shapes(connection, source), count_letters(connection, source)
+        shapes, letters = TableRecords(source).shapes(connection), count_letters(connection, source)
         dialect = replica_dialect(engine.dialect.name)
         faults = [
             *table_findings(connection, dialect, shapes, name, area),
@@ -103,7 +104,7 @@ def _rights_findings(engine: Engine, source: str, name: str, area: str) -> Itera
     """Yield the finding about the rights of the user, in the recorded tables."""
     with engine.connect() as connection:
         is_recorded = sa.inspect(connection).has_table(ROWCAST_TABLE.name)
-        shapes = recorded_shapes(connection, source) if is_recorded else []
+        shapes = TableRecords(source).shapes(connection) if is_recorded else []
     yield from rights_findings(engine, replica_dialect(engine.dialect.name), shapes, name, area)
 
 

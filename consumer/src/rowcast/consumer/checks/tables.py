@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rowcast.consumer.replica.dialects import ReplicaDialect
 from rowcast.consumer.replica.table_definitions import replica_name
-from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
 from rowcast.shared.findings import Finding, Verdict
 from rowcast.shared.tables.shape import TableShape
-from rowcast.shared.tables.shape_document import parse_recorded_shape
-
-
-def recorded_shapes(connection: Connection, source: str) -> list[TableShape]:
-    """Return the recorded shapes, sorted by name. Raise DataError for a damaged shape."""
-    row = ROWCAST_TABLE.c
-    texts = sa.select(row.shape).where(row.source == source).order_by(row.table_name)
-    return [parse_recorded_shape(text) for text in connection.scalars(texts)]
 
 
 def table_findings(

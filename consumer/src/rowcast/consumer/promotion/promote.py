@@ -23,12 +23,13 @@ from rowcast.consumer.promotion.dialects import promotion_dialect
 from rowcast.consumer.promotion.notes import notes_of
 from rowcast.consumer.promotion.plan import Plan, Step
 from rowcast.consumer.promotion.readiness import UNKNOWN, NotReadyError, require_ready, require_vouching, require_whole
-from rowcast.consumer.promotion.replica_tables import existing_tables, recorded_shapes
+from rowcast.consumer.promotion.replica_tables import existing_tables
 from rowcast.consumer.replica.connection import Replica
 from rowcast.consumer.replica.dialects import Fault, replica_dialect
 from rowcast.consumer.replica.dialects.quoting import doubles_percents
 from rowcast.consumer.replica.positions import ReplicaRow, read_row
 from rowcast.consumer.replica.table_definitions import replica_name
+from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.consumer.replica.taken import taken_replica
 from rowcast.consumer.replica.worker_tables import ROWCAST_REPLICA
 from rowcast.shared.backoff import Backoff
@@ -156,7 +157,7 @@ class _Promotion:
         found: tuple[list[TableShape], list[TableShape]] = ([], [])
         with self._engine.connect() as connection:
             inspector = sa.inspect(connection)
-            for shape, _ in recorded_shapes(connection, self._settings.source):
+            for shape in TableRecords(self._settings.source).shapes(connection):
                 schema, name = replica_name(shape, self._replica_dialect)
                 found[not inspector.has_table(name, schema)].append(shape)
         return found

@@ -13,24 +13,16 @@ from rowcast.consumer.promotion.existing_table import ExistingForeignKey, Existi
 from rowcast.consumer.replica.dialects import ReplicaDialect, quoted_name
 from rowcast.consumer.replica.dialects.existing_column import ExistingColumn
 from rowcast.consumer.replica.table_definitions import TableDefinitions, constraint_name, replica_name
-from rowcast.consumer.replica.worker_tables import ROWCAST_TABLE
+from rowcast.consumer.replica.table_records import TableRecords
 from rowcast.shared.tables.primary_features import carried_action
 from rowcast.shared.tables.shape import ForeignKeyShape, TableShape
-from rowcast.shared.tables.shape_document import parse_recorded_shape
-
-
-def recorded_shapes(connection: Connection, source: str) -> list[tuple[TableShape, bool]]:
-    """Return the recorded shapes, each with whether a worker created the table."""
-    row = ROWCAST_TABLE.c
-    rows = connection.execute(sa.select(row.shape, row.created).where(row.source == source).order_by(row.table_name))
-    return [(parse_recorded_shape(shape), bool(created)) for shape, created in rows]
 
 
 def existing_tables(
     connection: Connection, source: str, replica: ReplicaDialect, dialect: PromotionDialect
 ) -> Iterator[ExistingTable]:
     """Yield the replica's tables of the source."""
-    recorded = recorded_shapes(connection, source)
+    recorded = TableRecords(source).read(connection).values()
     definitions = TableDefinitions((shape for shape, _ in recorded), replica, connection.dialect)
     inspector = sa.inspect(connection)
     for shape, created in recorded:

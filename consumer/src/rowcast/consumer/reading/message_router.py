@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rowcast.consumer.events.position import Partition, Position
@@ -16,12 +16,12 @@ from rowcast.consumer.reading.key_partitions import KeyPartitions
 from rowcast.consumer.reading.lost_deletes import LostDeletes, fetch_delete_retention
 from rowcast.consumer.reading.lsn_rules import LsnRules
 from rowcast.consumer.reading.new_shapes import NewShapes
-from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.consumer.reading.partition_stream import PartitionStream, TopicKind
+from rowcast.consumer.reading.signed_messages import take_signed
 from rowcast.consumer.reading.table_events import TableEvents
 from rowcast.consumer.reading.transaction_assembler import TransactionAssembler
 from rowcast.consumer.reading.transaction_records import TransactionRecords
 from rowcast.consumer.reading.unread_events import UnreadEvents
-from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.signature import SignatureCheck
 from rowcast.shared.kafka.topic_names import transaction_topic
 
@@ -52,6 +52,9 @@ class MessageRouter:
         self._records = TransactionRecords(
             context, self.cutover, self.assembler, self._rules, self.new_shapes, self._by_key
         )
+        self._takes: Mapping[TopicKind, Callable[[PartitionStream, Sequence[Any]], None]] = {
+            "table": self._tables.take, "transaction": self._records.take, "schema": self._take_shapes,
+        }  # fmt: skip
         self._unread = UnreadEvents(context, self.cutover, self.assembler, self._rules, self.history)
         self.merge = self._by_key.merge
         self.lost_deletes = LostDeletes(context.settings, context.positions.keys(), fetch_delete_retention)
@@ -69,7 +72,7 @@ class MessageRouter:
             self._key_partitions.require(stream, messages)
         if self.cutover.by_key and stream.kind == "table":
             self.lost_deletes.examine(stream, messages)
-        take = {"table": self._tables.take, "transaction": self._records.take, "schema": self._take_shapes}[stream.kind]
+        take = self._takes[stream.kind]
         wanted = self._tables.without_skipped(stream, messages)
         while wanted:
             try:
@@ -88,18 +91,13 @@ class MessageRouter:
         stream.at_end = False
 
     def _take_shapes(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
-        for message in messages:
-            value = message.value()
-            if value is None:
-                continue
-            try:
-                self._signatures.check(stream.partition[0], message.key(), value, message.headers())
-                self.new_shapes.add(value, message.offset())
-                # Messages of earlier timelines have smaller lsns, and are left out.
-                if self._layouts.notes.timeline > self._timeline:
-                    raise other_timeline(self._timeline, self._layouts.notes.timeline)
-            except DataError as error:
-                raise BadMessageError(message.offset(), error) from error
+        take_signed(stream, messages, self._signatures, self._take_shape)
+
+    def _take_shape(self, value: bytes, offset: int) -> None:
+        self.new_shapes.add(value, offset)
+        # Messages of earlier timelines have smaller lsns, and are left out.
+        if self._layouts.notes.timeline > self._timeline:
+            raise other_timeline(self._timeline, self._layouts.notes.timeline)
 
     def pop_ready(self, streams: Collection[PartitionStream]) -> list[Transaction]:
         """Remove and return everything that can be applied now. ``streams``: all streams of the reader."""

@@ -7,21 +7,21 @@ of Python for each BEGIN. The messages of a block with anything unusual are take
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain, compress, islice, repeat
 from operator import attrgetter, eq, itemgetter, lt, methodcaller
 from typing import Any
 
 from rowcast.consumer.events.position import Position
 from rowcast.consumer.events.source_notes import other_timeline
-from rowcast.consumer.reading.bad_message import BadMessageError
 from rowcast.consumer.reading.by_key_events import ByKeyEvents
 from rowcast.consumer.reading.context import ReaderContext
 from rowcast.consumer.reading.cutover import Cutover
 from rowcast.consumer.reading.lsn_rules import LsnRules, record_mark, record_marks
 from rowcast.consumer.reading.new_shapes import NewShapes
 from rowcast.consumer.reading.partition_stream import PartitionStream
+from rowcast.consumer.reading.signed_messages import take_signed
 from rowcast.consumer.reading.transaction_assembler import End, TransactionAssembler
-from rowcast.shared.errors import DataError
 from rowcast.shared.kafka.messages import UsualEventCount, parse_transaction, read_transactions
 from rowcast.shared.kafka.signature import SignatureCheck
 
@@ -55,7 +55,7 @@ class TransactionRecords:
         for start in range(0, len(messages), _BLOCK_MESSAGES):
             block = messages[start : start + _BLOCK_MESSAGES]
             if not self._take_block(stream, block):
-                self._take_singly(stream, block)
+                take_signed(stream, block, self._signatures, partial(self._take_single, stream))
 
     def _take_block(self, stream: PartitionStream, messages: Sequence[Any]) -> bool:
         """Take the messages at once. Return False without taking any if they must be taken singly."""
@@ -94,17 +94,6 @@ class TransactionRecords:
         return max(filter(None, timelines), default=0) <= self._timeline and all(
             map(self._layouts.is_known, set(chain.from_iterable(counts)))
         )
-
-    def _take_singly(self, stream: PartitionStream, messages: Sequence[Any]) -> None:
-        for message in messages:
-            value = message.value()
-            if value is None:
-                continue
-            try:
-                self._signatures.check(stream.partition[0], message.key(), value, message.headers())
-                self._take_single(stream, value, message.offset())
-            except DataError as error:
-                raise BadMessageError(message.offset(), error) from error
 
     def _take_single(self, stream: PartitionStream, value: bytes, offset: int) -> None:
         event = parse_transaction(value)

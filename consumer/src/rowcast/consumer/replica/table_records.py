@@ -38,8 +38,10 @@ class TableRecords:
         self._is_own = _ROW.source == source
 
     def read(self, connection: Connection) -> dict[str, TableRecord]:
-        """Return the records by ``schema.table``."""
-        rows = connection.execute(sa.select(ROWCAST_TABLE).where(self._is_own))
+        """Return the records by ``schema.table``, sorted by name. Raise DataError for a damaged shape."""
+        # Not first_lsn, because the tables of an earlier version may lack the column.
+        wanted = sa.select(_ROW.table_name, _ROW.shape, _ROW.created)
+        rows = connection.execute(wanted.where(self._is_own).order_by(_ROW.table_name))
         return {row.table_name: TableRecord(parse_recorded_shape(row.shape), bool(row.created)) for row in rows}
 
     def created_by_worker(self, connection: Connection) -> set[str]:
@@ -48,9 +50,8 @@ class TableRecords:
         return set(rows.scalars())
 
     def shapes(self, connection: Connection) -> list[TableShape]:
-        """Return the shape of each recorded table."""
-        rows = connection.execute(sa.select(_ROW.shape).where(self._is_own))
-        return [parse_recorded_shape(text) for text in rows.scalars()]
+        """Return the shape of each recorded table, sorted by name. Raise DataError for a damaged shape."""
+        return [record.shape for record in self.read(connection).values()]
 
     def first_lsns(self, connection: Connection) -> dict[str, int]:
         """Return the lsn before which the events of each recorded table are left out, by ``schema.table``."""
