@@ -200,8 +200,8 @@ def _require_alone(name: str, replica: ReplicaSettings) -> None:
     set_keys = [key for key, value in refused.items() if value is not None]
     if replica.on_retype == "rebuild":
         set_keys.append("on_retype")
-    for key in set_keys:
-        raise ValueError(f'replicas.{name}: {key} needs consistency = "transaction". Leave it out')
+    if set_keys:
+        raise ValueError(f'replicas.{name}: {set_keys[0]} needs consistency = "transaction". Leave it out')
 
 
 def _dotted_name(name: str) -> str:
